@@ -1,0 +1,3 @@
+"""The MIG API: it takes signed actions and serves everything MIG knows back."""
+
+__version__ = "1.0.0"

@@ -1,0 +1,1 @@
+"""What HTTP is: requests, routes, handlers, errors, streams."""

@@ -1,0 +1,77 @@
+"""Errors as Collection+JSON: one table from what went wrong to the answer."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final
+
+from klein import Klein
+from twisted.internet.defer import CancelledError
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from werkzeug.exceptions import HTTPException
+
+from mig.records.collection import Error, Item, document
+from mig.values import InvalidInput, NotFound, Refusal, Unavailable
+
+if TYPE_CHECKING:
+    from mig.api.request import Request
+
+STATUS: Final[dict[type[Refusal], HTTPStatus]] = {
+    InvalidInput: HTTPStatus.BAD_REQUEST,
+    NotFound: HTTPStatus.NOT_FOUND,
+    Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+}
+RETRY_AFTER = b"5"
+
+log = Logger()
+
+
+class MethodNotAllowed(Refusal):
+    """The path does not know the method; ``allowed`` are those that it does."""
+
+    def __init__(self, method: str, allowed: str) -> None:
+        super().__init__(f"the method {method} is not allowed here; allowed are {allowed}")
+        self.allowed = allowed
+
+
+STATUS[MethodNotAllowed] = HTTPStatus.METHOD_NOT_ALLOWED
+
+
+def refused(request: Request, refusal: Refusal, items: list[Item] | None = None) -> bytes:
+    """The answer that tells a client why it gets none."""
+    status = STATUS[type(refusal)]
+    if isinstance(refusal, Unavailable):
+        request.setHeader(b"retry-after", RETRY_AFTER)
+    if isinstance(refusal, MethodNotAllowed):
+        request.setHeader(b"allow", refusal.allowed.encode())
+    request.outcome = f"refused: {refusal}"
+    return _answer(request, status, str(refusal), items)
+
+
+def _answer(
+    request: Request, status: HTTPStatus, message: str, items: list[Item] | None = None
+) -> bytes:
+    error = Error(title=status.phrase, code=request.operation, message=message)
+    return request.answer(document(request.href(), items=items, error=error), status)
+
+
+def install(app: Klein) -> None:
+    """Answer every exception of a handler, of Klein and of Werkzeug."""
+
+    @app.handle_errors(Exception)
+    def answer_exception(request: Any, failure: Failure) -> bytes:
+        exception = failure.value
+        if isinstance(exception, Refusal):
+            return refused(request, exception)
+        if isinstance(exception, HTTPException):
+            return refused(request, NotFound("there is nothing at this path"))
+        if isinstance(exception, CancelledError):
+            return b""
+        log.failure("operation {operation} failed", failure, operation=request.operation)
+        request.outcome = "failed"
+        return _answer(
+            request,
+            HTTPStatus.INTERNAL_SERVER_ERROR,
+            "the service failed; its log has the reason under this error's code",
+        )

@@ -1,0 +1,125 @@
+"""The handlers that only read."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from difflib import get_close_matches
+from typing import Any
+
+from whenever import Instant
+
+from mig.api import errors
+from mig.api.request import Parameters, Request
+from mig.api.stream import send
+from mig.compliance.encoder import ComplianceItems
+from mig.database.pool import Database
+from mig.records import collection, command
+from mig.records.collection import Data, Item, Link, Query
+from mig.records.urls import COMMAND, SEARCH, Urls
+from mig.search.parameters import PARAMETERS, Search, parse_search
+from mig.search.query import Format, Results
+from mig.values import InvalidInput, NotFound, parse_id
+
+
+class Read:
+    """Answers GET requests from the database.
+
+    :param reactor: the clock of deadlines and of the default search window.
+    """
+
+    def __init__(self, reactor: Any, database: Database, urls: Urls) -> None:
+        self._reactor = reactor
+        self._database = database
+        self._urls = urls
+
+    async def home(self, request: Request) -> bytes:
+        """What there is to find, for clients that know nothing of MIG."""
+        base = self._urls.base
+        one = Data(name="commandid", value="", prompt="a command's id")
+        queries = [
+            Query(rel="command", href=base + COMMAND, prompt="A command by its id", data=[one]),
+            Query(
+                rel="search",
+                href=base + SEARCH,
+                prompt="Search",
+                data=[Data(name=p.name, value="", prompt=p.prompt) for p in PARAMETERS],
+            ),
+        ]
+        return request.answer(collection.document(self._urls.home(), queries=queries))
+
+    async def command(self, request: Request) -> bytes:
+        """One command by its id, with its action and its agent."""
+        id = _the_id("commandid", request.parameters())
+        item = await command.by_id(self._database.query, self._urls, id)
+        if item is None:
+            raise NotFound(f"there is no command {id}")
+        request.rows = 1
+        return request.answer(collection.head(request.href()) + item + collection.tail())
+
+    async def search(self, request: Request) -> bytes | None:
+        """A search, streamed in the form that it asks for."""
+        now = Instant.from_timestamp(self._reactor.seconds())
+        given = request.parameters()
+        try:
+            search = parse_search(given, now)
+        except InvalidInput as refusal:
+            shown = parse_search([], now)
+            return errors.refused(request, refusal, [self._shown(request, shown)])
+        if request.method == b"HEAD":
+            request.negotiate()
+            return b""
+        await send(request, self._reactor, self._document(request, search))
+        return None
+
+    def _format(self, search: Search) -> Format:
+        if search.report == "complianceitems":
+            return ComplianceItems(self._urls)
+        return command.CommandList(self._urls)
+
+    async def _document(self, request: Request, search: Search) -> AsyncGenerator[bytes, None]:
+        """The chunks of the document: the first has the head and the first page."""
+        async with self._database.snapshot(f"mig-api {request.operation}") as snapshot:
+            results = Results(snapshot, search, self._format(search))
+            await results.open()
+            pending = collection.head(request.href())
+            empty = True
+            async with aclosing(results.pages()) as pages:
+                async for page in pages:
+                    request.rows = results.rows
+                    empty = empty and not page
+                    yield pending + page
+                    pending = b""
+        end = b""
+        if not search.report and search.cursor is None:
+            separator = b"" if empty else collection.SEPARATOR
+            end = separator + collection.encode(self._shown(request, search))
+        yield end + collection.tail(self._links(search, results))
+
+    def _shown(self, request: Request, search: Search) -> Item:
+        return Item(
+            href=request.href(), data=[Data(name="search parameters", value=search.shown())]
+        )
+
+    def _links(self, search: Search, results: Results) -> list[Link] | None:
+        if results.more is None:
+            return None
+        values = {name: str(value) for name, value in search.given.items()}
+        values |= {"after": search.after.format_iso(), "limit": str(search.limit)}
+        values |= {"offset": "", "cursor": str(results.more)}
+        href = self._urls.search((name, value) for name, value in values.items() if value)
+        return [Link(rel="next", href=href)]
+
+
+def _the_id(name: str, given: Parameters) -> int:
+    """The one parameter of a request for a single document."""
+    values = []
+    for other, text in given:
+        if other != name:
+            near = get_close_matches(other.lower(), [name], 1)
+            hint = f"; did you mean {name}?" if near else f"; it takes only {name}"
+            raise InvalidInput(f"unknown parameter {other!r}{hint}", other)
+        values.append(text)
+    if len(values) > 1:
+        raise InvalidInput(f"{name} is given twice", name)
+    return parse_id(name, values[0] if values else "")

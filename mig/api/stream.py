@@ -1,0 +1,98 @@
+"""An answer written while it is made, as fast as the client takes it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IPushProducer
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from mig.api.request import Request
+
+STALL_SECONDS = 30.0
+SLOWEST_BYTES_PER_SECOND = 16_384
+SEND_LIMIT = 1_000_000
+"""How much the transport joins into one send; Twisted's default of 128 KiB costs a tenth more."""
+
+log = Logger()
+
+
+class ClientStalled(Exception):
+    """The client did not take what was written in time."""
+
+
+@implementer(IPushProducer)
+class Writer:
+    """Writes to a request and waits while the transport's buffer is full.
+
+    A chunk must be taken within ``STALL_SECONDS`` and a second for each
+    ``SLOWEST_BYTES_PER_SECOND`` in it.
+    """
+
+    def __init__(self, request: Request, clock: Any) -> None:
+        self._request = request
+        self._clock = clock
+        self._paused: Deferred[None] | None = None
+
+    async def write(self, chunk: bytes) -> None:
+        """Write *chunk* and come back when there is room for more.
+
+        :raises ClientStalled: when the client is too slow.
+        """
+        self._request.write(chunk)
+        if self._paused is None:
+            return
+        patience = STALL_SECONDS + len(chunk) / SLOWEST_BYTES_PER_SECOND
+        deadline = self._clock.callLater(patience, self._stalled, self._paused)
+        try:
+            await self._paused
+        finally:
+            if deadline.active():
+                deadline.cancel()
+
+    def _stalled(self, waiting: Deferred[None]) -> None:
+        waiting.errback(ClientStalled())
+
+    def pauseProducing(self) -> None:
+        if self._paused is None:
+            self._paused = Deferred()
+
+    def resumeProducing(self) -> None:
+        waiting, self._paused = self._paused, None
+        if waiting is not None and not waiting.called:
+            waiting.callback(None)
+
+    def stopProducing(self) -> None:
+        """The client is gone; Klein cancels the handler."""
+
+
+async def send(request: Request, clock: Any, chunks: AsyncGenerator[bytes, None]) -> None:
+    """Answer 200 with *chunks*.
+
+    The first chunk is made before the status line is written: what fails until then is an
+    ordinary error. What fails later aborts the connection, so that a cut answer is seen to be cut.
+    """
+    async with aclosing(chunks):
+        first = await anext(chunks)
+        request.negotiate()
+        request.channel.transport.SEND_LIMIT = SEND_LIMIT
+        writer = Writer(request, clock)
+        request.registerProducer(writer, True)
+        try:
+            await writer.write(first)
+            async for chunk in chunks:
+                if chunk:
+                    await writer.write(chunk)
+        except CancelledError:
+            raise
+        except ClientStalled:
+            request.abort("client stalled")
+        except Exception:
+            log.failure("operation {operation} failed while streaming", operation=request.operation)
+            request.abort("failed while streaming")
+        finally:
+            request.unregisterProducer()

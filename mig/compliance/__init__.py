@@ -1,0 +1,1 @@
+"""From a stored command to compliance items."""

@@ -1,0 +1,255 @@
+"""Compliance items as bytes, fast: equal to :mod:`mig.compliance.items`, which defines them.
+
+What is the same in many items is encoded once: the check by (label, file, raw text of the search),
+what depends on the action or the agent by its id. A command's items are then one join. Results of
+an unusual shape go through the readable definition, which also has the reason when it refuses.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import Raw
+
+from mig.compliance import items
+from mig.records.collection import SEPARATOR, encode
+from mig.records.command import unreadable_item
+from mig.records.stored import Lookup, Row, RunQuery, number
+from mig.records.urls import Urls
+from mig.values import Unreadable, rfc3339
+
+CHECKS_KEPT = 8_192
+LONGEST_KEY = 4_096
+
+_ACTIONS = (
+    "select id::text, name, description::text, threat::text, operations::text"
+    " from actions where id = any(%s::numeric[])"
+)
+_AGENTS = "select id::text, name from agents where id = any(%s::numeric[])"
+
+Key = TypeVar("Key")
+
+
+class _Hit(msgspec.Struct, gc=False):
+    file: str | None = None
+    search: Raw = Raw("null")
+
+
+class _FileResult(msgspec.Struct, gc=False):
+    elements: dict[str, list[_Hit] | None] | None = None
+
+
+class _Counts(msgspec.Struct, gc=False):
+    matchcount: float | None = None
+
+
+_Values = dict[str, _Counts | None]
+
+
+class _FilecheckerResult(msgspec.Struct, gc=False):
+    elements: dict[str, dict[str, dict[str, _Values | None] | None] | None] | None = None
+
+
+class _OtherResult(msgspec.Struct, gc=False):
+    foundanything: bool | None = None
+
+
+class _Search(msgspec.Struct):
+    paths: list[str] | None = None
+    names: list[str] | None = None
+    sizes: list[str] | None = None
+    modes: list[str] | None = None
+    mtimes: list[str] | None = None
+    contents: list[str] | None = None
+    md5: list[str] | None = None
+    sha1: list[str] | None = None
+    sha2: list[str] | None = None
+    sha3: list[str] | None = None
+
+
+_file_results = msgspec.json.Decoder(list[_FileResult] | None).decode
+_any_results = msgspec.json.Decoder(list[Raw] | None).decode
+_file_result = msgspec.json.Decoder(_FileResult).decode
+_filechecker_result = msgspec.json.Decoder(_FilecheckerResult).decode
+_other_result = msgspec.json.Decoder(_OtherResult).decode
+_search = msgspec.json.Decoder(_Search | None).decode
+
+
+class _Action:
+    """What the items of an action's commands share."""
+
+    def __init__(self, row: Row) -> None:
+        _, self.name, self.description, self.threat, self.operations = row
+        self.modules = items.modules_of(self.operations)
+        self.only_file = all(module == "file" for module, _ in self.modules)
+        policy, ref = items.policy_and_ref(self.description, self.threat)
+        head = encode({"policy": policy, "check": {"ref": ref, "description": self.name}})
+        self.head = b"," + head[1:-2] + b","
+        self.others = [
+            {found: _check(module, module, parameters, "", found) for found in (False, True)}
+            for module, parameters in self.modules
+        ]
+
+
+class _Agent:
+    def __init__(self, row: Row) -> None:
+        self.name: str = row[1]
+        self.target = encode(items.target(self.name))
+
+
+def _check(name: str, type: str, value: str, location: str, compliance: bool) -> bytes:
+    """The encoded members of an item from ``check.location`` to ``compliance``."""
+    check = encode(items.check(name=name, type=type, value=value, location=location))
+    return check[1:] + (b',"compliance":true' if compliance else b',"compliance":false')
+
+
+def _keep(cache: dict[Key, Any], key: Key, value: Any) -> None:
+    if len(cache) >= CHECKS_KEPT:
+        cache.clear()
+    cache[key] = value
+
+
+class ComplianceItems:
+    """Rows of commands to encoded compliance items."""
+
+    columns = "c.id::text, c.actionid::text, c.agentid::text, c.finishtime::text, c.results::text"
+
+    def __init__(self, urls: Urls) -> None:
+        self._urls = urls
+        self._actions = Lookup(_ACTIONS, _Action, bound=1_000)
+        self._agents = Lookup(_AGENTS, _Agent, bound=20_000)
+        self._file_checks: dict[tuple[str, str, bytes], bytes] = {}
+        self._searches: dict[bytes, tuple[str, str]] = {}
+        self._filechecker_checks: dict[tuple[str, str, str, str, bool], bytes] = {}
+
+    async def prepare(self, query: RunQuery, rows: list[Row]) -> None:
+        """Load the actions and agents that *rows* belong to."""
+        await self._actions.load(query, {row[1] for row in rows if row[1] is not None})
+        await self._agents.load(query, {row[2] for row in rows if row[2] is not None})
+
+    def items(self, row: Row) -> bytes:
+        """The items of one command, separated, b"" when there are none.
+
+        A command that cannot be read becomes one item that says so.
+        """
+        id, actionid, agentid, finishtime, results = row[:5]
+        agent = None
+        try:
+            agent = self._agents.get(agentid)
+            if agent is None:
+                raise Unreadable("its agent is not in the database")
+            action = self._actions.get(actionid)
+            if action is None:
+                raise Unreadable("its action is not in the database")
+            number(id)
+            timestamp = rfc3339(finishtime)
+            try:
+                checks = self._checks(action, results)
+            except (msgspec.MsgspecError, RecursionError, _Unusual):
+                return self._slowly(id, action, agent, finishtime, results)
+        except Unreadable as reason:
+            target = items.target(agent.name) if agent else ""
+            return unreadable_item(self._urls, id, target, reason)
+        if not checks:
+            return b""
+        link = self._urls.command(id).encode()
+        head = b'{"href":"%b","data":[{"name":"compliance item","value":{"target":%b%b' % (
+            link,
+            agent.target,
+            action.head,
+        )
+        time = timestamp.encode()
+        tail = b',"link":"%b","timestamp":"%b","utctimestamp":"%b"}}]}' % (link, time, time)
+        return head + (tail + SEPARATOR + head).join(checks) + tail
+
+    def _slowly(
+        self, id: str, action: _Action, agent: _Agent, finishtime: str | None, results: str | None
+    ) -> bytes:
+        link = self._urls.command(id)
+        values = items.compliance_items(
+            link=link,
+            agent_name=agent.name,
+            action_name=action.name,
+            description=action.description,
+            threat=action.threat,
+            operations=action.operations,
+            finishtime=finishtime,
+            results=results,
+        )
+        return SEPARATOR.join(
+            encode({"href": link, "data": [{"name": "compliance item", "value": value}]})
+            for value in values
+        )
+
+    def _checks(self, action: _Action, results: str | None) -> list[bytes]:
+        checks: list[bytes] = []
+        if results is None:
+            return checks
+        if action.only_file:
+            file_results = _file_results(results) or ()
+            if len(file_results) > len(action.modules):
+                raise _Unusual
+            for file_result in file_results:
+                self._file(file_result, checks)
+            return checks
+        any_results = _any_results(results) or ()
+        if len(any_results) > len(action.modules):
+            raise _Unusual
+        for index, raw in enumerate(any_results):
+            module = action.modules[index][0]
+            if module == "file":
+                self._file(_file_result(raw), checks)
+            elif module == "filechecker":
+                self._filechecker(_filechecker_result(raw), checks)
+            else:
+                checks.append(action.others[index][bool(_other_result(raw).foundanything)])
+        return checks
+
+    def _file(self, result: _FileResult, checks: list[bytes]) -> None:
+        kept = self._file_checks
+        for label, hits in (result.elements or {}).items():
+            for hit in hits or ():
+                file = hit.file or ""
+                key = (label, file, bytes(hit.search))
+                check = kept.get(key)
+                if check is None:
+                    tests, paths = self._test_and_paths(key[2])
+                    check = _check(label, "file", tests, file or paths, file != "")
+                    if len(key[2]) + len(file) <= LONGEST_KEY:
+                        _keep(kept, key, check)
+                checks.append(check)
+
+    def _test_and_paths(self, raw: bytes) -> tuple[str, str]:
+        """What a search of the module ``file`` tests, and where."""
+        known = self._searches.get(raw)
+        if known is None:
+            search = _search(raw) or _Search()
+            tests = " and ".join(
+                f"{name}='{value}'"
+                for name, member in items.SEARCH_FILTERS
+                for value in getattr(search, member) or ()
+            )
+            known = tests, ", ".join(search.paths or ())
+            if len(raw) <= LONGEST_KEY:
+                _keep(self._searches, raw, known)
+        return known
+
+    def _filechecker(self, result: _FilecheckerResult, checks: list[bytes]) -> None:
+        kept = self._filechecker_checks
+        for path, methods in (result.elements or {}).items():
+            for method, names in (methods or {}).items():
+                for name, values in (names or {}).items():
+                    for value, counts in (values or {}).items():
+                        complies = counts is not None and (counts.matchcount or 0) > 0
+                        key = (path, method, name, value, complies)
+                        check = kept.get(key)
+                        if check is None:
+                            check = _check(name, method, value, path, complies)
+                            if len(path) + len(name) + len(value) <= LONGEST_KEY:
+                                _keep(kept, key, check)
+                        checks.append(check)
+
+
+class _Unusual(Exception):
+    """The results are of a shape that the readable definition decides on."""

@@ -1,0 +1,1 @@
+"""PostgreSQL: connections, streams of rows, the schema."""

@@ -1,0 +1,361 @@
+"""Connections to PostgreSQL, and streams of rows; the only module that knows txpostgres.
+
+txpostgres cancels a statement by psycopg2's ``cancel()``, which blocks the process when the server
+does not answer. Here nobody but the connection itself waits for a statement's own Deferred: who
+asked gets another one, which can be cancelled and has a deadline. A statement that is no longer
+wanted is cancelled by ``pg_cancel_backend`` from a reserved connection.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import psycopg2
+from psycopg2.extensions import make_dsn, parse_dsn
+from twisted.internet.defer import CancelledError, Deferred, fail
+from twisted.internet.error import ConnectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from txpostgres import txpostgres
+
+from mig.database.names import resolve
+from mig.values import Unavailable
+
+Rows = list[tuple[Any, ...]]
+
+CONNECT_SECONDS = 10.0
+QUERY_SECONDS = 10.0
+CANCEL_SECONDS = 2.0
+GRACE_SECONDS = 5.0
+"""How much later than the server's own limit a server that does not answer is given up."""
+
+SETTINGS = "set timezone = 'UTC'; set datestyle = 'ISO'; set extra_float_digits = 1"
+LARGE_INPUT_BUFFER = "select repeat('x', 4000000)"
+"""libpq reads 16 KB at a time until some message was larger; it never shrinks again."""
+
+BEGIN = (
+    "begin isolation level repeatable read read only;"
+    " select set_config('application_name', %s, true), set_config('statement_timeout', %s, true),"
+    " set_config('idle_in_transaction_session_timeout', %s, true)"
+)
+
+
+class _Connection(txpostgres.Connection):
+    def doRead(self) -> None:
+        """An idle connection has something to read: a notice, or that the server is gone."""
+        try:
+            super().doRead()
+        except psycopg2.Error:
+            self.close()
+
+
+class Connection:
+    """One connection; one statement at a time."""
+
+    def __init__(self, reactor: Any, connection: _Connection) -> None:
+        self._reactor = reactor
+        self._connection = connection
+        self._idle: Deferred[None] | None = None
+
+    @property
+    def closed(self) -> bool:
+        return bool(self._connection.closed)
+
+    @property
+    def busy(self) -> bool:
+        """A statement is running (perhaps one that nobody waits for)."""
+        return self._idle is not None
+
+    @property
+    def backend_pid(self) -> int:
+        return int(self._connection.get_backend_pid())
+
+    def execute(self, sql: str, parameters: Sequence[Any] = (), *, seconds: float) -> Deferred[Rows]:
+        """Start a statement; its rows. Cancelling the Deferred does not stop the statement.
+
+        :raises Unavailable: when the server does not answer within *seconds*, is gone, or
+            cancelled the statement.
+        """
+        try:
+            statement = self._connection.cursor().execute(sql, parameters or None)
+        except psycopg2.Error:
+            return fail(_explained(Failure()))
+        self._idle = Deferred()
+        deadline = self._reactor.callLater(seconds, self.close)
+        answer: Deferred[Rows] = Deferred()
+
+        def finished(result: Any) -> None:
+            if deadline.active():
+                deadline.cancel()
+            idle, self._idle = self._idle, None
+            if not answer.called:
+                if isinstance(result, Failure):
+                    answer.errback(_explained(result))
+                else:
+                    answer.callback(result.fetchall() if result.description else [])
+            if idle:
+                idle.callback(None)
+
+        statement.addBoth(finished)
+        return answer
+
+    def when_idle(self, call: Any) -> None:
+        """Call *call* as soon as no statement is running."""
+        if self._idle is None:
+            call()
+        else:
+            self._idle.addCallback(lambda _: call())
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def _explained(failure: Failure) -> Failure:
+    """What happened to a statement, in the words of this project."""
+    if failure.check(CancelledError):
+        return Failure(Unavailable("the query took too long, or was stopped at the database"))
+    if failure.check(psycopg2.OperationalError, psycopg2.InterfaceError, ConnectionDone):
+        return Failure(Unavailable(f"the database cannot be reached: {_one_line(failure)}"))
+    return failure
+
+
+def _one_line(failure: Failure) -> str:
+    return " ".join(failure.getErrorMessage().split())
+
+
+class Pool:
+    """At most *size* connections, opened when needed; a bounded queue waits for them."""
+
+    def __init__(
+        self,
+        reactor: Any,
+        dsn: str,
+        *,
+        size: int,
+        setup: str,
+        waiting: int = 256,
+        wait_seconds: float = 10.0,
+    ) -> None:
+        self._reactor = reactor
+        self._dsn = dsn
+        self._size = size
+        self._setup = setup
+        self._waiting = waiting
+        self._wait_seconds = wait_seconds
+        self._free: list[Connection] = []
+        self._open = 0
+        self._waiters: deque[Deferred[None]] = deque()
+        self._stopped = False
+
+    async def acquire(self) -> Connection:
+        """A connection, to be given back by :meth:`release` or :meth:`discard`.
+
+        :raises Unavailable: when there is none in time, too many wait, or none can be opened.
+        """
+        while True:
+            while self._free:
+                connection = self._free.pop()
+                if not connection.closed:
+                    return connection
+                self._open -= 1
+            if self._open < self._size:
+                break
+            await self._wait()
+        self._open += 1
+        try:
+            return await self._connect()
+        except BaseException:
+            self._open -= 1
+            self._wake()
+            raise
+
+    def release(self, connection: Connection) -> None:
+        """Take a connection back, once its statement has ended."""
+        connection.when_idle(lambda: self._give_back(connection))
+
+    def discard(self, connection: Connection) -> None:
+        """Close a connection that must not be used again."""
+        connection.close()
+        self._open -= 1
+        self._wake()
+
+    def stop(self) -> None:
+        """Close what is free now, and everything else as it comes back."""
+        self._stopped = True
+        while self._free:
+            self.discard(self._free.pop())
+
+    def _give_back(self, connection: Connection) -> None:
+        if connection.closed or self._stopped:
+            self.discard(connection)
+        else:
+            self._free.append(connection)
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._waiters:
+            self._waiters.popleft().callback(None)
+
+    async def _wait(self) -> None:
+        if len(self._waiters) >= self._waiting:
+            raise Unavailable("too many requests wait for the database")
+        waiter: Deferred[None] = Deferred()
+        waiter.addTimeout(self._wait_seconds, self._reactor)
+        self._waiters.append(waiter)
+        try:
+            await waiter
+        except BaseException as reason:
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
+            if isinstance(reason, CancelledError):
+                raise
+            raise Unavailable("all connections to the database are in use") from None
+
+    async def _connect(self) -> Connection:
+        raw = _Connection(self._reactor)
+        try:
+            dsn = make_dsn(
+                **{
+                    "client_encoding": "utf8",
+                    "application_name": "mig-api",
+                    "keepalives_idle": 30,
+                    "keepalives_interval": 10,
+                    "keepalives_count": 3,
+                    "tcp_user_timeout": 30_000,
+                    **await resolve(self._reactor, parse_dsn(self._dsn)),
+                }
+            )
+            attempt = raw.connect(dsn)
+            late = self._reactor.callLater(CONNECT_SECONDS, raw.close)
+            connected: Deferred[None] = Deferred()
+            attempt.addBoth(_pass_on, connected)
+            try:
+                await connected
+            finally:
+                if late.active():
+                    late.cancel()
+            connection = Connection(self._reactor, raw)
+            await connection.execute(self._setup, seconds=CONNECT_SECONDS)
+            return connection
+        except BaseException as reason:
+            if raw.pollable() is not None:
+                raw.close()
+            if isinstance(reason, psycopg2.Error | ConnectionDone):
+                raise Unavailable(
+                    f"the database cannot be reached: {_one_line(Failure())}"
+                ) from None
+            raise
+
+
+def _pass_on(result: Any, to: Deferred[None]) -> None:
+    if not to.called:
+        if isinstance(result, Failure):
+            to.errback(result)
+        else:
+            to.callback(None)
+
+
+class Snapshot:
+    """A read-only transaction that sees one state of the database; see :meth:`Database.snapshot`."""
+
+    def __init__(self, connection: Connection, seconds: float) -> None:
+        self._connection = connection
+        self._seconds = seconds
+
+    def query(self, sql: str, parameters: Sequence[Any] = ()) -> Deferred[Rows]:
+        """All rows of a statement."""
+        return self._connection.execute(sql, parameters, seconds=self._seconds)
+
+    async def declare(self, sql: str, parameters: Sequence[Any] = ()) -> None:
+        """Open the transaction's cursor; :meth:`fetch` takes rows from it."""
+        await self.query(f"declare rows no scroll cursor for {sql}", parameters)
+
+    def fetch(self, count: int) -> Deferred[Rows]:
+        """The next *count* rows of the cursor; the statement starts at once."""
+        return self.query(f"fetch forward {count:d} from rows")
+
+
+class Database:
+    """What the service asks PostgreSQL through: small queries, and streams of rows.
+
+    :param dsn: a libpq connection string or URL.
+    :param connections: how many connections small queries share.
+    :param streams: how many streams run at once, each on a connection of its own.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self, reactor: Any, dsn: str, *, connections: int = 8, streams: int = 8
+    ) -> None:
+        limit = f"{SETTINGS}; set statement_timeout = {QUERY_SECONDS * 1000:.0f}"
+        self._queries = Pool(reactor, dsn, size=connections, setup=limit)
+        self._streams = Pool(
+            reactor, dsn, size=streams, setup=f"{SETTINGS}; {LARGE_INPUT_BUFFER}"
+        )
+        self._control = Pool(reactor, dsn, size=1, setup=limit)
+
+    async def query(self, sql: str, parameters: Sequence[Any] = ()) -> Rows:
+        """All rows of one statement, in a transaction of its own."""
+        connection = await self._queries.acquire()
+        try:
+            return await connection.execute(
+                sql, parameters, seconds=QUERY_SECONDS + GRACE_SECONDS
+            )
+        finally:
+            self._queries.release(connection)
+
+    @asynccontextmanager
+    async def snapshot(
+        self, application_name: str, *, statement_seconds: float = 60.0, idle_seconds: float = 300.0
+    ) -> AsyncIterator[Snapshot]:
+        """A read-only transaction on a stream's connection.
+
+        *application_name* is what an administrator sees in ``pg_stat_activity``. Whoever leaves
+        the block while a statement runs has it cancelled at the database.
+        """
+        connection = await self._streams.acquire()
+        snapshot = Snapshot(connection, statement_seconds + GRACE_SECONDS)
+        try:
+            limits = (f"{statement_seconds * 1000:.0f}", f"{idle_seconds * 1000:.0f}")
+            await snapshot.query(BEGIN, (application_name, *limits))
+            yield snapshot
+        finally:
+            await self._end(connection)
+
+    async def _end(self, connection: Connection) -> None:
+        if connection.busy:
+            await self._cancel(connection.backend_pid)
+            self._streams.discard(connection)
+            return
+        try:
+            if not connection.closed:
+                await connection.execute("rollback", seconds=CANCEL_SECONDS)
+        except Unavailable:
+            connection.close()
+        finally:
+            self._streams.release(connection)
+
+    async def _cancel(self, backend_pid: int) -> None:
+        try:
+            control = await self._control.acquire()
+        except Unavailable as reason:
+            self.log.warn("could not cancel a query at the database: {reason}", reason=reason)
+            return
+        try:
+            await control.execute(
+                "select pg_cancel_backend(%s)", (backend_pid,), seconds=CANCEL_SECONDS
+            )
+        except Unavailable as reason:
+            self.log.warn("could not cancel a query at the database: {reason}", reason=reason)
+        finally:
+            self._control.release(control)
+
+    def stop(self) -> None:
+        """Close all connections that are not in use."""
+        for pool in (self._queries, self._streams, self._control):
+            pool.stop()
+

@@ -1,0 +1,140 @@
+-- The tables that the API shares with schedulers of 2014 and 2017. A scheduler of one generation
+-- does not name the columns of the other: each of those is nullable or has a default.
+begin;
+select pg_advisory_xact_lock(1664);
+
+create table if not exists agents (
+    id              numeric primary key,
+    name            varchar(2048) not null,
+    queueloc        varchar(2048) not null,
+    os              varchar(2048),
+    version         varchar(2048) not null,
+    pid             integer not null,
+    starttime       timestamptz not null,
+    destructiontime timestamptz,
+    heartbeattime   timestamptz not null,
+    status          varchar(255),
+    environment     json,
+    tags            json,
+    mode            varchar(2048) not null default '',
+    refreshtime     timestamptz not null default '0001-01-01T00:00:00Z',
+    loadername      varchar(2048)
+);
+
+create table if not exists actions (
+    id             numeric primary key,
+    name           varchar(2048) not null,
+    target         varchar(2048) not null,
+    description    json,
+    threat         json,
+    operations     json,
+    validfrom      timestamptz not null,
+    expireafter    timestamptz not null,
+    starttime      timestamptz,
+    finishtime     timestamptz,
+    lastupdatetime timestamptz,
+    status         varchar(256),
+    pgpsignatures  json,
+    syntaxversion  integer
+);
+
+create table if not exists commands (
+    id         numeric primary key,
+    actionid   numeric references actions (id),
+    agentid    numeric references agents (id),
+    status     varchar(255) not null,
+    results    json,
+    starttime  timestamptz not null,
+    finishtime timestamptz
+);
+create index if not exists commands_newest on commands (starttime, id);
+create index if not exists commands_of_action on commands (actionid, starttime, id);
+create index if not exists commands_of_agent on commands (agentid, starttime, id);
+
+create sequence if not exists investigators_id_seq;
+create table if not exists investigators (
+    id             numeric primary key default nextval('investigators_id_seq'),
+    name           varchar(1024) not null,
+    pgpfingerprint varchar(128) unique,
+    publickey      bytea,
+    privatekey     bytea,
+    status         varchar(255) not null,
+    createdat      timestamptz not null,
+    lastmodified   timestamptz not null,
+    permissions    bigint not null default 0,
+    apikey         bytea,
+    apisalt        bytea
+);
+
+create table if not exists signatures (
+    actionid       numeric references actions (id),
+    investigatorid numeric references investigators (id),
+    pgpsignature   varchar(4096) not null,
+    unique (actionid, investigatorid)
+);
+create index if not exists signatures_of_investigator on signatures (investigatorid);
+
+create table if not exists modules (
+    id   numeric primary key,
+    name varchar(256) not null
+);
+
+create table if not exists agtmodreq (
+    moduleid numeric references modules (id),
+    agentid  numeric references agents (id),
+    minimumweight integer not null,
+    unique (moduleid, agentid)
+);
+
+create table if not exists invagtmodperm (
+    investigatorid numeric references investigators (id),
+    agentid        numeric references agents (id),
+    moduleid       numeric references modules (id),
+    weight         integer not null,
+    unique (investigatorid, agentid, moduleid)
+);
+
+create table if not exists agents_stats (
+    timestamp               timestamptz not null,
+    online_agents           numeric,
+    online_agents_by_version json,
+    online_endpoints        numeric,
+    idle_agents             numeric,
+    idle_agents_by_version  json,
+    idle_endpoints          numeric,
+    new_endpoints           numeric,
+    multi_agents_endpoints  numeric,
+    disappeared_endpoints   numeric,
+    flapping_endpoints      numeric
+);
+
+create table if not exists manifests (
+    id        numeric primary key,
+    name      varchar(256) not null,
+    timestamp timestamptz not null,
+    status    varchar(255) not null,
+    target    varchar(2048) not null,
+    content   text not null
+);
+
+create table if not exists manifestsig (
+    manifestid     numeric references manifests (id),
+    investigatorid numeric references investigators (id),
+    pgpsignature   varchar(4096) not null,
+    unique (manifestid, investigatorid)
+);
+
+create table if not exists loaders (
+    id         numeric primary key,
+    loadername varchar(256) not null unique,
+    loaderkey  bytea,
+    salt       bytea,
+    name       varchar(2048),
+    env        json,
+    queueloc   varchar(2048),
+    lastseen   timestamptz,
+    enabled    boolean not null default false,
+    expectenv  varchar(2048)
+);
+
+commit;

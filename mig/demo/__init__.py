@@ -1,0 +1,1 @@
+"""A database and a fleet to try the API with."""

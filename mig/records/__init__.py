@@ -1,0 +1,1 @@
+"""What is served: rows of the database as documents of the API."""

@@ -1,0 +1,100 @@
+"""Commands as they are served, with the action and the agent they belong to."""
+
+from __future__ import annotations
+
+from mig.records import action, agent
+from mig.records.collection import encode
+from mig.records.stored import Lookup, Row, RunQuery, number
+from mig.records.urls import Urls
+from mig.values import Unreadable, rfc3339
+
+COLUMNS = (
+    "c.id::text, c.actionid::text, c.agentid::text, c.status, c.results::text,"
+    " c.starttime::text, c.finishtime::text"
+)
+WIDTH = 7
+
+_BY_ID = (
+    f"select {COLUMNS}, {action.COLUMNS}, {agent.COLUMNS} from commands c"
+    " left join actions a on a.id = c.actionid left join agents g on g.id = c.agentid"
+    " where c.id = %s"
+)
+
+
+def _action(row: Row) -> bytes:
+    return encode(action.value(row, counters={}))
+
+
+def _agent(row: Row) -> bytes:
+    return encode(agent.value(row))
+
+
+async def by_id(query: RunQuery, urls: Urls, id: int) -> bytes | None:
+    """The command's item, encoded; ``None`` when there is no such command."""
+    rows = await query(_BY_ID, (id,))
+    if not rows:
+        return None
+    row, rest = rows[0][:WIDTH], rows[0][WIDTH:]
+    actions, agents = rest[: action.WIDTH], rest[action.WIDTH :]
+    return item(
+        urls,
+        row,
+        _action(actions) if actions[0] is not None else b"{}",
+        _agent(agents) if agents[0] is not None else b"{}",
+    )
+
+
+def item(urls: Urls, row: Row, action: bytes, agent: bytes) -> bytes:
+    """The encoded item of a row of :data:`COLUMNS` beside its encoded action and agent."""
+    id, actionid, _, status, results, starttime, finishtime = row[:WIDTH]
+    number(id)
+    links = b""
+    if actionid is not None:
+        links = b',"links":[{"rel":"action","href":"%b"}]' % urls.action(actionid).encode()
+    return (
+        b'{"href":"%b","data":[{"name":"command","value":{"id":%b,"action":%b,"agent":%b,'
+        b'"status":%b,"results":%b,"starttime":"%b","finishtime":"%b"}}]%b}'
+        % (
+            urls.command(id).encode(),
+            id.encode(),
+            action,
+            agent,
+            encode(status),
+            b"[]" if results is None else results.encode(),
+            rfc3339(starttime).encode(),
+            rfc3339(finishtime).encode(),
+            links,
+        )
+    )
+
+
+def unreadable_item(urls: Urls, id: str, target: str, reason: Unreadable) -> bytes:
+    """What stands in a list for a command that cannot be read, so that it is not left out."""
+    href = urls.command(id)
+    value = {"link": href, "target": target, "reason": str(reason)}
+    return encode({"href": href, "data": [{"name": "unreadable command", "value": value}]})
+
+
+class CommandList:
+    """Rows of commands to encoded items: the Collection+JSON form of a command search."""
+
+    columns = COLUMNS
+
+    def __init__(self, urls: Urls) -> None:
+        self._urls = urls
+        self._actions = Lookup(action.BY_IDS, _action, bound=1_000)
+        self._agents = Lookup(agent.BY_IDS, _agent, bound=2_000)
+
+    async def prepare(self, query: RunQuery, rows: list[Row]) -> None:
+        """Load the actions and agents that *rows* belong to."""
+        await self._actions.load(query, {row[1] for row in rows if row[1] is not None})
+        await self._agents.load(query, {row[2] for row in rows if row[2] is not None})
+
+    def items(self, row: Row) -> bytes:
+        """The item of one row, encoded; one that cannot be read says so."""
+        try:
+            action = self._actions.get(row[1]) or b"{}"
+            agent = self._agents.get(row[2]) or b"{}"
+            return item(self._urls, row, action, agent)
+        except Unreadable as reason:
+            return unreadable_item(self._urls, row[0], "", reason)

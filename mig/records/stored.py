@@ -1,0 +1,74 @@
+"""Stored JSON, served exactly as stored, and ids as plain integers."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, Generic, TypeVar
+
+from msgspec import Raw
+
+from mig.values import Unreadable
+
+Value = TypeVar("Value")
+
+Row = Sequence[Any]
+Rows = list[tuple[Any, ...]]
+RunQuery = Callable[[str, Sequence[Any]], Awaitable[Rows]]
+"""Runs one SQL statement with its parameters and answers all of its rows."""
+
+
+def stored_json(text: str | None, otherwise: str = "null") -> Raw:
+    """The JSON *text* of a column, to be served to the letter."""
+    return Raw(otherwise if text is None else text)
+
+
+def number(text: str) -> Raw:
+    """A stored numeric id as a JSON number.
+
+    :raises Unreadable: for what is no whole number (a column of type numeric holds NaN, too).
+    """
+    if not text.isdigit():
+        raise Unreadable(f"the id {text!r} is not a whole number")
+    return Raw(text)
+
+
+def id_array(ids: Iterable[str]) -> str:
+    """Ids as the text of a PostgreSQL array."""
+    return "{%s}" % ",".join(ids)
+
+
+class Lookup(Generic[Value]):
+    """Rows found by their ids, each made into a value once and kept, at most *bound* of them.
+
+    *sql* selects the id first and takes one parameter, an array of ids. *build* makes the value;
+    what it cannot read is kept as :class:`Unreadable` and raised to whoever asks for that id.
+    """
+
+    def __init__(self, sql: str, build: Callable[[Row], Value], *, bound: int) -> None:
+        self._sql = sql
+        self._build = build
+        self._bound = bound
+        self._values: dict[str, Value | Unreadable] = {}
+
+    async def load(self, query: RunQuery, ids: set[str]) -> None:
+        """Make sure that *ids* can be asked for until the next call."""
+        new = ids - self._values.keys()
+        if len(self._values) + len(new) > self._bound:
+            self._values.clear()
+            new = ids
+        if new:
+            for row in await query(self._sql, (id_array(new),)):
+                try:
+                    self._values[row[0]] = self._build(row)
+                except Unreadable as reason:
+                    self._values[row[0]] = reason
+
+    def get(self, id: str) -> Value | None:
+        """The value under *id*, ``None`` when there is no such row.
+
+        :raises Unreadable: when there is one that cannot be read.
+        """
+        value = self._values.get(id)
+        if isinstance(value, Unreadable):
+            raise value
+        return value

@@ -1,0 +1,37 @@
+"""Every path of the service."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from urllib.parse import quote, urlencode
+
+HOME = "/"
+COMMAND = "/command"
+SEARCH = "/search"
+
+
+class Urls:
+    """Public URLs, all below one base such as ``http://localhost:1664/api/v1``."""
+
+    def __init__(self, base: str) -> None:
+        self.base = base.rstrip("/")
+
+    def home(self) -> str:
+        return self.base + HOME
+
+    def action(self, id: int | str) -> str:
+        return f"{self.base}/action?actionid={id}"
+
+    def agent(self, id: int | str) -> str:
+        return f"{self.base}/agent?agentid={id}"
+
+    def command(self, id: int | str) -> str:
+        return f"{self.base}{COMMAND}?commandid={id}"
+
+    def search(self, parameters: Iterable[tuple[str, str]]) -> str:
+        return f"{self.base}{SEARCH}?{query_string(parameters)}"
+
+
+def query_string(parameters: Iterable[tuple[str, str]]) -> str:
+    """Parameters percent-encoded as RFC 3986 asks; what may stand unescaped in a query does."""
+    return urlencode(list(parameters), safe=":,/", quote_via=quote)

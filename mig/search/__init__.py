@@ -1,0 +1,1 @@
+"""Search parameters and the queries made of them."""

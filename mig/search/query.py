@@ -1,0 +1,230 @@
+"""From a search to rows: filters become ids on the small tables, then one table is streamed.
+
+The streamed query never joins (a join, and an order over it, cost more than everything else
+together): conditions on actions, agents and investigators are resolved to ids first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from twisted.internet.defer import Deferred
+
+from mig.database.pool import Rows, Snapshot
+from mig.records.collection import SEPARATOR
+from mig.records.stored import Row, RunQuery, id_array
+from mig.search.parameters import MAX_COUNT, PARAMETERS, STATUS_WORDS, Cursor, Search
+
+MOST_IDS: Final = 20_000
+"""More matching rows than this are not written into the query but left a subselect."""
+
+FIRST_PAGES: Final = (10, 40, 100)
+PAGE_ROWS: Final = 200
+PAGE_BYTES: Final = 1_000_000
+
+
+@dataclass(frozen=True)
+class Condition:
+    """SQL with its parameters; an empty one holds for every row."""
+
+    sql: str = ""
+    parameters: tuple[Any, ...] = ()
+
+    def __and__(self, other: Condition) -> Condition:
+        if not self.sql or not other.sql:
+            return self if self.sql else other
+        return Condition(f"{self.sql} and {other.sql}", self.parameters + other.parameters)
+
+    def where(self) -> str:
+        return f" where {self.sql}" if self.sql else ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """The table of a type, and the time that its rows are ordered by."""
+
+    table: str
+    alias: str
+    time: str
+
+
+SOURCES: Final = {
+    "action": Source(table="actions", alias="a", time="validfrom"),
+    "command": Source(table="commands", alias="c", time="starttime"),
+    "agent": Source(table="agents", alias="g", time="starttime"),
+    "investigator": Source(table="investigators", alias="i", time="createdat"),
+}
+
+
+class Format(Protocol):
+    """What rows become: a list of records, or a report."""
+
+    @property
+    def columns(self) -> str: ...
+
+    def prepare(self, query: RunQuery, rows: Rows) -> Awaitable[None]: ...
+
+    def items(self, row: Row) -> bytes: ...
+
+
+def _conditions(search: Search, table: str) -> Condition:
+    """What the search's parameters demand of the rows of *table*."""
+    condition = Condition()
+    own = SOURCES[search.type].table
+    for parameter in PARAMETERS:
+        sql = parameter.conditions.get(table)
+        if sql is None or (parameter.own and table != own):
+            continue
+        if parameter.name == "after":
+            condition &= Condition(sql, (_microseconds_up(search.after),))
+        elif parameter.name in search.values:
+            condition &= _condition(parameter.name, sql, search)
+    return condition
+
+
+def _condition(name: str, sql: str, search: Search) -> Condition:
+    value = search.values[name]
+    if name == "before":
+        return Condition(sql, (_microseconds_down(value),))
+    if name == "foundanything":
+        return Condition(sql, ("true" if value else "false",))
+    if name == "status":
+        statuses = STATUS_WORDS.get(search.type, {}).get(value.lower())
+        if statuses:
+            return Condition("status = any(%s)", (list(statuses),))
+    if value == "%":
+        return Condition()
+    return Condition(sql, (value,))
+
+
+def _microseconds_down(time: Any) -> str:
+    """The time cut to what a column can hold."""
+    return str(time.round("microsecond", mode="floor").format_iso())
+
+
+def _microseconds_up(time: Any) -> str:
+    return str(time.round("microsecond", mode="ceil").format_iso())
+
+
+async def _ids(query: RunQuery, table: str, condition: Condition) -> str | Condition:
+    """The ids of the rows that match: an array's text, or a subselect when they are many."""
+    select = Condition(f"select id from {table}{condition.where()}", condition.parameters)
+    limited = f"select id::text from ({select.sql} limit {MOST_IDS + 1}) few"
+    rows = await query(limited, select.parameters)
+    if len(rows) > MOST_IDS:
+        return select
+    return id_array(row[0] for row in rows)
+
+
+async def _belongs(query: RunQuery, column: str, table: str, condition: Condition) -> Condition:
+    """That *column* is the id of a row of *table* that matches."""
+    if not condition.sql:
+        return Condition()
+    found = await _ids(query, table, condition)
+    if isinstance(found, Condition):
+        return Condition(f"{column} in ({found.sql})", found.parameters)
+    return Condition(f"{column} = any(%s::numeric[])", (found,))
+
+
+async def _signed(query: RunQuery, search: Search) -> Condition:
+    """That an action is signed by the investigators that the search names."""
+    signer = await _belongs(
+        query, "investigatorid", "investigators", _conditions(search, "investigators")
+    )
+    if not signer.sql:
+        return signer
+    return Condition(
+        f"id in (select actionid from signatures where {signer.sql})", signer.parameters
+    )
+
+
+async def _matching(query: RunQuery, search: Search) -> Condition:
+    """The condition on the searched table that all parameters together make."""
+    condition = _conditions(search, SOURCES[search.type].table)
+    actions = _conditions(search, "actions") & await _signed(query, search)
+    condition &= await _belongs(query, "actionid", "actions", actions)
+    return condition & await _belongs(query, "agentid", "agents", _conditions(search, "agents"))
+
+
+class Results:
+    """The rows of a search, newest first, encoded page by page.
+
+    ``rows`` counts what was encoded so far; ``more`` is where the next page starts, once all
+    pages have been taken and rows were left over.
+    """
+
+    def __init__(self, snapshot: Snapshot, search: Search, format: Format) -> None:
+        self._snapshot = snapshot
+        self._search = search
+        self._format = format
+        self.rows = 0
+        self.more: Cursor | None = None
+
+    async def open(self) -> None:
+        """Resolve the filters and open the cursor."""
+        source = SOURCES[self._search.type]
+        condition = await _matching(self._snapshot.query, self._search)
+        if cursor := self._search.cursor:
+            condition &= Condition(
+                f"({source.time}, id) < (%s::timestamptz, %s)", (cursor.time, int(cursor.id))
+            )
+        sql = (
+            f"select {self._format.columns}, {source.time}::text"
+            f" from {source.table} {source.alias}{condition.where()}"
+            f" order by {source.time} desc, id desc limit %s offset %s"
+        )
+        await self._snapshot.declare(
+            sql, (*condition.parameters, min(self._search.limit + 1, MAX_COUNT), self._search.offset)
+        )
+
+    async def pages(self) -> AsyncIterator[bytes]:
+        """Encoded items, separated within and between the pages; a page may be empty."""
+        sizes = _Sizes()
+        separator = b""
+        ahead = self._snapshot.fetch(sizes.next)
+        try:
+            while True:
+                asked = sizes.next
+                rows = await ahead
+                sizes.received(rows)
+                last = len(rows) < asked
+                rows = self._within_limit(rows)
+                await self._format.prepare(self._snapshot.query, rows)
+                if not (last or self.more):
+                    ahead = self._snapshot.fetch(sizes.next)
+                items = SEPARATOR.join(filter(None, map(self._format.items, rows)))
+                self.rows += len(rows)
+                yield separator + items if items else b""
+                if items:
+                    separator = SEPARATOR
+                if last or self.more:
+                    return
+        finally:
+            _forget(ahead)
+
+    def _within_limit(self, rows: Rows) -> Rows:
+        left = self._search.limit - self.rows
+        if len(rows) <= left:
+            return rows
+        rows = rows[:left]
+        self.more = Cursor(time=rows[-1][-1], id=rows[-1][0])
+        return rows
+
+
+class _Sizes:
+    """How many rows to fetch next: few at first, later about :data:`PAGE_BYTES` of them."""
+
+    def __init__(self) -> None:
+        self._first = iter(FIRST_PAGES)
+        self.next = next(self._first)
+
+    def received(self, rows: Rows) -> None:
+        size = sum(len(column) for row in rows for column in row if isinstance(column, str))
+        fitting = PAGE_ROWS if not size else PAGE_BYTES * len(rows) // size
+        self.next = max(1, min(next(self._first, PAGE_ROWS), fitting))
+
+
+def _forget(ahead: Deferred[Rows]) -> None:
+    ahead.addErrback(lambda _: None)

@@ -1,0 +1,1 @@
+"""The twistd service: options, and what is built from them."""

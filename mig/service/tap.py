@@ -1,0 +1,18 @@
+"""What twistd calls: options to service, or one line and an exit status."""
+
+from __future__ import annotations
+
+from twisted.application.service import IService
+
+from mig.service.application import StartFailed, make_service
+from mig.service.options import Options
+
+__all__ = ["Options", "makeService"]
+
+
+def makeService(options: Options) -> IService:
+    """The service that *options* ask for; what is wrong with them ends the process here."""
+    try:
+        return make_service(options)
+    except StartFailed as reason:
+        raise SystemExit(f"mig-api: {reason}") from None

@@ -1,0 +1,5 @@
+from twisted.application.service import ServiceMaker
+
+mig_api = ServiceMaker(
+    "mig-api", "mig.service.tap", "The MIG API: investigate machines over REST.", "mig-api"
+)
