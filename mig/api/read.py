@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Final
 
 from whenever import Instant
 
@@ -14,12 +14,22 @@ from mig.api.request import Parameters, Request
 from mig.api.stream import send
 from mig.compliance.encoder import ComplianceItems
 from mig.database.pool import Database
-from mig.records import collection, command
+from mig.records import action, agent, collection, command, investigator
 from mig.records.collection import Data, Item, Link, Query
+from mig.records.stored import RunQuery
 from mig.records.urls import COMMAND, SEARCH, Urls
 from mig.search.parameters import PARAMETERS, Search, parse_search
 from mig.search.query import Format, Results
 from mig.values import InvalidInput, NotFound, parse_id
+
+ById = Callable[[RunQuery, Urls, int], Awaitable[bytes | None]]
+
+LISTS: Final[dict[str, Callable[[Urls], Format]]] = {
+    "action": action.ActionList,
+    "agent": agent.AgentList,
+    "command": command.CommandList,
+    "investigator": investigator.InvestigatorList,
+}
 
 
 class Read:
@@ -48,12 +58,27 @@ class Read:
         ]
         return request.answer(collection.document(self._urls.home(), queries=queries))
 
+    async def action(self, request: Request) -> bytes:
+        """One action by its id, with links to its commands."""
+        return await self._one(request, "action", action.by_id)
+
+    async def agent(self, request: Request) -> bytes:
+        """One agent by its id."""
+        return await self._one(request, "agent", agent.by_id)
+
     async def command(self, request: Request) -> bytes:
         """One command by its id, with its action and its agent."""
-        id = _the_id("commandid", request.parameters())
-        item = await command.by_id(self._database.query, self._urls, id)
+        return await self._one(request, "command", command.by_id)
+
+    async def investigator(self, request: Request) -> bytes:
+        """One investigator by its id, with the public key."""
+        return await self._one(request, "investigator", investigator.by_id)
+
+    async def _one(self, request: Request, noun: str, by_id: ById) -> bytes:
+        id = _the_id(f"{noun}id", request.parameters())
+        item = await by_id(self._database.query, self._urls, id)
         if item is None:
-            raise NotFound(f"there is no command {id}")
+            raise NotFound(f"there is no {noun} {id}")
         request.rows = 1
         return request.answer(collection.head(request.href()) + item + collection.tail())
 
@@ -75,7 +100,7 @@ class Read:
     def _format(self, search: Search) -> Format:
         if search.report == "complianceitems":
             return ComplianceItems(self._urls)
-        return command.CommandList(self._urls)
+        return LISTS[search.type](self._urls)
 
     async def _document(self, request: Request, search: Search) -> AsyncGenerator[bytes, None]:
         """The chunks of the document: the first has the head and the first page."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 from typing import Any
-from urllib.parse import unquote_to_bytes, urlsplit
+from urllib.parse import unquote_to_bytes
 
 from twisted.logger import Logger
 from twisted.web import server
@@ -102,9 +102,8 @@ class Request(server.Request):
 
     def href(self) -> str:
         """The address that answers, under the public URL."""
-        path, mark, query = self.uri.partition(b"?")
-        relative = path.decode("latin-1").removeprefix(urlsplit(self.site.urls.base).path)
-        return self.site.urls.base + _uri(relative + mark.decode() + query.decode("latin-1"))
+        root: str = self.site.urls.root
+        return root + _uri(self.uri.decode("latin-1"))
 
     def negotiate(self) -> None:
         """Set the media type that the client prefers for a Collection+JSON document."""
@@ -131,14 +130,14 @@ class Request(server.Request):
     def finish(self) -> None:
         if not self.aborted:
             super().finish()
-            self._log()
+            self._write_access_line()
 
     def _left(self, reason: Any) -> None:
         if not self.aborted:
             self.outcome = "client left"
-        self._log()
+        self._write_access_line()
 
-    def _log(self) -> None:
+    def _write_access_line(self) -> None:
         if self._logged:
             return
         self._logged = True

@@ -28,7 +28,10 @@ class Route:
 
 ROUTES: Final = (
     Route(path=urls.HOME, method="GET", right="", handler=Read.home),
+    Route(path=urls.ACTION, method="GET", right="action", handler=Read.action),
+    Route(path=urls.AGENT, method="GET", right="agent", handler=Read.agent),
     Route(path=urls.COMMAND, method="GET", right="command", handler=Read.command),
+    Route(path=urls.INVESTIGATOR, method="GET", right="investigator", handler=Read.investigator),
     Route(path=urls.SEARCH, method="GET", right="search", handler=Read.search),
 )
 

@@ -13,9 +13,8 @@ import msgspec
 from msgspec import Raw
 
 from mig.compliance import items
-from mig.records.collection import SEPARATOR, encode
-from mig.records.command import unreadable_item
-from mig.records.stored import Lookup, Row, RunQuery, number
+from mig.records.collection import SEPARATOR, encode, unreadable_item
+from mig.records.stored import Lookup, Row, Rows, RunQuery, number
 from mig.records.urls import Urls
 from mig.values import Unreadable, rfc3339
 
@@ -123,7 +122,7 @@ class ComplianceItems:
         self._searches: dict[bytes, tuple[str, str]] = {}
         self._filechecker_checks: dict[tuple[str, str, str, str, bool], bytes] = {}
 
-    async def prepare(self, query: RunQuery, rows: list[Row]) -> None:
+    async def prepare(self, query: RunQuery, rows: Rows) -> None:
         """Load the actions and agents that *rows* belong to."""
         await self._actions.load(query, {row[1] for row in rows if row[1] is not None})
         await self._agents.load(query, {row[2] for row in rows if row[2] is not None})
@@ -150,7 +149,7 @@ class ComplianceItems:
                 return self._slowly(id, action, agent, finishtime, results)
         except Unreadable as reason:
             target = items.target(agent.name) if agent else ""
-            return unreadable_item(self._urls, id, target, reason)
+            return unreadable_item("command", self._urls.command(id), reason, target=target)
         if not checks:
             return b""
         link = self._urls.command(id).encode()

@@ -33,7 +33,8 @@ NOT_READ = "the stored results cannot be read"
 
 def target(agent_name: str) -> str:
     """The condition that selects the agent, as investigators write targets."""
-    return "agents.name='%s'" % agent_name.replace("'", "''")
+    quoted = agent_name.replace("'", "''")
+    return f"agents.name='{quoted}'"
 
 
 def text(value: Any) -> str:
@@ -73,8 +74,9 @@ def compliance_items(
 
     :raises Unreadable: when the command or its action cannot be read.
     """
-    timestamp = rfc3339(finishtime)
+    modules = modules_of(operations)
     policy, ref = policy_and_ref(description, threat)
+    timestamp = rfc3339(finishtime)
     return [
         {
             "target": target(agent_name),
@@ -85,7 +87,7 @@ def compliance_items(
             "timestamp": timestamp,
             "utctimestamp": timestamp,
         }
-        for check, compliance in _checks(modules_of(operations), results)
+        for check, compliance in _checks(modules, results)
     ]
 
 

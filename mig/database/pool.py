@@ -32,6 +32,14 @@ CANCEL_SECONDS = 2.0
 GRACE_SECONDS = 5.0
 """How much later than the server's own limit a server that does not answer is given up."""
 
+CONNECTION: dict[str, Any] = {
+    "client_encoding": "utf8",
+    "application_name": "mig-api",
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
 SETTINGS = "set timezone = 'UTC'; set datestyle = 'ISO'; set extra_float_digits = 1"
 LARGE_INPUT_BUFFER = "select repeat('x', 4000000)"
 """libpq reads 16 KB at a time until some message was larger; it never shrinks again."""
@@ -73,7 +81,9 @@ class Connection:
     def backend_pid(self) -> int:
         return int(self._connection.get_backend_pid())
 
-    def execute(self, sql: str, parameters: Sequence[Any] = (), *, seconds: float) -> Deferred[Rows]:
+    def execute(
+        self, sql: str, parameters: Sequence[Any] = (), *, seconds: float
+    ) -> Deferred[Rows]:
         """Start a statement; its rows. Cancelling the Deferred does not stop the statement.
 
         :raises Unavailable: when the server does not answer within *seconds*, is gone, or
@@ -217,17 +227,8 @@ class Pool:
     async def _connect(self) -> Connection:
         raw = _Connection(self._reactor)
         try:
-            dsn = make_dsn(
-                **{
-                    "client_encoding": "utf8",
-                    "application_name": "mig-api",
-                    "keepalives_idle": 30,
-                    "keepalives_interval": 10,
-                    "keepalives_count": 3,
-                    "tcp_user_timeout": 30_000,
-                    **await resolve(self._reactor, parse_dsn(self._dsn)),
-                }
-            )
+            resolved = await resolve(self._reactor, parse_dsn(self._dsn))
+            dsn = make_dsn(None, **{**CONNECTION, **resolved})
             attempt = raw.connect(dsn)
             late = self._reactor.callLater(CONNECT_SECONDS, raw.close)
             connected: Deferred[None] = Deferred()
@@ -259,7 +260,7 @@ def _pass_on(result: Any, to: Deferred[None]) -> None:
 
 
 class Snapshot:
-    """A read-only transaction that sees one state of the database; see :meth:`Database.snapshot`."""
+    """A read-only transaction that sees one state; see :meth:`Database.snapshot`."""
 
     def __init__(self, connection: Connection, seconds: float) -> None:
         self._connection = connection
@@ -288,23 +289,17 @@ class Database:
 
     log = Logger()
 
-    def __init__(
-        self, reactor: Any, dsn: str, *, connections: int = 8, streams: int = 8
-    ) -> None:
+    def __init__(self, reactor: Any, dsn: str, *, connections: int = 8, streams: int = 8) -> None:
         limit = f"{SETTINGS}; set statement_timeout = {QUERY_SECONDS * 1000:.0f}"
         self._queries = Pool(reactor, dsn, size=connections, setup=limit)
-        self._streams = Pool(
-            reactor, dsn, size=streams, setup=f"{SETTINGS}; {LARGE_INPUT_BUFFER}"
-        )
+        self._streams = Pool(reactor, dsn, size=streams, setup=f"{SETTINGS}; {LARGE_INPUT_BUFFER}")
         self._control = Pool(reactor, dsn, size=1, setup=limit)
 
     async def query(self, sql: str, parameters: Sequence[Any] = ()) -> Rows:
         """All rows of one statement, in a transaction of its own."""
         connection = await self._queries.acquire()
         try:
-            return await connection.execute(
-                sql, parameters, seconds=QUERY_SECONDS + GRACE_SECONDS
-            )
+            return await connection.execute(sql, parameters, seconds=QUERY_SECONDS + GRACE_SECONDS)
         finally:
             self._queries.release(connection)
 
@@ -358,4 +353,3 @@ class Database:
         """Close all connections that are not in use."""
         for pool in (self._queries, self._streams, self._control):
             pool.stop()
-

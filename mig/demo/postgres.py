@@ -111,6 +111,14 @@ class EmbeddedPostgres:
         """The connection string of *role* to *database*."""
         return make_dsn(host=str(self._sockets), dbname=database, user=role)
 
+    def program(self, name: str) -> Path:
+        """One of PostgreSQL's programs, for example ``psql``."""
+        return self._bin / name
+
+    def remove(self) -> None:
+        """Delete a stopped database for good."""
+        shutil.rmtree(self.folder)
+
     def lock(self) -> None:
         """Make the folder ours alone until this process ends.
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from mig.records.collection import Data, Item, Link, encode, unreadable_item
 from mig.records.investigator import SIGNERS_OF_ACTION, signers
-from mig.records.stored import Row, number, stored_json
-from mig.values import rfc3339
+from mig.records.stored import Row, Rows, RunQuery, id_array, number, stored_json
+from mig.records.urls import Urls
+from mig.values import UNSET_TIME, Unreadable, rfc3339
 
 COLUMNS = (
     "a.id::text, a.name, a.target, a.description::text, a.threat::text, a.validfrom::text,"
@@ -17,6 +20,19 @@ COLUMNS = (
 WIDTH = 15
 
 BY_IDS = f"select {COLUMNS} from actions a where a.id = any(%s::numeric[])"
+
+_BY_ID = f"select {COLUMNS} from actions a where a.id = %s"
+
+LINKED_COMMANDS = 1_000
+_COMMANDS = (
+    "select c.id::text, g.name from commands c left join agents g on g.id = c.agentid"
+    f" where c.actionid = %s order by c.starttime, c.id limit {LINKED_COMMANDS + 1}"
+)
+_STATUSES = (
+    "select actionid::text, status, count(*) from commands"
+    " where actionid = any(%s::numeric[]) group by actionid, status"
+)
+_DONE = ("success", "cancelled", "expired", "failed", "timeout")
 
 
 def value(row: Row, counters: dict[str, int]) -> dict[str, Any]:
@@ -56,3 +72,68 @@ def value(row: Row, counters: dict[str, int]) -> dict[str, Any]:
         "counters": counters,
         "syntaxversion": syntaxversion or 0,
     }
+
+
+def counters(statuses: dict[str, int]) -> dict[str, int]:
+    """An action's counters from the number of its commands of each status; zeros are left out."""
+    counts = {
+        "sent": sum(statuses.values()) - statuses.get("prepared", 0),
+        "done": sum(statuses.get(status, 0) for status in _DONE),
+        "inflight": statuses.get("sent", 0),
+        **{status: statuses.get(status, 0) for status in _DONE},
+    }
+    return {name: count for name, count in counts.items() if count}
+
+
+async def counters_by_id(query: RunQuery, ids: Sequence[str]) -> dict[str, dict[str, int]]:
+    """The counters of several actions."""
+    statuses: dict[str, dict[str, int]] = {id: {} for id in ids}
+    for id, status, count in await query(_STATUSES, (id_array(ids),)):
+        statuses[id][status] = count
+    return {id: counters(found) for id, found in statuses.items()}
+
+
+def item(
+    urls: Urls, row: Row, counters: dict[str, int], links: Sequence[Link] | None = None
+) -> bytes:
+    """The encoded item of a row of :data:`COLUMNS`."""
+    data = [Data(name="action", value=value(row, counters))]
+    return encode(Item(href=urls.action(row[0]), data=data, links=links))
+
+
+async def by_id(query: RunQuery, urls: Urls, id: int) -> bytes | None:
+    """The action's item with links to its commands; ``None`` when there is no such action."""
+    rows = await query(_BY_ID, (id,))
+    if not rows:
+        return None
+    counts = await counters_by_id(query, [str(id)])
+    commands = await query(_COMMANDS, (id,))
+    links = [
+        Link(rel=f"Command ID {command} on agent {agent}", href=urls.command(command))
+        for command, agent in commands[:LINKED_COMMANDS]
+    ]
+    if len(commands) > LINKED_COMMANDS:
+        everything = [("type", "command"), ("actionid", str(id)), ("after", UNSET_TIME)]
+        links.append(Link(rel="commands", href=urls.search(everything)))
+    return item(urls, rows[0], counts[str(id)], links or None)
+
+
+class ActionList:
+    """Rows of actions to encoded items."""
+
+    columns = COLUMNS
+
+    def __init__(self, urls: Urls) -> None:
+        self._urls = urls
+        self._counters: dict[str, dict[str, int]] = {}
+
+    async def prepare(self, query: RunQuery, rows: Rows) -> None:
+        """Count the commands of the actions in *rows*."""
+        self._counters = await counters_by_id(query, [row[0] for row in rows]) if rows else {}
+
+    def items(self, row: Row) -> bytes:
+        """The item of one row, encoded; one that cannot be read says so."""
+        try:
+            return item(self._urls, row[:WIDTH], self._counters[row[0]])
+        except Unreadable as reason:
+            return unreadable_item("action", self._urls.action(row[0]), reason)

@@ -6,8 +6,10 @@ from typing import Any
 
 import msgspec
 
-from mig.records.stored import Row, number, stored_json
-from mig.values import UNSET_TIME, rfc3339
+from mig.records.collection import Data, Item, encode, unreadable_item
+from mig.records.stored import Row, Rows, RunQuery, number, stored_json
+from mig.records.urls import Urls
+from mig.values import UNSET_TIME, Unreadable, rfc3339
 
 COLUMNS = (
     "g.id::text, g.name, g.queueloc, g.os, g.version, g.pid, g.starttime::text,"
@@ -17,6 +19,8 @@ COLUMNS = (
 WIDTH = 15
 
 BY_IDS = f"select {COLUMNS} from agents g where g.id = any(%s::numeric[])"
+
+_BY_ID = f"select {COLUMNS} from agents g where g.id = %s"
 
 
 class _Environment(msgspec.Struct):
@@ -74,3 +78,34 @@ def _os(environment: str | None) -> str:
         return _environment.decode(environment or "{}").os
     except (msgspec.MsgspecError, RecursionError):
         return ""
+
+
+def item(urls: Urls, row: Row) -> bytes:
+    """The encoded item of a row of :data:`COLUMNS`."""
+    href = urls.agent(row[0])
+    return encode(Item(href=href, data=[Data(name="agent", value=value(row))]))
+
+
+async def by_id(query: RunQuery, urls: Urls, id: int) -> bytes | None:
+    """The agent's item, encoded; ``None`` when there is no such agent."""
+    rows = await query(_BY_ID, (id,))
+    return item(urls, rows[0]) if rows else None
+
+
+class AgentList:
+    """Rows of agents to encoded items."""
+
+    columns = COLUMNS
+
+    def __init__(self, urls: Urls) -> None:
+        self._urls = urls
+
+    async def prepare(self, query: RunQuery, rows: Rows) -> None:
+        """Nothing else is needed."""
+
+    def items(self, row: Row) -> bytes:
+        """The item of one row, encoded; one that cannot be read says so."""
+        try:
+            return item(self._urls, row[:WIDTH])
+        except Unreadable as reason:
+            return unreadable_item("agent", self._urls.agent(row[0]), reason)

@@ -7,6 +7,8 @@ from typing import Any
 
 import msgspec
 
+from mig.values import Unreadable
+
 MEDIA_TYPE = "application/vnd.collection+json"
 
 encode = msgspec.json.Encoder().encode
@@ -83,3 +85,9 @@ SEPARATOR = b",\n"
 def tail(links: Sequence[Link] | None = None) -> bytes:
     """What stands after the last item of a streamed document."""
     return b"]%b}}\n" % (b',"links":' + encode(links) if links else b"")
+
+
+def unreadable_item(kind: str, href: str, reason: Unreadable, **known: str) -> bytes:
+    """What stands in a list for a record that cannot be read, so that it is not left out."""
+    value = {"link": href, **known, "reason": str(reason)}
+    return encode(Item(href=href, data=[Data(name=f"unreadable {kind}", value=value)]))

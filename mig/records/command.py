@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from mig.records import action, agent
-from mig.records.collection import encode
-from mig.records.stored import Lookup, Row, RunQuery, number
+from mig.records.collection import encode, unreadable_item
+from mig.records.stored import Lookup, Row, Rows, RunQuery, number
 from mig.records.urls import Urls
 from mig.values import Unreadable, rfc3339
 
 COLUMNS = (
-    "c.id::text, c.actionid::text, c.agentid::text, c.status, c.results::text,"
-    " c.starttime::text, c.finishtime::text"
+    "c.id::text, c.actionid::text, c.agentid::text, c.status, c.starttime::text,"
+    " c.finishtime::text, c.results::text"
 )
 WIDTH = 7
 
@@ -46,7 +46,7 @@ async def by_id(query: RunQuery, urls: Urls, id: int) -> bytes | None:
 
 def item(urls: Urls, row: Row, action: bytes, agent: bytes) -> bytes:
     """The encoded item of a row of :data:`COLUMNS` beside its encoded action and agent."""
-    id, actionid, _, status, results, starttime, finishtime = row[:WIDTH]
+    id, actionid, _, status, starttime, finishtime, results = row[:WIDTH]
     number(id)
     links = b""
     if actionid is not None:
@@ -68,13 +68,6 @@ def item(urls: Urls, row: Row, action: bytes, agent: bytes) -> bytes:
     )
 
 
-def unreadable_item(urls: Urls, id: str, target: str, reason: Unreadable) -> bytes:
-    """What stands in a list for a command that cannot be read, so that it is not left out."""
-    href = urls.command(id)
-    value = {"link": href, "target": target, "reason": str(reason)}
-    return encode({"href": href, "data": [{"name": "unreadable command", "value": value}]})
-
-
 class CommandList:
     """Rows of commands to encoded items: the Collection+JSON form of a command search."""
 
@@ -85,7 +78,7 @@ class CommandList:
         self._actions = Lookup(action.BY_IDS, _action, bound=1_000)
         self._agents = Lookup(agent.BY_IDS, _agent, bound=2_000)
 
-    async def prepare(self, query: RunQuery, rows: list[Row]) -> None:
+    async def prepare(self, query: RunQuery, rows: Rows) -> None:
         """Load the actions and agents that *rows* belong to."""
         await self._actions.load(query, {row[1] for row in rows if row[1] is not None})
         await self._agents.load(query, {row[2] for row in rows if row[2] is not None})
@@ -97,4 +90,4 @@ class CommandList:
             agent = self._agents.get(row[2]) or b"{}"
             return item(self._urls, row, action, agent)
         except Unreadable as reason:
-            return unreadable_item(self._urls, row[0], "", reason)
+            return unreadable_item("command", self._urls.command(row[0]), reason, target="")

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from typing import Any
 
 import msgspec
 
-from mig.records.stored import Row, number
-from mig.values import rfc3339
+from mig.records.collection import Data, Item, Link, encode, unreadable_item
+from mig.records.stored import Row, Rows, RunQuery, number
+from mig.records.urls import Urls
+from mig.values import Unreadable, rfc3339
 
-COLUMNS = (
-    "i.id::text, i.name, i.pgpfingerprint, i.status, i.createdat::text, i.lastmodified::text"
-)
+COLUMNS = "i.id::text, i.name, i.pgpfingerprint, i.status, i.createdat::text, i.lastmodified::text"
+
+WIDTH = 6
+
+_BY_ID = f"select {COLUMNS}, i.publickey from investigators i where i.id = %s"
 
 SIGNERS_OF_ACTION = (
     f"(select json_agg(json_build_array({COLUMNS}) order by i.id)::text"
@@ -38,3 +43,44 @@ def value(row: Row) -> dict[str, Any]:
 def signers(column: str | None) -> list[dict[str, Any]]:
     """The investigators in a column :data:`SIGNERS_OF_ACTION`."""
     return [value(row) for row in _signers.decode(column)] if column else []
+
+
+def item(urls: Urls, value: dict[str, Any], id: str) -> bytes:
+    """The encoded item of an investigator."""
+    history = urls.search([("type", "action"), ("investigatorid", id), ("limit", "100")])
+    return encode(
+        Item(
+            href=urls.investigator(id),
+            data=[Data(name="investigator", value=value)],
+            links=[Link(rel="investigator history", href=history)],
+        )
+    )
+
+
+async def by_id(query: RunQuery, urls: Urls, id: int) -> bytes | None:
+    """The investigator's item with the public key; ``None`` when there is no such investigator."""
+    rows = await query(_BY_ID, (id,))
+    if not rows:
+        return None
+    *row, publickey = rows[0]
+    key = b64encode(publickey or b"").decode()
+    return item(urls, {**value(row), "publickey": key}, row[0])
+
+
+class InvestigatorList:
+    """Rows of investigators to encoded items."""
+
+    columns = COLUMNS
+
+    def __init__(self, urls: Urls) -> None:
+        self._urls = urls
+
+    async def prepare(self, query: RunQuery, rows: Rows) -> None:
+        """Nothing else is needed."""
+
+    def items(self, row: Row) -> bytes:
+        """The item of one row, encoded; one that cannot be read says so."""
+        try:
+            return item(self._urls, value(row[:WIDTH]), row[0])
+        except Unreadable as reason:
+            return unreadable_item("investigator", self._urls.investigator(row[0]), reason)

@@ -34,7 +34,7 @@ def number(text: str) -> Raw:
 
 def id_array(ids: Iterable[str]) -> str:
     """Ids as the text of a PostgreSQL array."""
-    return "{%s}" % ",".join(ids)
+    return f"{{{','.join(ids)}}}"
 
 
 class Lookup(Generic[Value]):
@@ -52,10 +52,10 @@ class Lookup(Generic[Value]):
 
     async def load(self, query: RunQuery, ids: set[str]) -> None:
         """Make sure that *ids* can be asked for until the next call."""
-        new = ids - self._values.keys()
+        new = [id for id in ids if id not in self._values]
         if len(self._values) + len(new) > self._bound:
             self._values.clear()
-            new = ids
+            new = list(ids)
         if new:
             for row in await query(self._sql, (id_array(new),)):
                 try:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
 
 HOME = "/"
+ACTION = "/action"
+AGENT = "/agent"
 COMMAND = "/command"
+INVESTIGATOR = "/investigator"
 SEARCH = "/search"
 
 
@@ -15,18 +18,22 @@ class Urls:
 
     def __init__(self, base: str) -> None:
         self.base = base.rstrip("/")
+        self.root = self.base.removesuffix(urlsplit(self.base).path)
 
     def home(self) -> str:
         return self.base + HOME
 
     def action(self, id: int | str) -> str:
-        return f"{self.base}/action?actionid={id}"
+        return f"{self.base}{ACTION}?actionid={id}"
 
     def agent(self, id: int | str) -> str:
-        return f"{self.base}/agent?agentid={id}"
+        return f"{self.base}{AGENT}?agentid={id}"
 
     def command(self, id: int | str) -> str:
         return f"{self.base}{COMMAND}?commandid={id}"
+
+    def investigator(self, id: int | str) -> str:
+        return f"{self.base}{INVESTIGATOR}?investigatorid={id}"
 
     def search(self, parameters: Iterable[tuple[str, str]]) -> str:
         return f"{self.base}{SEARCH}?{query_string(parameters)}"

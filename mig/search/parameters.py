@@ -97,7 +97,9 @@ def _pattern(name: str, text: str) -> str:
             name,
         )
     if (len(text) - len(text.rstrip("\\"))) % 2:
-        raise InvalidInput(f"{name} must not end in a single backslash, which escapes nothing", name)
+        raise InvalidInput(
+            f"{name} must not end in a single backslash, which escapes nothing", name
+        )
     return text
 
 
@@ -200,9 +202,7 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         parse=_boolean,
         unset=False,
         types=("command",),
-        conditions={
-            "commands": r"results::text ~ ('[{,]\s*\"foundanything\"\s*:\s*' || %s)"
-        },
+        conditions={"commands": r"results::text ~ ('[{,]\s*\"foundanything\"\s*:\s*' || %s)"},
         prompt="true or false: commands with a result whose foundanything is that",
     ),
     Parameter(
@@ -333,5 +333,5 @@ def parse_search(given: Sequence[tuple[str, str]], now: Instant) -> Search:
 
 def _default_after(type: str, now: Instant) -> Instant:
     if type == "investigator":
-        return now.to_fixed_offset().subtract(years=FOREVER_YEARS, ignore_dst=True).to_instant()
+        return now.subtract(hours=24 * 365.25 * FOREVER_YEARS)
     return now.subtract(hours=24 * WEEK_DAYS)

@@ -6,7 +6,7 @@ together): conditions on actions, agents and investigators are resolved to ids f
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -23,6 +23,8 @@ MOST_IDS: Final = 20_000
 FIRST_PAGES: Final = (10, 40, 100)
 PAGE_ROWS: Final = 200
 PAGE_BYTES: Final = 1_000_000
+HEAVIEST: Final = -2
+"""Every format's last column is the one whose size decides; the sort time follows it."""
 
 
 @dataclass(frozen=True)
@@ -128,24 +130,49 @@ async def _belongs(query: RunQuery, column: str, table: str, condition: Conditio
     return Condition(f"{column} = any(%s::numeric[])", (found,))
 
 
+def _within(column: str, select: str, condition: Condition) -> Condition:
+    """That *column* is among what *select* answers; nothing when nothing is demanded of it."""
+    if not condition.sql:
+        return condition
+    return Condition(f"{column} in ({select}{condition.where()})", condition.parameters)
+
+
 async def _signed(query: RunQuery, search: Search) -> Condition:
     """That an action is signed by the investigators that the search names."""
-    signer = await _belongs(
-        query, "investigatorid", "investigators", _conditions(search, "investigators")
-    )
-    if not signer.sql:
-        return signer
-    return Condition(
-        f"id in (select actionid from signatures where {signer.sql})", signer.parameters
-    )
+    signers = _conditions(search, "investigators")
+    signer = await _belongs(query, "investigatorid", "investigators", signers)
+    return _within("id", "select actionid from signatures", signer)
 
 
 async def _matching(query: RunQuery, search: Search) -> Condition:
-    """The condition on the searched table that all parameters together make."""
-    condition = _conditions(search, SOURCES[search.type].table)
+    """The condition on the searched table that all parameters together make.
+
+    What is demanded of another table holds for one and the same command: an agent found by an
+    action's name and a command's id has that command, and it is of such an action.
+    """
+    own = _conditions(search, SOURCES[search.type].table)
+    if search.type == "command":
+        return own & await _of_actions(query, search) & await _of_agents(query, search)
+    commands = _conditions(search, "commands")
+    if search.type == "agent":
+        commands &= await _of_actions(query, search)
+        return own & _within("id", "select agentid from commands", commands)
+    commands &= await _of_agents(query, search)
+    has_command = _within("id", "select actionid from commands", commands)
+    if search.type == "action":
+        return own & await _signed(query, search) & has_command
+    actions = _conditions(search, "actions") & has_command
+    signed = await _belongs(query, "actionid", "actions", actions)
+    return own & _within("id", "select investigatorid from signatures", signed)
+
+
+async def _of_actions(query: RunQuery, search: Search) -> Condition:
     actions = _conditions(search, "actions") & await _signed(query, search)
-    condition &= await _belongs(query, "actionid", "actions", actions)
-    return condition & await _belongs(query, "agentid", "agents", _conditions(search, "agents"))
+    return await _belongs(query, "actionid", "actions", actions)
+
+
+async def _of_agents(query: RunQuery, search: Search) -> Condition:
+    return await _belongs(query, "agentid", "agents", _conditions(search, "agents"))
 
 
 class Results:
@@ -173,13 +200,15 @@ class Results:
         sql = (
             f"select {self._format.columns}, {source.time}::text"
             f" from {source.table} {source.alias}{condition.where()}"
-            f" order by {source.time} desc, id desc limit %s offset %s"
+            f" order by {source.alias}.{source.time} desc, {source.alias}.id desc"
+            " limit %s offset %s"
         )
         await self._snapshot.declare(
-            sql, (*condition.parameters, min(self._search.limit + 1, MAX_COUNT), self._search.offset)
+            sql,
+            (*condition.parameters, min(self._search.limit + 1, MAX_COUNT), self._search.offset),
         )
 
-    async def pages(self) -> AsyncIterator[bytes]:
+    async def pages(self) -> AsyncGenerator[bytes, None]:
         """Encoded items, separated within and between the pages; a page may be empty."""
         sizes = _Sizes()
         separator = b""
@@ -221,7 +250,7 @@ class _Sizes:
         self.next = next(self._first)
 
     def received(self, rows: Rows) -> None:
-        size = sum(len(column) for row in rows for column in row if isinstance(column, str))
+        size = sum(len(row[HEAVIEST] or "") for row in rows)
         fitting = PAGE_ROWS if not size else PAGE_BYTES * len(rows) // size
         self.next = max(1, min(next(self._first, PAGE_ROWS), fitting))
 

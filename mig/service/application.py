@@ -8,7 +8,7 @@ from typing import Any
 from psycopg2 import ProgrammingError
 from psycopg2.extensions import parse_dsn
 from twisted.application.service import IService, Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 
@@ -96,7 +96,7 @@ class ApiService(Service):
 
     async def _stop(self) -> None:
         for port in self._ports:
-            await port.stopListening()
+            await maybeDeferred(port.stopListening)
         if self._database:
             self._database.stop()
 

@@ -1,0 +1,36 @@
+# make test    install into .venv and run every check
+# make bench   measure the service against its floor
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := $(shell find mig twisted typings -name '*.py' -o -name '*.sql' -o -name '*.pyi')
+
+.PHONY: test lint unit bench soak clean
+
+test: lint unit
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+unit: $(VENV)/installed
+	$(BIN)/python -P -m pytest $(TESTS)
+
+bench: $(VENV)/installed
+	$(BIN)/python -m benchmarks $(BENCH)
+
+$(VENV)/installed: setup.cfg setup.py pyproject.toml $(SOURCES) | $(VENV)/system
+	rm -rf build
+	$(BIN)/pip install -q '.[demo,test]'
+	touch $@
+
+$(VENV)/system:
+	sh etc/system-tools.sh $(PYTHON)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --upgrade pip
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info

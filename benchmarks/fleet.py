@@ -1,0 +1,235 @@
+"""A deterministic fleet of any size, generated as fast as COPY takes it.
+
+Sizes, times and modes of files vary with every command, as they do on real machines: results that
+repeat make caches of longer texts look better than they are.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import psycopg2
+
+KINDS: Final = ("file", "mixed", "distinct")
+"""``file``: every command succeeded with results of the module file. ``mixed``: all modules and
+statuses. ``distinct``: as file, with another file in every result."""
+
+START: Final = datetime(2026, 1, 1, tzinfo=UTC)
+STATUSES: Final = ("success",) * 14 + (
+    "prepared",
+    "sent",
+    "timeout",
+    "cancelled",
+    "expired",
+    "failed",
+)
+FIRST_ID: Final = 6_019_232_215_298_560_000
+FAMILIES: Final = ("compliance", "backdoor", "malware", "ddos")
+CHECKS: Final = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    commands: int
+    agents: int
+    actions: int
+
+    @classmethod
+    def of(cls, commands: int) -> Size:
+        """The proportions of the fleet that the figures in docs/performance.md are about."""
+        return cls(
+            commands=commands, agents=max(10, commands // 20), actions=max(4, commands // 500)
+        )
+
+
+def load(dsn: str, size: Size, kind: str) -> None:
+    """Fill the empty tables of a database."""
+    with closing(psycopg2.connect(dsn)) as connection:
+        connection.autocommit = True
+        cursor = connection.cursor()
+        for table, columns, rows in (
+            ("agents", AGENT_COLUMNS, _agents(size)),
+            ("investigators", INVESTIGATOR_COLUMNS, _investigators()),
+            ("actions", ACTION_COLUMNS, _actions(size, kind)),
+            ("signatures", "actionid, investigatorid, pgpsignature", _signatures(size)),
+            ("commands", COMMAND_COLUMNS, _commands(size, kind)),
+        ):
+            cursor.copy_expert(f"copy {table} ({columns}) from stdin", _Lines(rows))
+        cursor.execute("vacuum (analyze)")
+
+
+class _Lines:
+    """Rows as the text that COPY reads."""
+
+    def __init__(self, rows: Iterator[tuple[Any, ...]]) -> None:
+        self._rows = rows
+        self._rest = b""
+
+    def read(self, size: int = -1, /) -> bytes:
+        parts: list[str] = []
+        length = len(self._rest)
+        while length < size and (row := next(self._rows, None)) is not None:
+            parts.append("\t".join(map(_field, row)) + "\n")
+            length += len(parts[-1])
+        text = self._rest + "".join(parts).encode()
+        self._rest = text[size:]
+        return text[:size]
+
+    def readline(self, size: int = -1, /) -> bytes:
+        raise NotImplementedError("COPY reads blocks")
+
+
+def _field(value: Any) -> str:
+    if value is None:
+        return "\\N"
+    text = str(value)
+    return text.replace("\\", "\\\\") if "\\" in text else text
+
+
+AGENT_COLUMNS: Final = (
+    "id, name, queueloc, os, version, pid, starttime, heartbeattime, status, environment, tags"
+)
+
+
+def _agents(size: Size) -> Iterator[tuple[Any, ...]]:
+    for n in range(size.agents):
+        name = f"{('web', 'db', 'mail', 'build')[n % 4]}{n}.{('prod', 'corp')[n % 2]}.example.net"
+        yield (
+            FIRST_ID + n,
+            name,
+            f"linux.{name}.{n:x}",
+            ("linux", "darwin", "windows")[n % 3],
+            f"2014052912{n % 7:02d}+abc123.prod",
+            1000 + n % 30000,
+            START - timedelta(days=n % 90),
+            START + timedelta(seconds=n % 86400),
+            ("heartbeating", "heartbeating", "heartbeating", "inactive", "destroyed")[n % 5],
+            json.dumps({"init": "upstart", "arch": "amd64", "addresses": [f"10.0.{n % 250}.1/24"]}),
+            json.dumps({"operator": "IT"}),
+        )
+
+
+INVESTIGATOR_COLUMNS: Final = "id, name, pgpfingerprint, status, createdat, lastmodified"
+
+
+def _investigators() -> Iterator[tuple[Any, ...]]:
+    for n in range(1, 11):
+        yield n, f"Investigator {n}", f"{n:040X}", "active", START, START
+
+
+ACTION_COLUMNS: Final = (
+    "id, name, target, description, threat, operations, validfrom, expireafter, starttime,"
+    " finishtime, lastupdatetime, status, pgpsignatures, syntaxversion"
+)
+
+
+def _module(action: int, kind: str) -> str:
+    return ("file", "filechecker", "netstat")[action % 3] if kind == "mixed" else "file"
+
+
+def _actions(size: Size, kind: str) -> Iterator[tuple[Any, ...]]:
+    for n in range(size.actions):
+        begin = START + timedelta(hours=n)
+        yield (
+            FIRST_ID + n,
+            f"check {n} of the baseline",
+            "agents.name like '%.example.net'",
+            json.dumps({"author": "Bob Kelso", "url": f"https://policy.example.net/{n}"}),
+            json.dumps(
+                {
+                    "level": "medium",
+                    "family": FAMILIES[n % 4] if kind == "mixed" else "compliance",
+                    "type": "system",
+                    "ref": f"ref{n}",
+                }
+            ),
+            json.dumps([{"module": _module(n, kind), "parameters": {"n": n, "port": ["631"]}}]),
+            begin,
+            begin + timedelta(hours=6),
+            begin,
+            begin + timedelta(hours=1),
+            begin + timedelta(hours=1),
+            ("completed", "inflight", "init")[n % 3],
+            json.dumps(["wsBcBAABCAAQBQJrBVB7=AAAA"]),
+            2,
+        )
+
+
+def _signatures(size: Size) -> Iterator[tuple[Any, ...]]:
+    for n in range(size.actions):
+        yield FIRST_ID + n, 1 + n % 10, "wsBcBAABCAAQBQJrBVB7=AAAA"
+
+
+COMMAND_COLUMNS: Final = "id, actionid, agentid, status, results, starttime, finishtime"
+
+
+def _commands(size: Size, kind: str) -> Iterator[tuple[Any, ...]]:
+    for n in range(size.commands):
+        action = n * size.actions // size.commands
+        started = START + timedelta(hours=action, milliseconds=n % 500)
+        status = STATUSES[n % 20] if kind == "mixed" else "success"
+        results = _results(_module(action, kind), action, n, kind == "distinct")
+        yield (
+            FIRST_ID + n,
+            FIRST_ID + action,
+            FIRST_ID + n % size.agents,
+            status,
+            results if status == "success" else "[]",
+            started,
+            started + timedelta(seconds=1, microseconds=n % 999_983),
+        )
+
+
+def _results(module: str, action: int, n: int, distinct: bool) -> str:
+    statistics = f'{{"exectime": "{n % 9973}.{n % 997}us", "filescount": {n % 89}}}'
+    if module == "file":
+        elements = _file_elements(action, n, distinct)
+    elif module == "filechecker":
+        elements = _filechecker_elements(action, n)
+    else:
+        elements = f'"listeningport": {{"631": [{{"localaddr": "10.0.0.{n % 250}"}}]}}'
+    return (
+        f'[{{"foundanything": {"true" if n % 3 else "false"}, "success": true,'
+        f' "elements": {{{elements}}}, "statistics": {statistics}, "errors": null}}]'
+    )
+
+
+def _file_elements(action: int, n: int, distinct: bool) -> str:
+    entries = []
+    for check in range(CHECKS):
+        found = (n + check) % 4
+        path = f"/srv/data/{n}/{check}.conf" if distinct else f"/etc/service{check}/main.conf"
+        noise = _noise(n * CHECKS + check)
+        info = (
+            f'{{"size": {noise % 99_991}, "mode": "-rw-r--r-{"-w"[noise % 2]}",'
+            f' "lastmodified": "2025-{1 + noise % 12:02d}-{1 + noise % 28:02d}'
+            f" {noise % 24:02d}:{noise % 60:02d}:{noise % 59:02d}.{noise % 999_999_937:09d}"
+            f' +0000 UTC"}}'
+        )
+        entries.append(
+            f'"policy {action % 20} check {check}": [{{"file": "{path if found else ""}",'
+            f' "search": {{"paths": ["/etc/service{check}"], "names": ["^main\\\\.conf$"],'
+            f' "contents": ["(?i)^setting{check} (yes|on)$"],'
+            f' "options": {{"maxdepth": {1 + action % 20}, "matchall": true}}}},'
+            f' "fileinfo": {info}}}]'
+        )
+    return ", ".join(entries)
+
+
+def _noise(number: int) -> int:
+    """A number that looks random, the same in every run."""
+    return number * 2_654_435_761 % 4_294_967_291
+
+
+def _filechecker_elements(action: int, n: int) -> str:
+    return ", ".join(
+        f'"/etc/service{check}/main.conf": {{"regex": {{"policy {action % 20} check {check}":'
+        f' {{"(?i)^setting{check} (yes|on)$": {{"filecount": 1, "matchcount": {(n + check) % 4},'
+        f' "files": {{"/etc/service{check}/main.conf": {n % 13}}}}}}}}}}}'
+        for check in range(CHECKS)
+    )

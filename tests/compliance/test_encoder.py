@@ -1,0 +1,189 @@
+"""The fast encoder writes exactly the items that the readable definition names."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mig.compliance.encoder import ComplianceItems
+from mig.compliance.items import compliance_items
+from mig.records.urls import Urls
+from mig.values import Unreadable
+
+URLS = Urls("http://localhost:1664/api/v1")
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+odd = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**70), 2**70),
+    st.floats(allow_nan=False, allow_infinity=False),
+    texts,
+    st.lists(st.integers(), max_size=2),
+    st.dictionaries(texts, st.integers(), max_size=2),
+)
+
+
+def mostly(usual: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.integers(0, 30).flatmap(lambda n: odd if n == 0 else usual)
+
+
+def members(**usual: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """An object with any of the members, now and then with something odd in one."""
+    return mostly(st.fixed_dictionaries({}, optional={k: mostly(v) for k, v in usual.items()}))
+
+
+strings = st.lists(mostly(texts), max_size=3)
+searches = members(
+    paths=strings, names=strings, sizes=strings, modes=strings, mtimes=strings,
+    contents=strings, md5=strings, sha1=strings, sha2=strings, sha3=strings, options=odd,
+)  # fmt: skip
+hits = st.lists(members(file=texts, search=searches, fileinfo=odd), max_size=3)
+file_elements = st.dictionaries(texts, mostly(hits), max_size=3)
+counts = members(matchcount=st.integers(0, 3) | st.floats(0, 2), filecount=odd, files=odd)
+filechecker_elements = st.dictionaries(
+    texts,
+    mostly(
+        st.dictionaries(
+            texts, mostly(st.dictionaries(texts, mostly(counts), max_size=2)), max_size=2
+        )
+    ),
+    max_size=2,
+)
+results = st.lists(
+    members(
+        foundanything=st.booleans(),
+        success=st.booleans(),
+        elements=st.one_of(file_elements, filechecker_elements, odd),
+        statistics=odd,
+        error=odd,
+    ),
+    max_size=3,
+)
+operations = st.lists(
+    st.fixed_dictionaries(
+        {"module": st.sampled_from(["file", "filechecker", "netstat", "memory"])},
+        optional={"parameters": odd},
+    ),
+    max_size=3,
+)
+surrogates = st.sampled_from(["", r"\ud800", r"\udc00", r"\ud83d\ude00", r"\u0000"])
+times = st.sampled_from(
+    ["2014-05-30 14:55:41.907745+00", "0001-01-01 00:00:00+00", "infinity", None]
+    + ["2014-05-30 14:55:41+00"] * 10
+)
+
+
+def written(value: Any, indent: int | None, escaped: str) -> str:
+    """JSON text as somebody may have stored it."""
+    return json.dumps(value, indent=indent, ensure_ascii=bool(indent)).replace("~", escaped)
+
+
+def fast(command: dict[str, Any], agent_name: str) -> list[Any]:
+    encoder = ComplianceItems(URLS)
+    answers = [
+        [("1", agent_name)],
+        [("2", *(command[k] for k in ("action_name", "description", "threat", "operations")))],
+    ]
+
+    async def query(sql: str, parameters: Any) -> Any:
+        return answers["actions" in sql]
+
+    row = ("3", "2", "1", command["finishtime"], command["results"], "")
+    with pytest.raises(StopIteration):
+        encoder.prepare(query, [row]).send(None)
+    twice = [encoder.items(row), encoder.items(row)]
+    assert twice[0] == twice[1]
+    return json.loads(b"[%b]" % twice[0])
+
+
+def slow(command: dict[str, Any], agent_name: str) -> list[Any]:
+    link = URLS.command(3)
+    try:
+        values = compliance_items(link=link, agent_name=agent_name, **command)
+    except Unreadable as reason:
+        quoted = agent_name.replace("'", "''")
+        value = {"link": link, "target": f"agents.name='{quoted}'", "reason": str(reason)}
+        return [{"href": link, "data": [{"name": "unreadable command", "value": value}]}]
+    return [{"href": link, "data": [{"name": "compliance item", "value": v}]} for v in values]
+
+
+@given(
+    agent_name=texts.map(lambda t: t.replace("\0", "")),
+    action_name=texts.map(lambda t: t.replace("\0", "")),
+    description=members(url=texts, author=odd) | st.none(),
+    threat=members(level=texts, family=texts, type=texts, ref=texts) | st.none(),
+    operations=mostly(operations),
+    results=mostly(results) | st.none(),
+    finishtime=times,
+    indent=st.sampled_from([None, 1]),
+    escaped=surrogates,
+)
+def test_fast_equals_readable(
+    agent_name: str, indent: int | None, escaped: str, finishtime: str | None, **values: Any
+) -> None:
+    command = {
+        name: value if name == "action_name" or value is None else written(value, indent, escaped)
+        for name, value in values.items()
+    }
+    command["finishtime"] = finishtime
+    assert fast(command, agent_name) == slow(command, agent_name)
+
+
+COMMAND = {
+    "action_name": "a",
+    "description": '{"url":"u"}',
+    "threat": '{"level":"l","type":"t","ref":"r"}',
+    "operations": '[{"module":"file","parameters":{}}]',
+    "finishtime": "2014-05-30 14:55:41+00",
+}
+
+
+@pytest.mark.parametrize(
+    ("stored", "reason"),
+    [
+        (r'[{"elements":{"a":[{"file":"\u0000"}]}}]', "U+0000"),
+        (r'[{"elements":{},"x":"\ud800"}]', "the stored results cannot be read"),
+        ('{"a":1}', "no array"),
+        ("[1]", "no object"),
+        ('[{"elements":{"a":[{"file":1}]}}]', "file is no string"),
+        ("[{},{}]", "2 results are stored for 1 operations"),
+        ("[" * 3000 + "]" * 3000, "the stored results cannot be read"),
+    ],
+)
+def test_what_cannot_be_read_stands_in_the_report(stored: str, reason: str) -> None:
+    [item] = fast({**COMMAND, "results": stored}, "x'y")
+    assert item["data"][0]["name"] == "unreadable command"
+    value = item["data"][0]["value"]
+    assert value["link"] == item["href"] == "http://localhost:1664/api/v1/command?commandid=3"
+    assert value["target"] == "agents.name='x''y'"
+    assert reason in value["reason"]
+
+
+def test_a_check_names_the_searchs_filters_in_order() -> None:
+    search = '{"sha1":["s"],"names":["n1","n2"],"paths":["/a","/b"],"sizes":["<1k"]}'
+    stored = '[{"elements":{"label":[{"file":"","search":%s},{"file":"/f","search":%s}]}}]'
+    none, one = fast({**COMMAND, "results": stored % (search, search)}, "x")
+    checks = [item["data"][0]["value"]["check"] for item in (none, one)]
+    value = "name='n1' and name='n2' and size='<1k' and sha1='s'"
+    assert [c["test"] for c in checks] == [{"type": "file", "value": value}] * 2
+    assert [c["location"] for c in checks] == ["/a, /b", "/f"]
+    assert [i["data"][0]["value"]["compliance"] for i in (none, one)] == [False, True]
+
+
+def test_another_module_shows_its_parameters_as_compact_json() -> None:
+    operations = (
+        '[{"module":"netstat","parameters":{"port": [ 631, 1.0 ], "big": 9007199254740993}}]'
+    )
+    command = {**COMMAND, "operations": operations, "results": '[{"foundanything":true}]'}
+    [item] = fast(command, "x")
+    check = item["data"][0]["value"]["check"]
+    assert check["test"] == {
+        "type": "netstat",
+        "value": '{"port":[631,1.0],"big":9007199254740993}',
+    }
+    assert (check["name"], check["location"]) == ("netstat", "")

@@ -1,0 +1,142 @@
+"""A real PostgreSQL for the whole run, a database of its own for each test, the API on a socket."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pytest
+import pytest_twisted
+import treq
+from hypothesis import HealthCheck, settings
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IListeningPort
+from twisted.web.client import HTTPConnectionPool
+
+from mig.api.site import ApiSite
+from mig.database import migrate
+from mig.database.pool import Database
+from mig.demo.postgres import EmbeddedPostgres
+
+REPETITIONS = int(os.environ.get("REPETITIONS", "1"))
+"""How many times as many examples the property tests try."""
+
+settings.register_profile(
+    "mig",
+    max_examples=60 * REPETITIONS,
+    deadline=None,
+    derandomize=REPETITIONS == 1,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+settings.load_profile("mig")
+
+FAST = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
+
+
+@pytest.fixture(scope="session")
+def postgres(twisted_greenlet: Any) -> Iterator[EmbeddedPostgres]:
+    folder = Path(tempfile.gettempdir()) / f"mig-api-test-{os.getpid()}"
+    server = EmbeddedPostgres(reactor, folder, FAST)
+
+    async def start() -> None:
+        server.lock()
+        await server.start()
+        database = Database(reactor, server.dsn(database="template1"))
+        await migrate.prepare(database)
+        database.stop()
+
+    pytest_twisted.blockon(Deferred.fromCoroutine(start()))
+    yield server
+    pytest_twisted.blockon(Deferred.fromCoroutine(server.stop()))
+    server.remove()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestDatabase:
+    """A new database with the schema in it."""
+
+    __test__ = False
+
+    dsn: str
+
+    def execute(self, sql: str, parameters: Any = None) -> list[tuple[Any, ...]]:
+        with closing(psycopg2.connect(self.dsn)) as connection:
+            connection.autocommit = True
+            cursor = connection.cursor()
+            cursor.execute(sql, parameters)
+            return cursor.fetchall() if cursor.description else []
+
+
+_made = 0
+
+
+@pytest.fixture
+def new_database(postgres: EmbeddedPostgres) -> Iterator[Callable[[], TestDatabase]]:
+    names = []
+
+    def make(template: str = "template1") -> TestDatabase:
+        global _made
+        _made += 1
+        names.append(f"test_{_made}")
+        admin = TestDatabase(dsn=postgres.dsn())
+        admin.execute(f"create database {names[-1]} template {template}")
+        return TestDatabase(dsn=postgres.dsn(database=names[-1]))
+
+    yield make
+    for name in names:
+        TestDatabase(dsn=postgres.dsn()).execute(f"drop database {name} with (force)")
+
+
+@pytest.fixture
+def database(new_database: Callable[[], TestDatabase]) -> TestDatabase:
+    return new_database()
+
+
+class Api:
+    """The API of a database, on a real socket, and a client for it."""
+
+    def __init__(self, dsn: str) -> None:
+        self.database = Database(reactor, dsn)
+        self.pool = HTTPConnectionPool(reactor, persistent=False)
+        self.port: IListeningPort = reactor.listenTCP(0, None, interface="127.0.0.1")
+        self.root = f"http://localhost:{self.port.getHost().port}"
+        self.base = f"{self.root}/api/v1"
+        self.site = ApiSite(reactor, self.database, self.base)
+        self.port.factory = self.site
+        self.site.doStart()
+
+    async def request(self, method: str, path: str, **kw: Any) -> Any:
+        """The response to a request below the base route, and its body."""
+        url = path if path.startswith("http") else self.base + path
+        response = await treq.request(method, url, pool=self.pool, allow_redirects=False, **kw)
+        response.body = await response.content()
+        return response
+
+    async def get(self, path: str, **kw: Any) -> Any:
+        return await self.request("GET", path, **kw)
+
+    async def collection(self, path: str, status: int = 200) -> Any:
+        """The collection that a path answers with."""
+        response = await self.get(path)
+        document = await response.json()
+        assert response.code == status, document
+        return document["collection"]
+
+    async def stop(self) -> None:
+        await self.port.stopListening()
+        self.database.stop()
+        await self.pool.closeCachedConnections()
+
+
+@pytest_twisted.async_yield_fixture
+async def api(database: TestDatabase) -> AsyncIterator[Api]:
+    running = Api(database.dsn)
+    yield running
+    await running.stop()

@@ -1,0 +1,271 @@
+"""A search finds what a plain filter in Python finds, whatever the fleet and the parameters."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+import psycopg2
+import pytest
+import pytest_twisted
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.threads import blockingCallFromThread, deferToThread
+from whenever import Instant
+
+from mig.api.read import LISTS
+from mig.database.pool import Database
+from mig.records.urls import Urls
+from mig.search.parameters import FINISHED_COMMAND, parse_search
+from mig.search.query import Results
+from tests import fleet
+from tests.conftest import TestDatabase
+
+TABLES = ("commands", "signatures", "actions", "agents", "investigators")
+NOW = Instant.from_utc(2026, 1, 10)
+DAYS = st.integers(1, 9).map(lambda day: f"2026-01-{day:02d}T00:00:00Z")
+NAMES = st.sampled_from(["Web%1", "web_2", "db\\3", "ÄÖ-x", "plain"])
+PATTERNS = st.sampled_from(["web%", "%1", "web\\_2", "db\\\\3", "äö%", "_lain", "%", "none"])
+IDS = st.integers(1, 4)
+
+agents = st.fixed_dictionaries(
+    {"name": NAMES, "starttime": DAYS, "heartbeattime": DAYS}
+    | {"status": st.sampled_from(["heartbeating", "inactive"])}
+)
+actions = st.fixed_dictionaries(
+    {"name": NAMES, "validfrom": DAYS, "expireafter": DAYS}
+    | {"status": st.sampled_from(["init", "inflight", "completed"])}
+    | {"threat": st.sampled_from([{"family": "compliance"}, {"family": "Backdoor"}, {}, None])}
+    | {"signers": st.sets(IDS, max_size=2)}
+)
+investigators = st.fixed_dictionaries(
+    {"name": NAMES, "createdat": DAYS, "lastmodified": DAYS}
+    | {"status": st.sampled_from(["active", "disabled"])}
+)
+commands = st.fixed_dictionaries(
+    {"actionid": st.none() | IDS, "agentid": st.none() | IDS, "starttime": DAYS}
+    | {"status": st.sampled_from(["sent", "prepared", *FINISHED_COMMAND])}
+    | {"results": st.lists(st.booleans().map(lambda f: {"foundanything": f}), max_size=2)}
+)
+fleets = st.fixed_dictionaries(
+    {
+        "agents": st.lists(agents, min_size=4, max_size=4),
+        "actions": st.lists(actions, min_size=4, max_size=4),
+        "investigators": st.lists(investigators, min_size=4, max_size=4),
+        "commands": st.lists(commands, max_size=8),
+    }
+)
+PARAMETERS = {
+    "actionid": IDS.map(str),
+    "actionname": PATTERNS,
+    "after": DAYS,
+    "agentid": IDS.map(str),
+    "agentname": PATTERNS,
+    "before": DAYS,
+    "commandid": IDS.map(str),
+    "foundanything": st.sampled_from(["true", "false"]),
+    "investigatorid": IDS.map(str),
+    "investigatorname": PATTERNS,
+    "limit": st.integers(1, 5).map(str),
+    "offset": st.integers(0, 2).map(str),
+    "status": st.sampled_from(["done", "sent", "%e%", "SUCCESS", "active"]),
+    "threatfamily": st.sampled_from(["compliance", "back%", "BACKDOOR"]),
+}
+ONLY = {"foundanything": {"command"}, "threatfamily": {"command", "action"}}
+OWN_TIMES = {
+    "action": ("validfrom", "expireafter", "validfrom"),
+    "command": ("starttime", "starttime", "starttime"),
+    "agent": ("heartbeattime", "heartbeattime", "starttime"),
+    "investigator": ("createdat", "lastmodified", "createdat"),
+}
+"""The times that after and before are about, and that the order is by."""
+
+
+@st.composite
+def searches(draw: Callable[[Any], Any]) -> dict[str, str]:
+    type = draw(st.sampled_from(sorted(OWN_TIMES)))
+    fitting = {n: s for n, s in PARAMETERS.items() if type in ONLY.get(n, {type})}
+    names = draw(st.sets(st.sampled_from(sorted(fitting)), max_size=4))
+    given = {name: draw(fitting[name]) for name in sorted(names)}
+    return {"type": type, "after": "2026-01-01T00:00:00Z", **given}
+
+
+def ilike(text: str | None, pattern: str) -> bool:
+    """What PostgreSQL's ILIKE says, from its documentation."""
+    if text is None:
+        return False
+    parts, escaped = [], False
+    for letter in pattern:
+        if not escaped and letter == "\\":
+            escaped = True
+            continue
+        special = {"%": ".*", "_": "."}.get(letter) if not escaped else None
+        parts.append(special or re.escape(letter))
+        escaped = False
+    return re.fullmatch("".join(parts), text, re.IGNORECASE | re.DOTALL) is not None
+
+
+def status_matches(type: str, status: str, wanted: str) -> bool:
+    if type == "command" and wanted == "done":
+        return status in FINISHED_COMMAND
+    if type == "action" and wanted == "done":
+        return status == "completed"
+    if type == "action" and wanted == "sent":
+        return status in ("inflight", "completed")
+    return ilike(status, wanted)
+
+
+def expected(rows: dict[str, list[dict[str, Any]]], given: dict[str, str]) -> list[int]:
+    """The ids that a search finds, by joining everything and filtering."""
+    type = given["type"]
+    by_id = {table: {row["id"]: row for row in rows[table]} for table in rows}
+    found = []
+    for own in rows[f"{type}s"]:
+        candidates = [own] if type == "command" else rows["commands"]
+        combinations = []
+        for command in [*candidates, None] if type != "command" else candidates:
+            action = by_id["actions"].get(command["actionid"]) if command else None
+            agent = by_id["agents"].get(command["agentid"]) if command else None
+            if type == "action":
+                if command and action is not own:
+                    continue
+                action = own
+            if type == "agent":
+                if command and agent is not own:
+                    continue
+                agent = own
+            if type == "investigator" and command is None:
+                combinations += [
+                    (None, a, None, own) for a in rows["actions"] if own["id"] in a["signers"]
+                ] + [(None, None, None, own)]
+                continue
+            for signer in [*sorted(action["signers"] if action else ()), None]:
+                investigator = by_id["investigators"].get(signer)
+                if type == "investigator" and investigator is not own:
+                    continue
+                combinations.append((command, action, agent, investigator))
+        if any(fits(*combination, own, given) for combination in combinations):
+            found.append(own)
+    order = OWN_TIMES[type][2]
+    found.sort(key=lambda row: (row[order], row["id"]), reverse=True)
+    offset = int(given.get("offset", 0))
+    return [row["id"] for row in found[offset : offset + int(given.get("limit", 10_000))]]
+
+
+def fits(command: Any, action: Any, agent: Any, investigator: Any, own: Any, given: Any) -> bool:
+    after, before, _ = OWN_TIMES[given["type"]]
+    tests = {
+        "actionid": lambda v: action and action["id"] == int(v),
+        "actionname": lambda v: v == "%" or (action and ilike(action["name"], v)),
+        "agentid": lambda v: agent and agent["id"] == int(v),
+        "agentname": lambda v: v == "%" or (agent and ilike(agent["name"], v)),
+        "commandid": lambda v: command and command["id"] == int(v),
+        "investigatorid": lambda v: investigator and investigator["id"] == int(v),
+        "investigatorname": lambda v: v == "%" or (investigator and ilike(investigator["name"], v)),
+        "threatfamily": lambda v: action and ilike((action["threat"] or {}).get("family"), v),
+        "foundanything": lambda v: any(
+            r["foundanything"] is (v == "true") for r in command["results"]
+        ),
+        "status": lambda v: status_matches(given["type"], own["status"], v),
+        "after": lambda v: own[after] >= v,
+        "before": lambda v: own[before] <= v,
+    }
+    return all(tests[name](value) for name, value in given.items() if name in tests)
+
+
+def load(cursor: Any, rows: dict[str, list[dict[str, Any]]]) -> None:
+    cursor.execute(f"truncate {', '.join(TABLES)} cascade")
+    makers = {
+        "agents": fleet.agent,
+        "actions": fleet.action,
+        "investigators": lambda id, **other: {"id": id, **other},
+        "commands": fleet.command,
+    }
+    for table, make in makers.items():
+        for row in rows[table]:
+            full = make(**{k: v for k, v in row.items() if k != "signers"})
+            values = [json.dumps(v) if isinstance(v, dict | list) else v for v in full.values()]
+            places = ", ".join(["%s"] * len(values))
+            cursor.execute(f"insert into {table} ({', '.join(full)}) values ({places})", values)
+    for action in rows["actions"]:
+        for signer in sorted(action["signers"]):
+            cursor.execute("insert into signatures values (%s, %s, 's')", (action["id"], signer))
+
+
+class Searcher:
+    """Searches a database as the handler does, without HTTP."""
+
+    def __init__(self, dsn: str) -> None:
+        self.database = Database(reactor, dsn, connections=1, streams=1)
+
+    async def ids(self, given: dict[str, str]) -> list[int]:
+        search = parse_search(list(given.items()), NOW)
+        async with self.database.snapshot("test") as snapshot:
+            results = Results(snapshot, search, LISTS[search.type](Urls("http://x/api/v1")))
+            await results.open()
+            items = b"".join([page async for page in results.pages()])
+        self.more = results.more
+        data = [item["data"][0] for item in json.loads(b"[%b]" % items)]
+        assert {d["name"] for d in data} <= {search.type}
+        return [d["value"]["id"] for d in data]
+
+
+@pytest.fixture
+def searcher(database: TestDatabase) -> Any:
+    searcher = Searcher(database.dsn)
+    yield searcher
+    searcher.database.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_finds_what_a_plain_filter_finds(database: TestDatabase, searcher: Searcher) -> None:
+    connection = psycopg2.connect(database.dsn)
+    connection.autocommit = True
+
+    @given(rows=fleets, asked=st.lists(searches(), min_size=5, max_size=10))
+    def check(rows: dict[str, list[dict[str, Any]]], asked: list[dict[str, str]]) -> None:
+        numbered = {t: [{"id": n, **row} for n, row in enumerate(rows[t], 1)] for t in rows}
+        load(connection.cursor(), numbered)
+        for parameters in asked:
+            found = blockingCallFromThread(
+                reactor, lambda p: Deferred.fromCoroutine(searcher.ids(p)), parameters
+            )
+            assert found == expected(numbered, parameters), parameters
+
+    await deferToThread(check)
+    connection.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_pages_by_cursor_miss_nothing_and_repeat_nothing_while_rows_are_added(
+    database: TestDatabase, searcher: Searcher
+) -> None:
+    fleet.insert(database.dsn, "actions", [fleet.action(1)])
+    fleet.insert(database.dsn, "agents", [fleet.agent(1)])
+    same_time = [fleet.command(n, 1, 1) for n in range(100, 150)]
+    fleet.insert(database.dsn, "commands", same_time)
+    found: list[int] = []
+    given = {"type": "command", "limit": "7", "after": "2026-01-01T00:00:00Z"}
+    for new in range(200, 300):
+        found += await searcher.ids(given)
+        if searcher.more is None:
+            break
+        given["cursor"] = str(searcher.more)
+        newer = fleet.command(new, 1, 1, starttime="2026-01-02T00:00:00Z")
+        fleet.insert(database.dsn, "commands", [newer])
+    assert found == list(range(149, 99, -1))
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_threat_that_json_functions_refuse_hides_no_other_action(
+    database: TestDatabase, searcher: Searcher
+) -> None:
+    odd = [r'{"family":"x","a":"\u0000"}', r'{"family":"x","a":"\ud800"}', r'{"family":"\udc00"}']
+    rows = [fleet.action(n, threat=text) for n, text in enumerate(odd, 1)]
+    fleet.insert(database.dsn, "actions", [*rows, fleet.action(9, threat={"family": "x"})])
+    given = {"type": "action", "threatfamily": "x", "after": "2026-01-01T00:00:00Z"}
+    assert await searcher.ids(given) == [9, 2, 1]
