@@ -24,6 +24,7 @@ from mig.api.site import ApiSite
 from mig.database import migrate
 from mig.database.pool import Database
 from mig.demo.postgres import EmbeddedPostgres
+from mig.service.listeners import bind
 
 REPETITIONS = int(os.environ.get("REPETITIONS", "1"))
 """How many times as many examples the property tests try."""
@@ -105,12 +106,13 @@ class Api:
     def __init__(self, dsn: str) -> None:
         self.database = Database(reactor, dsn)
         self.pool = HTTPConnectionPool(reactor, persistent=False)
-        self.port: IListeningPort = reactor.listenTCP(0, None, interface="127.0.0.1")
-        self.root = f"http://localhost:{self.port.getHost().port}"
+        listener = bind("tcp:0")
+        self.root = f"http://localhost:{listener.port}"
         self.base = f"{self.root}/api/v1"
-        self.site = ApiSite(reactor, self.database, self.base)
-        self.port.factory = self.site
-        self.site.doStart()
+        site = ApiSite(reactor, self.database, self.base)
+        fd, family = listener.socket.fileno(), listener.socket.family
+        self.port: IListeningPort = reactor.adoptStreamPort(fd, family, site)
+        listener.socket.close()
 
     async def request(self, method: str, path: str, **kw: Any) -> Any:
         """The response to a request below the base route, and its body."""

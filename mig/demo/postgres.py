@@ -218,7 +218,10 @@ class EmbeddedPostgres:
         fresh = self.folder / "data.new"
         shutil.rmtree(fresh, ignore_errors=True)
         options = ["-D", str(fresh), "-U", OWNER, "-A", "peer", "-E", "UTF8"]
-        _, initdb = self._run("initdb", [*options, "--locale=C", "--no-sync", "--no-instructions"])
+        _, initdb = self._run(
+            "initdb",
+            [*options, "--locale=C", "--lc-ctype=C.UTF-8", "--no-sync", "--no-instructions"],
+        )
         await initdb.ended
         (fresh / "pg_hba.conf").write_text("local all all peer map=mig\n")
         ours = pwd.getpwuid(os.geteuid()).pw_name

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
+import os
+import sys
 from typing import Any
 
 from psycopg2 import ProgrammingError
@@ -52,6 +55,13 @@ def _bind(text: str) -> Listener:
         raise StartFailed(f"cannot listen on {text}: {reason.strerror}") from None
 
 
+def _exit_with_failure() -> None:
+    """End with status 1: twistd ends with 0 once its reactor stopped, whatever the reason."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
+
+
 class ApiService(Service):
     """The daemon: a database, a site, and the sockets that it accepts on when both are ready."""
 
@@ -92,6 +102,7 @@ class ApiService(Service):
             self.log.critical("mig-api: {reason}", reason=failure.getErrorMessage())
         else:
             self.log.failure("mig-api cannot start", failure)
+        atexit.register(_exit_with_failure)
         reactor.stop()
 
     async def _stop(self) -> None:

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import pytest
+from whenever import Instant
+
+from mig.search.parameters import parse_search
+from mig.values import InvalidInput
+
+NOW = Instant.from_utc(2026, 1, 10)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([("afterr", "x")], "unknown parameter 'afterr'; did you mean after?"),
+        ([("xyzzy", "")], "unknown parameter 'xyzzy'; there are type, actionid"),
+        ([("limit", "1"), ("limit", "")], "limit is given twice"),
+        ([("type", "agents")], "type must be one of .*; did you mean agent?"),
+        ([("type", "agent"), ("foundanything", "true")], "fits only searches of type command"),
+        ([("type", "agent"), ("threatfamily", "x")], "only searches of type action and command"),
+        ([("report", "complianceitems")], "report fits only searches of type command"),
+        ([("foundanything", "True"), ("type", "command")], "must be one of true, false"),
+        ([("limit", "0")], "limit must be a whole number from 1"),
+        ([("limit", str(2**63))], "limit must be a whole number"),
+        ([("offset", "-1")], "offset must be a whole number from 0"),
+        ([("actionid", "0")], "actionid must be a whole number from 1"),
+        ([("actionname", "%a" * 9)], "at most 256 letters and 8 %"),
+        ([("actionname", "a" * 257)], "at most 256 letters"),
+        ([("actionname", "a\\")], "must not end in a single backslash"),
+        ([("after", "tomorrow")], "after must be an RFC 3339 date"),
+        ([("cursor", "infinity'; drop table agents,1")], "taken from the next link"),
+    ],
+)
+def test_bad_parameters_are_named(given: list[tuple[str, str]], message: str) -> None:
+    with pytest.raises(InvalidInput, match=message.replace("?", r"\?")):
+        parse_search(given, NOW)
+
+
+def test_empty_values_are_not_given() -> None:
+    given = [("type", ""), ("actionid", ""), ("limit", ""), ("foundanything", ""), ("after", "")]
+    search = parse_search(given, NOW)
+    assert (search.type, search.limit, dict(search.values)) == ("action", 10_000, {})
+    assert search.after.format_iso() == "2026-01-03T00:00:00Z"
+
+
+def test_investigators_are_found_whenever_they_were_created() -> None:
+    assert parse_search([("type", "investigator")], NOW).after.format_iso() < "1027"
+
+
+def test_patterns_keep_what_ilike_gives_meaning_to() -> None:
+    pattern = "%" * 8 + "_" * 100 + "\\\\"
+    assert parse_search([("actionname", pattern)], NOW).values["actionname"] == pattern

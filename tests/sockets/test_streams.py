@@ -1,0 +1,144 @@
+"""What a stream does when its client or its database does something unexpected."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThread
+
+from mig.api import stream
+from tests import fleet
+from tests.conftest import Api, TestDatabase
+
+COMMANDS = 20_000
+REPORT = f"/api/v1/search?type=command&report=complianceitems&limit=100000&{fleet.ALWAYS}"
+BACKENDS = (
+    "select pid from pg_stat_activity"
+    " where datname = current_database() and application_name like 'mig-api _%%'"
+)
+
+
+@pytest.fixture
+def many(database: TestDatabase) -> TestDatabase:
+    """A database whose report is some 40 MB."""
+    fleet.insert(database.dsn, "actions", [fleet.action(1)])
+    fleet.insert(database.dsn, "agents", [fleet.agent(1)])
+    database.execute(
+        "insert into commands select n, 1, 1, 'success', %s::json, now() - n * interval '1 s',"
+        f" now() from generate_series(1, {COMMANDS}) n",
+        ('[{"elements":{"a":[%s]}}]' % ",".join(['{"file":"/etc/passwd","search":{}}'] * 5),),
+    )
+    return database
+
+
+async def eventually(holds: Callable[[], Any]) -> None:
+    """Wait until *holds* does, 20 seconds at the most."""
+    deadline = reactor.seconds() + 20
+    while not await deferToThread(holds):
+        assert reactor.seconds() < deadline, "it never came true"
+        await deferLater(reactor, 0.02)
+
+
+class Client:
+    """A client that reads the report only as far as it is told."""
+
+    def __init__(self, api: Api, version: str = "1.1") -> None:
+        self._socket = socket.create_connection(("127.0.0.1", api.port.getHost().port), timeout=20)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        request = f"GET {REPORT} HTTP/{version}\r\nHost: localhost\r\n\r\n"
+        self._socket.sendall(request.encode())
+        self.read = 0
+
+    def some(self, bytes: int) -> None:
+        while self.read < bytes:
+            received = self._socket.recv(65536)
+            assert received, "the connection ended"
+            self.read += len(received)
+
+    def rest(self) -> bytes:
+        """Read to the end; the last bytes. Raises ConnectionResetError when it is cut."""
+        last = b""
+        while received := self._socket.recv(65536):
+            last = (last + received)[-5:]
+        return last
+
+    def half_close(self) -> None:
+        self._socket.shutdown(socket.SHUT_WR)
+
+    def leave(self) -> None:
+        self._socket.close()
+
+
+@pytest.mark.parametrize("how", ["leave", "half_close"])
+@pytest_twisted.ensureDeferred
+async def test_a_client_that_leaves_frees_its_backend(
+    api: Api, many: TestDatabase, how: str
+) -> None:
+    client = await deferToThread(Client, api)
+    await deferToThread(client.some, 300_000)
+    assert len(many.execute(BACKENDS)) == 1
+    await deferToThread(getattr(client, how))
+    await eventually(lambda: not many.execute(BACKENDS))
+    again = await api.get(f"/search?type=command&limit=1&{fleet.ALWAYS}")
+    assert again.code == 200
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_client_that_leaves_before_the_first_row_cancels_the_query(
+    api: Api, many: TestDatabase
+) -> None:
+    many.execute(
+        "create function slow(json) returns text language sql as"
+        " $$ select pg_sleep(600)::text $$;"
+        " alter table commands rename to stored;"
+        " create view commands as select s.*, slow(results) from stored s where slow(results) = ''"
+    )
+    client = await deferToThread(Client, api)
+    await eventually(lambda: many.execute(BACKENDS))
+    await deferToThread(client.leave)
+    await eventually(lambda: not many.execute(BACKENDS))
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_stalled_client_is_cut_and_frees_its_backend(
+    api: Api, many: TestDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "STALL_SECONDS", 0.2)
+    monkeypatch.setattr(stream, "SLOWEST_BYTES_PER_SECOND", 10**9)
+    client = await deferToThread(Client, api)
+    await deferToThread(client.some, 300_000)
+    await eventually(lambda: not many.execute(BACKENDS))
+    with pytest.raises(ConnectionResetError):
+        await deferToThread(client.rest)
+
+
+@pytest.mark.parametrize("bytes", [1, 400_000, 5_000_000])
+@pytest_twisted.ensureDeferred
+async def test_a_killed_backend_is_seen_by_the_client(
+    api: Api, many: TestDatabase, bytes: int
+) -> None:
+    client = await deferToThread(Client, api)
+    await deferToThread(client.some, bytes)
+    many.execute(f"select pg_terminate_backend(pid) from ({BACKENDS}) b")
+    with pytest.raises(ConnectionResetError):
+        await deferToThread(client.rest)
+    await eventually(lambda: not many.execute(BACKENDS))
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_whole_report_ends_as_http_demands(api: Api, many: TestDatabase) -> None:
+    def read() -> int:
+        connection = http.client.HTTPConnection("127.0.0.1", api.port.getHost().port, timeout=60)
+        connection.request("GET", REPORT, headers={"Host": "localhost"})
+        body = connection.getresponse().read()
+        connection.close()
+        return body.count(b'"name":"compliance item"')
+
+    assert await deferToThread(read) == COMMANDS * 5

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mig.values import MAX_ID, InvalidInput, Unreadable, new_id, parse_id, parse_time, rfc3339
+
+
+@given(st.integers(1, MAX_ID))
+def test_every_id_is_exact(id: int) -> None:
+    assert parse_id("actionid", str(id)) == id
+
+
+@pytest.mark.parametrize(
+    "text", ["", "0", "-1", "+1", " 1", "1_0", "٣", "²", "1.0", "1e3", str(MAX_ID + 1), "9" * 21]
+)
+def test_what_is_no_id_is_refused_by_name(text: str) -> None:
+    with pytest.raises(InvalidInput, match="actionid must be a whole number from 1 to 1844"):
+        parse_id("actionid", text)
+
+
+def test_our_own_ids_are_exact_in_every_json_client() -> None:
+    assert all(0 < new_id() < 2**53 for _ in range(1000))
+
+
+@pytest.mark.parametrize(
+    ("text", "utc"),
+    [
+        ("2014-05-30T00:00:00-04:00", "2014-05-30T04:00:00Z"),
+        ("2014-05-01T00:00:00-00:00", "2014-05-01T00:00:00Z"),
+        ("2014-05-30T00:00:00 02:00", "2014-05-29T22:00:00Z"),
+        ("2014-05-30T00:00:00.123456789Z", "2014-05-30T00:00:00.123456789Z"),
+        ("0001-01-01T00:00:00Z", "0001-01-01T00:00:00Z"),
+    ],
+)
+def test_rfc3339_times_are_taken_to_the_nanosecond(text: str, utc: str) -> None:
+    assert parse_time("after", text).format_iso() == utc
+
+
+@pytest.mark.parametrize(
+    "text",
+    """yesterday now infinity 2014-05-30 2014-05-30T00:00Z 2014-05-30t00:00:00Z 20140530T000000Z
+    2014-05-30T00:00:00z 2014-05-30T00:00:00 2014-05-30T00:00:60Z 2014-02-30T00:00:00Z
+    2014-05-30T24:00:00Z 2014-05-30T00:00:00,5Z 2014-05-30T00:00:00.1234567890Z
+    2014-05-30T00:00:00+24:00 2014-W22-5T00:00:00Z 0000-01-01T00:00:00Z
+    10000-01-01T00:00:00Z 0001-01-01T00:00:00+05:00 ٢٠١٤-05-30T00:00:00Z""".split(),
+)
+def test_other_times_are_refused_with_an_example(text: str) -> None:
+    with pytest.raises(InvalidInput, match="after must be an RFC 3339 date, for example"):
+        parse_time("after", text)
+
+
+def test_stored_times_are_served_as_rfc3339() -> None:
+    assert rfc3339("2014-05-30 14:55:41.907745+00") == "2014-05-30T14:55:41.907745Z"
+    assert rfc3339("0001-01-01 00:00:00+00") == rfc3339(None) == "0001-01-01T00:00:00Z"
+    for odd in ("infinity", "-infinity", "10000-01-01 00:00:00+00", "0044-03-15 00:00:00+00 BC"):
+        with pytest.raises(Unreadable):
+            rfc3339(odd)
