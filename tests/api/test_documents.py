@@ -186,9 +186,7 @@ async def test_a_command_without_action_or_agent_is_served(
     assert (value["id"], value["action"], value["agent"]) == (7, {}, {})
     search = await api.collection(f"/search?type=command&{fleet.ALWAYS}")
     assert search["items"][0] == item
-    report = await api.collection(
-        f"/search?type=command&report=complianceitems&{fleet.ALWAYS}"
-    )
+    report = await api.collection(f"/search?type=command&report=complianceitems&{fleet.ALWAYS}")
     [item] = report["items"]
     assert item["data"][0]["name"] == "unreadable command"
 

@@ -101,13 +101,11 @@ def test_an_unreachable_database_ends_the_start(program: list[str], folder: Path
     unreachable = ["--database", "postgresql://nobody@127.0.0.1:1/none", "--listen", "tcp:0"]
     status, output = run(*program[1:], "mig-api", *unreachable, cwd=folder, program=program[0])
     assert status == 1
-    assert output.count("mig-api: the database cannot be reached: ") == 1
+    assert output.count("the database cannot be reached: ") == 1
     assert "Traceback" not in output
 
 
-def test_serves_from_any_folder_and_stops_cleanly(
-    database: TestDatabase, folder: Path
-) -> None:
+def test_serves_from_any_folder_and_stops_cleanly(database: TestDatabase, folder: Path) -> None:
     daemon = Daemon("--database", database.dsn, "--listen", "tcp:0", cwd=folder)
     with urllib.request.urlopen(daemon.base) as answer:
         assert answer.headers["Content-Type"] == "application/vnd.collection+json"

@@ -33,7 +33,11 @@ def many(database: TestDatabase) -> TestDatabase:
     database.execute(
         "insert into commands select n, 1, 1, 'success', %s::json, now() - n * interval '1 s',"
         f" now() from generate_series(1, {COMMANDS}) n",
-        ('[{"elements":{"a":[%s]}}]' % ",".join(['{"file":"/etc/passwd","search":{}}'] * 5),),
+        (
+            '[{{"elements":{{"a":[{}]}}}}]'.format(
+                ",".join(['{"file":"/etc/passwd","search":{}}'] * 5)
+            ),
+        ),
     )
     return database
 
