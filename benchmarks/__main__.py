@@ -88,7 +88,7 @@ async def main(reactor: Any, options: argparse.Namespace) -> None:
         try:
             await postgres.start()
             for kind in options.kinds:
-                dsn = await _database(reactor, postgres, kind)
+                dsn = await _database(reactor, postgres, f"fleet_{kind}")
                 await deferToThread(fleet.load, dsn, size, kind)
                 figures.append(
                     await deferToThread(

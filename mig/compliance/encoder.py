@@ -18,7 +18,7 @@ from mig.records.stored import Lookup, Row, Rows, RunQuery, number
 from mig.records.urls import Urls
 from mig.values import Unreadable, rfc3339
 
-CHECKS_KEPT = 8_192
+CHECKS_KEPT = 4_096
 LONGEST_KEY = 4_096
 
 _ACTIONS = (
@@ -31,12 +31,12 @@ Key = TypeVar("Key")
 
 
 class _Hit(msgspec.Struct, gc=False):
-    file: str | None = None
+    file: str = ""
     search: Raw = Raw("null")
 
 
 class _FileResult(msgspec.Struct, gc=False):
-    elements: dict[str, list[_Hit] | None] | None = None
+    elements: dict[str, list[_Hit]] | None = None
 
 
 class _Counts(msgspec.Struct, gc=False):
@@ -119,7 +119,7 @@ class ComplianceItems:
         self._actions = Lookup(_ACTIONS, _Action, bound=1_000)
         self._agents = Lookup(_AGENTS, _Agent, bound=20_000)
         self._file_checks: dict[tuple[str, str, bytes], bytes] = {}
-        self._searches: dict[bytes, tuple[str, str]] = {}
+        self._searches: dict[tuple[str, bytes], tuple[bytes, bytes]] = {}
         self._filechecker_checks: dict[tuple[str, str, str, str, bool], bytes] = {}
 
     async def prepare(self, query: RunQuery, rows: Rows) -> None:
@@ -207,31 +207,36 @@ class ComplianceItems:
 
     def _file(self, result: _FileResult, checks: list[bytes]) -> None:
         kept = self._file_checks
+        append = checks.append
         for label, hits in (result.elements or {}).items():
-            for hit in hits or ():
-                file = hit.file or ""
-                key = (label, file, bytes(hit.search))
-                check = kept.get(key)
-                if check is None:
-                    tests, paths = self._test_and_paths(key[2])
-                    check = _check(label, "file", tests, file or paths, file != "")
-                    if len(key[2]) + len(file) <= LONGEST_KEY:
-                        _keep(kept, key, check)
-                checks.append(check)
+            for hit in hits:
+                key = (label, hit.file, bytes(hit.search))
+                append(kept.get(key) or self._file_check(key))
 
-    def _test_and_paths(self, raw: bytes) -> tuple[str, str]:
-        """What a search of the module ``file`` tests, and where."""
-        known = self._searches.get(raw)
-        if known is None:
-            search = _search(raw) or _Search()
-            tests = " and ".join(
-                f"{name}='{value}'"
-                for name, member in items.SEARCH_FILTERS
-                for value in getattr(search, member) or ()
-            )
-            known = tests, ", ".join(search.paths or ())
-            if len(raw) <= LONGEST_KEY:
-                _keep(self._searches, raw, known)
+    def _file_check(self, key: tuple[str, str, bytes]) -> bytes:
+        label, file, raw = key
+        found, not_found = self._searches.get((label, raw)) or self._search(label, raw)
+        check = found % encode(items.without_nul(file)) if file else not_found
+        if len(raw) + len(file) <= LONGEST_KEY:
+            _keep(self._file_checks, key, check)
+        return check
+
+    def _search(self, label: str, raw: bytes) -> tuple[bytes, bytes]:
+        """What a search of the module ``file`` checks: a template for the file that it found, and
+        the check when it found none."""
+        search = _search(raw) or _Search()
+        tests = " and ".join(
+            f"{name}='{value}'"
+            for name, member in items.SEARCH_FILTERS
+            for value in getattr(search, member) or ()
+        )
+        paths = ", ".join(search.paths or ())
+        not_found = _check(label, "file", tests, paths, False)
+        location = encode({"location": ""})[1:-3]
+        rest = _check(label, "file", tests, "", True).removeprefix(location + b'""')
+        known = location + b"%b" + rest.replace(b"%", b"%%"), not_found
+        if len(raw) <= LONGEST_KEY:
+            _keep(self._searches, (label, raw), known)
         return known
 
     def _filechecker(self, result: _FilecheckerResult, checks: list[bytes]) -> None:

@@ -211,7 +211,7 @@ class Results:
     async def pages(self) -> AsyncGenerator[bytes, None]:
         """Encoded items, separated within and between the pages; a page may be empty."""
         sizes = _Sizes()
-        separator = b""
+        before: list[bytes] = []
         ahead = self._snapshot.fetch(sizes.next)
         try:
             while True:
@@ -223,11 +223,11 @@ class Results:
                 await self._format.prepare(self._snapshot.query, rows)
                 if not (last or self.more):
                     ahead = self._snapshot.fetch(sizes.next)
-                items = SEPARATOR.join(filter(None, map(self._format.items, rows)))
+                items = [item for item in map(self._format.items, rows) if item]
                 self.rows += len(rows)
-                yield separator + items if items else b""
+                yield SEPARATOR.join(before + items) if items else b""
                 if items:
-                    separator = SEPARATOR
+                    before = [b""]
                 if last or self.more:
                     return
         finally:

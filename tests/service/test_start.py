@@ -101,7 +101,7 @@ def test_an_unreachable_database_ends_the_start(program: list[str], folder: Path
     unreachable = ["--database", "postgresql://nobody@127.0.0.1:1/none", "--listen", "tcp:0"]
     status, output = run(*program[1:], "mig-api", *unreachable, cwd=folder, program=program[0])
     assert status == 1
-    assert output.count("the database cannot be reached: ") == 1
+    assert "the database cannot be reached: " in output
     assert "Traceback" not in output
 
 
