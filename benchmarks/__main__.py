@@ -111,7 +111,7 @@ async def _database(reactor: Any, postgres: EmbeddedPostgres, name: str) -> str:
     owner.stop()
     dsn = postgres.dsn(database=name)
     database = Database(reactor, dsn)
-    await migrate.prepare(database)
+    await migrate.prepare(database, upgrade=True)
     database.stop()
     return dsn
 

@@ -50,7 +50,7 @@ def postgres(twisted_greenlet: Any) -> Iterator[EmbeddedPostgres]:
         server.lock()
         await server.start()
         database = Database(reactor, server.dsn(database="template1"))
-        await migrate.prepare(database)
+        await migrate.prepare(database, upgrade=True)
         database.stop()
 
     pytest_twisted.blockon(Deferred.fromCoroutine(start()))

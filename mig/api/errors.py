@@ -35,7 +35,12 @@ class MethodNotAllowed(Refusal):
         self.allowed = allowed
 
 
+class VersionNotSupported(Refusal):
+    """The answer needs a newer version of HTTP than the client speaks."""
+
+
 STATUS[MethodNotAllowed] = HTTPStatus.METHOD_NOT_ALLOWED
+STATUS[VersionNotSupported] = HTTPStatus.HTTP_VERSION_NOT_SUPPORTED
 
 
 def refused(request: Request, refusal: Refusal, items: list[Item] | None = None) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from difflib import get_close_matches
+from http import HTTPStatus
 from typing import Any, Final
 
 from whenever import Instant
@@ -14,10 +15,10 @@ from mig.api.request import Parameters, Request
 from mig.api.stream import send
 from mig.compliance.encoder import ComplianceItems
 from mig.database.pool import Database
-from mig.records import action, agent, collection, command, investigator
-from mig.records.collection import Data, Item, Link, Query
+from mig.records import action, agent, collection, command, dashboard, home, investigator
+from mig.records.collection import Data, Item, Link, Template
 from mig.records.stored import RunQuery
-from mig.records.urls import COMMAND, SEARCH, Urls
+from mig.records.urls import Urls
 from mig.search.parameters import PARAMETERS, Search, parse_search
 from mig.search.query import Format, Results
 from mig.values import InvalidInput, NotFound, parse_id
@@ -44,19 +45,50 @@ class Read:
         self._urls = urls
 
     async def home(self, request: Request) -> bytes:
-        """What there is to find, for clients that know nothing of MIG."""
-        base = self._urls.base
-        one = Data(name="commandid", value="", prompt="a command's id")
-        queries = [
-            Query(rel="command", href=base + COMMAND, prompt="A command by its id", data=[one]),
-            Query(
-                rel="search",
-                href=base + SEARCH,
-                prompt="Search",
-                data=[Data(name=p.name, value="", prompt=p.prompt) for p in PARAMETERS],
-            ),
-        ]
-        return request.answer(collection.document(self._urls.home(), queries=queries))
+        """What there is to find and to submit, for clients that know nothing of MIG."""
+        _no_parameters(request)
+        search = [Data(name=p.name, value="", prompt=p.prompt) for p in PARAMETERS]
+        document = collection.document(
+            self._urls.home(),
+            links=home.links(self._urls),
+            queries=home.queries(self._urls, search),
+        )
+        return request.answer(document)
+
+    async def root(self, request: Request) -> bytes:
+        """The server's root: the way to the API."""
+        request.setHeader(b"location", self._urls.home().encode())
+        link = Link(rel="home", href=self._urls.home())
+        return request.answer(collection.document(request.href(), links=[link]), HTTPStatus.FOUND)
+
+    async def heartbeat(self, request: Request) -> bytes:
+        """That the service runs, in the words that existing monitoring looks for."""
+        _no_parameters(request)
+        data = [Data(name="heartbeat", value="gatorz say hi")]
+        item = Item(href=request.href(), data=data)
+        return request.answer(collection.document(request.href(), items=[item]))
+
+    async def dashboard(self, request: Request) -> bytes:
+        """What the agents do now, and the last actions."""
+        _no_parameters(request)
+        items = await dashboard.items(self._database.query, self._urls)
+        return request.answer(collection.head(request.href()) + items + collection.tail())
+
+    async def action_template(self, request: Request) -> bytes:
+        """What to fill in for a new action."""
+        return self._template(request, home.ACTION)
+
+    async def investigator_template(self, request: Request) -> bytes:
+        """What to fill in for a new investigator."""
+        return self._template(request, home.INVESTIGATOR)
+
+    async def update_template(self, request: Request) -> bytes:
+        """What to fill in to change an investigator."""
+        return self._template(request, home.INVESTIGATOR_UPDATE)
+
+    def _template(self, request: Request, template: Template) -> bytes:
+        _no_parameters(request)
+        return request.answer(collection.document(request.href(), template=template))
 
     async def action(self, request: Request) -> bytes:
         """One action by its id, with links to its commands."""
@@ -134,6 +166,12 @@ class Read:
         values |= {"offset": "", "cursor": str(results.more)}
         href = self._urls.search((name, value) for name, value in values.items() if value)
         return [Link(rel="next", href=href)]
+
+
+def _no_parameters(request: Request) -> None:
+    for name, text in request.parameters():
+        if text:
+            raise InvalidInput(f"unknown parameter {name!r}; there are none here", name)
 
 
 def _the_id(name: str, given: Parameters) -> int:

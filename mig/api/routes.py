@@ -26,13 +26,22 @@ class Route:
     handler: Callable[[Read, Request], Awaitable[bytes | None]]
 
 
+def _get(path: str, right: str, handler: Callable[[Read, Request], Any]) -> Route:
+    return Route(path=path, method="GET", right=right, handler=handler)
+
+
 ROUTES: Final = (
-    Route(path=urls.HOME, method="GET", right="", handler=Read.home),
-    Route(path=urls.ACTION, method="GET", right="action", handler=Read.action),
-    Route(path=urls.AGENT, method="GET", right="agent", handler=Read.agent),
-    Route(path=urls.COMMAND, method="GET", right="command", handler=Read.command),
-    Route(path=urls.INVESTIGATOR, method="GET", right="investigator", handler=Read.investigator),
-    Route(path=urls.SEARCH, method="GET", right="search", handler=Read.search),
+    _get(urls.HOME, "", Read.home),
+    _get(urls.HEARTBEAT, "", Read.heartbeat),
+    _get(urls.DASHBOARD, "dashboard", Read.dashboard),
+    _get(urls.ACTION, "action", Read.action),
+    _get(urls.AGENT, "agent", Read.agent),
+    _get(urls.COMMAND, "command", Read.command),
+    _get(urls.INVESTIGATOR, "investigator", Read.investigator),
+    _get(urls.SEARCH, "search", Read.search),
+    _get(urls.CREATE_ACTION, "", Read.action_template),
+    _get(urls.CREATE_INVESTIGATOR, "", Read.investigator_template),
+    _get(urls.UPDATE_INVESTIGATOR, "", Read.update_template),
 )
 
 
@@ -44,6 +53,8 @@ def application(base_path: str, read: Read) -> Klein:
     for path in dict.fromkeys(route.path for route in ROUTES):
         methods = {route.method: route.handler for route in ROUTES if route.path == path}
         app.route(base_path + path, strict_slashes=False, endpoint=path)(_endpoint(read, methods))
+    if base_path:
+        app.route("/", endpoint="root")(_endpoint(read, {"GET": Read.root}))
     return app
 
 

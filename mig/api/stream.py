@@ -11,12 +11,15 @@ from twisted.internet.interfaces import IPushProducer
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from mig.api.errors import VersionNotSupported
 from mig.api.request import Request
 
 STALL_SECONDS = 30.0
 SLOWEST_BYTES_PER_SECOND = 16_384
 SEND_LIMIT = 1_000_000
 """How much the transport joins into one send; Twisted's default of 128 KiB costs a tenth more."""
+
+LONGEST_WHOLE = 1_048_576
 
 log = Logger()
 
@@ -70,6 +73,23 @@ class Writer:
         """The client is gone; Klein cancels the handler."""
 
 
+async def _whole(first: bytes, chunks: AsyncGenerator[bytes, None]) -> bytes:
+    """The answer for a client that cannot tell an answer that was cut from one that ended.
+
+    :raises VersionNotSupported: when it is longer than :data:`LONGEST_WHOLE`.
+    """
+    parts, length = [first], len(first)
+    async for chunk in chunks:
+        parts.append(chunk)
+        length += len(chunk)
+        if length > LONGEST_WHOLE:
+            raise VersionNotSupported(
+                f"an answer of more than {LONGEST_WHOLE} bytes needs HTTP/1.1, since a client of"
+                " HTTP/1.0 cannot see that it was cut (nginx: proxy_http_version 1.1)"
+            )
+    return b"".join(parts)
+
+
 async def send(request: Request, clock: Any, chunks: AsyncGenerator[bytes, None]) -> None:
     """Answer 200 with *chunks*.
 
@@ -78,6 +98,9 @@ async def send(request: Request, clock: Any, chunks: AsyncGenerator[bytes, None]
     """
     async with aclosing(chunks):
         first = await anext(chunks)
+        if request.clientproto == b"HTTP/1.0":
+            request.write(request.answer(await _whole(first, chunks)))
+            return
         request.negotiate()
         request.channel.transport.SEND_LIMIT = SEND_LIMIT
         writer = Writer(request, clock)

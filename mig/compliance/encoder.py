@@ -14,6 +14,7 @@ from msgspec import Raw
 
 from mig.compliance import items
 from mig.records.collection import SEPARATOR, encode, unreadable_item
+from mig.records.command import RESULTS, check_size
 from mig.records.stored import Lookup, Row, Rows, RunQuery, number
 from mig.records.urls import Urls
 from mig.values import Unreadable, rfc3339
@@ -112,7 +113,7 @@ def _keep(cache: dict[Key, Any], key: Key, value: Any) -> None:
 class ComplianceItems:
     """Rows of commands to encoded compliance items."""
 
-    columns = "c.id::text, c.actionid::text, c.agentid::text, c.finishtime::text, c.results::text"
+    columns = f"c.id::text, c.actionid::text, c.agentid::text, c.finishtime::text, {RESULTS}"
 
     def __init__(self, urls: Urls) -> None:
         self._urls = urls
@@ -132,7 +133,7 @@ class ComplianceItems:
 
         A command that cannot be read becomes one item that says so.
         """
-        id, actionid, agentid, finishtime, results = row[:5]
+        id, actionid, agentid, finishtime, results, size = row[:6]
         agent = None
         try:
             agent = self._agents.get(agentid)
@@ -142,6 +143,7 @@ class ComplianceItems:
             if action is None:
                 raise Unreadable("its action is not in the database")
             number(id)
+            check_size(size)
             timestamp = rfc3339(finishtime)
             try:
                 checks = self._checks(action, results)

@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import psycopg2
+from psycopg2.errors import DeadlockDetected, LockNotAvailable
 from psycopg2.extensions import make_dsn, parse_dsn
 from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.error import ConnectionDone
@@ -49,6 +50,10 @@ BEGIN = (
     " select set_config('application_name', %s, true), set_config('statement_timeout', %s, true),"
     " set_config('idle_in_transaction_session_timeout', %s, true)"
 )
+
+
+class Locked(Unavailable):
+    """A statement gave up on a lock that another transaction holds."""
 
 
 class _Connection(txpostgres.Connection):
@@ -127,6 +132,8 @@ def _explained(failure: Failure) -> Failure:
     """What happened to a statement, in the words of this project."""
     if failure.check(CancelledError):
         return Failure(Unavailable("the query took too long, or was stopped at the database"))
+    if failure.check(LockNotAvailable, DeadlockDetected):
+        return Failure(Locked(_one_line(failure)))
     if failure.check(psycopg2.OperationalError, psycopg2.InterfaceError, ConnectionDone):
         return Failure(Unavailable(f"the database cannot be reached: {_one_line(failure)}"))
     return failure
@@ -291,6 +298,7 @@ class Database:
 
     def __init__(self, reactor: Any, dsn: str, *, connections: int = 8, streams: int = 8) -> None:
         limit = f"{SETTINGS}; set statement_timeout = {QUERY_SECONDS * 1000:.0f}"
+        self.reactor = reactor
         self._queries = Pool(reactor, dsn, size=connections, setup=limit)
         self._streams = Pool(reactor, dsn, size=streams, setup=f"{SETTINGS}; {LARGE_INPUT_BUFFER}")
         self._control = Pool(reactor, dsn, size=1, setup=limit)
@@ -302,6 +310,20 @@ class Database:
             return await connection.execute(sql, parameters, seconds=QUERY_SECONDS + GRACE_SECONDS)
         finally:
             self._queries.release(connection)
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[Connection]:
+        """A connection of one's own, without a limit on statements.
+
+        It is closed at the end: what was set or locked in it goes with it.
+
+        :raises Unavailable: when the database cannot be reached.
+        """
+        connection = await self._streams.acquire()
+        try:
+            yield connection
+        finally:
+            self._streams.discard(connection)
 
     @asynccontextmanager
     async def snapshot(

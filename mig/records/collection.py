@@ -40,6 +40,10 @@ class Item(msgspec.Struct, omit_defaults=True, frozen=True):
     links: Sequence[Link] | None = None
 
 
+class Template(msgspec.Struct, frozen=True):
+    data: Sequence[Data]
+
+
 class Error(msgspec.Struct, frozen=True):
     title: str
     code: str
@@ -52,6 +56,7 @@ class Collection(msgspec.Struct, omit_defaults=True, frozen=True, kw_only=True):
     links: Sequence[Link] | None = None
     items: Sequence[Item] | None = None
     queries: Sequence[Query] | None = None
+    template: Template | None = None
     error: Error | None = None
 
 
@@ -65,11 +70,18 @@ def document(
     links: Sequence[Link] | None = None,
     items: Sequence[Item] | None = None,
     queries: Sequence[Query] | None = None,
+    template: Template | None = None,
     error: Error | None = None,
 ) -> bytes:
     """A whole document; what is ``None`` does not appear in it."""
     collection = Collection(
-        version="1.0", href=href, links=links, items=items, queries=queries, error=error
+        version="1.0",
+        href=href,
+        links=links,
+        items=items,
+        queries=queries,
+        template=template,
+        error=error,
     )
     return encode(Document(collection))
 

@@ -8,11 +8,26 @@ from mig.records.stored import Lookup, Row, Rows, RunQuery, number
 from mig.records.urls import Urls
 from mig.values import Unreadable, rfc3339
 
+INLINE_BYTES = 262_144
+LARGEST_BYTES = 33_554_432
+
+_LARGE = (
+    "pg_column_size(c.results) > 32768"  # cheap, and no compression is better than one to eight
+    f" and octet_length(c.results::text) > {INLINE_BYTES}"
+)
+RESULTS = (
+    f"case when {_LARGE} then null else c.results end::text,"
+    f" case when {_LARGE} then octet_length(c.results::text) end"
+)
+"""Two columns: the results, and, where these are too large to come with a page, their size."""
+
+_RESULTS_BY_ID = "select results::text from commands where id = %s"
+
 COLUMNS = (
     "c.id::text, c.actionid::text, c.agentid::text, c.status, c.starttime::text,"
-    " c.finishtime::text, c.results::text"
+    f" c.finishtime::text, {RESULTS}"
 )
-WIDTH = 7
+WIDTH = 8
 
 _BY_ID = (
     f"select {COLUMNS}, {action.COLUMNS}, {agent.COLUMNS} from commands c"
@@ -36,18 +51,39 @@ async def by_id(query: RunQuery, urls: Urls, id: int) -> bytes | None:
         return None
     row, rest = rows[0][:WIDTH], rows[0][WIDTH:]
     actions, agents = rest[: action.WIDTH], rest[action.WIDTH :]
-    return item(
-        urls,
-        row,
-        _action(actions) if actions[0] is not None else b"{}",
-        _agent(agents) if agents[0] is not None else b"{}",
-    )
+    try:
+        return item(
+            urls,
+            await with_results(query, row) if row[-1] else row,
+            _action(actions) if actions[0] is not None else b"{}",
+            _agent(agents) if agents[0] is not None else b"{}",
+        )
+    except Unreadable as reason:
+        return unreadable_item("command", urls.command(row[0]), reason)
+
+
+async def with_results(query: RunQuery, row: Row) -> Row:
+    """A row whose last columns are :data:`RESULTS` with the results that were left out of it."""
+    if row[-1] > LARGEST_BYTES:
+        return row
+    [(results,)] = await query(_RESULTS_BY_ID, (row[0],))
+    return (*row[:-2], results, None)
+
+
+def check_size(size: int | None) -> None:
+    """Refuse results that were left out.
+
+    :raises Unreadable: always, when there is a *size*.
+    """
+    if size is not None:
+        raise Unreadable(f"its results have {size} bytes, more than {LARGEST_BYTES}")
 
 
 def item(urls: Urls, row: Row, action: bytes, agent: bytes) -> bytes:
     """The encoded item of a row of :data:`COLUMNS` beside its encoded action and agent."""
-    id, actionid, _, status, starttime, finishtime, results = row[:WIDTH]
+    id, actionid, _, status, starttime, finishtime, results, size = row[:WIDTH]
     number(id)
+    check_size(size)
     links = b""
     if actionid is not None:
         links = b',"links":[{"rel":"action","href":"%b"}]' % urls.action(actionid).encode()

@@ -11,6 +11,11 @@ AGENT = "/agent"
 COMMAND = "/command"
 INVESTIGATOR = "/investigator"
 SEARCH = "/search"
+DASHBOARD = "/dashboard"
+HEARTBEAT = "/heartbeat"
+CREATE_ACTION = "/action/create/"
+CREATE_INVESTIGATOR = "/investigator/create/"
+UPDATE_INVESTIGATOR = "/investigator/update/"
 
 
 class Urls:

@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred
 
 from mig.database.pool import Rows, Snapshot
 from mig.records.collection import SEPARATOR
+from mig.records.command import with_results
 from mig.records.stored import Row, RunQuery, id_array
 from mig.search.parameters import MAX_COUNT, PARAMETERS, STATUS_WORDS, Cursor, Search
 
@@ -23,8 +24,10 @@ MOST_IDS: Final = 20_000
 FIRST_PAGES: Final = (10, 40, 100)
 PAGE_ROWS: Final = 200
 PAGE_BYTES: Final = 1_000_000
-HEAVIEST: Final = -2
-"""Every format's last column is the one whose size decides; the sort time follows it."""
+BODY: Final = -3
+SIZE: Final = -2
+"""Where a row of commands has its results, and their size if they were left out; the sort time is
+the last column of every row."""
 
 
 @dataclass(frozen=True)
@@ -210,7 +213,7 @@ class Results:
 
     async def pages(self) -> AsyncGenerator[bytes, None]:
         """Encoded items, separated within and between the pages; a page may be empty."""
-        sizes = _Sizes()
+        sizes = _Sizes(self._search.type == "command")
         before: list[bytes] = []
         ahead = self._snapshot.fetch(sizes.next)
         try:
@@ -220,18 +223,38 @@ class Results:
                 sizes.received(rows)
                 last = len(rows) < asked
                 rows = self._within_limit(rows)
+                last = last or self.more is not None
                 await self._format.prepare(self._snapshot.query, rows)
-                if not (last or self.more):
+                first, large = self._until_large(rows)
+                if not (last or large):
                     ahead = self._snapshot.fetch(sizes.next)
-                items = [item for item in map(self._format.items, rows) if item]
-                self.rows += len(rows)
-                yield SEPARATOR.join(before + items) if items else b""
-                if items:
-                    before = [b""]
-                if last or self.more:
+                async for part in self._parts(first, large):
+                    items = [item for item in map(self._format.items, part) if item]
+                    self.rows += len(part)
+                    yield SEPARATOR.join(before + items) if items else b""
+                    if items:
+                        before = [b""]
+                if last:
                     return
+                if large:
+                    ahead = self._snapshot.fetch(sizes.next)
         finally:
             _forget(ahead)
+
+    def _until_large(self, rows: Rows) -> tuple[Rows, Rows]:
+        """The rows before the first one whose results are too large for a page, and the others."""
+        if self._search.type == "command":
+            for index, row in enumerate(rows):
+                if row[SIZE] is not None:
+                    return rows[:index], rows[index:]
+        return rows, []
+
+    async def _parts(self, rows: Rows, large: Rows) -> AsyncGenerator[list[Row], None]:
+        """*rows* at once, *large* one by one with the results that come with no page."""
+        yield [*rows]
+        for row in large:
+            full = await with_results(self._snapshot.query, row[:-1]) if row[SIZE] else row[:-1]
+            yield [full]
 
     def _within_limit(self, rows: Rows) -> Rows:
         left = self._search.limit - self.rows
@@ -245,12 +268,13 @@ class Results:
 class _Sizes:
     """How many rows to fetch next: few at first, later about :data:`PAGE_BYTES` of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, has_results: bool) -> None:
+        self._has_results = has_results
         self._first = iter(FIRST_PAGES)
         self.next = next(self._first)
 
     def received(self, rows: Rows) -> None:
-        size = sum(len(row[HEAVIEST] or "") for row in rows)
+        size = sum(len(row[BODY] or "") for row in rows) if self._has_results else 0
         fitting = PAGE_ROWS if not size else PAGE_BYTES * len(rows) // size
         self.next = max(1, min(next(self._first, PAGE_ROWS), fitting))
 

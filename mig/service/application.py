@@ -6,53 +6,127 @@ import atexit
 import gc
 import os
 import sys
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
 
 from psycopg2 import ProgrammingError
 from psycopg2.extensions import parse_dsn
 from twisted.application.service import IService, Service
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.interfaces import IListeningPort
-from twisted.logger import Logger
+from twisted.logger import ILogObserver, Logger
+from twisted.python.components import Componentized
 
 from mig.api.site import ApiSite
-from mig.database.migrate import prepare
+from mig.database.migrate import SchemaFault, prepare
 from mig.database.pool import Database
-from mig.service.listeners import BadListener, Listener, bind
-from mig.service.options import Options
+from mig.demo.postgres import API, EmbeddedPostgres, PostgresFailed
+from mig.service import config, logs
+from mig.service.config import BadConfig, Config
+from mig.service.listeners import DEFAULT_LISTENER, BadListener, Listener, bind_all
+from mig.service.options import EMBEDDED, Options
 from mig.values import Unavailable
 
-BASE_PATH = "/api/v1"
+NO_DATABASE: Final = (
+    "no database is given; use --database postgresql://USER@HOST/NAME, --database embedded:FOLDER"
+    " for a demo, or [postgres] in the file of --config"
+)
 
 
 class StartFailed(Exception):
     """The service cannot start; the message is one line for the operator."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """What the daemon is to do, from the options and the configuration file.
+
+    ``database`` is a connection string, or that of a folder with a PostgreSQL of our own. ``url``
+    is what clients call the server; unset, it depends on the listeners.
+    """
+
+    database: str = field(repr=False)
+    listeners: Sequence[str]
+    listeners_from: str
+    url: str | None
+    base_route: str
+
+
 def make_service(options: Options) -> IService:
-    """The service that *options* describe, its sockets bound.
+    """The service that *options* describe, its sockets bound, its folder locked.
+
+    Nothing here may start a thread or a connection: twistd forks afterwards.
 
     :raises StartFailed: for everything that can be known to be wrong before the reactor runs.
     """
-    dsn = options["database"]
-    if not dsn:
-        raise StartFailed("no database is given; use --database postgresql://user@host/name")
+    configuration = Config()
     try:
-        parse_dsn(dsn)
+        if options["config"]:
+            configuration = config.read(Path(options["config"]))
+        given = _given(options, configuration)
+        observer = logs.redirect(configuration.logging, options.parent or {})
+        database = _database(given.database)
+        listeners = _bound(given)
+    except (BadConfig, logs.BadLog, PostgresFailed) as reason:
+        raise StartFailed(str(reason)) from None
+    base = (given.url or _local_url(listeners)) + given.base_route
+    return ApiService(database, listeners, base, idle=configuration.idle, observer=observer)
+
+
+def _given(options: Options, configuration: Config) -> Given:
+    """What is asked for: options win over the file."""
+    database = options["database"] or configuration.postgres.dsn
+    if not database:
+        raise StartFailed(NO_DATABASE)
+    from_file = configuration.server.listener
+    url = configuration.server.host
+    if options["public-url"]:
+        try:
+            url = config.host(options["public-url"])
+        except ValueError as accepted:
+            raise StartFailed(f"--public-url must be {accepted}") from None
+    return Given(
+        database=database,
+        listeners=options["listen"] or [from_file or DEFAULT_LISTENER],
+        listeners_from="[server] ip, port" if from_file and not options["listen"] else "--listen",
+        url=url,
+        base_route=configuration.server.baseroute,
+    )
+
+
+def _database(text: str) -> str | EmbeddedPostgres:
+    """A connection string as it is, or our own PostgreSQL, whose folder is now ours alone."""
+    if text.startswith(EMBEDDED):
+        if text == EMBEDDED:
+            raise StartFailed(
+                "--database embedded: needs a folder, as in embedded:/var/lib/mig-api"
+            )
+        from twisted.internet import reactor
+
+        postgres = EmbeddedPostgres(reactor, Path(text.removeprefix(EMBEDDED)))
+        postgres.lock()
+        return postgres
+    try:
+        parse_dsn(text)
     except ProgrammingError:
-        raise StartFailed("--database is no postgresql:// URL or connection string") from None
-    listeners = [_bind(text) for text in options["listen"]]
-    public = options["public-url"] or f"http://localhost:{listeners[0].port}"
-    return ApiService(dsn, listeners, public.rstrip("/") + BASE_PATH)
+        raise StartFailed(
+            "--database is no postgresql:// URL or connection string, nor embedded:FOLDER"
+        ) from None
+    return text
 
 
-def _bind(text: str) -> Listener:
+def _bound(given: Given) -> list[Listener]:
     try:
-        return bind(text)
+        return bind_all(given.listeners)
     except BadListener as reason:
-        raise StartFailed(f"--listen: {reason}") from None
-    except OSError as reason:
-        raise StartFailed(f"cannot listen on {text}: {reason.strerror}") from None
+        raise StartFailed(f"{given.listeners_from}: {reason}") from None
+
+
+def _local_url(listeners: Sequence[Listener]) -> str:
+    ports = [listener.port for listener in listeners if listener.port is not None]
+    return f"http://localhost:{ports[0] if ports else config.DEFAULT_PORT}"
 
 
 def _exit_with_failure() -> None:
@@ -63,54 +137,105 @@ def _exit_with_failure() -> None:
 
 
 class ApiService(Service):
-    """The daemon: a database, a site, and the sockets that it accepts on when both are ready."""
+    """The daemon: a database, a site, and the sockets that it accepts on when both are ready.
+
+    :param database: a connection string, or a locked PostgreSQL of our own, to be started.
+    :param base: the public URL of the API.
+    :param idle: keys of the configuration file that have no effect.
+    :param observer: what is to write the log of the process, if not what twistd chooses.
+    """
 
     log = Logger()
     name = "mig-api"
 
-    def __init__(self, dsn: str, listeners: list[Listener], base: str) -> None:
-        self._dsn = dsn
+    def __init__(
+        self,
+        database: str | EmbeddedPostgres,
+        listeners: Sequence[Listener],
+        base: str,
+        *,
+        idle: Sequence[str] = (),
+        observer: Any = None,
+    ) -> None:
+        self._given = database
         self._listeners = listeners
         self._base = base
+        self._idle = idle
+        self._observer = observer
         self._ports: list[IListeningPort] = []
         self._database: Database | None = None
+        self._starting: Deferred[None] | None = None
+
+    def setServiceParent(self, parent: Any) -> None:
+        """Join twistd's application, which asks its components who writes the log."""
+        if self._observer is not None and isinstance(parent, Componentized):
+            parent.setComponent(ILogObserver, self._observer)
+        super().setServiceParent(parent)
 
     def startService(self) -> None:
         super().startService()
         from twisted.internet import reactor
 
-        starting = Deferred.fromCoroutine(self._start(reactor))
-        starting.addErrback(lambda failure: self._give_up(reactor, failure))
-
-    async def _start(self, reactor: Any) -> None:
-        self._database = Database(reactor, self._dsn)
-        await prepare(self._database)
-        if not self.running:
-            return
-        site = ApiSite(reactor, self._database, self._base)
-        for listener in self._listeners:
-            fd = listener.socket.fileno()
-            port = reactor.adoptStreamPort(fd, listener.socket.family, site)
-            listener.socket.close()
-            self._ports.append(port)
-        gc.collect()
-        gc.freeze()
-        self.log.info("ready at {base}/", base=self._base)
-
-    def _give_up(self, reactor: Any, failure: Any) -> None:
-        if failure.check(Unavailable):
-            self.log.critical("mig-api: {reason}", reason=failure.getErrorMessage())
-        else:
-            self.log.failure("mig-api cannot start", failure)
-        atexit.register(_exit_with_failure)
-        reactor.stop()
-
-    async def _stop(self) -> None:
-        for port in self._ports:
-            await maybeDeferred(port.stopListening)
-        if self._database:
-            self._database.stop()
+        reactor.callWhenRunning(self._begin, reactor)
 
     def stopService(self) -> Deferred[None]:
         super().stopService()
         return Deferred.fromCoroutine(self._stop())
+
+    def _begin(self, reactor: Any) -> None:
+        if self.running:
+            self._starting = Deferred.fromCoroutine(self._start(reactor))
+            self._starting.addErrback(lambda failure: self._give_up(reactor, failure))
+
+    async def _start(self, reactor: Any) -> None:
+        if self._idle:
+            self.log.warn("given but without effect: {keys}", keys=", ".join(self._idle))
+        self._database = Database(reactor, await self._prepared(reactor))
+        site = ApiSite(reactor, self._database, self._base)
+        self._ports.extend(listener.accept(reactor, site) for listener in self._listeners)
+        gc.collect()
+        gc.freeze()
+        self.log.info("ready at {base}/", base=self._base)
+
+    async def _prepared(self, reactor: Any) -> str:
+        """The connection string of a database that runs and has the schema.
+
+        The embedded one is ours to upgrade; the daemon then serves with fewer rights.
+        """
+        embedded = isinstance(self._given, EmbeddedPostgres)
+        if isinstance(self._given, EmbeddedPostgres):
+            await self._given.start()
+            owner, server = self._given.dsn(), self._given.dsn(API)
+        else:
+            owner = server = self._given
+        database = Database(reactor, owner)
+        try:
+            await prepare(database, upgrade=embedded)
+        finally:
+            database.stop()
+        return server
+
+    def _give_up(self, reactor: Any, failure: Any) -> None:
+        expected = failure.check(Unavailable, SchemaFault, PostgresFailed)
+        if not self.running and (expected or failure.check(CancelledError)):
+            return  # somebody stopped the service: that is why it could not start
+        if expected:
+            self.log.critical("mig-api: {reason}", reason=failure.getErrorMessage())
+        else:
+            self.log.failure("mig-api cannot start", failure)
+        atexit.register(_exit_with_failure)
+        if self.running:
+            reactor.stop()
+
+    async def _stop(self) -> None:
+        if self._starting is not None:
+            self._starting.cancel()
+            await self._starting
+        for listener in self._listeners:
+            listener.close()
+        for port in self._ports:
+            await maybeDeferred(port.stopListening)
+        if self._database:
+            self._database.stop()
+        if isinstance(self._given, EmbeddedPostgres):
+            await self._given.stop()

@@ -1,48 +1,381 @@
-"""Listening sockets, bound before the reactor runs, accepted from once the service is ready."""
+"""Listening sockets, bound before the reactor runs, accepted from once the service is ready.
+
+They are written as Twisted writes server endpoints: arguments separated by colons, by position or
+as ``name=value``, a backslash before a colon that belongs to a value.
+"""
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import socket
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+from typing import Any, Final
 
-BACKLOG = 511
+from twisted.internet import tcp, unix
+from twisted.internet.interfaces import IListeningPort
+from twisted.internet.protocol import Factory
 
-_TCP = re.compile(r"tcp:(?:port=)?([0-9]{1,5})(?::interface=([0-9.]+))?", re.ASCII)
+DEFAULT_LISTENER: Final = "tcp:1664:interface=127.0.0.1"
+BACKLOG: Final = 511
+FIRST_INHERITED: Final = 3
+"""Below stand the standard streams; systemd counts from here."""
+
+ACCEPTED: Final = (
+    "tcp:PORT:interface=IPV4, tcp6:PORT:interface=IPV6, unix:PATH:mode=660,"
+    " systemd:domain=INET:index=0 or fd:NUMBER"
+)
+FAMILIES: Final = {
+    "INET": socket.AF_INET,
+    "INET6": socket.AF_INET6,
+    "UNIX": socket.AF_UNIX,
+}
+
+_TOKEN = re.compile(r"\\(.)|([:=])|([^\\:=]+)", re.DOTALL)
 
 
 class BadListener(ValueError):
-    """The text names no listener; the message says what does."""
+    """The text names no listener that may be used; the message is one line that says why."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Listener:
-    """A bound, listening socket."""
+    """A bound, listening socket; *made* is the socket file that was made for it, if one was."""
 
     text: str
     socket: socket.socket
+    made: _File | None = None
 
     @property
-    def port(self) -> int:
+    def port(self) -> int | None:
+        """The TCP port; ``None`` of a Unix socket."""
+        if self.socket.family == socket.AF_UNIX:
+            return None
         return int(self.socket.getsockname()[1])
+
+    def accept(self, reactor: Any, factory: Any) -> IListeningPort:
+        """Accept connections from now on; the socket now belongs to what is returned."""
+        if self.socket.family == socket.AF_UNIX:
+            port = _UnixPort(reactor, self.socket.dup(), factory)
+            port.startListening()
+        else:
+            port = reactor.adoptStreamPort(self.socket.fileno(), self.socket.family, factory)
+        self.socket.close()
+        return port
+
+    def close(self) -> None:
+        """Delete the file, and close the socket if it is still ours.
+
+        To be called while somebody accepts: then nobody else takes the file for a stale one, and
+        its inode is not used again.
+        """
+        if self.made:
+            self.made.remove()
+        self.socket.close()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _File:
+    """A socket file, and which one: another process may put its own in the same place."""
+
+    path: Path
+    inode: tuple[int, int]
+
+    def remove(self) -> None:
+        with suppress(OSError):
+            if _inode(self.path) == self.inode:
+                self.path.unlink()
+
+
+class _UnixPort(unix.Port):
+    """Accepts from a bound Unix socket as it is.
+
+    Twisted's own adoption would let everybody write to the socket, shorten its queue, and delete
+    at the end even a file that systemd made.
+    """
+
+    _shouldShutdown = False  # systemd may hold the same socket
+
+    def __init__(self, reactor: Any, bound: socket.socket, factory: Factory) -> None:
+        super().__init__(bound.getsockname() or b"\0", factory, reactor=reactor)
+        self._bound = bound
+        self._site = factory
+
+    def startListening(self) -> None:
+        tcp._reservedFD.reserve()
+        self._site.doStart()
+        self.connected = True
+        self.socket = self._bound
+        self.fileno = self.socket.fileno  # type: ignore[method-assign]
+        self.numberAccepts = 100
+        self.startReading()
+
+    def connectionLost(self, reason: Any) -> None:
+        tcp.Port.connectionLost(self, reason)
+
+
+def bind_all(texts: Iterable[str]) -> list[Listener]:
+    """The listeners that endpoint texts describe: all of them, or none.
+
+    :raises BadListener: for a text of another form, or of a listener that is not allowed, or when
+        an address cannot be bound.
+    """
+    bound: list[Listener] = []
+    try:
+        for text in texts:
+            bound.append(bind(text))
+    except BaseException:
+        for listener in bound:
+            listener.close()
+        raise
+    return bound
 
 
 def bind(text: str) -> Listener:
     """The listening socket that an endpoint text describes.
 
-    :raises BadListener: for a text of another form.
-    :raises OSError: when the address cannot be bound.
+    :raises BadListener: as :func:`bind_all`.
     """
-    match = _TCP.fullmatch(text)
-    if not match or int(match[1]) > 65535:
-        raise BadListener(f"{text!r} is no listener; accepted is tcp:PORT:interface=ADDRESS")
-    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    kind, arguments = parse(text)
     try:
-        listening.bind((match[2] or "127.0.0.1", int(match[1])))
-        listening.listen(BACKLOG)
-    except OSError:
-        listening.close()
-        raise
-    listening.setblocking(False)
+        return _KINDS[kind].bind(text, arguments)
+    except OSError as reason:
+        raise BadListener(f"cannot listen on {text}: {reason.strerror or reason}") from None
+    except ValueError as reason:
+        raise BadListener(f"{text}: {reason}") from None
+
+
+def parse(text: str) -> tuple[str, Mapping[str, str]]:
+    """The kind and the named arguments of an endpoint text.
+
+    :raises BadListener: for a text of another form.
+    """
+    (kind, *values), named = _pieces(text)
+    if kind not in _KINDS:
+        raise BadListener(f"{text!r} is no listener; accepted is {ACCEPTED}")
+    names = _KINDS[kind].arguments
+    positional = dict(zip(names, values, strict=False))
+    if len(values) > len(names) or set(named) - set(names) or set(named) & set(positional):
+        raise BadListener(f"{text!r} is no listener; {kind} takes {', '.join(names)}, each once")
+    return kind, positional | named
+
+
+def _pieces(text: str) -> tuple[list[str], dict[str, str]]:
+    positional: list[str] = []
+    named: dict[str, str] = {}
+    name, value = None, ""
+    for escaped, operator, plain in _TOKEN.findall(text + ":"):
+        if operator == ":":
+            if name is None:
+                positional.append(value)
+            elif name in named:
+                raise BadListener(f"{text!r} is no listener; it gives {name} twice")
+            else:
+                named[name] = value
+            name, value = None, ""
+        elif operator == "=" and name is None:
+            name, value = value, ""
+        else:
+            value += escaped or operator or plain
+    if name is not None or value:
+        raise BadListener(f"{text!r} is no listener; it ends with a backslash")
+    return positional or [""], named
+
+
+def _bind_tcp(text: str, arguments: Mapping[str, str]) -> Listener:
+    address = IPv4Address(arguments.get("interface") or "127.0.0.1")
+    return _bind_internet(text, socket.AF_INET, str(address), arguments)
+
+
+def _bind_tcp6(text: str, arguments: Mapping[str, str]) -> Listener:
+    address = IPv6Address(arguments.get("interface") or "::1")
+    return _bind_internet(text, socket.AF_INET6, str(address), arguments)
+
+
+def _bind_internet(
+    text: str, family: socket.AddressFamily, address: str, arguments: Mapping[str, str]
+) -> Listener:
+    port = _number("port", arguments.get("port", ""), 65535)
+    backlog = _backlog(arguments)
+    with _closed_on_failure(socket.socket(family, socket.SOCK_STREAM)) as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listening.bind((address, port))
+        _refuse_public(listening)
+        listening.listen(backlog)
+        listening.setblocking(False)
     return Listener(text=text, socket=listening)
+
+
+def _bind_unix(text: str, arguments: Mapping[str, str]) -> Listener:
+    if not arguments.get("address"):
+        raise ValueError("the path of the socket must be given")
+    if arguments.get("lockfile", "1") not in {"0", "1"}:
+        raise ValueError("lockfile must be 0 or 1")
+    mode = arguments.get("mode", "660")
+    if not re.fullmatch(r"0?[0-7]{3}", mode, re.ASCII):
+        raise ValueError("mode must be three octal digits, for example 660")
+    backlog = _backlog(arguments)
+    path = Path(arguments["address"]).absolute()
+    _remove_stale(path)
+    with _closed_on_failure(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as listening:
+        listening.bind(str(path))
+        made = _File(path=path, inode=_inode(path))
+        try:
+            path.chmod(int(mode, 8))
+            listening.listen(backlog)
+        except OSError:
+            made.remove()
+            raise
+        listening.setblocking(False)
+    return Listener(text=text, socket=listening, made=made)
+
+
+def _bind_systemd(text: str, arguments: Mapping[str, str]) -> Listener:
+    if ("index" in arguments) == ("name" in arguments):
+        raise ValueError("either index or name must be given")
+    count, names = _from_systemd()
+    if "name" in arguments:
+        if arguments["name"] not in names:
+            raise ValueError("systemd has passed no socket of this name")
+        index = names.index(arguments["name"])
+    else:
+        index = _number("index", arguments["index"], 1000)
+    if index >= count:
+        raise ValueError(f"systemd has passed {count} sockets to this process")
+    return _adopt(text, FIRST_INHERITED + index, arguments.get("domain", ""))
+
+
+def _from_systemd() -> tuple[int, list[str]]:
+    """How many sockets systemd has passed to this process, and their names."""
+    environment = _first_environment()
+    if environment.get("LISTEN_PID") != str(os.getpid()):
+        return 0, []
+    count = environment.get("LISTEN_FDS", "")
+    names = environment.get("LISTEN_FDNAMES", "")
+    return int(count) if re.fullmatch("[0-9]{1,4}", count) else 0, names.split(":")
+
+
+def _first_environment() -> Mapping[str, str]:
+    """The environment that the process was started with.
+
+    Twisted takes systemd's variables out of ``os.environ`` when twistd looks for its plugins.
+    """
+    try:
+        entries = Path("/proc/self/environ").read_bytes().split(b"\0")
+    except OSError:
+        return os.environ
+    pairs = (os.fsdecode(entry).partition("=") for entry in entries)
+    return {name: value for name, _, value in pairs}
+
+
+def _bind_fd(text: str, arguments: Mapping[str, str]) -> Listener:
+    number = _number("number", arguments.get("number", ""), 2**31 - 1)
+    if number < FIRST_INHERITED:
+        raise ValueError(f"the number must be {FIRST_INHERITED} or greater")
+    return _adopt(text, number, arguments.get("domain"))
+
+
+def _adopt(text: str, number: int, domain: str | None) -> Listener:
+    """A listener on a descriptor that this process inherited; its file is not ours."""
+    if domain is not None and domain not in FAMILIES:
+        raise ValueError(f"domain must be {', '.join(FAMILIES)}")
+    try:
+        inherited = socket.socket(fileno=os.dup(number))
+    except OSError:
+        raise ValueError(f"the descriptor {number} is no socket") from None
+    with _closed_on_failure(inherited):
+        if inherited.family not in FAMILIES.values() or inherited.type != socket.SOCK_STREAM:
+            raise ValueError(f"the descriptor {number} is no stream socket")
+        if not inherited.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            raise ValueError(f"the socket of descriptor {number} does not listen")
+        if domain is not None and inherited.family != FAMILIES[domain]:
+            raise ValueError(f"the socket of descriptor {number} is not of the domain {domain}")
+        _refuse_public(inherited)
+        inherited.setblocking(False)
+    return Listener(text=text, socket=inherited)
+
+
+@contextmanager
+def _closed_on_failure(made: socket.socket) -> Iterator[socket.socket]:
+    try:
+        yield made
+    except BaseException:
+        made.close()
+        raise
+
+
+def _refuse_public(bound: socket.socket) -> None:
+    """Refuse a socket that other machines can reach."""
+    if bound.family == socket.AF_UNIX or _is_loopback(str(bound.getsockname()[0])):
+        return
+    raise ValueError(
+        "other machines could reach it, and there is no authentication yet; listen on 127.0.0.1,"
+        " ::1 or a Unix socket, and let a reverse proxy on this host authenticate and forward"
+    )
+
+
+def _is_loopback(address: str) -> bool:
+    if ":" not in address:
+        return IPv4Address(address).is_loopback
+    parsed = IPv6Address(address)
+    return (parsed.ipv4_mapped or parsed).is_loopback
+
+
+def _remove_stale(path: Path) -> None:
+    """Delete the socket file of a process that is gone."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise ValueError("there is a file in this place, and it is no socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink()
+            return
+        except BlockingIOError:
+            pass  # somebody listens, with a full queue
+    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+
+
+def _inode(path: Path) -> tuple[int, int]:
+    found = path.lstat()
+    return found.st_dev, found.st_ino
+
+
+def _number(name: str, text: str, highest: int) -> int:
+    if not re.fullmatch(r"[0-9]{1,10}", text, re.ASCII) or int(text) > highest:
+        raise ValueError(f"{name} must be a whole number from 0 to {highest}")
+    return int(text)
+
+
+def _backlog(arguments: Mapping[str, str]) -> int:
+    return _number("backlog", arguments.get("backlog", str(BACKLOG)), 65535)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Kind:
+    """The names of the arguments, in the order of their positions, and what binds."""
+
+    arguments: tuple[str, ...]
+    bind: Callable[[str, Mapping[str, str]], Listener]
+
+
+_KINDS: Final = {
+    "tcp": _Kind(arguments=("port", "interface", "backlog"), bind=_bind_tcp),
+    "tcp6": _Kind(arguments=("port", "interface", "backlog"), bind=_bind_tcp6),
+    "unix": _Kind(arguments=("address", "mode", "backlog", "lockfile"), bind=_bind_unix),
+    "systemd": _Kind(arguments=("domain", "index", "name"), bind=_bind_systemd),
+    "fd": _Kind(arguments=("number", "domain"), bind=_bind_fd),
+}

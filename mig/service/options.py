@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
 
 from twisted.python import usage
 
 from mig import __version__
 
-DEFAULT_LISTENER = "tcp:1664:interface=127.0.0.1"
+EMBEDDED: Final = "embedded:"
 
 
 class Options(usage.Options):
-    """What an operator gives on the command line."""
+    """What an operator gives on the command line; it wins over the configuration file.
+
+    ``listen`` is a list, empty when the option is not given; ``config``, ``database`` and
+    ``public-url`` are ``None`` then. Paths are absolute: twistd may change its folder later.
+    """
 
     synopsis = "[options]"
     longdesc = "Serves the MIG API: actions, commands, agents, investigators, compliance reports."
     optParameters = (
-        ["database", None, None, "The database, postgresql://user@host/name"],
+        ["config", None, None, "The configuration file, an api.cfg of MIG"],
+        ["database", None, None, "postgresql://USER@HOST/NAME, or embedded:FOLDER for a demo"],
         ["public-url", None, None, "The URL of clients for the server, without path"],
     )
 
@@ -26,7 +33,8 @@ class Options(usage.Options):
         self["listen"] = []
 
     def opt_listen(self, endpoint: str) -> None:
-        """Where to accept connections: tcp:PORT:interface=ADDRESS. May be repeated.
+        """Where to accept connections; may be repeated. Accepted are tcp:PORT:interface=IPV4,
+        tcp6:PORT:interface=IPV6, unix:PATH:mode=660, systemd:domain=INET:index=0 and fd:NUMBER.
 
         Default: tcp:1664:interface=127.0.0.1
         """
@@ -37,9 +45,20 @@ class Options(usage.Options):
         print(f"mig-api {__version__}")
         raise SystemExit(0)
 
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        """Take the command line apart; a wrong one ends the process with one line."""
+        try:
+            super().parseOptions(options)
+        except usage.UsageError as reason:
+            raise SystemExit(f"mig-api: {reason}; see mig-api --help") from None
+
     def postOptions(self) -> None:
-        """Fill in defaults; a foreground ``twistd -n`` gets no twistd.pid that nobody asked for."""
-        self["listen"] = self["listen"] or [DEFAULT_LISTENER]
+        """Make paths absolute; a foreground ``twistd -n`` gets no twistd.pid nobody asked for."""
+        if self["config"]:
+            self["config"] = str(Path(self["config"]).absolute())
+        database = self["database"] or ""
+        if database.startswith(EMBEDDED) and database != EMBEDDED:
+            self["database"] = f"{EMBEDDED}{Path(database.removeprefix(EMBEDDED)).absolute()}"
         parent: Any = self.parent or {}
         if parent.get("nodaemon") and parent.get("pidfile") == "twistd.pid":
             parent["pidfile"] = ""

@@ -93,7 +93,7 @@ def fast(command: dict[str, Any], agent_name: str) -> list[Any]:
     async def query(sql: str, parameters: Any) -> Any:
         return answers["actions" in sql]
 
-    row = ("3", "2", "1", command["finishtime"], command["results"], "")
+    row = ("3", "2", "1", command["finishtime"], command["results"], None, "")
     with pytest.raises(StopIteration):
         encoder.prepare(query, [row]).send(None)
     twice = [encoder.items(row), encoder.items(row)]

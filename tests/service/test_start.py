@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+import http.client
 import os
+import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from importlib.metadata import Distribution
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
+from psycopg2.extensions import parse_dsn
 
 from mig import __version__
 from tests.conftest import TestDatabase
 
+T = TypeVar("T")
+
 BIN = Path(sys.executable).parent
+PROGRAMS = [["twistd", "-n"], ["twistd"], ["twist"]]
+UNREACHABLE = ["--database", "postgresql://nobody@127.0.0.1:1/none"]
 
 
 def run(*arguments: str, cwd: Path | str = "/", program: str = "twistd") -> tuple[int, str]:
@@ -30,25 +41,34 @@ def run(*arguments: str, cwd: Path | str = "/", program: str = "twistd") -> tupl
     return done.returncode, done.stdout + done.stderr
 
 
+def wait_for(condition: Callable[[], T | None]) -> T:
+    """What *condition* answers as soon as it is true, within a bound."""
+    for _ in range(1200):
+        answer = condition()
+        if answer:
+            return answer
+        time.sleep(0.05)
+    raise AssertionError("waited in vain")
+
+
 class Daemon:
     """A daemon in the foreground whose log is read until it says that it is ready."""
 
-    def __init__(self, *arguments: str, cwd: Path) -> None:
-        self.log = cwd / "log"
+    def __init__(self, *arguments: str, cwd: Path, log: Path | None = None) -> None:
+        self.output = cwd / "output"
+        self.log = log or self.output
         self.process = subprocess.Popen(
             [BIN / "twistd", "-n", "mig-api", *arguments],
             cwd=cwd,
-            stdout=self.log.open("wb"),
+            stdout=self.output.open("wb"),
             stderr=subprocess.STDOUT,
         )
-        for _ in range(600):
-            text = self.log.read_text()
-            if "ready at " in text:
-                self.base = text.partition("ready at ")[2].split()[0]
-                return
-            assert self.process.poll() is None, text
-            time.sleep(0.05)
-        raise AssertionError(text)
+        self.base = wait_for(self._ready)
+
+    def _ready(self) -> str | None:
+        text = self.log.read_text() if self.log.exists() else ""
+        assert self.process.poll() is None, text + self.output.read_text()
+        return text.partition("ready at ")[2].split()[0] if "ready at " in text else None
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
@@ -71,38 +91,252 @@ def test_the_package_holds_the_plugin_and_no_tests() -> None:
 
 
 def test_help_and_version() -> None:
-    assert "mig-api" in run("--help")[1]
+    [line] = [line for line in run("--help")[1].splitlines() if "mig-api" in line]
+    assert "The MIG API" in line
     status, output = run("mig-api", "--help")
     assert status == 0 and "--database" in output and "--listen" in output
     assert run("mig-api", "--version") == (0, f"mig-api {__version__}\n")
 
 
-@pytest.mark.parametrize("program", [["twistd", "-n"], ["twistd"], ["twist"]])
-def test_a_start_that_cannot_work_says_one_line(program: list[str], folder: Path) -> None:
-    listening = socket.create_server(("127.0.0.1", 0))
-    port = listening.getsockname()[1]
-    some_database = ["--database", "postgresql://nobody@127.0.0.1:1/none"]
-    cases = [
-        ([], "mig-api: no database is given; use --database "),
-        ([*some_database, "--listen", f"tcp:{port}"], f"mig-api: cannot listen on tcp:{port}: "),
-        ([*some_database, "--listen", "ssl:1"], "mig-api: --listen: 'ssl:1' is no listener; "),
-        (["--database", "http://x"], "mig-api: --database is no postgresql:// URL"),
-    ]
-    for arguments, line in cases:
-        tail = ["mig-api", *arguments]
-        status, output = run(*program[1:], *tail, cwd=folder, program=program[0])
-        assert status == 1
-        assert output.startswith(line) and output.count("\n") == 1, output
-    listening.close()
+@pytest.fixture(scope="module")
+def embedded() -> Iterator[Path]:
+    """A folder that PostgreSQL's account can reach, unlike one of pytest's."""
+    folder = Path(tempfile.gettempdir()) / f"mig-api-test-{os.getpid()}-start"
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.mark.parametrize("program", [["twistd", "-n"], ["twist"]])
-def test_an_unreachable_database_ends_the_start(program: list[str], folder: Path) -> None:
-    unreachable = ["--database", "postgresql://nobody@127.0.0.1:1/none", "--listen", "tcp:0"]
-    status, output = run(*program[1:], "mig-api", *unreachable, cwd=folder, program=program[0])
+@pytest.fixture(scope="module")
+def in_use(embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """A daemon that runs on an embedded database."""
+    arguments = ["--database", f"embedded:{embedded}", "--listen", "tcp:0"]
+    daemon = Daemon(*arguments, cwd=tmp_path_factory.mktemp("embedded"))
+    yield daemon
+    daemon.stop()
+
+
+def cannot_start(program: list[str], folder: Path, arguments: list[str]) -> tuple[int, str]:
+    """Status and output of a start that must fail; a daemon has pid file and log in *folder*."""
+    where = ["--pidfile", f"{folder}/mig.pid"] if program == ["twistd"] else []
+    return run(*program[1:], *where, "mig-api", *arguments, cwd=folder, program=program[0])
+
+
+FAULTS: dict[str, tuple[list[str], str]] = {
+    "no database": (
+        [],
+        "no database is given; use --database postgresql://USER@HOST/NAME,"
+        " --database embedded:FOLDER for a demo, or [postgres] in the file of --config",
+    ),
+    "no such form of database": (["--database", "http://x"], "--database is no postgresql:// URL"),
+    "no folder": (["--database", "embedded:"], "--database embedded: needs a folder"),
+    "folder in use": (["--database", "embedded:EMBEDDED"], "EMBEDDED is in use by another mig-api"),
+    "port in use": (
+        [*UNREACHABLE, "--listen", "unix:s", "--listen", "tcp:PORT"],
+        "--listen: cannot listen on tcp:PORT: Address already in use",
+    ),
+    "no such listener": (
+        [*UNREACHABLE, "--listen", "ssl:1"],
+        "--listen: 'ssl:1' is no listener; accepted is tcp:PORT:interface=IPV4, ",
+    ),
+    "public listener": (
+        [*UNREACHABLE, "--listen", "tcp:0:interface=0.0.0.0"],
+        "--listen: tcp:0:interface=0.0.0.0: other machines could reach it, and there is no"
+        " authentication yet; listen on 127.0.0.1, ::1 or a Unix socket, and let a reverse proxy",
+    ),
+    "public listener in the file": (
+        [*UNREACHABLE, "--config", "public.cfg"],
+        "[server] ip, port: tcp:1664:interface=0.0.0.0: other machines could reach it",
+    ),
+    "bad file": (
+        ["--config", "bad.cfg"],
+        "FOLDER/bad.cfg: [server] port must be a whole number from 1 to 65535;"
+        " [authentication] enabled must be off: there is no authentication yet",
+    ),
+    "no file": (["--config", "no.cfg"], "cannot read FOLDER/no.cfg: No such file or directory"),
+    "log file": (
+        [*UNREACHABLE, "--config", "log.cfg"],
+        "[logging] cannot open FOLDER/no/log: No such file or directory",
+    ),
+    "bad public URL": (
+        [*UNREACHABLE, "--public-url", "http://x/y"],
+        "--public-url must be http://NAME or https://NAME, perhaps with :PORT",
+    ),
+    "bad option": (["--databse", "x"], "option --databse not recognized; see mig-api --help"),
+    "superfluous word": (["x"], "Wrong number of arguments.; see mig-api --help"),
+}
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=" ".join)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_start_that_cannot_work_says_one_line(
+    program: list[str], fault: str, folder: Path, in_use: Daemon, embedded: Path
+) -> None:
+    (folder / "bad.cfg").write_text("[server]\nport = x\n[authentication]\nenabled = on\n")
+    (folder / "public.cfg").write_text("[server]\nip = 0.0.0.0\n")
+    (folder / "log.cfg").write_text("[logging]\nmode = file\nfile = no/log\n")
+    port = in_use.base.split(":")[2].partition("/")[0]
+
+    def filled(text: str) -> str:
+        text = text.replace("EMBEDDED", str(embedded)).replace("FOLDER/", f"{folder}/")
+        return text.replace("PORT", port) if fault == "port in use" else text
+
+    arguments, line = FAULTS[fault]
+    before = set(folder.iterdir())
+    status, output = cannot_start(program, folder, [filled(text) for text in arguments])
     assert status == 1
-    assert "the database cannot be reached: " in output
+    assert output.startswith(f"mig-api: {filled(line)}") and output.count("\n") == 1, output
+    assert set(folder.iterdir()) == before
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=" ".join)
+def test_an_unreachable_database_ends_the_start(program: list[str], folder: Path) -> None:
+    """Only a running reactor can find out. A daemon's parent has ended with 0 by then, so it is
+    the log that has the line; the pid file is gone."""
+    log = folder / "twistd.log"
+    status, output = cannot_start(program, folder, [*UNREACHABLE, "--listen", "unix:s"])
+    if program == ["twistd"]:
+        assert (status, output) == (0, "")
+        wait_for(lambda: "Server Shut Down" in log.read_text() or None)
+        wait_for(lambda: not list(folder.glob("*.pid")))
+        output = log.read_text()
+    else:
+        assert status == 1
+    said = [line for line in output.splitlines() if "mig-api: " in line and "critical" in line]
+    assert len(said) == 1 and "the database cannot be reached: " in said[0], output
     assert "Traceback" not in output
+    assert not (folder / "s").exists()
+
+
+def test_an_embedded_database_is_set_up_upgraded_and_found_again(
+    in_use: Daemon, embedded: Path, folder: Path
+) -> None:
+    """The daemon serves as the limited role; after kill -9 the next start takes over."""
+    other = embedded.with_name(embedded.name + "-2")
+    arguments = ["--database", f"embedded:{other}", "--listen", "unix:s"]
+    try:
+        daemon = Daemon(*arguments, cwd=folder)
+        daemon.process.kill()
+        daemon.process.wait(30)
+        server = int((other / "data" / "postmaster.pid").read_text().split()[0])
+        daemon = Daemon(*arguments, cwd=folder)
+        with closing(http.client.HTTPConnection("localhost")) as connection:
+            connection.sock = socket.socket(socket.AF_UNIX)
+            connection.sock.connect(str(folder / "s"))
+            connection.request("GET", "/api/v1/search?type=agent")
+            assert connection.getresponse().status == 200
+        assert daemon.stop() == -signal.SIGTERM
+        assert not Path(f"/proc/{server}").exists() or is_zombie(server)
+        assert not (folder / "s").exists()
+    finally:
+        shutil.rmtree(other, ignore_errors=True)
+
+
+def is_zombie(pid: int) -> bool:
+    """Whether a process has ended; nobody may be there to reap it."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def test_a_start_that_is_stopped_early_leaves_nothing(embedded: Path, folder: Path) -> None:
+    other = embedded.with_name(embedded.name + "-3")
+    arguments = ["mig-api", "--database", f"embedded:{other}", "--listen", "unix:s"]
+    process = subprocess.Popen(
+        [BIN / "twistd", "-n", *arguments],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        assert process.stdout
+        assert next((line for line in process.stdout if "setting up PostgreSQL" in line), None)
+        process.terminate()
+        output = process.stdout.read()
+        assert process.wait(30) == -signal.SIGTERM
+        assert "Traceback" not in output, output
+        assert not (folder / "s").exists()
+        wait_for(lambda: not processes_with(str(other)))
+    finally:
+        process.stdout.close()
+        shutil.rmtree(other, ignore_errors=True)
+
+
+def processes_with(text: str) -> list[str]:
+    """The command lines that hold a text."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            found.append(file.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+    return [line for line in found if text in line]
+
+
+def test_the_file_is_enough(database: TestDatabase, folder: Path) -> None:
+    """Database, listener, public URL, base route and log come from it; options win over it."""
+    given = parse_dsn(database.dsn)
+    (folder / "api.cfg").write_text(
+        f"""
+[server]
+host = "https://mig.example.net"
+baseroute = "/mig"
+port = 1
+clientpublicip = peer
+[postgres]
+host = "{given["host"]}"
+dbname = {given["dbname"]}
+user = {given["user"]}
+[logging]
+mode = file
+file = mig.log
+"""
+    )
+    arguments = ["--config", "api.cfg", "--listen", "unix:s"]
+    daemon = Daemon(*arguments, cwd=folder, log=folder / "mig.log")
+    assert daemon.base == "https://mig.example.net/mig/"
+    with closing(http.client.HTTPConnection("localhost")) as connection:
+        connection.sock = socket.socket(socket.AF_UNIX)
+        connection.sock.connect(str(folder / "s"))
+        connection.request("GET", "/mig/")
+        assert b'"href":"https://mig.example.net/mig/' in connection.getresponse().read()
+    daemon.stop()
+    log = daemon.log.read_text()
+    assert "given but without effect: [server] clientpublicip" in log
+    assert " GET /mig/ 200 " in log
+    assert "GET" not in daemon.output.read_text()
+
+
+def test_a_daemon_in_the_background(embedded: Path, folder: Path) -> None:
+    """It holds its lock across the forks, logs where the file says, and SIGTERM ends it and takes
+    database, pid file and socket along."""
+    other = embedded.with_name(embedded.name + "-4")
+    pid_file, log = folder / "mig.pid", folder / "log"
+    (folder / "api.cfg").write_text("[logging]\nmode = file\nfile = log\n")
+    arguments = ["--config", "api.cfg", "--database", f"embedded:{other}"]
+    listen = ["--listen", "unix:s", "--listen", "tcp:0"]
+    try:
+        where = ["--pidfile", str(pid_file)]
+        assert run(*where, "mig-api", *arguments, *listen, cwd=folder) == (0, "")
+        text = wait_for(lambda: log.read_text() if "ready at " in log.read_text() else None)
+        status, output = run("mig-api", *arguments, cwd=folder)
+        assert (status, output) == (1, f"mig-api: {other} is in use by another mig-api\n")
+        base = text.partition("ready at ")[2].split()[0]
+        assert base.startswith("http://localhost:") and base.endswith("/api/v1/")
+        with urllib.request.urlopen(base) as answer:
+            assert answer.status == 200
+        assert stat.S_IMODE((folder / "s").stat().st_mode) == 0o660
+        assert stat.S_IMODE(log.stat().st_mode) == 0o640
+        os.kill(int(pid_file.read_text()), signal.SIGTERM)
+        wait_for(lambda: not pid_file.exists())
+        assert {file.name for file in folder.iterdir()} == {"api.cfg", "log"}
+        assert not processes_with(str(other))
+    finally:
+        shutil.rmtree(other, ignore_errors=True)
+
+
+def test_a_database_of_a_newer_version_ends_the_start(database: TestDatabase, folder: Path) -> None:
+    database.execute("insert into mig_schema values (99)")
+    arguments = ["--database", database.dsn, "--listen", "tcp:0"]
+    status, output = cannot_start(["twistd", "-n"], folder, arguments)
+    assert status == 1
+    assert "made by a newer mig-api" in output and "Traceback" not in output
 
 
 def test_serves_from_any_folder_and_stops_cleanly(database: TestDatabase, folder: Path) -> None:

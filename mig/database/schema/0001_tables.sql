@@ -1,9 +1,16 @@
 -- The tables that the API shares with schedulers of 2014 and 2017. A scheduler of one generation
 -- does not name the columns of the other: each of those is nullable or has a default.
-begin;
-select pg_advisory_xact_lock(1664);
+--
+-- An empty database is set up by this text as it stands; mig/database/wanted.py reads in it what an
+-- existing one must have. It holds `create table` with one column a line, `create index` and
+-- `create sequence`, nothing else; a new column goes into its table, and wanted.VERSION up by one.
 
-create table if not exists agents (
+create table mig_schema (
+    version   integer primary key,
+    appliedat timestamptz not null default now()
+);
+
+create table agents (
     id              numeric primary key,
     name            varchar(2048) not null,
     queueloc        varchar(2048) not null,
@@ -20,8 +27,9 @@ create table if not exists agents (
     refreshtime     timestamptz not null default '0001-01-01T00:00:00Z',
     loadername      varchar(2048)
 );
+create index agents_newest on agents (starttime, id);
 
-create table if not exists actions (
+create table actions (
     id             numeric primary key,
     name           varchar(2048) not null,
     target         varchar(2048) not null,
@@ -37,8 +45,9 @@ create table if not exists actions (
     pgpsignatures  json,
     syntaxversion  integer
 );
+create index actions_newest on actions (validfrom, id);
 
-create table if not exists commands (
+create table commands (
     id         numeric primary key,
     actionid   numeric references actions (id),
     agentid    numeric references agents (id),
@@ -47,12 +56,12 @@ create table if not exists commands (
     starttime  timestamptz not null,
     finishtime timestamptz
 );
-create index if not exists commands_newest on commands (starttime, id);
-create index if not exists commands_of_action on commands (actionid, starttime, id);
-create index if not exists commands_of_agent on commands (agentid, starttime, id);
+create index commands_newest on commands (starttime, id);
+create index commands_of_action on commands (actionid, starttime, id);
+create index commands_of_agent on commands (agentid, starttime, id);
 
-create sequence if not exists investigators_id_seq;
-create table if not exists investigators (
+create sequence investigators_id_seq;
+create table investigators (
     id             numeric primary key default nextval('investigators_id_seq'),
     name           varchar(1024) not null,
     pgpfingerprint varchar(128) unique,
@@ -66,27 +75,27 @@ create table if not exists investigators (
     apisalt        bytea
 );
 
-create table if not exists signatures (
+create table signatures (
     actionid       numeric references actions (id),
     investigatorid numeric references investigators (id),
     pgpsignature   varchar(4096) not null,
     unique (actionid, investigatorid)
 );
-create index if not exists signatures_of_investigator on signatures (investigatorid);
+create index signatures_of_investigator on signatures (investigatorid);
 
-create table if not exists modules (
+create table modules (
     id   numeric primary key,
     name varchar(256) not null
 );
 
-create table if not exists agtmodreq (
+create table agtmodreq (
     moduleid numeric references modules (id),
     agentid  numeric references agents (id),
     minimumweight integer not null,
     unique (moduleid, agentid)
 );
 
-create table if not exists invagtmodperm (
+create table invagtmodperm (
     investigatorid numeric references investigators (id),
     agentid        numeric references agents (id),
     moduleid       numeric references modules (id),
@@ -94,7 +103,7 @@ create table if not exists invagtmodperm (
     unique (investigatorid, agentid, moduleid)
 );
 
-create table if not exists agents_stats (
+create table agents_stats (
     timestamp               timestamptz not null,
     online_agents           numeric,
     online_agents_by_version json,
@@ -108,7 +117,7 @@ create table if not exists agents_stats (
     flapping_endpoints      numeric
 );
 
-create table if not exists manifests (
+create table manifests (
     id        numeric primary key,
     name      varchar(256) not null,
     timestamp timestamptz not null,
@@ -117,14 +126,14 @@ create table if not exists manifests (
     content   text not null
 );
 
-create table if not exists manifestsig (
+create table manifestsig (
     manifestid     numeric references manifests (id),
     investigatorid numeric references investigators (id),
     pgpsignature   varchar(4096) not null,
     unique (manifestid, investigatorid)
 );
 
-create table if not exists loaders (
+create table loaders (
     id         numeric primary key,
     loadername varchar(256) not null unique,
     loaderkey  bytea,
@@ -136,5 +145,3 @@ create table if not exists loaders (
     enabled    boolean not null default false,
     expectenv  varchar(2048)
 );
-
-commit;

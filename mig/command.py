@@ -1,0 +1,103 @@
+"""``mig-api VERB``: what an administrator does beside the daemon, on the same functions."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, NoReturn
+
+import click
+from psycopg2 import ProgrammingError
+from psycopg2.extensions import parse_dsn
+from twisted.internet import task
+from twisted.internet.defer import CancelledError, Deferred
+
+from mig import __version__
+from mig.database.migrate import SchemaFault, Step, migrate, plan
+from mig.database.pool import Database
+from mig.values import Unavailable
+
+INTERRUPTED = 130
+
+
+def _dsn(_context: click.Context, _option: click.Parameter, value: str) -> str:
+    if value.startswith("embedded:"):
+        raise click.BadParameter("an embedded database is brought up when the daemon starts.")
+    try:
+        parse_dsn(value)
+    except ProgrammingError:
+        raise click.BadParameter("no postgresql:// URL or connection string.") from None
+    return value
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="mig-api", message="%(prog)s %(version)s")
+def main() -> None:
+    """Administer the MIG API. The daemon itself is `twistd mig-api`."""
+
+
+@main.command("migrate")
+@click.option("--plan", "only_plan", is_flag=True, help="Print what would be done, and do nothing.")
+@click.option(
+    "--database",
+    envvar="MIG_DATABASE",
+    show_envvar=True,
+    required=True,
+    metavar="URL",
+    callback=_dsn,
+    help="postgresql://OWNER@host/name; a password is better in PGPASSFILE.",
+)
+def migrate_command(only_plan: bool, database: str) -> None:
+    """Set up an empty database, or bring an existing one up to date.
+
+    Only what is missing is added, while a scheduler goes on writing. Run it as the owner of the
+    tables. A run that was broken off can be repeated.
+    """
+    _run(database, _print_plan if only_plan else _migrate)
+
+
+async def _print_plan(database: Database) -> None:
+    steps = await plan(database)
+    for step in steps:
+        click.echo(step.script)
+    if not steps:
+        click.echo("-- nothing to do")
+
+
+async def _migrate(database: Database) -> None:
+    steps = 0
+
+    def done(step: Step) -> None:
+        nonlocal steps
+        steps += 1
+        click.echo(f"done: {step.what}")
+
+    await migrate(database, done)
+    click.echo("the database is up to date" if steps else "nothing to do")
+
+
+def _run(dsn: str, verb: Callable[[Database], Awaitable[None]]) -> NoReturn:
+    """Run a verb on a database and end the process: 0, or not with one line on standard error."""
+
+    async def run(reactor: Any) -> None:
+        database = Database(reactor, dsn)
+        try:
+            await verb(database)
+        except (SchemaFault, Unavailable) as reason:
+            click.echo(f"mig-api: {reason}", err=True)
+            raise SystemExit(1) from None
+        except CancelledError:
+            click.echo("mig-api: interrupted; run it again to complete it", err=True)
+            raise SystemExit(INTERRUPTED) from None
+        finally:
+            database.stop()
+
+    def start(reactor: Any) -> Deferred[None]:
+        running = Deferred.fromCoroutine(run(reactor))
+        reactor.addSystemEventTrigger("before", "shutdown", running.cancel)
+        return running
+
+    task.react(start)
+
+
+if __name__ == "__main__":
+    main()

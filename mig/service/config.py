@@ -1,0 +1,411 @@
+"""The configuration file of the API, the ``api.cfg`` that MIG has always had.
+
+Each dataclass is a section and each field a key; a key's text is read by the function that its
+field names. What a function raises says what is accepted, never what was found: a password may
+stand in the wrong place.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from configparser import ConfigParser, ParsingError
+from dataclasses import dataclass, field, fields
+from datetime import timedelta
+from difflib import get_close_matches
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, Final
+
+from psycopg2.extensions import make_dsn
+
+DEFAULT_IP: Final = "127.0.0.1"
+DEFAULT_PORT: Final = 1664
+DEFAULT_BASEROUTE: Final = "/api/v1"
+HOST: Final = "http://NAME or https://NAME, perhaps with :PORT, and nothing behind"
+
+_HOST = re.compile(
+    r"https?://(?:[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*|\[([0-9A-Fa-f:.]+)\])(?::([0-9]{1,5}))?/?",
+    re.ASCII,
+)
+_BASEROUTE = re.compile(r"(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~-]+)*", re.ASCII)
+_DURATION = re.compile(r"(?:([0-9]{1,6})h)?(?:([0-9]{1,6})m)?(?:([0-9]{1,9})s)?", re.ASCII)
+_FORWARDED = re.compile(r"peer|x-forwarded-for:[0-9]{1,3}", re.ASCII)
+_BEFORE_COMMENT = re.compile(r'(?:"(?:\\.|[^"\\])*"|\\.|[^"\\;#])*')
+_SECTION = re.compile(r"\[.+\]")
+_QUOTING = re.compile(r'\\([\\"])|"')
+_KNOWN_ESCAPES = re.compile(r'(?:\\[\\"]|[^\\])*')
+_SWITCH: Final = {
+    **dict.fromkeys(("on", "yes", "true", "1"), True),
+    **dict.fromkeys(("off", "no", "false", "0"), False),
+}
+_LEVELS: Final = {
+    **{name: name for name in ("debug", "info", "warning", "error", "critical")},
+    "emerg": "critical",
+    "alert": "critical",
+    "crit": "critical",
+    "err": "error",
+    "notice": "info",
+}
+_RETIRED: Final = {
+    ("pgp", "pubring"),
+    ("postgres", "maxconn"),
+    ("logging", "maxfilesize"),
+    ("logging", "facility"),
+}
+"""What older files hold and this program has no use for."""
+_IDLE: Final = {
+    ("server", "clientpublicip"),
+    ("directories", "spool"),
+    ("directories", "tmp"),
+    ("authentication", "tokenduration"),
+    ("manifest", "requiredsignatures"),
+    ("maxmind", "path"),
+}
+"""What is read and checked, but belongs to a part that does not exist yet."""
+
+
+class BadConfig(Exception):
+    """The file cannot be used; the message is one line with all its faults."""
+
+
+def host(text: str) -> str:
+    """The public URL of the server, without a path or a slash at its end.
+
+    :raises ValueError: saying what is accepted.
+    """
+    match = _HOST.fullmatch(text)
+    if match and 0 < int(match[2] or 1) <= 65535 and (match[1] is None or _is_ipv6(match[1])):
+        return text.removesuffix("/")
+    raise ValueError(HOST)
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        return ip_address(text).version == 6
+    except ValueError:
+        return False
+
+
+def _ip(text: str) -> str:
+    try:
+        return str(ip_address(DEFAULT_IP if text == "localhost" else text.strip("[]")))
+    except ValueError:
+        raise ValueError("an IP address, for example 127.0.0.1 or ::1") from None
+
+
+def _whole(low: int, high: int) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        if re.fullmatch(r"[0-9]{1,9}", text, re.ASCII) and low <= int(text) <= high:
+            return int(text)
+        raise ValueError(f"a whole number from {low} to {high}")
+
+    return read
+
+
+def _baseroute(text: str) -> str:
+    text = text.rstrip("/")
+    if not _BASEROUTE.fullmatch(text):
+        raise ValueError("a path such as /api/v1, of letters, digits and . _ ~ -")
+    return text
+
+
+def _clientpublicip(text: str) -> str:
+    if not _FORWARDED.fullmatch(text):
+        raise ValueError("peer or x-forwarded-for:NUMBER")
+    return text
+
+
+def _text(text: str) -> str:
+    if not text or not text.isprintable():
+        raise ValueError("a text of one line, not empty")
+    return text
+
+
+def _secret(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("a text without NUL")
+    return text
+
+
+def _path(text: str) -> Path:
+    return Path(_text(text)).absolute()
+
+
+def _one_of(*accepted: str) -> Callable[[str], str]:
+    def read(text: str) -> str:
+        if text.lower() in accepted:
+            return text.lower()
+        raise ValueError(_either(accepted))
+
+    return read
+
+
+def _level(text: str) -> str:
+    try:
+        return _LEVELS[text.lower()]
+    except KeyError:
+        raise ValueError(_either(("debug", "info", "warning", "error", "critical"))) from None
+
+
+def _enabled(text: str) -> bool:
+    if text.lower() not in _SWITCH:
+        raise ValueError("on or off")
+    if _SWITCH[text.lower()]:
+        raise ValueError("off: there is no authentication yet, and it would be missed in silence")
+    return False
+
+
+def _duration(text: str) -> timedelta:
+    match = _DURATION.fullmatch(text)
+    hours, minutes, seconds = (int(part or 0) for part in match.groups()) if match else (0, 0, 0)
+    duration = timedelta(hours=hours, minutes=minutes, seconds=seconds)
+    if not duration:
+        raise ValueError("a duration such as 10m, 600s or 1h30m")
+    return duration
+
+
+def _either(names: Iterable[str]) -> str:
+    *most, last = names
+    return f"{', '.join(most)} or {last}" if most else last
+
+
+def _by(read: Callable[[str], Any]) -> Mapping[str, Any]:
+    """How a field's text is read."""
+    return {"read": read}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Server:
+    """Where it listens, and how clients name it; *ip* and *port* are ``None`` when not given."""
+
+    ip: str | None = field(default=None, metadata=_by(_ip))
+    port: int | None = field(default=None, metadata=_by(_whole(1, 65535)))
+    host: str | None = field(default=None, metadata=_by(host))
+    baseroute: str = field(default=DEFAULT_BASEROUTE, metadata=_by(_baseroute))
+    clientpublicip: str = field(default="peer", metadata=_by(_clientpublicip))
+
+    @property
+    def listener(self) -> str | None:
+        """The endpoint text of *ip* and *port*, ``None`` when neither is given."""
+        if self.ip is None and self.port is None:
+            return None
+        ip, port = self.ip or DEFAULT_IP, self.port or DEFAULT_PORT
+        if ":" in ip:
+            return f"tcp6:{port}:interface=" + ip.replace(":", "\\:")
+        return f"tcp:{port}:interface={ip}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Postgres:
+    """The database; what is ``None`` is left to libpq and its environment."""
+
+    host: str | None = field(default=None, metadata=_by(_text))
+    port: int | None = field(default=None, metadata=_by(_whole(1, 65535)))
+    dbname: str | None = field(default=None, metadata=_by(_text))
+    user: str | None = field(default=None, metadata=_by(_text))
+    password: str | None = field(default=None, repr=False, metadata=_by(_secret))
+    sslmode: str | None = field(
+        default=None,
+        metadata=_by(_one_of("disable", "allow", "prefer", "require", "verify-ca", "verify-full")),
+    )
+
+    @property
+    def dsn(self) -> str | None:
+        """The connection string, ``None`` when the section gives nothing."""
+        given = {f.name: getattr(self, f.name) for f in fields(self)}
+        return make_dsn(**given) or None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Directories:
+    """Where the scheduler finds actions."""
+
+    spool: Path | None = field(default=None, metadata=_by(_path))
+    tmp: Path | None = field(default=None, metadata=_by(_path))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Logging:
+    """Where the log goes. *host* and *port* are those of a syslog server."""
+
+    mode: str = field(default="stdout", metadata=_by(_one_of("stdout", "file", "syslog")))
+    level: str = field(default="info", metadata=_by(_level))
+    file: Path | None = field(default=None, metadata=_by(_path))
+    host: str = field(default="localhost", metadata=_by(_text))
+    port: int = field(default=514, metadata=_by(_whole(1, 65535)))
+    protocol: str = field(default="udp", metadata=_by(_one_of("udp", "tcp", "unix")))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Authentication:
+    """Who may do what; not there yet."""
+
+    enabled: bool = field(default=False, metadata=_by(_enabled))
+    tokenduration: timedelta = field(default=timedelta(minutes=10), metadata=_by(_duration))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """How many investigators must sign a manifest."""
+
+    requiredsignatures: int = field(default=1, metadata=_by(_whole(1, 1000)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Maxmind:
+    """The database of places by address."""
+
+    path: Path | None = field(default=None, metadata=_by(_path))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """All sections. *idle* names the keys that were given but have no effect yet or any more."""
+
+    server: Server = Server()
+    postgres: Postgres = Postgres()
+    directories: Directories = Directories()
+    logging: Logging = Logging()
+    authentication: Authentication = Authentication()
+    manifest: Manifest = Manifest()
+    maxmind: Maxmind = Maxmind()
+    idle: tuple[str, ...] = ()
+
+
+SECTIONS: Final[Mapping[str, type[Any]]] = {
+    "server": Server,
+    "postgres": Postgres,
+    "directories": Directories,
+    "logging": Logging,
+    "authentication": Authentication,
+    "manifest": Manifest,
+    "maxmind": Maxmind,
+}
+
+
+def read(path: Path) -> Config:
+    """The configuration in a file.
+
+    :raises BadConfig: when it cannot be read, or with everything that is wrong in it.
+    """
+    try:
+        return parse(path.read_text(encoding="utf-8-sig"))
+    except OSError as reason:
+        raise BadConfig(f"cannot read {path}: {reason.strerror}") from None
+    except UnicodeDecodeError:
+        raise BadConfig(f"{path}: the file is not UTF-8") from None
+    except BadConfig as faults:
+        raise BadConfig(f"{path}: {faults}") from None
+
+
+def parse(text: str) -> Config:
+    """The configuration in the text of a file. A key that is given twice has its last value.
+
+    :raises BadConfig: with everything that is wrong in it, joined by ``; ``.
+    """
+    faults: list[str] = []
+    parser = _parsed(text, faults)
+    values: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
+    idle = []
+    for section, key, raw in _keys(parser, faults):
+        if (section, key) in _RETIRED | _IDLE:
+            idle.append(f"[{section}] {key}")
+        if (section, key) not in _RETIRED:
+            try:
+                values[section][key] = _value(section, key, raw)
+            except ValueError as fault:
+                faults.append(str(fault))
+    faults.extend(_faults_together(values["logging"]))
+    if faults:
+        raise BadConfig("; ".join(dict.fromkeys(faults)))
+    sections = {name: kind(**values[name]) for name, kind in SECTIONS.items()}
+    return Config(**sections, idle=tuple(dict.fromkeys(idle)))
+
+
+def _parsed(text: str, faults: list[str]) -> ConfigParser:
+    """What can be made out of a file; lines that mean nothing are added to *faults*."""
+    parser = ConfigParser(
+        interpolation=None,
+        strict=False,
+        delimiters=("=",),
+        comment_prefixes=(),
+        empty_lines_in_values=False,
+        default_section="",
+    )
+    try:
+        parser.read_string("\n".join(_uncommented(text, faults)))
+    except ParsingError as reason:
+        faults.extend(f"line {n} is neither [section] nor key = value" for n, _ in reason.errors)
+    return parser
+
+
+def _uncommented(text: str, faults: list[str]) -> Iterator[str]:
+    """The lines without comments, and without indentation, which would make configparser join them.
+
+    A quote or an escape that does not end on its line, and a line before the first section, are
+    added to *faults*.
+    """
+    in_section = False
+    for number, line in enumerate(text.split("\n"), 1):
+        match = _BEFORE_COMMENT.match(line)
+        kept = match[0] if match else ""
+        if line[len(kept) :].startswith(('"', "\\")):
+            faults.append(f'line {number} has an open " or ends with a backslash')
+            kept = ""
+        kept = kept.strip()
+        in_section = in_section or bool(_SECTION.match(kept))
+        if kept and not in_section:
+            faults.append(f"line {number} stands before the first [section]")
+            kept = ""
+        yield kept
+
+
+def _keys(parser: ConfigParser, faults: list[str]) -> Iterator[tuple[str, str, str]]:
+    """Section, key and raw value of each key in a known section; other sections are *faults*."""
+    known = {*SECTIONS, *(section for section, _ in _RETIRED)}
+    for name in parser.sections():
+        section = name.strip().lower()
+        if section in known:
+            yield from ((section, key, raw) for key, raw in parser.items(name))
+        else:
+            faults.append(f"[{_shown(name)}] is no section, {_nearest(section, SECTIONS)}")
+
+
+def _value(section: str, key: str, raw: str) -> Any:
+    keys = {f.name: f for f in fields(SECTIONS[section])} if section in SECTIONS else {}
+    if key not in keys:
+        known = [*keys, *(name for of, name in _RETIRED if of == section)]
+        raise ValueError(f"[{section}] {_shown(key)} is no key, {_nearest(key, sorted(known))}")
+    try:
+        return keys[key].metadata["read"](_unquoted(raw))
+    except ValueError as accepted:
+        raise ValueError(f"[{section}] {key} must be {accepted}") from None
+
+
+def _unquoted(raw: str) -> str:
+    if not _KNOWN_ESCAPES.fullmatch(raw):
+        raise ValueError('written with \\\\ for a backslash and \\" for a quote')
+    return _QUOTING.sub(lambda match: match[1] or "", raw)
+
+
+def _faults_together(logging: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with keys that are right each for itself."""
+    if logging.get("mode") == "file" and "file" not in logging:
+        yield "[logging] file must be given, as mode is file"
+    if logging.get("mode") == "syslog" and logging.get("protocol") == "tcp":
+        yield (
+            "[logging] protocol must be udp or unix: with tcp, a log server that does not answer"
+            " would stop the service"
+        )
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    names = list(known)
+    near = get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"did you mean {near[0]}?" if near else f"accepted is {_either(names)}"
+
+
+def _shown(name: str) -> str:
+    """A name from the file as a message can bear it."""
+    return ascii(name[:40])[1:-1]

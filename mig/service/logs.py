@@ -1,0 +1,132 @@
+"""Where the log goes when the configuration file says so, and no option of twistd does."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+from twisted.logger import (
+    FilteringLogObserver,
+    ILogObserver,
+    LogEvent,
+    LogLevel,
+    LogLevelFilterPredicate,
+    eventAsText,
+    textFileLogObserver,
+)
+from zope.interface import implementer
+
+from mig.service.config import Logging
+
+SYSLOG_SOCKET: Final = Path("/dev/log")
+LOCAL3: Final = 19
+"""The facility that MIG has always used."""
+MOST_BYTES: Final = 8192
+
+_LEVELS: Final = {
+    "debug": LogLevel.debug,
+    "info": LogLevel.info,
+    "warning": LogLevel.warn,
+    "error": LogLevel.error,
+    "critical": LogLevel.critical,
+}
+_SEVERITIES: Final = {
+    LogLevel.debug: 7,
+    LogLevel.info: 6,
+    LogLevel.warn: 4,
+    LogLevel.error: 3,
+    LogLevel.critical: 2,
+}
+
+
+class BadLog(Exception):
+    """The log cannot go where it should; the message is one line that says why."""
+
+
+def redirect(logging: Logging, parent: Any) -> Any:
+    """What is to write twistd's log, or ``None`` where its own way is the right one.
+
+    twist asks its options instead of its application who writes: there they are changed.
+
+    :param parent: the options of twistd or twist; what they say about the log wins.
+    :raises BadLog: when the file cannot be opened or the log server has no address.
+    """
+    observer = None if _decided(parent) else _observer(logging, parent)
+    if observer is None or "fileLogObserverFactory" not in parent:
+        return observer
+    parent["fileLogObserverFactory"] = lambda _: observer
+    parent["logLevel"] = LogLevel.debug
+    return None
+
+
+def _decided(parent: Any) -> bool:
+    """Whether the command line says where the log goes."""
+    of_twist = parent.get("logFile", sys.stdout) is not sys.stdout
+    return of_twist or any(parent.get(name) for name in ("logfile", "syslog", "logger"))
+
+
+def _observer(logging: Logging, parent: Any) -> Any:
+    """What the configuration asks for.
+
+    A daemon in the background has no standard output: twistd alone knows what to do instead.
+    """
+    if logging.mode == "file":
+        return _filtered(textFileLogObserver(_opened(logging)), logging)
+    if logging.mode == "syslog":
+        return _filtered(_Syslog(*_address(logging)), logging)
+    if parent.get("nodaemon", True) and logging != Logging():
+        return _filtered(textFileLogObserver(sys.stdout), logging)
+    return None
+
+
+def _filtered(observer: Any, logging: Logging) -> Any:
+    level = LogLevelFilterPredicate(defaultLogLevel=_LEVELS[logging.level])
+    return FilteringLogObserver(observer, [level])
+
+
+def _opened(logging: Logging) -> Any:
+    """The log file, opened to be appended to, readable for its group alone."""
+    assert logging.file is not None
+    try:
+        log = logging.file.open("a", encoding="utf-8", errors="backslashreplace")
+    except OSError as reason:
+        raise BadLog(f"[logging] cannot open {logging.file}: {reason.strerror}") from None
+    with suppress(PermissionError):
+        if stat.S_ISREG(os.fstat(log.fileno()).st_mode):
+            os.fchmod(log.fileno(), 0o640)
+    return log
+
+
+def _address(logging: Logging) -> tuple[socket.AddressFamily, Any]:
+    """Family and address of the log server, looked up once: later it would block."""
+    if logging.protocol == "unix":
+        if not SYSLOG_SOCKET.is_socket():
+            raise BadLog(f"[logging] there is no log server at {SYSLOG_SOCKET}")
+        return socket.AF_UNIX, str(SYSLOG_SOCKET)
+    try:
+        found = socket.getaddrinfo(logging.host, logging.port, type=socket.SOCK_DGRAM)
+    except OSError:
+        raise BadLog(f"[logging] the name of host {logging.host} cannot be resolved") from None
+    return found[0][0], found[0][4]
+
+
+@implementer(ILogObserver)
+class _Syslog:
+    """Sends events as RFC 3164 datagrams; one that cannot be sent at once is lost."""
+
+    def __init__(self, family: socket.AddressFamily, address: Any) -> None:
+        self._address = address
+        self._socket = socket.socket(family, socket.SOCK_DGRAM)
+        self._socket.setblocking(False)
+
+    def __call__(self, event: LogEvent) -> None:
+        text = eventAsText(event, includeTimestamp=False, includeSystem=False)
+        priority = LOCAL3 * 8 + _SEVERITIES.get(event.get("log_level", LogLevel.info), 6)
+        datagram = f"<{priority}>mig-api[{os.getpid()}]: {text}".encode(errors="backslashreplace")
+        with suppress(OSError):
+            self._socket.sendto(datagram[:MOST_BYTES], self._address)

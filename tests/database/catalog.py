@@ -1,0 +1,52 @@
+"""What a database's catalog says about the tables, in a form that can be compared."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mig.database.wanted import wanted
+from tests.conftest import TestDatabase
+
+TABLES = [table.name for table in wanted().tables]
+
+
+def columns(database: TestDatabase) -> dict[tuple[str, str], tuple[str, bool, str]]:
+    """Each column's type, whether it must be set, and its default."""
+    rows = database.execute(
+        "select c.relname, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull,"
+        " coalesce(pg_get_expr(d.adbin, d.adrelid), '')"
+        " from pg_attribute a join pg_class c on c.oid = a.attrelid"
+        " left join pg_attrdef d on d.adrelid = c.oid and d.adnum = a.attnum"
+        " where c.relname = any(%s) and a.attnum > 0 and not a.attisdropped",
+        (TABLES,),
+    )
+    return {(table, column): tuple(rest) for table, column, *rest in rows}
+
+
+def indexes(database: TestDatabase, tables: list[str] = TABLES) -> set[tuple[str, bool, str]]:
+    """Each valid index: its table, whether it is unique, and on what it is; names left out."""
+    rows = database.execute(
+        "select indrelid::regclass::text, indisunique,"
+        " substring(pg_get_indexdef(indexrelid) from 'USING.*')"
+        " from pg_index where indisvalid and indrelid::regclass::text = any(%s)",
+        (tables,),
+    )
+    return set(rows)
+
+
+def invalid(database: TestDatabase) -> list[str]:
+    """The unfinished indexes."""
+    rows = database.execute("select indexrelid::regclass::text from pg_index where not indisvalid")
+    return [name for [name] in rows]
+
+
+def everything(database: TestDatabase) -> Any:
+    """All of it, and who may do what."""
+    rights = database.execute(
+        "select relname, relacl::text, relowner::regrole::text,"
+        " (select array_agg(attname || attacl::text order by attnum) from pg_attribute"
+        "  where attrelid = c.oid and attacl is not null)"
+        " from pg_class c where relnamespace = 'public'::regnamespace and relkind in ('r', 'S')"
+        " order by relname"
+    )
+    return columns(database), indexes(database), rights

@@ -1,0 +1,144 @@
+"""The databases of existing schedulers, as they were set up, and what those schedulers write."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tests import fleet
+
+_SHARED = """
+create table commands (
+    id numeric primary key, actionid numeric references actions (id),
+    agentid numeric references agents (id), status varchar(255) not null, results json,
+    starttime timestamptz not null, finishtime timestamptz
+);
+create table signatures (
+    actionid numeric references actions (id), investigatorid numeric references investigators (id),
+    pgpsignature varchar(4096) not null
+);
+create unique index signatures_actionid_investigatorid_idx
+    on signatures (actionid, investigatorid);
+create table modules (id numeric primary key, name varchar(256) not null);
+create table agtmodreq (
+    moduleid numeric references modules (id), agentid numeric references agents (id),
+    minimumweight integer not null, unique (moduleid, agentid)
+);
+create table invagtmodperm (
+    investigatorid numeric references investigators (id), agentid numeric references agents (id),
+    moduleid numeric references modules (id), weight integer not null,
+    unique (investigatorid, agentid, moduleid)
+);
+"""
+
+_2014 = (
+    """
+create table actions (
+    id numeric primary key, name varchar(2048) not null, target varchar(2048) not null,
+    description json, threat json, operations json, validfrom timestamptz not null,
+    expireafter timestamptz not null, starttime timestamptz, finishtime timestamptz,
+    lastupdatetime timestamptz, status varchar(256), pgpsignatures json, syntaxversion int
+);
+create table agents (
+    id numeric primary key, name varchar(2048) not null, queueloc varchar(2048) not null,
+    os varchar(2048) not null, version varchar(2048) not null, pid int not null,
+    starttime timestamptz not null, destructiontime timestamptz,
+    heartbeattime timestamptz not null, status varchar(255), environment json, tags json
+);
+create sequence investigators_id_seq start 1;
+create table investigators (
+    id numeric primary key default nextval('investigators_id_seq'), name varchar(1024) not null,
+    pgpfingerprint varchar(128), publickey bytea, privatekey bytea, status varchar(255) not null,
+    createdat timestamptz not null, lastmodified timestamptz not null
+);
+create unique index investigators_pgpfingerprint_idx on investigators (pgpfingerprint);
+"""
+    + _SHARED
+)
+
+_2017 = (
+    """
+create table actions (
+    id numeric primary key, name varchar(2048) not null, target varchar(2048) not null,
+    description json, threat json, operations json, validfrom timestamptz not null,
+    expireafter timestamptz not null, starttime timestamptz, finishtime timestamptz,
+    lastupdatetime timestamptz, status varchar(256), pgpsignatures varchar(4096) not null,
+    syntaxversion int
+);
+create table agents (
+    id numeric primary key, name varchar(2048) not null, queueloc varchar(2048) not null,
+    mode varchar(2048) not null, version varchar(2048) not null, pid int not null,
+    starttime timestamptz not null, destructiontime timestamptz,
+    heartbeattime timestamptz not null, refreshtime timestamptz not null, status varchar(255),
+    environment json, tags json, loadername varchar(2048)
+);
+create sequence investigators_id_seq start 1;
+create table investigators (
+    id numeric primary key default nextval('investigators_id_seq'), name varchar(1024) not null,
+    pgpfingerprint varchar(128) unique, publickey bytea, privatekey bytea,
+    status varchar(255) not null, createdat timestamptz not null,
+    lastmodified timestamptz not null, permissions bigint not null default 0, apikey bytea,
+    apisalt bytea
+);
+"""
+    + _SHARED
+    + """
+create table agents_stats (timestamp timestamptz not null, online_agents numeric);
+create table manifests (id numeric primary key, name varchar(256) not null, content bytea);
+create table manifestsig (
+    manifestid numeric references manifests (id),
+    investigatorid numeric references investigators (id), pgpsignature varchar(4096) not null,
+    unique (manifestid, investigatorid)
+);
+create table loaders (id bigserial primary key, loadername varchar(256) not null, loaderkey bytea);
+"""
+)
+
+
+@dataclass(frozen=True)
+class Generation:
+    """How a generation's database is set up, and a row of its scheduler for an agent."""
+
+    sql: str
+    agent_columns: Mapping[str, Any]
+    action_columns: Mapping[str, Any]
+
+    def agent(self, id: int) -> dict[str, Any]:
+        return {**fleet.agent(id), **self.agent_columns}
+
+    def action(self, id: int) -> dict[str, Any]:
+        return {**fleet.action(id), **self.action_columns}
+
+    def fill(self, dsn: str) -> None:
+        """Three investigators, two actions and agents, and four commands."""
+        statuses = ("active", "active", "disabled")
+        fleet.insert(
+            dsn,
+            "investigators",
+            (
+                {
+                    "name": f"investigator {number}",
+                    "pgpfingerprint": f"{number:040X}",
+                    "privatekey": b"secret",
+                    "status": status,
+                    "createdat": "2026-01-01T00:00:00Z",
+                    "lastmodified": "2026-01-01T00:00:00Z",
+                }
+                for number, status in enumerate(statuses, 1)
+            ),
+        )
+        fleet.insert(dsn, "agents", map(self.agent, (1, 2)))
+        fleet.insert(dsn, "actions", map(self.action, (1, 2)))
+        commands = [fleet.command(id, 1 + id % 2, 1 + id // 3) for id in range(1, 5)]
+        fleet.insert(dsn, "commands", commands)
+
+
+GENERATIONS = {
+    "2014": Generation(_2014, {"os": "linux"}, {}),
+    "2017": Generation(
+        _2017,
+        {"mode": "daemon", "refreshtime": "2026-01-01T00:00:00Z", "environment": {"os": "linux"}},
+        {"status": "pending"},
+    ),
+}

@@ -1,0 +1,564 @@
+"""A database is set up, adopted beside its scheduler, or refused with one line."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import closing, contextmanager
+from typing import Any
+
+import psycopg2
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThread
+
+from mig.database import migrate
+from mig.database.migrate import SchemaFault, Step, prepare
+from mig.database.pool import Database
+from mig.database.wanted import SHARED, VERSION, wanted
+from mig.demo.postgres import API, EmbeddedPostgres
+from tests import fleet
+from tests.conftest import TestDatabase
+from tests.database import catalog
+from tests.database.generations import GENERATIONS, Generation
+
+NewDatabase = Callable[..., TestDatabase]
+LONGEST_WAIT = 3.0
+"""What a writer may have to wait: a lock's second, and what a busy machine adds."""
+
+
+class Killed(Exception):
+    """The run ends here."""
+
+
+@pytest.fixture
+def empty(new_database: NewDatabase) -> TestDatabase:
+    return new_database("template0")
+
+
+@pytest.fixture(params=GENERATIONS)
+def generation(request: pytest.FixtureRequest) -> Generation:
+    return GENERATIONS[request.param]
+
+
+@pytest.fixture
+def old(empty: TestDatabase, generation: Generation) -> TestDatabase:
+    """A database of either generation, with some rows."""
+    empty.execute(generation.sql)
+    generation.fill(empty.dsn)
+    return empty
+
+
+def old_2014(database: TestDatabase) -> TestDatabase:
+    database.execute(GENERATIONS["2014"].sql)
+    GENERATIONS["2014"].fill(database.dsn)
+    return database
+
+
+async def on(dsn: str, call: Callable[[Database], Awaitable[Any]]) -> Any:
+    """What *call* gives for the database of *dsn*."""
+    database = Database(reactor, dsn)
+    try:
+        return await call(database)
+    finally:
+        database.stop()
+
+
+async def run(database: TestDatabase, stop_after: int = sys.maxsize) -> list[str]:
+    """The steps that a migration did; it is killed after some of them."""
+    done: list[str] = []
+
+    def note(step: Step) -> None:
+        done.append(step.what)
+        if len(done) == stop_after:
+            raise Killed
+
+    await on(database.dsn, lambda d: migrate.migrate(d, note))
+    return done
+
+
+async def plan(database: TestDatabase) -> list[Step]:
+    return await on(database.dsn, migrate.plan)
+
+
+async def refusal(call: Awaitable[Any]) -> str:
+    """The one line that *call* is refused with."""
+    with pytest.raises(SchemaFault) as refused:
+        await call
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+@contextmanager
+def holding(database: TestDatabase, *statements: str) -> Iterator[Any]:
+    """A transaction of somebody else that stays open."""
+    with closing(psycopg2.connect(database.dsn)) as connection:
+        for statement in statements:
+            connection.cursor().execute(statement)
+        yield connection
+
+
+@pytest.mark.parametrize("upgrade", [False, True])
+@pytest_twisted.ensureDeferred
+async def test_an_empty_database_is_set_up(empty: TestDatabase, upgrade: bool) -> None:
+    await on(empty.dsn, lambda d: prepare(d, upgrade=upgrade))
+    assert empty.execute("select version, appliedat <= now() from mig_schema") == [(VERSION, True)]
+    assert await plan(empty) == []
+    found = catalog.columns(empty)
+    assert set(found) == {(t.name, column) for t in wanted().tables for column in t.columns}
+    names = {name for [name] in empty.execute("select indexname from pg_indexes")}
+    assert {index.name for index in wanted().indexes} <= names
+
+
+def start(database: Database) -> Deferred[None]:
+    return Deferred.fromCoroutine(prepare(database, upgrade=False))
+
+
+@pytest_twisted.ensureDeferred
+async def test_many_daemons_start_at_once_on_an_empty_database(empty: TestDatabase) -> None:
+    databases = [Database(reactor, empty.dsn) for _ in range(8)]
+    starts = [
+        deferLater(reactor, number / 100, lambda d=database: start(d))
+        for number, database in enumerate(databases)
+    ]
+    await gatherResults(starts)
+    for database in databases:
+        database.stop()
+    assert empty.execute("select count(*) from mig_schema") == [(1,)]
+
+
+@pytest_twisted.ensureDeferred
+async def test_without_the_limited_role_nothing_is_granted(
+    empty: TestDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The roles are the administrator's; a run after they were made grants what is missing."""
+    with monkeypatch.context() as patch:
+        patch.setattr(migrate, "API_ROLE", "no_such_role")
+        await on(empty.dsn, lambda d: prepare(d, upgrade=False))
+    assert all(step.startswith("grant ") for step in await run(empty))
+    assert await plan(empty) == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_one_at_a_time(empty: TestDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(migrate, "LOCK_WAIT_SECONDS", 0.3)
+    with holding(empty, "select pg_advisory_lock(1664)"):
+        line = await refusal(run(empty))
+    assert line == "another mig-api is changing the schema of this database"
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_adopted_database_is_like_a_new_one(
+    old: TestDatabase, database: TestDatabase
+) -> None:
+    """Same columns and indexes; what was there keeps its type, no table is rewritten."""
+    before = catalog.columns(old)
+    rows = {table: old.execute(f"select * from {table} order by 1") for table in SHARED}
+    files = {table: old.execute("select pg_relation_filenode(%s)", (table,)) for table in SHARED}
+    await run(old)
+    for table, file in files.items():
+        assert old.execute("select pg_relation_filenode(%s)", (table,)) == file
+    after, fresh = catalog.columns(old), catalog.columns(database)
+    assert {column: after[column] for column in before} == before
+    shared = {column for column in fresh if column[0] in SHARED}
+    assert {column for column in after if column[0] in SHARED} == shared
+    assert all(after[column] == fresh[column] for column in shared if column not in before)
+    assert {table for table, _ in after} == {table for table, _ in fresh}
+    tables = [*SHARED, "mig_schema"]
+    assert catalog.indexes(old, tables) == catalog.indexes(database, tables)
+    for table, were in rows.items():
+        are = old.execute(f"select * from {table} order by 1")
+        assert [row[: len(was)] for row, was in zip(are, were, strict=True)] == were
+    assert await plan(old) == []
+    assert await run(old) == []
+    await on(old.dsn, lambda d: prepare(d, upgrade=False))
+
+
+@pytest_twisted.ensureDeferred
+async def test_rights_of_adopted_investigators(empty: TestDatabase) -> None:
+    """The active ones of 2014 get the default set, once; those of 2017 keep theirs."""
+    old_2014(empty)
+    await run(empty)
+    select = "select id, permissions from investigators order by id"
+    assert empty.execute(select) == [(1, 63), (2, 63), (3, 0)]
+    empty.execute("update investigators set permissions = 1 where id = 2")
+    empty.execute("drop index commands_newest")
+    assert await run(empty) == ["create index commands_newest"]
+    assert empty.execute(select) == [(1, 63), (2, 1), (3, 0)]
+
+
+@pytest_twisted.ensureDeferred
+async def test_rights_of_2017_stay(empty: TestDatabase) -> None:
+    empty.execute(GENERATIONS["2017"].sql)
+    GENERATIONS["2017"].fill(empty.dsn)
+    empty.execute("update investigators set permissions = 7 where id = 1")
+    await run(empty)
+    found = empty.execute("select id, permissions from investigators order by id")
+    assert found == [(1, 7), (2, 0), (3, 0)]
+
+
+class Scheduler(threading.Thread):
+    """Writes as its generation does, without pause, until told to stop."""
+
+    def __init__(self, database: TestDatabase, generation: Generation) -> None:
+        super().__init__()
+        self._database = database
+        self._generation = generation
+        self.enough = threading.Event()
+        self.written = 0
+        self.longest = 0.0
+        self.error: Exception | None = None
+
+    def run(self) -> None:
+        try:
+            with closing(psycopg2.connect(self._database.dsn)) as connection:
+                connection.autocommit = True
+                self._write(connection.cursor())
+        except Exception as error:
+            self.error = error
+
+    def _write(self, cursor: Any) -> None:
+        agent = self._generation.agent(1)
+        places = ", ".join(["%s"] * len(agent))
+        insert_agent = f"insert into agents ({', '.join(agent)}) values ({places})"
+        while not self.enough.is_set():
+            id = 1000 + self.written
+            values = [
+                str(v).replace("'", '"') if isinstance(v, dict) else v for v in agent.values()
+            ]
+            self._timed(cursor, insert_agent, [id, *values[1:]])
+            self._timed(
+                cursor,
+                "insert into commands (id, actionid, agentid, status, results, starttime,"
+                " finishtime) values (%s, 1, %s, 'sent', '[]', now(), now())",
+                [id, id],
+            )
+            self._timed(cursor, "update agents set heartbeattime = now() where id = %s", [id])
+            self._timed(
+                cursor,
+                "update investigators set lastmodified = now() where id = 1 returning name",
+                [],
+            )
+            self.written += 1
+
+    def _timed(self, cursor: Any, sql: str, parameters: list[Any]) -> None:
+        began = time.monotonic()
+        cursor.execute(sql, parameters)
+        self.longest = max(self.longest, time.monotonic() - began)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_scheduler_goes_on_writing(old: TestDatabase, generation: Generation) -> None:
+    """It sees no error, loses no row, and never waits for more than a lock's second.
+
+    Meanwhile somebody reads the agents in a transaction that is open for longer than that.
+    """
+    old.execute(
+        "insert into commands (id, actionid, agentid, status, starttime)"
+        " select n, 1, 1, 'sent', now() from generate_series(1000000, 1050000) as n"
+    )
+    scheduler = Scheduler(old, generation)
+    scheduler.start()
+    try:
+        with holding(old, "select count(*) from agents") as reader:
+            reactor.callLater(2.5, reader.rollback)
+            await run(old)
+        during = scheduler.written
+        while scheduler.written < during + 20 and scheduler.is_alive():
+            await deferToThread(time.sleep, 0.05)
+    finally:
+        scheduler.enough.set()
+        await deferToThread(scheduler.join)
+    assert scheduler.error is None
+    assert during > 0
+    assert scheduler.longest < LONGEST_WAIT
+    count = "select count(*) from commands where id between 1000 and 999999"
+    assert old.execute(count) == [(scheduler.written,)]
+    assert await plan(old) == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_lock_that_is_never_free_ends_the_run(
+    empty: TestDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With one line; the next run completes what this one left."""
+    monkeypatch.setattr(
+        migrate, "BRIEF", migrate.Patience(lock_seconds=1, attempts=2, run_seconds=60)
+    )
+    old_2014(empty)
+    with holding(empty, "select count(*) from agents"):
+        line = await refusal(run(empty))
+    assert line.startswith("add to agents: mode, refreshtime, loadername: other transactions hold")
+    await run(empty)
+    assert await plan(empty) == []
+
+
+def leave_unfinished_index(database: TestDatabase, name: str) -> None:
+    """What a broken CREATE INDEX CONCURRENTLY leaves behind."""
+    create = f"create index concurrently {name} on commands (starttime, id)"
+    with (
+        holding(database, "update commands set status = 'sent'"),
+        closing(psycopg2.connect(database.dsn)) as connection,
+    ):
+        connection.autocommit = True
+        connection.cursor().execute("set lock_timeout = '100ms'")
+        with pytest.raises(psycopg2.errors.LockNotAvailable):
+            connection.cursor().execute(create)
+    assert catalog.invalid(database) == [name]
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_unfinished_index_is_built_anew(database: TestDatabase) -> None:
+    fleet.insert(database.dsn, "commands", [fleet.command(1, None, None)])
+    database.execute("drop index commands_newest")
+    leave_unfinished_index(database, "commands_newest")
+    line = await refusal(on(database.dsn, lambda d: prepare(d, upgrade=False)))
+    assert "drop the unfinished index commands_newest and 1 more" in line
+    assert await run(database) == [
+        "drop the unfinished index commands_newest",
+        "create index commands_newest",
+    ]
+    assert catalog.invalid(database) == []
+    assert await plan(database) == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_index_of_another_name_will_do(empty: TestDatabase) -> None:
+    """One on the same columns; not one on a part of the rows, nor in another order."""
+    old_2014(empty)
+    empty.execute("create index mine on commands (starttime desc, id desc)")
+    empty.execute("create index part on actions (validfrom, id) where status = 'init'")
+    empty.execute("create index mixed on agents (starttime, id desc)")
+    done = await run(empty)
+    assert "create index commands_newest" not in done
+    assert {"create index actions_newest", "create index agents_newest"} <= set(done)
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_index_of_our_name_on_something_else_is_not_touched(empty: TestDatabase) -> None:
+    old_2014(empty)
+    empty.execute("create index commands_newest on commands (status)")
+    line = await refusal(run(empty))
+    assert line == 'create index commands_newest: relation "commands_newest" already exists'
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_missing_sequence_is_made(empty: TestDatabase) -> None:
+    old_2014(empty)
+    empty.execute("drop sequence investigators_id_seq cascade")
+    empty.execute("delete from investigators")
+    await run(empty)
+    empty.execute(
+        "insert into investigators (name, status, createdat, lastmodified)"
+        " values ('x', 'active', now(), now())"
+    )
+    assert empty.execute("select id from investigators") == [(1,)]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_run_killed_between_any_two_steps_is_repeated(new_database: NewDatabase) -> None:
+    """The end is the same, wherever it was."""
+    whole = old_2014(new_database("template0"))
+    steps = await run(whole)
+    assert len(steps) > 15
+    killed = old_2014(new_database("template0"))
+    done = 0
+    while await plan(killed):
+        with pytest.raises(Killed):
+            await run(killed, stop_after=1)
+        done += 1
+    assert done == len(steps)
+    assert catalog.everything(killed) == catalog.everything(whole)
+    select = "select id, permissions from investigators order by id"
+    assert killed.execute(select) == whole.execute(select)
+
+
+def kill_while_building(database: TestDatabase) -> None:
+    """Start ``mig-api migrate``, and kill it while an index waits for an open transaction."""
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "mig.command", "migrate", "--database", database.dsn],
+        stdout=subprocess.DEVNULL,
+    )
+    while "commands_newest" not in catalog.invalid(database):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_process_killed_while_it_builds_an_index(empty: TestDatabase) -> None:
+    """Its backend ends too, and the next run completes the rest."""
+    old_2014(empty)
+    backends = (
+        "select pid from pg_stat_activity"
+        " where application_name = 'mig-api migrate' and datname = current_database()"
+    )
+    with holding(empty, "update commands set status = 'sent'"):
+        await deferToThread(kill_while_building, empty)
+        killed = empty.execute(backends)
+        again = Deferred.fromCoroutine(run(empty))
+        while killed[0] in empty.execute(backends):
+            await deferToThread(time.sleep, 0.1)
+    assert "drop the unfinished index commands_newest" in await again
+    assert await plan(empty) == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_daemon_refuses_an_old_database(old: TestDatabase) -> None:
+    """It changes nothing, and says what brings the database up."""
+    before = catalog.everything(old)
+    line = await refusal(on(old.dsn, lambda d: prepare(d, upgrade=False)))
+    assert line.startswith("the database has no schema version, version 1 is needed")
+    assert "`mig-api migrate`, run as its owner," in line
+    assert catalog.everything(old) == before
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_embedded_database_is_brought_up_at_start(old: TestDatabase) -> None:
+    await on(old.dsn, lambda d: prepare(d, upgrade=True))
+    assert await plan(old) == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_newer_database_is_refused(database: TestDatabase) -> None:
+    database.execute(f"insert into mig_schema values ({VERSION + 1})")
+    for call in (
+        on(database.dsn, lambda d: prepare(d, upgrade=False)),
+        on(database.dsn, lambda d: prepare(d, upgrade=True)),
+        plan(database),
+        run(database),
+    ):
+        line = await refusal(call)
+        assert line == (
+            f"the database has schema version {VERSION + 1}, made by a newer mig-api;"
+            f" this one knows version {VERSION}"
+        )
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_foreign_database_is_refused(empty: TestDatabase) -> None:
+    empty.execute("create table actions (number integer)")
+    line = await refusal(run(empty))
+    assert line == "the table actions has no column id: this is no database of MIG"
+
+
+def as_api(postgres: EmbeddedPostgres, database: TestDatabase) -> TestDatabase:
+    name = database.execute("select current_database()")[0][0]
+    return TestDatabase(dsn=postgres.dsn(API, name))
+
+
+@pytest_twisted.ensureDeferred
+async def test_only_the_owner_migrates(old: TestDatabase, postgres: EmbeddedPostgres) -> None:
+    """The API's role may look what would be done, and is told who must do it."""
+    limited = as_api(postgres, old)
+    assert len(await plan(limited)) > 5
+    line = await refusal(run(limited))
+    assert line == (
+        "migapi does not own the table actions; `mig-api migrate` must run as its owner, migadmin"
+    )
+    await run(old)
+    await on(limited.dsn, lambda d: prepare(d, upgrade=False))
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_empty_database_of_somebody_else(
+    empty: TestDatabase, postgres: EmbeddedPostgres
+) -> None:
+    empty.execute("revoke create on schema public from public")
+    limited = as_api(postgres, empty)
+    line = await refusal(on(limited.dsn, lambda d: prepare(d, upgrade=False)))
+    assert line.startswith("migapi may not create tables in this database")
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_a_superuser_adds_belongs_to_the_owner(empty: TestDatabase) -> None:
+    old_2014(empty)
+    owner = f"owner_{threading.get_native_id()}"
+    empty.execute(f"create role {owner}")
+    try:
+        empty.execute(f"grant create on schema public to {owner}")
+        for [name] in empty.execute("select tablename from pg_tables where schemaname = 'public'"):
+            empty.execute(f"alter table {name} owner to {owner}")
+        empty.execute(f"alter sequence investigators_id_seq owner to {owner}")
+        await run(empty)
+        owners = "select distinct tableowner from pg_tables where schemaname = 'public'"
+        assert empty.execute(owners) == [(owner,)]
+    finally:
+        empty.execute(f"reassign owned by {owner} to migadmin")
+        empty.execute(f"drop owned by {owner}")
+        empty.execute(f"drop role {owner}")
+
+
+@pytest.fixture(params=["new", *GENERATIONS])
+def limited(
+    request: pytest.FixtureRequest, new_database: NewDatabase, postgres: EmbeddedPostgres
+) -> TestDatabase:
+    """A database of any origin, as the API's role sees it."""
+    if request.param == "new":
+        return as_api(postgres, new_database())
+    database = new_database("template0")
+    database.execute(GENERATIONS[request.param].sql)
+    GENERATIONS[request.param].fill(database.dsn)
+    pytest_twisted.blockon(Deferred.fromCoroutine(run(database)))
+    return as_api(postgres, database)
+
+
+def test_what_the_limited_role_may_do(limited: TestDatabase) -> None:
+    """It reads everything but the private key, and writes what the API writes."""
+    for table in wanted().tables:
+        if table.name != "investigators":
+            limited.execute(f"select * from {table.name}")
+    limited.execute(
+        "select id, name, pgpfingerprint, publickey, status, createdat, lastmodified,"
+        " permissions, apikey, apisalt from investigators"
+    )
+    [[id]] = limited.execute("select nextval('investigators_id_seq') + 1000")
+    limited.execute(
+        "insert into investigators (id, name, pgpfingerprint, publickey, status, createdat,"
+        " lastmodified, permissions) values (%s, 'n', 'F', 'k', 'active', now(), now(), 63)",
+        (id,),
+    )
+    limited.execute(
+        "update investigators set status = 'disabled', lastmodified = now(), permissions = 0,"
+        " apikey = 'k', apisalt = 's' where id = %s",
+        (id,),
+    )
+    limited.execute(
+        "insert into actions (id, name, target, validfrom, expireafter, pgpsignatures)"
+        " values (77, 'a', 't', now(), now(), '[]')"
+    )
+    limited.execute("insert into signatures values (77, %s, 's')", (id,))
+
+
+def test_what_the_limited_role_may_not_do(
+    database: TestDatabase, postgres: EmbeddedPostgres
+) -> None:
+    limited = as_api(postgres, database)
+    tables = [table.name for table in wanted().tables]
+    for sql in (
+        "select privatekey from investigators",
+        "select * from investigators",
+        "update investigators set publickey = 'k'",
+        "update investigators set privatekey = 'k'",
+        "insert into investigators (name, privatekey, status, createdat, lastmodified)"
+        " values ('n', 'k', 'active', now(), now())",
+        "update actions set status = 'init'",
+        "update signatures set pgpsignature = ''",
+        "insert into commands (id, status, starttime) values (1, 'sent', now())",
+        "update agents set status = ''",
+        "insert into mig_schema values (99)",
+        "alter sequence investigators_id_seq restart",
+        *(f"delete from {table}" for table in tables),
+        *(f"truncate {table} cascade" for table in tables),
+        *(f"drop table {table} cascade" for table in tables),
+    ):
+        with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+            limited.execute(sql)
+            pytest.fail(sql)

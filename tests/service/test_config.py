@@ -1,0 +1,245 @@
+"""``api.cfg``: what existing files hold, the sample, and every fault at once."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from psycopg2.extensions import parse_dsn
+
+from mig.service.config import (
+    BadConfig,
+    Config,
+    Directories,
+    Logging,
+    Maxmind,
+    Postgres,
+    Server,
+    parse,
+    read,
+)
+
+SAMPLE = Path(__file__).parents[2] / "etc" / "api.cfg"
+
+OF_2014 = """\
+; as MIG's first sample
+[server]
+    ip = "127.0.0.1"
+\tport = 12345
+        host = "http://localhost:12345"
+    baseroute = "/api/v1/"
+[pgp]
+    pubring = "/var/cache/mig/.gnupg/pubring.gpg"
+[directories]
+    spool = "/var/cache/mig/"
+    tmp = "/var/tmp/"
+[postgres]
+    dbname = "mig"
+    user = mig-scheduler
+    password = "12;34#56\\"%(x)s"
+    sslmode = "disable"
+    maxconn = 10
+[logging]
+    mode = "stdout" ; stdout | file | syslog
+    level = "notice"
+; for file logging
+;   file = "mig_scheduler.log"
+"""
+
+
+def faults(text: str) -> list[str]:
+    with pytest.raises(BadConfig) as told:
+        parse(text)
+    assert "\n" not in str(told.value)
+    return str(told.value).split("; ")
+
+
+def test_the_sample_holds_every_key_with_its_default() -> None:
+    """Where a key has no default, an example stands."""
+    assert read(SAMPLE) == Config(
+        server=Server(ip="127.0.0.1", port=1664, host="http://localhost:1664"),
+        postgres=Postgres(
+            host="127.0.0.1",
+            port=5432,
+            dbname="mig",
+            user="migapi",
+            password="123456",
+            sslmode="disable",
+        ),
+        directories=Directories(spool=Path("/var/cache/mig"), tmp=Path("/var/tmp")),
+        logging=Logging(file=Path("/var/log/mig-api.log")),
+        maxmind=Maxmind(path=Path("/var/lib/mig/GeoLite2-City.mmdb")),
+        idle=(
+            "[server] clientpublicip",
+            "[directories] spool",
+            "[directories] tmp",
+            "[authentication] tokenduration",
+            "[manifest] requiredsignatures",
+            "[maxmind] path",
+        ),
+    )
+
+
+def test_an_old_file_is_read_unchanged() -> None:
+    """Indented as it comes, quoted or not, with comments, and with what is no longer used."""
+    config = parse(OF_2014.replace("\n", "\r\n"))
+    assert config.server.listener == "tcp:12345:interface=127.0.0.1"
+    assert (config.server.host, config.server.baseroute) == ("http://localhost:12345", "/api/v1")
+    assert config.postgres.dsn is not None
+    assert parse_dsn(config.postgres.dsn) == {
+        "dbname": "mig",
+        "user": "mig-scheduler",
+        "password": '12;34#56"%(x)s',
+        "sslmode": "disable",
+    }
+    assert config.logging == Logging(level="info")
+    assert config.idle == (
+        "[pgp] pubring",
+        "[directories] spool",
+        "[directories] tmp",
+        "[postgres] maxconn",
+    )
+
+
+def test_nothing_is_needed() -> None:
+    assert parse("") == Config()
+    assert parse("[postgres]\n[Server]\n") == Config()
+    assert Config().postgres.dsn is None and Config().server.listener is None
+
+
+def test_a_password_is_never_shown() -> None:
+    config = parse("[postgres]\nuser = u\npassword = hunter2")
+    assert "hunter2" not in repr(config)
+    assert "hunter2" not in str(faults("[postgres]\npassword = hunter2\nport = hunter2"))
+    assert "hunter2" not in str(faults("[postgres]\npassword hunter2"))
+    assert "hunter2" not in str(faults('[postgres]\npassword = "hunter2'))
+
+
+def test_all_faults_are_told_at_once() -> None:
+    text = """
+[server]
+ip = example.net
+prot = 80
+port = 99999
+host = http://mig.example.net/api
+baseroute = api
+clientpublicip = header
+[sever]
+port = 1
+[postgres]
+port = 0
+sslmode = on
+[logging]
+mode = file
+level = loud
+[authentication]
+enabled = on
+tokenduration = 10
+[manifest]
+requiredsignatures = 0
+no sense
+[maxmind]
+path = "open
+"""
+    assert faults(text) == [
+        'line 24 has an open " or ends with a backslash',
+        "line 22 is neither [section] nor key = value",
+        "[server] ip must be an IP address, for example 127.0.0.1 or ::1",
+        "[server] prot is no key, did you mean port?",
+        "[server] port must be a whole number from 1 to 65535",
+        "[server] host must be http://NAME or https://NAME, perhaps with :PORT, and nothing behind",
+        "[server] baseroute must be a path such as /api/v1, of letters, digits and . _ ~ -",
+        "[server] clientpublicip must be peer or x-forwarded-for:NUMBER",
+        "[sever] is no section, did you mean server?",
+        "[postgres] port must be a whole number from 1 to 65535",
+        "[postgres] sslmode must be disable, allow, prefer, require, verify-ca or verify-full",
+        "[logging] level must be debug, info, warning, error or critical",
+        "[authentication] enabled must be off: there is no authentication yet,"
+        " and it would be missed in silence",
+        "[authentication] tokenduration must be a duration such as 10m, 600s or 1h30m",
+        "[manifest] requiredsignatures must be a whole number from 1 to 1000",
+        "[logging] file must be given, as mode is file",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("port = 1", "line 1 stands before the first [section]"),
+        ("[server\nport = 1\n[server]", "line 1 stands before the first [section]"),
+        ("[DEFAULT]\nport = 1", "[DEFAULT] is no section, accepted is server, "),
+        ("[pgp]\nkey = 1", "[pgp] key is no key, accepted is pubring"),
+        ("[logging]\nfile = a\\b", "[logging] file must be written with \\\\ for a backslash"),
+        ("[logging]\nfile =", "[logging] file must be a text of one line, not empty"),
+        ("[logging]\nmode = syslog\nprotocol = tcp", "[logging] protocol must be udp or unix"),
+        ("[server]\nport = ٣", "[server] port must be"),
+        ("[server]\nbaseroute = /a/../b", "[server] baseroute must be"),
+        ("[server]\nbaseroute = //", ""),
+    ],
+)
+def test_a_fault_says_where_and_what_is_accepted(text: str, fault: str) -> None:
+    if fault:
+        assert faults(text)[0].startswith(fault)
+    else:
+        assert parse(text).server.baseroute == ""
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://localhost:1664",
+        "https://mig.example.net",
+        "http://10.0.0.1:80",
+        "https://[2001:db8::1]:8443",
+        "http://mig_api",
+    ],
+)
+def test_a_public_url(url: str) -> None:
+    assert parse(f'[server]\nhost = "{url}/"').server.host == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("", "localhost:1664", "ftp://x", "HTTP://x", "http://", "http://a..b", "http://x:0"),
+        *("http://x:65536", "http://u:p@x", "http://x/api", "http://x//", "http://x?y"),
+        *("http://x y", "http://x'", 'http://x\\"', "http://[1.2.3.4]", "http://[::1", "http://ä"),
+    ],
+)
+def test_no_public_url(url: str) -> None:
+    [told] = faults(f'[server]\nhost = "{url}"')
+    assert told.startswith("[server] host must be http://NAME or https://NAME")
+
+
+@pytest.mark.parametrize(
+    ("keys", "listener"),
+    [
+        ("ip = 127.0.0.9", "tcp:1664:interface=127.0.0.9"),
+        ("port = 80", "tcp:80:interface=127.0.0.1"),
+        ("ip = localhost", "tcp:1664:interface=127.0.0.1"),
+        ('ip = "::1"\nport = 80', "tcp6:80:interface=\\:\\:1"),
+        ('ip = "[::1]"', "tcp6:1664:interface=\\:\\:1"),
+    ],
+)
+def test_ip_and_port_are_a_listener(keys: str, listener: str) -> None:
+    assert parse(f"[server]\n{keys}").server.listener == listener
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("10m", 600), ("600s", 600), ("1h", 3600), ("1h30m5s", 5405)]
+)
+def test_a_duration(text: str, seconds: int) -> None:
+    config = parse(f"[authentication]\nenabled = OFF\ntokenduration = {text}")
+    assert config.authentication.tokenduration == timedelta(seconds=seconds)
+
+
+def test_an_unreadable_file_is_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "api.cfg"
+    with pytest.raises(BadConfig, match=f"^cannot read {file}: No such file or directory$"):
+        read(file)
+    file.write_bytes(b"[server]\nhost = \xff")
+    with pytest.raises(BadConfig, match=r"the file is not UTF-8$"):
+        read(file)
+    file.write_bytes(b"\xef\xbb\xbf[server]\nport = 1")
+    assert read(file).server.port == 1

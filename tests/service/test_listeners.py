@@ -1,0 +1,311 @@
+"""Listeners: what texts name them, who may reach them, and what is left of them."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import deferLater
+
+from mig.service.listeners import ACCEPTED, BadListener, Listener, bind, bind_all, parse
+
+SOMEWHERE_ELSE = "other machines could reach it, and there is no authentication yet"
+
+
+@pytest.fixture
+def short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder where the path of a socket is short enough: its own, as the current one."""
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+
+
+def listening(family: socket.AddressFamily = socket.AF_INET, address: str = "127.0.0.1") -> int:
+    """A descriptor as a parent process leaves it."""
+    made = socket.socket(family, socket.SOCK_STREAM)
+    made.bind((address, 0))
+    made.listen()
+    return made.detach()
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "arguments"),
+    [
+        ("tcp:80", "tcp", {"port": "80"}),
+        ("tcp:port=80", "tcp", {"port": "80"}),
+        ("tcp:80:127.0.0.1", "tcp", {"port": "80", "interface": "127.0.0.1"}),
+        ("tcp6:80:interface=\\:\\:1", "tcp6", {"port": "80", "interface": "::1"}),
+        ("unix:address=/x=y\\\\", "unix", {"address": "/x=y\\"}),
+        ("unix:/run/a\\:b", "unix", {"address": "/run/a:b"}),
+        ("systemd:domain=INET:index=0", "systemd", {"domain": "INET", "index": "0"}),
+        ("fd:3", "fd", {"number": "3"}),
+    ],
+)
+def test_texts_are_read_as_twisted_reads_them(
+    text: str, kind: str, arguments: dict[str, str]
+) -> None:
+    assert parse(text) == (kind, arguments)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("ssl:1", f"'ssl:1' is no listener; accepted is {ACCEPTED}"),
+        ("", f"'' is no listener; accepted is {ACCEPTED}"),
+        ("port=80", f"'port=80' is no listener; accepted is {ACCEPTED}"),
+        ("tcp:80\\", "it ends with a backslash"),
+        ("tcp:80:backlog=1:backlog=2", "it gives backlog twice"),
+        ("tcp:80:port=80", "tcp takes port, interface, backlog, each once"),
+        ("tcp:80:ip=::1", "tcp takes port, interface, backlog, each once"),
+        ("unix:/run/a=b", "unix takes address, mode, backlog, lockfile, each once"),
+        ("tcp", "tcp: port must be a whole number from 0 to 65535"),
+        ("tcp:65536", "port must be a whole number from 0 to 65535"),
+        ("tcp:٣", "port must be a whole number from 0 to 65535"),
+        ("tcp:0:backlog=x", "backlog must be a whole number"),
+        ("tcp:0:interface=localhost", "Expected 4 octets in 'localhost'"),
+        ("tcp6:0:interface=127.0.0.1", "'127.0.0.1'"),
+        ("tcp:0:interface=0.0.0.0", SOMEWHERE_ELSE),
+        ("tcp6:0:interface=\\:\\:", SOMEWHERE_ELSE),
+        ("unix:", "the path of the socket must be given"),
+        ("unix:s:mode=999", "mode must be three octal digits"),
+        ("unix:s:lockfile=x", "lockfile must be 0 or 1"),
+        ("unix:no-such-folder/s", "cannot listen on unix:no-such-folder/s: No such file"),
+        (f"unix:{'x' * 200}", "path too long"),
+        ("systemd:domain=INET", "either index or name must be given"),
+        ("systemd:domain=INET:index=0", "systemd has passed 0 sockets to this process"),
+        ("systemd:domain=INET:name=web", "systemd has passed no socket of this name"),
+        ("fd:1", "the number must be 3 or greater"),
+        ("fd:99999", "the descriptor 99999 is no socket"),
+    ],
+)
+def test_what_is_no_listener_is_refused_with_the_reason(text: str, why: str, short: Path) -> None:
+    with pytest.raises(BadListener) as told:
+        bind(text)
+    assert why in str(told.value)
+    assert "\n" not in str(told.value)
+
+
+def test_a_public_address_is_refused_with_a_way_out() -> None:
+    with pytest.raises(BadListener, match="let a reverse proxy on this host authenticate"):
+        bind("tcp:0:interface=0.0.0.0")
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("tcp:0", "127.0.0.1"),
+        ("tcp:0:interface=127.8.9.1:backlog=5", "127.8.9.1"),
+        ("tcp6:0", "::1"),
+        ("tcp6:0:interface=\\:\\:1", "::1"),
+    ],
+)
+def test_loopback_addresses_listen(text: str, address: str) -> None:
+    listener = bind(text)
+    assert listener.socket.getsockname()[0] == address
+    socket.create_connection((address, listener.port)).close()
+    listener.close()
+
+
+def test_when_one_fails_the_others_are_undone(short: Path) -> None:
+    taken = bind("tcp:0")
+    with pytest.raises(BadListener, match="Address already in use"):
+        bind_all(["unix:first", "tcp:0", f"tcp:{taken.port}"])
+    assert not list(short.iterdir())
+    taken.close()
+
+
+def test_a_unix_socket_has_its_mode_and_is_deleted_at_the_end(short: Path) -> None:
+    for text, mode in (("unix:s", 0o660), ("unix:s:mode=600:lockfile=0", 0o600)):
+        listener = bind(text)
+        assert stat.S_IMODE(Path("s").stat().st_mode) == mode
+        assert listener.port is None
+        assert listener.made and listener.made.path == short / "s"
+        listener.close()
+        assert not Path("s").exists()
+
+
+def test_a_stale_socket_is_replaced_a_used_one_and_a_file_are_not(short: Path) -> None:
+    bind("unix:s").socket.close()
+    listener = bind("unix:s")
+    with pytest.raises(BadListener, match="Address already in use"):
+        bind("unix:s")
+    assert Path("s").exists()
+    listener.close()
+    Path("s").write_text("a file of somebody")
+    with pytest.raises(BadListener, match="there is a file in this place, and it is no socket"):
+        bind("unix:s")
+    assert Path("s").read_text()
+
+
+def test_the_file_of_another_process_is_left_alone(short: Path) -> None:
+    listener = bind("unix:s")
+    Path("s").unlink()
+    other = bind("unix:s")
+    listener.close()
+    assert Path("s").is_socket()
+    other.close()
+
+
+def test_an_inherited_socket_must_listen_and_be_private(short: Path) -> None:
+    def refusal(fd: int, arguments: str = "") -> str:
+        with pytest.raises(BadListener) as told:
+            bind(f"fd:{fd}{arguments}")
+        os.fstat(fd)
+        os.close(fd)
+        return str(told.value)
+
+    assert "is no socket" in refusal(os.open("/dev/null", os.O_RDONLY))
+    assert "does not listen" in refusal(socket.socket().detach())
+    datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    assert "is no stream socket" in refusal(datagrams.detach())
+    assert SOMEWHERE_ELSE in refusal(listening(address="0.0.0.0"))
+    assert SOMEWHERE_ELSE in refusal(listening(socket.AF_INET6, "::"))
+    assert "is not of the domain INET6" in refusal(listening(), ":domain=INET6")
+    assert "domain must be INET, INET6, UNIX" in refusal(listening(), ":domain=INET4")
+
+
+def test_inherited_sockets_are_taken(short: Path) -> None:
+    for fd, domain in ((listening(), "INET"), (listening(socket.AF_INET6, "::1"), "INET6")):
+        for text in (f"fd:{fd}", f"fd:{fd}:domain={domain}"):
+            listener = bind(text)
+            assert listener.port
+            assert not listener.socket.get_inheritable()
+            listener.close()
+        os.close(fd)
+
+
+SYSTEMD = """
+import os, socket, sys
+first, second = socket.create_server(("127.0.0.1", 0)), socket.socket(socket.AF_UNIX)
+second.bind("by-systemd")
+second.listen()
+os.dup2(first.fileno(), 63)
+os.dup2(second.fileno(), 64)
+os.dup2(63, 3)
+os.dup2(64, 4)
+os.environ.update(LISTEN_PID=str(os.getpid() + {pid_offset}))
+os.environ.update(LISTEN_FDS="2", LISTEN_FDNAMES="web:local")
+os.execv(sys.executable, [sys.executable, "-c", '''
+from twisted.internet import endpoints  # takes LISTEN_PID out of os.environ
+from mig.service.listeners import BadListener, bind
+for text in {texts}:
+    try:
+        listener = bind(text)
+        print(listener.socket.family.name)
+        listener.close()
+    except BadListener as reason:
+        print(reason)
+'''])
+"""
+
+
+def from_systemd(*texts: str, pid_offset: int = 0) -> list[str]:
+    """What a process that systemd passes two sockets to makes of endpoint texts."""
+    program = SYSTEMD.format(texts=texts, pid_offset=pid_offset)
+    return subprocess.check_output(
+        [sys.executable, "-c", program],
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        timeout=60,
+    ).splitlines()
+
+
+def test_sockets_from_systemd(short: Path) -> None:
+    assert from_systemd(
+        "systemd:domain=INET:index=0",
+        "systemd:INET:0",
+        "systemd:domain=UNIX:name=local",
+        "systemd:domain=UNIX:index=0",
+        "systemd:domain=INET:index=2",
+        "systemd:domain=INET:name=other",
+        "systemd:index=0",
+    ) == [
+        "AF_INET",
+        "AF_INET",
+        "AF_UNIX",
+        "systemd:domain=UNIX:index=0: the socket of descriptor 3 is not of the domain UNIX",
+        "systemd:domain=INET:index=2: systemd has passed 2 sockets to this process",
+        "systemd:domain=INET:name=other: systemd has passed no socket of this name",
+        "systemd:index=0: domain must be INET, INET6, UNIX",
+    ]
+    assert Path("by-systemd").is_socket(), "the file belongs to systemd"
+
+
+def test_sockets_for_another_process_are_not_taken(short: Path) -> None:
+    [told] = from_systemd("systemd:domain=INET:index=0", pid_offset=1)
+    assert told.endswith("systemd has passed 0 sockets to this process")
+
+
+def mode_of(path: str) -> int | None:
+    """The permissions of a file, ``None`` when there is none."""
+    return stat.S_IMODE(Path(path).stat().st_mode) if Path(path).exists() else None
+
+
+class Greeting(Protocol):
+    def connectionMade(self) -> None:
+        self.transport.write(b"hello")  # type: ignore[union-attr]
+        self.transport.loseConnection()  # type: ignore[union-attr]
+
+
+async def greeted(connection: socket.socket) -> bytes:
+    """What a server in this reactor sends, read without blocking it."""
+    connection.setblocking(False)
+    for _ in range(200):
+        await deferLater(reactor, 0.01)
+        try:
+            return connection.recv(100)
+        except BlockingIOError:
+            pass
+    return b""
+
+
+async def served(listener: Listener, address: str | tuple[str, int | None]) -> None:
+    port = listener.accept(reactor, Factory.forProtocol(Greeting))
+    with closing(socket.socket(listener.socket.family)) as client:
+        client.connect(address)
+        assert await greeted(client) == b"hello"
+    await port.stopListening()
+
+
+@pytest_twisted.ensureDeferred
+async def test_connections_are_accepted() -> None:
+    listener = bind("tcp:0")
+    address = ("127.0.0.1", listener.port)
+    await served(listener, address)
+
+
+@pytest_twisted.ensureDeferred
+async def test_accepting_opens_a_unix_socket_to_nobody_else(
+    short: Path, twisted_greenlet: object
+) -> None:
+    """Twisted's own adoption would make it 0666."""
+    listener = bind("unix:s")
+    await served(listener, "s")
+    assert mode_of("s") == 0o660
+    listener.close()
+    assert mode_of("s") is None
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_inherited_unix_socket_stays_as_it_is(short: Path) -> None:
+    """systemd made the file and listens on after us."""
+    theirs = socket.socket(socket.AF_UNIX)
+    theirs.bind("theirs")
+    Path("theirs").chmod(0o640)  # noqa: ASYNC240
+    theirs.listen()
+    listener = bind(f"fd:{theirs.fileno()}:domain=UNIX")
+    await served(listener, "theirs")
+    listener.close()
+    assert mode_of("theirs") == 0o640
+    with closing(socket.socket(socket.AF_UNIX)) as client:
+        client.connect("theirs")
+    theirs.close()

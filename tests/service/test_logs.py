@@ -1,0 +1,115 @@
+"""Where the log goes: the file's [logging], unless an option of twistd says otherwise."""
+
+from __future__ import annotations
+
+import socket
+import stat
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.logger import Logger, LogLevel
+from twisted.scripts.twistd import ServerOptions
+
+from mig.service import logs
+from mig.service.config import Logging
+
+FOREGROUND = {"nodaemon": True}
+
+
+def logger(logging: Logging, parent: Any = FOREGROUND) -> Logger:
+    observer = logs.redirect(logging, parent)
+    assert observer is not None
+    return Logger(namespace="test", observer=observer)
+
+
+def test_a_file_is_appended_to_and_closed_to_others(tmp_path: Path) -> None:
+    file = tmp_path / "api.log"
+    file.write_text("before\n")
+    file.chmod(0o666)
+    log = logger(Logging(mode="file", file=file, level="warning"))
+    log.info("not this")
+    log.warn("but {what}", what="this")
+    before, line = file.read_text().splitlines()
+    assert (before, line.endswith("[test#warn] but this")) == ("before", True)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o640
+
+
+def test_a_file_that_cannot_be_opened_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(logs.BadLog) as told:
+        logs.redirect(Logging(mode="file", file=tmp_path / "no" / "log"), FOREGROUND)
+    assert str(told.value) == f"[logging] cannot open {tmp_path}/no/log: No such file or directory"
+
+
+def test_syslog_gets_datagrams_and_never_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    udp.bind(("127.0.0.1", 0))
+    unix = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    unix.bind(str(tmp_path / "log"))
+    monkeypatch.setattr(logs, "SYSLOG_SOCKET", tmp_path / "log")
+    port = udp.getsockname()[1]
+    for server, protocol in ((udp, "udp"), (unix, "unix")):
+        server.settimeout(10)
+        logging = Logging(mode="syslog", host="127.0.0.1", port=port, protocol=protocol)
+        log = logger(logging)
+        log.debug("not this")
+        log.critical("this")
+        log.info("this too")
+        assert server.recv(9999).startswith(b"<154>mig-api[")
+        assert server.recv(9999).endswith(b"]: this too")
+    for _ in range(5000):
+        log.error("more than the queue holds")
+    unix.close()
+    log.error("nobody takes it")
+
+
+def test_a_log_server_that_cannot_be_named_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "SYSLOG_SOCKET", tmp_path / "log")
+    for logging, why in (
+        (Logging(mode="syslog", protocol="unix"), f"there is no log server at {tmp_path}/log"),
+        (Logging(mode="syslog", host="no-such-host.invalid"), "cannot be resolved"),
+    ):
+        with pytest.raises(logs.BadLog, match=why):
+            logs.redirect(logging, FOREGROUND)
+
+
+def test_by_default_twistd_is_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    assert logs.redirect(Logging(), FOREGROUND) is None
+    assert logs.redirect(Logging(level="error"), {"nodaemon": 0}) is None
+    log = logger(Logging(level="error"))
+    log.warn("not this")
+    log.error("this")
+    assert capsys.readouterr().out.endswith("[test#error] this\n")
+
+
+@pytest.mark.parametrize(
+    "options", [["--logfile", "x"], ["--logfile", "-"], ["--syslog"], ["--logger", "test.log"]]
+)
+def test_an_option_of_twistd_wins(options: list[str], tmp_path: Path) -> None:
+    parent = ServerOptions()
+    for name, value in (("logfile", None), ("syslog", 0), ("logger", None), ("nodaemon", 1)):
+        parent[name] = value
+    parent[options[0].removeprefix("--")] = options[-1]
+    file = tmp_path / "log"
+    assert logs.redirect(Logging(mode="file", file=file), parent) is None
+    assert not file.exists()
+
+
+def test_twist_is_told_through_its_options(tmp_path: Path) -> None:
+    parent: dict[str, Any] = {
+        "logFile": sys.stdout,
+        "fileLogObserverFactory": None,
+        "logLevel": LogLevel.info,
+    }
+    assert logs.redirect(Logging(mode="file", file=tmp_path / "log"), parent) is None
+    Logger(namespace="test", observer=parent["fileLogObserverFactory"](sys.stdout)).info("this")
+    assert (tmp_path / "log").read_text().endswith("this\n")
+    with (tmp_path / "own").open("w") as own:
+        parent = {"logFile": own, "fileLogObserverFactory": None}
+        assert logs.redirect(Logging(mode="file", file=tmp_path / "log"), parent) is None
+        assert parent["fileLogObserverFactory"] is None

@@ -1,0 +1,143 @@
+"""``mig-api VERB``, as an administrator runs it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import pytest
+from click.testing import CliRunner
+
+from mig import __version__
+from mig.command import main
+from mig.demo.postgres import API, EmbeddedPostgres
+from tests.conftest import TestDatabase
+from tests.database import catalog
+from tests.database.test_migrate import holding, old_2014
+
+COMMAND = [sys.executable, "-P", "-m", "mig.command"]
+
+
+def command(*arguments: str, **environment: str) -> tuple[int, str, str]:
+    """Status, output and error output."""
+    done = subprocess.run(
+        [*COMMAND, *arguments],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture
+def old(new_database: Callable[..., TestDatabase]) -> TestDatabase:
+    return old_2014(new_database("template0"))
+
+
+def test_version_and_help() -> None:
+    runner = CliRunner()
+    assert runner.invoke(main, ["--version"]).output == f"mig-api {__version__}\n"
+    told = runner.invoke(main, ["migrate", "--help"])
+    assert told.exit_code == 0
+    assert "MIG_DATABASE" in told.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "Missing option '--database'"),
+        (["--database", "nonsense"], "no postgresql:// URL or connection string"),
+        (["--database", "embedded:/x"], "brought up when the daemon starts"),
+    ],
+)
+def test_no_usable_database_is_given(arguments: list[str], says: str) -> None:
+    told = CliRunner(env={"MIG_DATABASE": ""}).invoke(main, ["migrate", *arguments])
+    assert told.exit_code == 2
+    assert says in told.output
+
+
+def test_the_plan_is_sql_that_does_the_same(
+    old: TestDatabase, new_database: Callable[..., TestDatabase]
+) -> None:
+    """It changes nothing itself; psql takes it."""
+    before = catalog.everything(old)
+    status, sql, errors = command("migrate", "--plan", "--database", old.dsn)
+    assert (status, errors) == (0, "")
+    assert catalog.everything(old) == before
+    by_hand = old_2014(new_database("template0"))
+    psql = ["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", by_hand.dsn]
+    subprocess.run(psql, input=sql, text=True, check=True)
+    assert command("migrate", "--database", old.dsn)[0] == 0
+    assert catalog.everything(by_hand) == catalog.everything(old)
+
+
+def test_each_step_is_told_and_a_second_run_has_none(old: TestDatabase) -> None:
+    _, sql, _ = command("migrate", "--plan", MIG_DATABASE=old.dsn)
+    steps = [line[3:] for line in sql.splitlines() if line.startswith("-- ")]
+    status, output, errors = command("migrate", MIG_DATABASE=old.dsn)
+    assert (status, errors) == (0, "")
+    assert output.splitlines() == [
+        *(f"done: {step}" for step in steps),
+        "the database is up to date",
+    ]
+    assert command("migrate", MIG_DATABASE=old.dsn) == (0, "nothing to do\n", "")
+    assert command("migrate", "--plan", MIG_DATABASE=old.dsn) == (0, "-- nothing to do\n", "")
+
+
+def test_an_empty_database_is_set_up(new_database: Callable[..., TestDatabase]) -> None:
+    empty = new_database("template0")
+    status, output, _ = command("migrate", "--database", empty.dsn)
+    assert (status, output) == (
+        0,
+        "done: set up an empty database\nthe database is up to date\n",
+    )
+
+
+@pytest.mark.parametrize("arguments", [["migrate"], ["migrate", "--plan"]])
+def test_a_failure_is_one_line_and_status_1(
+    arguments: list[str],
+    database: TestDatabase,
+    old: TestDatabase,
+    postgres: EmbeddedPostgres,
+) -> None:
+    database.execute("insert into mig_schema values (99)")
+    faults = {
+        database.dsn: "made by a newer mig-api",
+        "postgresql://x@127.0.0.1:1/x": "the database cannot be reached",
+        "postgresql://x@no-such-host.invalid/x": "the database cannot be reached",
+        f"{postgres.dsn(database='no_such_database')}": "no_such_database",
+    }
+    if "--plan" not in arguments:
+        name = old.execute("select current_database()")[0][0]
+        faults[postgres.dsn(API, name)] = "must run as its owner, migadmin"
+    for dsn, says in faults.items():
+        status, output, errors = command(*arguments, "--database", dsn)
+        assert (status, output) == (1, "")
+        assert errors.startswith("mig-api: ")
+        assert errors.count("\n") == 1
+        assert says in errors
+
+
+def test_interrupted_it_says_so_and_can_be_repeated(old: TestDatabase) -> None:
+    with holding(old, "update commands set status = 'sent'"):
+        process = subprocess.Popen(
+            [*COMMAND, "migrate", "--database", old.dsn],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        while "commands_newest" not in catalog.invalid(old):
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert output.splitlines()[-1] == "mig-api: interrupted; run it again to complete it"
+    assert "Traceback" not in output
+    assert command("migrate", "--database", old.dsn)[0] == 0
+    assert catalog.invalid(old) == []
