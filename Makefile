@@ -1,3 +1,4 @@
+# make demo    the API with a made-up fleet, from nothing
 # make test    install into .venv and run every check
 # make bench   measure the service against its floor
 PYTHON ?= python3
@@ -5,7 +6,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find mig twisted typings -name '*.py' -o -name '*.sql' -o -name '*.pyi')
 
-.PHONY: test lint unit bench soak clean
+.PHONY: demo test lint unit soak bench clean
+
+demo: $(VENV)/installed
+	exec $(BIN)/mig-api demo $(DEMO)
 
 test: lint unit
 
@@ -17,6 +21,10 @@ lint: $(VENV)/installed
 
 unit: $(VENV)/installed
 	$(BIN)/python -P -m pytest $(TESTS)
+
+# The property tests with many more examples.
+soak: $(VENV)/installed
+	REPETITIONS=50 $(BIN)/python -P -m pytest $(TESTS)
 
 bench: $(VENV)/installed
 	$(BIN)/python -m benchmarks $(BENCH)

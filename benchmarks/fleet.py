@@ -15,6 +15,8 @@ from typing import Any, Final
 
 import psycopg2
 
+from mig.demo.copying import copy_rows
+
 KINDS: Final = ("file", "mixed", "distinct")
 """``file``: every command succeeded with results of the module file. ``mixed``: all modules and
 statuses. ``distinct``: as file, with another file in every result."""
@@ -59,36 +61,8 @@ def load(dsn: str, size: Size, kind: str) -> None:
             ("signatures", "actionid, investigatorid, pgpsignature", _signatures(size)),
             ("commands", COMMAND_COLUMNS, _commands(size, kind)),
         ):
-            cursor.copy_expert(f"copy {table} ({columns}) from stdin", _Lines(rows))
+            copy_rows(cursor, table, columns, rows)
         cursor.execute("vacuum (analyze)")
-
-
-class _Lines:
-    """Rows as the text that COPY reads."""
-
-    def __init__(self, rows: Iterator[tuple[Any, ...]]) -> None:
-        self._rows = rows
-        self._rest = b""
-
-    def read(self, size: int = -1, /) -> bytes:
-        parts: list[str] = []
-        length = len(self._rest)
-        while length < size and (row := next(self._rows, None)) is not None:
-            parts.append("\t".join(map(_field, row)) + "\n")
-            length += len(parts[-1])
-        text = self._rest + "".join(parts).encode()
-        self._rest = text[size:]
-        return text[:size]
-
-    def readline(self, size: int = -1, /) -> bytes:
-        raise NotImplementedError("COPY reads blocks")
-
-
-def _field(value: Any) -> str:
-    if value is None:
-        return "\\N"
-    text = str(value)
-    return text.replace("\\", "\\\\") if "\\" in text else text
 
 
 AGENT_COLUMNS: Final = (

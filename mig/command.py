@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -14,6 +15,8 @@ from twisted.internet.defer import CancelledError, Deferred
 from mig import __version__
 from mig.database.migrate import SchemaFault, Step, migrate, plan
 from mig.database.pool import Database
+from mig.demo import run as demo
+from mig.demo.postgres import PostgresFailed
 from mig.values import Unavailable
 
 INTERRUPTED = 130
@@ -53,6 +56,25 @@ def migrate_command(only_plan: bool, database: str) -> None:
     tables. A run that was broken off can be repeated.
     """
     _run(database, _print_plan if only_plan else _migrate)
+
+
+@main.command("demo")
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path, resolve_path=True),
+    help="Where the database lives; by default a folder of its own.",
+)
+@click.option("--port", type=click.IntRange(1, 65535), default=1664, show_default=True)
+def demo_command(folder: Path | None, port: int) -> None:
+    """Serve a made-up fleet from a PostgreSQL of our own, to try the API with.
+
+    A fleet older than a day is made anew. Ctrl-C leaves nothing running.
+    """
+    try:
+        demo.run(folder or demo.default_folder(), port)
+    except (PostgresFailed, SchemaFault, Unavailable, ValueError) as reason:
+        click.echo(f"mig-api: {reason}", err=True)
+        raise SystemExit(1) from None
 
 
 async def _print_plan(database: Database) -> None:

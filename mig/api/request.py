@@ -9,6 +9,7 @@ from urllib.parse import unquote_to_bytes
 
 from twisted.logger import Logger
 from twisted.web import server
+from twisted.web.http import datetimeToString
 from werkzeug.http import parse_accept_header
 
 from mig.records import collection
@@ -46,7 +47,7 @@ class Request(server.Request):
         """Check what Klein and Werkzeug would trip over, then hand the request to them."""
         self.site = self.channel.site
         self._started = self.site.clock.seconds()
-        self.setHeader(b"server", b"mig-api")
+        self.setHeader(b"date", datetimeToString())
         self.setHeader(b"x-request-id", self.operation.encode())
         self.notifyFinish().addErrback(self._left)
         try:
@@ -81,8 +82,8 @@ class Request(server.Request):
         local = getattr(self.getHost(), "host", "")
         if name not in LOOPBACK | self.site.host_names | {local, f"[{local}]"} - {""}:
             raise InvalidInput(
-                f"the header Host must be {' or '.join(sorted(self.site.host_names))},"
-                " localhost or the address of a listener",
+                f"the header Host must be {' or '.join(sorted(self.site.host_names | LOOPBACK))}"
+                " or the address of a listener",
                 "Host",
             )
 
@@ -110,6 +111,7 @@ class Request(server.Request):
         accept = ",".join(
             header.decode("latin-1") for header in self.requestHeaders.getRawHeaders(b"accept", [])
         )
+        self.setHeader(b"server", b"mig-api")
         self.setHeader(b"content-type", media_type(accept))
         self.setHeader(b"vary", b"Accept")
 

@@ -1,0 +1,248 @@
+"""The demo's fleet: the same machines, actions and results in every run, up to now.
+
+500 agents on several systems, 40 actions of several families and states, and a command of every
+action on every agent, in every status, over the last seven days.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import psycopg2
+
+from mig.demo.copying import copy_rows
+
+AGENTS: Final = 500
+ACTIONS: Final = 40
+FIRST_ID: Final = 6_019_232_215_298_560_000
+FRESH: Final = timedelta(days=1)
+TABLES: Final = "commands, signatures, actions, agents, investigators"
+
+_MADE = "select obj_description('agents'::regclass), exists (select from agents)"
+_SYSTEMS = (
+    ("linux", "web", "prod", "RedHatEnterpriseServer 6.5 Santiago"),
+    ("linux", "db", "prod", "Ubuntu 14.04 trusty"),
+    ("darwin", "desktop", "corp", "10.9.3"),
+    ("windows", "winbuild", "corp", "Server 2008 R2"),
+    ("linux", "mail", "prod", "CentOS 6.5 Final"),
+)
+_COMPLIANCE = (
+    ("sshd", "/etc/ssh", "sshd_config", "(?i)^loglevel verbose$"),
+    ("sudo", "/etc", "sudoers", "^Defaults\\s+requiretty$"),
+    ("auditd", "/etc/audit", "audit.rules", "^-w /var/spool/cron/root -p wa"),
+    ("sysctl", "/etc", "sysctl.conf", "^net.ipv4.tcp_syncookies\\s*=\\s*1$"),
+)
+_HUNTS = (
+    ("backdoor", "critical", "file", "look for a backdoor in /usr/sbin"),
+    ("malware", "high", "memory", "look for malware in the browser's memory"),
+    ("connection", "medium", "netstat", "who talks to 172.21.0.6"),
+)
+_ENDED = ("success",) * 16 + ("timeout", "cancelled", "expired", "failed")
+_RUNNING = ("success",) * 4 + ("sent", "prepared")
+
+Row = tuple[Any, ...]
+
+
+def load(dsn: str, now: datetime | None = None) -> bool:
+    """Fill the demo's database, unless its fleet is younger than a day; whether it was filled.
+
+    :raises ValueError: when the database holds agents that are no demo's.
+    """
+    now = now or datetime.now(UTC)
+    with closing(psycopg2.connect(dsn)) as connection, connection, connection.cursor() as cursor:
+        cursor.execute(_MADE)
+        [(made, inhabited)] = cursor.fetchall()
+        if made is None:
+            if inhabited:
+                raise ValueError("the database holds agents that are no demo's")
+        elif now - datetime.fromisoformat(made) < FRESH:
+            return False
+        cursor.execute(f"truncate {TABLES} cascade")
+        for table, columns, rows in (
+            ("agents", AGENT_COLUMNS, _agents(now)),
+            ("investigators", INVESTIGATOR_COLUMNS, _investigators(now)),
+            ("actions", ACTION_COLUMNS, map(_action, _plans(now))),
+            ("signatures", "actionid, investigatorid, pgpsignature", _signatures(now)),
+            ("commands", COMMAND_COLUMNS, _commands(now)),
+        ):
+            copy_rows(cursor, table, columns, rows)
+        cursor.execute("select setval('investigators_id_seq', 3)")
+        cursor.execute("comment on table agents is %s", (now.isoformat(),))
+        cursor.execute("analyze")
+    return True
+
+
+AGENT_COLUMNS: Final = (
+    "id, name, queueloc, os, version, pid, starttime, destructiontime, heartbeattime, status,"
+    " environment, tags"
+)
+
+
+def agent_name(n: int) -> str:
+    system = _SYSTEMS[n % len(_SYSTEMS)]
+    return f"{system[1]}{n // len(_SYSTEMS) + 1}.{system[2]}.example.net"
+
+
+def _agents(now: datetime) -> Iterator[Row]:
+    for n in range(AGENTS):
+        os, kind, _, ident = _SYSTEMS[n % len(_SYSTEMS)]
+        age = timedelta(seconds=n % 240)
+        status = "heartbeating"
+        destroyed = None
+        if n % 50 == 7:
+            status, age = "inactive", timedelta(hours=3 + n % 40)
+        if n % 100 == 42:
+            status, age = "destroyed", timedelta(days=2)
+            destroyed = now - age
+        environment = {
+            "init": "upstart",
+            "ident": ident,
+            "os": os,
+            "arch": "amd64",
+            "isproxied": kind == "desktop",
+            "addresses": [f"10.{n % 5}.{n // 250}.{n % 250 + 1}/24"],
+        }
+        yield (
+            FIRST_ID + n,
+            agent_name(n),
+            f"{os}.{agent_name(n)}.{n:x}",
+            os,
+            f"20140529{n % 3:02d}00+abc123.prod",
+            1_000 + n,
+            now - timedelta(days=1 + n % 60, seconds=n),
+            destroyed,
+            now - age,
+            status,
+            json.dumps(environment),
+            json.dumps({"operator": ("IT", "OpSec", "WebOps")[n % 3]}),
+        )
+
+
+INVESTIGATOR_COLUMNS: Final = "id, name, pgpfingerprint, status, createdat, lastmodified"
+
+
+def _investigators(now: datetime) -> Iterator[Row]:
+    names = (("Bob Kelso", "active"), ("Sher Lock", "active"), ("Jörg Smith", "disabled"))
+    for n, (name, status) in enumerate(names, 1):
+        yield n, name, f"{n:040X}", status, now - timedelta(days=400 - n), now - timedelta(days=n)
+
+
+class _Plan:
+    """One action and when it ran."""
+
+    def __init__(self, n: int, now: datetime) -> None:
+        self.n = n
+        self.began = now - timedelta(hours=4 * n + 1)
+        self.state = "inflight" if n < 3 else "completed"
+        self.check = _COMPLIANCE[n % len(_COMPLIANCE)]
+        if n % 4 == 3:
+            self.family, self.level, self.module, self.name = _HUNTS[n // 4 % len(_HUNTS)]
+        else:
+            self.family, self.level = "compliance", ("low", "medium", "high")[n % 3]
+            self.module = "file" if n % 4 else "filechecker"
+            self.name = f"compliance check for {self.check[0]}"
+
+
+def _plans(now: datetime) -> list[_Plan]:
+    return [_Plan(n, now) for n in range(ACTIONS)]
+
+
+ACTION_COLUMNS: Final = (
+    "id, name, target, description, threat, operations, validfrom, expireafter, starttime,"
+    " finishtime, lastupdatetime, status, pgpsignatures, syntaxversion"
+)
+
+
+def _action(plan: _Plan) -> Row:
+    name, folder, file, content = plan.check
+    searches = {f"{name} is configured": {"paths": [folder], "names": [f"^{file}$"]}}
+    filechecker = {f"{folder}/{file}": {"regex": {f"{name} is configured": [content]}}}
+    parameters = {
+        "file": {"searches": searches},
+        "filechecker": filechecker,
+        "memory": {"searches": {"m": {"names": ["firefox"], "bytes": ["c399c3a9"]}}},
+        "netstat": {"neighborip": ["172.21.0.6"]},
+    }
+    description = {
+        "author": "Bob Kelso",
+        "email": "bob.kelso@example.net",
+        "url": f"https://policy.example.net/{name}.html",
+        "revision": 201405291200,
+    }
+    threat = {"level": plan.level, "family": plan.family, "type": "system", "ref": f"sys{name}1"}
+    ended = plan.began + timedelta(minutes=40)
+    return (
+        FIRST_ID + plan.n,
+        plan.name,
+        "agents.name like '%.example.net'",
+        json.dumps(description),
+        json.dumps(threat),
+        json.dumps([{"module": plan.module, "parameters": parameters[plan.module]}]),
+        plan.began,
+        plan.began + timedelta(hours=6),
+        plan.began + timedelta(seconds=1),
+        ended if plan.state == "completed" else "9998-01-11T11:11:11Z",
+        ended,
+        plan.state,
+        json.dumps(["wsBcBAABCAAQBQJrBVB7=AAAA"]),
+        2,
+    )
+
+
+def _signatures(now: datetime) -> Iterator[Row]:
+    for plan in _plans(now):
+        yield FIRST_ID + plan.n, 1 + plan.n % 2, "wsBcBAABCAAQBQJrBVB7=AAAA"
+
+
+COMMAND_COLUMNS: Final = "id, actionid, agentid, status, results, starttime, finishtime"
+
+
+def _commands(now: datetime) -> Iterator[Row]:
+    for plan in _plans(now):
+        statuses = _ENDED if plan.state == "completed" else _RUNNING
+        for agent in range(AGENTS):
+            number = plan.n * AGENTS + agent
+            status = statuses[(agent * 7 + plan.n) % len(statuses)]
+            started = plan.began + timedelta(seconds=2, milliseconds=agent)
+            took = timedelta(milliseconds=200 + number * 37 % 9_000, microseconds=number % 977)
+            finished = None if status in ("sent", "prepared") else started + took
+            results = _results(plan, agent, number) if status == "success" else []
+            yield (
+                FIRST_ID + number,
+                FIRST_ID + plan.n,
+                FIRST_ID + agent,
+                status,
+                json.dumps(results),
+                started,
+                finished,
+            )
+
+
+def _results(plan: _Plan, agent: int, number: int) -> list[dict[str, Any]]:
+    name, folder, file, content = plan.check
+    path = f"{folder}/{file}"
+    found = (agent + plan.n) % 5 != 0
+    elements: dict[str, Any] = {"172.21.0.6": [] if agent % 90 else [{"localport": 40_000 + agent}]}
+    if plan.module == "file":
+        search = {"paths": [folder], "names": [f"^{file}$"], "contents": [content]}
+        info = {"size": 900 + number % 4_000, "mode": "-rw-r--r--"} if found else {"size": 0}
+        hit = {"file": path if found else "", "search": search, "fileinfo": info}
+        elements = {f"{name} is configured": [hit]}
+    elif plan.module == "filechecker":
+        counts = {"filecount": 1, "matchcount": int(found), "files": {path: 1} if found else {}}
+        elements = {path: {"regex": {f"{name} is configured": {content: counts}}}}
+    else:
+        found = agent % 90 == 0
+    return [
+        {
+            "foundanything": found,
+            "success": True,
+            "elements": elements,
+            "statistics": {"exectime": f"{number * 31 % 9_973}us", "filescount": number % 89},
+            "errors": None,
+        }
+    ]

@@ -1,0 +1,86 @@
+"""``mig-api demo``: a database with a fleet in it, and the daemon on top."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+from twisted.internet import task
+from twisted.internet.defer import Deferred
+from twisted.internet.threads import deferToThread
+
+from mig.database.migrate import prepare
+from mig.database.pool import Database
+from mig.demo import fleet
+from mig.demo.postgres import EmbeddedPostgres
+
+TRY: Final = """\
+The demo's fleet is in {folder}. Try, in another terminal:
+
+  curl {base}/
+  curl {base}/dashboard
+  curl '{base}/search?type=agent&agentname=web%25&limit=3'
+  curl '{base}/search?investigatorname=%25bob%25&limit=10&type=command'
+  curl '{base}/search?type=command&threatfamily=compliance&status=done\
+&report=complianceitems&limit=100000'
+
+Ctrl-C stops everything; the next start uses what is there.
+"""
+
+
+def default_folder() -> Path:
+    """Where the demo lives: below the home, or, as root, where PostgreSQL's account can enter."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/mig-api/demo")
+    data = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
+    return Path(data) / "mig-api" / "demo"
+
+
+async def fill(reactor: Any, folder: Path) -> bool:
+    """Set up the database in *folder* with a fleet not older than a day; whether it is new.
+
+    :raises PostgresFailed: when PostgreSQL cannot be used.
+    :raises ValueError: when the database is no demo.
+    """
+    postgres = EmbeddedPostgres(reactor, folder)
+    postgres.lock()
+    try:
+        await postgres.start()
+        database = Database(reactor, postgres.dsn())
+        try:
+            await prepare(database, upgrade=True)
+        finally:
+            database.stop()
+        return await deferToThread(fleet.load, postgres.dsn())
+    finally:
+        await postgres.stop()
+
+
+def run(folder: Path, port: int) -> NoReturn:
+    """Fill the database, say what to try, and become the daemon."""
+    sys.stdout.write(f"preparing the demo in {folder}\n")
+    sys.stdout.flush()
+    failures: list[Exception] = []
+
+    async def prepare_all(reactor: Any) -> None:
+        try:
+            await fill(reactor, folder)
+        except Exception as reason:
+            failures.append(reason)
+
+    try:
+        task.react(lambda reactor: Deferred.fromCoroutine(prepare_all(reactor)))
+    except SystemExit as ended:
+        if ended.code:
+            raise
+    if failures:
+        raise failures[0]
+    base = f"http://localhost:{port}/api/v1"
+    sys.stdout.write(TRY.format(folder=folder, base=base))
+    sys.stdout.flush()
+    twistd = str(Path(sys.executable).parent / "twistd")
+    listen = f"tcp:{port}:interface=127.0.0.1"
+    options = ["--listen", listen, "--database", f"embedded:{folder}"]
+    os.execv(twistd, [twistd, "-n", "mig-api", *options])  # noqa: S606
