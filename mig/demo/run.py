@@ -23,8 +23,8 @@ The demo's fleet is in {folder}. Try, in another terminal:
   curl {base}/dashboard
   curl '{base}/search?type=agent&agentname=web%25&limit=3'
   curl '{base}/search?investigatorname=%25bob%25&limit=10&type=command'
-  curl '{base}/search?type=command&threatfamily=compliance&status=done\
-&report=complianceitems&limit=100000'
+  curl '{base}/search?type=command&threatfamily=compliance&status=done'\\
+'&report=complianceitems&limit=100000'
 
 Ctrl-C stops everything; the next start uses what is there.
 """
