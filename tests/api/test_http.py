@@ -1,0 +1,162 @@
+"""What HTTP itself asks of every route, and what a bad request is answered."""
+
+from __future__ import annotations
+
+import json
+import socket
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet.threads import deferToThread
+
+from mig.api import stream
+from mig.api.routes import ROUTES
+from mig.records.collection import MEDIA_TYPE
+from tests import fleet
+from tests.conftest import Api, TestDatabase
+
+PATHS = sorted({route.path for route in ROUTES})
+
+
+async def raw(api: Api, request: bytes) -> tuple[str, dict[str, str], bytes]:
+    """Status line, headers and body of the answer to bytes on a socket, read to its end."""
+
+    def talk() -> bytes:
+        with socket.create_connection(("127.0.0.1", api.port.getHost().port), timeout=20) as client:
+            client.sendall(request)
+            parts = []
+            while part := client.recv(65536):
+                parts.append(part)
+            return b"".join(parts)
+
+    head, _, body = (await deferToThread(talk)).partition(b"\r\n\r\n")
+    status, *lines = head.decode().split("\r\n")
+    headers = {k.lower(): v for k, v in (line.split(": ", 1) for line in lines)}
+    return status, headers, body
+
+
+def get(path: str, *headers: str, version: str = "1.1", method: str = "GET") -> bytes:
+    lines = [f"{method} {path} HTTP/{version}", *headers, "Connection: close", "", ""]
+    return "\r\n".join(lines).encode("latin-1")
+
+
+def error_of(body: bytes) -> Any:
+    return json.loads(body)["collection"]["error"]
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest_twisted.ensureDeferred
+async def test_methods(api: Api, path: str) -> None:
+    options = await api.request("OPTIONS", path)
+    assert (options.code, options.body) == (204, b"")
+    allowed = options.headers.getRawHeaders("allow")[0].split(", ")
+    assert {"GET", "HEAD", "OPTIONS"} <= set(allowed)
+    refused = await api.request("DELETE", path)
+    assert refused.code == 405
+    assert refused.headers.getRawHeaders("allow") == [", ".join(allowed)]
+    assert "the method DELETE is not allowed here" in error_of(refused.body)["message"]
+    whole, head = await api.get(path), await api.request("HEAD", path)
+    assert (head.code, head.body) == (whole.code, b"")
+    for name in ("content-type", "vary"):
+        assert head.headers.getRawHeaders(name) == whole.headers.getRawHeaders(name)
+
+
+@pytest_twisted.ensureDeferred
+async def test_head_of_a_report_runs_no_query(api: Api, database: TestDatabase) -> None:
+    database.execute("alter table commands rename to hidden")
+    path = f"/search?type=command&report=complianceitems&{fleet.ALWAYS}"
+    assert (await api.request("HEAD", path)).code == 200
+    assert (await api.get(path)).code == 500
+    assert (await api.request("HEAD", "/search?type=nothing")).code == 400
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status", "message"),
+    [
+        (get("/api/v1/", "Host: a..b"), 400, "the header Host must be"),
+        (get("/api/v1/", "Host: evil.example"), 400, "the header Host must be"),
+        (get("/api/v1/", "Host: \xff"), 400, "the header Host must be"),
+        (get("/api/v1/", "Host: " + "a" * 64), 400, "the header Host must be"),
+        (get("/api/v1/", "Host: localhost", "Host: localhost"), 400, "Host is given twice"),
+        (get("/api/v1/"), 400, "the header Host is missing"),
+        (get("/api/v1/%ff", "Host: localhost"), 400, "the path is not UTF-8"),
+        (get("/api/v1/%00", "Host: localhost"), 400, "the path holds a NUL"),
+        (get("/api/v1/", "Host: localhost", method="get"), 400, "in capital letters"),
+        (get("//evil/api/v1/", "Host: localhost"), 404, "nothing at this path"),
+        (get("/api/v1//action", "Host: localhost"), 404, "nothing at this path"),
+        (get("/api/v1/%2e%2e/etc/passwd", "Host: localhost"), 404, "nothing at this path"),
+        (get("/api/v1/search?a=%zz", "Host: localhost"), 400, "two hexadecimal digits"),
+        (get("/api/v1/search?type=%ff", "Host: localhost"), 400, "type is not UTF-8"),
+        (get("/api/v1/search?type=%00", "Host: localhost"), 400, "type holds a NUL"),
+        (get("/api/v1/search?limit=1;type=agent", "Host: localhost"), 400, "limit must be"),
+        (get("/api/v1/search?" + "a&" * 65, "Host: localhost"), 400, "more than 64"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_bad_requests_are_explained(
+    api: Api, request_bytes: bytes, status: int, message: str
+) -> None:
+    line, headers, body = await raw(api, request_bytes)
+    assert line.split()[1] == str(status), (line, body)
+    error = error_of(body)
+    assert message in error["message"]
+    assert error["code"] == headers["x-request-id"]
+    assert headers["content-type"] == MEDIA_TYPE
+    assert "location" not in headers
+
+
+@pytest.mark.parametrize(
+    ("accept", "answered"),
+    [
+        (None, MEDIA_TYPE),
+        ("*/*", MEDIA_TYPE),
+        ("", MEDIA_TYPE),
+        ("application/json", "application/json"),
+        ("application/json;charset=utf-8;q=0.5, */*;q=0.1", "application/json"),
+        (f"{MEDIA_TYPE}, application/json", MEDIA_TYPE),
+        ("text/html,application/xhtml+xml,*/*;q=0.8", "application/json"),
+        ("image/png", MEDIA_TYPE),
+        (";;;,,q=x", MEDIA_TYPE),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_media_types(api: Api, accept: str | None, answered: str) -> None:
+    headers = {} if accept is None else {"accept": accept}
+    response = await api.get("/heartbeat", headers=headers)
+    assert response.headers.getRawHeaders("content-type") == [answered]
+    assert response.headers.getRawHeaders("vary") == ["Accept"]
+    item = (await response.json())["collection"]["items"][0]
+    assert item["data"] == [{"name": "heartbeat", "value": "gatorz say hi"}]
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_servers_root_points_to_the_api(api: Api) -> None:
+    response = await api.get(api.root + "/")
+    assert response.code == 302
+    assert response.headers.getRawHeaders("location") == [api.base + "/"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_http_1_0_gets_a_length_or_is_refused(
+    api: Api, database: TestDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet.load(database.dsn)
+    path = f"/api/v1/search?type=agent&{fleet.ALWAYS}"
+    line, headers, body = await raw(api, get(path, "Host: localhost", version="1.0"))
+    assert line.split()[1] == "200" and int(headers["content-length"]) == len(body) > 2000
+    monkeypatch.setattr(stream, "LONGEST_WHOLE", 2000)
+    line, _, body = await raw(api, get(path, "Host: localhost", version="1.0"))
+    assert line.split()[1] == "505"
+    assert "proxy_http_version 1.1" in error_of(body)["message"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_failure_shows_its_id_and_nothing_else(api: Api, database: TestDatabase) -> None:
+    database.execute("alter table agents rename to hidden")
+    response = await api.get("/agent?agentid=1")
+    assert response.code == 500
+    error = error_of(response.body)
+    assert error["code"] == response.headers.getRawHeaders("x-request-id")[0]
+    assert "agents" not in error["message"] and "select" not in error["message"]
+    assert b"Traceback" not in response.body

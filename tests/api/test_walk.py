@@ -1,0 +1,121 @@
+"""A client that knows Collection+JSON and nothing of MIG walks the whole service."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import pytest_twisted
+
+from mig.records.collection import MEDIA_TYPE
+from tests import fleet
+from tests.conftest import Api, TestDatabase
+
+MEMBERS = {
+    "collection": {"version", "href", "links", "items", "queries", "template", "error"},
+    "link": {"rel", "href", "name", "render", "prompt"},
+    "query": {"rel", "href", "name", "prompt", "data"},
+    "item": {"href", "data", "links"},
+    "data": {"name", "value", "prompt"},
+    "error": {"title", "code", "message"},
+}
+
+
+class Walker:
+    """Follows every link, opens every item, submits every query with what a form would hold."""
+
+    def __init__(self, api: Api) -> None:
+        self.api = api
+        self.seen: set[str] = set()
+        self.names: set[str] = set()
+        self.waiting = [api.base + "/"]
+
+    async def walk(self) -> None:
+        while self.waiting:
+            href = self.waiting.pop()
+            if href not in self.seen:
+                self.seen.add(href)
+                await self.open(href)
+
+    async def open(self, href: str) -> None:
+        response = await self.api.get(href)
+        assert response.code == 200, (href, response.body)
+        assert response.headers.getRawHeaders("content-type") == [MEDIA_TYPE]
+        self.check_collection((await response.json())["collection"], href)
+
+    def check_collection(self, collection: dict[str, Any], href: str) -> None:
+        assert collection["version"] == "1.0"
+        assert collection["href"] == href
+        self.check("collection", collection)
+        for link in collection.get("links", ()):
+            self.follow("link", link)
+        for item in collection.get("items", ()):
+            self.follow("item", item)
+            for data in item["data"]:
+                self.check("data", data)
+                self.names.add(data["name"])
+            for link in item.get("links", ()):
+                self.follow("link", link)
+        for query in collection.get("queries", ()):
+            self.submit(query)
+        for data in collection.get("template", {"data": []})["data"]:
+            assert isinstance(data["value"], str)
+
+    def follow(self, kind: str, found: dict[str, Any]) -> None:
+        self.check(kind, found)
+        assert urlsplit(found["href"]).netloc == urlsplit(self.api.base).netloc
+        assert found["href"].isascii() and found["href"].count("?") <= 1
+        assert (
+            " " not in found.get("rel", "") or "Command" in found["rel"] or "hist" in found["rel"]
+        )
+        self.waiting.append(found["href"])
+
+    def submit(self, query: dict[str, Any]) -> None:
+        """A form with every field sent, those that it does not fill in empty."""
+        self.check("query", query)
+        values = {d["name"]: d["value"] for d in query["data"]}
+        if f"{query['rel']}id" in values and len(values) == 1:
+            return  # needs an id; single documents are reached as items
+        for type in ("action", "command", "agent", "investigator", ""):
+            filled = {**values, "type": type, "after": "2014-05-01T00:00:00Z"}
+            pairs = "&".join(f"{name}={quote(value)}" for name, value in filled.items())
+            self.waiting.append(f"{query['href']}?{pairs}")
+
+    @staticmethod
+    def check(kind: str, found: dict[str, Any]) -> None:
+        assert set(found) <= MEMBERS[kind], found
+        assert "error" not in found
+
+
+@pytest_twisted.ensureDeferred
+async def test_everything_is_found_and_nothing_leads_nowhere(
+    api: Api, database: TestDatabase
+) -> None:
+    fleet.load(database.dsn)
+    walker = Walker(api)
+    await walker.walk()
+    assert {"action", "command", "agent", "investigator", "active agents"} <= walker.names
+    for kind in ("agents", "actions", "commands", "investigators"):
+        noun = kind[:-1]
+        for row in fleet.FLEET[kind]:
+            assert f"{api.base}/{noun}?{noun}id={row['id']}" in walker.seen
+
+
+@pytest_twisted.ensureDeferred
+async def test_next_links_lead_through_a_whole_search(api: Api, database: TestDatabase) -> None:
+    fleet.load(database.dsn)
+    for type in ("action", "agent", "command", "investigator"):
+        href = f"/search?type={type}&limit=2&after=2014-05-01T00:00:00-00:00"
+        found: list[int] = []
+        pages = 0
+        while href:
+            collection = await api.collection(href)
+            data = [item["data"][0] for item in collection["items"]]
+            assert ("search parameters" in {d["name"] for d in data}) == (pages == 0)
+            found += [d["value"]["id"] for d in data if d["name"] == type]
+            href = next((li["href"] for li in collection.get("links", ())), "")
+            pages += 1
+        whole = await api.collection(f"/search?type={type}&after=2014-05-01T00:00:00Z")
+        expected = [i["data"][0]["value"]["id"] for i in whole["items"][:-1]]
+        assert found == expected and len(found) == len(set(found)) == len(fleet.FLEET[f"{type}s"])
+        assert pages == (len(found) + 1) // 2
