@@ -14,6 +14,7 @@ from zope.interface import implementer
 from mig.api.errors import VersionNotSupported
 from mig.api.request import Request
 
+LONGEST_SECONDS = 3_600.0
 STALL_SECONDS = 30.0
 SLOWEST_BYTES_PER_SECOND = 16_384
 SEND_LIMIT = 1_000_000
@@ -105,6 +106,7 @@ async def send(request: Request, clock: Any, chunks: AsyncGenerator[bytes, None]
         request.channel.transport.SEND_LIMIT = SEND_LIMIT
         writer = Writer(request, clock)
         request.registerProducer(writer, True)
+        deadline = clock.callLater(LONGEST_SECONDS, request.abort, "took too long")
         try:
             await writer.write(first)
             async for chunk in chunks:
@@ -118,4 +120,6 @@ async def send(request: Request, clock: Any, chunks: AsyncGenerator[bytes, None]
             log.failure("operation {operation} failed while streaming", operation=request.operation)
             request.abort("failed while streaming")
         finally:
+            if deadline.active():
+                deadline.cancel()
             request.unregisterProducer()

@@ -59,11 +59,13 @@ class Client:
         request = f"GET {REPORT} HTTP/{version}\r\nHost: localhost\r\n\r\n"
         self._socket.sendall(request.encode())
         self.read = 0
+        self.first = b""
 
     def some(self, bytes: int) -> None:
         while self.read < bytes:
             received = self._socket.recv(65536)
             assert received, "the connection ended"
+            self.first = self.first or received
             self.read += len(received)
 
     def rest(self) -> bytes:
@@ -119,6 +121,30 @@ async def test_a_stalled_client_is_cut_and_frees_its_backend(
     client = await deferToThread(Client, api)
     await deferToThread(client.some, 300_000)
     await eventually(lambda: not many.execute(BACKENDS))
+    with pytest.raises(ConnectionResetError):
+        await deferToThread(client.rest)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_stream_has_an_end(
+    api: Api, many: TestDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "LONGEST_SECONDS", 0.3)
+    client = await deferToThread(Client, api)
+    await deferToThread(client.some, 300_000)
+    await eventually(lambda: not many.execute(BACKENDS))
+    with pytest.raises(ConnectionResetError):
+        await deferToThread(client.rest)
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_administrator_finds_and_stops_a_stream(api: Api, many: TestDatabase) -> None:
+    client = await deferToThread(Client, api)
+    await deferToThread(client.some, 300_000)
+    [(pid, name)] = many.execute(BACKENDS.replace("select pid", "select pid, application_name"))
+    head = await deferToThread(lambda: client.first)
+    assert name == f"mig-api {head.partition(b'X-Request-Id: ')[2].split()[0].decode()}"
+    many.execute("select pg_terminate_backend(%s)", (pid,))
     with pytest.raises(ConnectionResetError):
         await deferToThread(client.rest)
 

@@ -1,0 +1,105 @@
+"""A report or a search never leaves a record out in silence, however odd its row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import pytest_twisted
+
+from mig.records import command as commands
+from tests import fleet
+from tests.conftest import Api, TestDatabase
+
+REPORT = f"/search?type=command&report=complianceitems&limit=100000&{fleet.ALWAYS}"
+GOOD = fleet.found(fleet.hit())
+ODD: dict[int, dict[str, Any]] = {
+    101: {"results": r'[{"elements":{"a":[{"file":"\u0000"}]}}]'},
+    102: {"results": r'[{"elements":{"a":[{"file":"\ud800"}]}}]'},
+    103: {"results": '{"no":"array"}'},
+    104: {"results": GOOD, "finishtime": "infinity"},
+    105: {"results": GOOD, "finishtime": "-infinity"},
+    106: {"results": GOOD, "finishtime": "10000-01-01T00:00:00Z"},
+    107: {"results": '[{"elements":1e400}]'},
+    108: {"results": "[" * 2_000 + "]" * 2_000},
+}
+
+
+def load(database: TestDatabase, odd: dict[int, dict[str, Any]]) -> None:
+    fleet.insert(database.dsn, "agents", [fleet.agent(1)])
+    fleet.insert(database.dsn, "actions", [fleet.action(1)])
+    rows = [fleet.command(n, 1, 1, results=GOOD) for n in (99, 110)]
+    rows += [fleet.command(n, 1, 1, **other) for n, other in odd.items()]
+    fleet.insert(database.dsn, "commands", rows)
+
+
+def named(items: list[Any]) -> dict[int, str]:
+    return {int(i["href"].rpartition("=")[2]): i["data"][0]["name"] for i in items}
+
+
+@pytest_twisted.ensureDeferred
+async def test_unreadable_commands_stand_in_the_report(api: Api, database: TestDatabase) -> None:
+    load(database, ODD)
+    items = (await api.collection(REPORT))["items"]
+    good = {99: "compliance item", 110: "compliance item"}
+    assert named(items) == good | dict.fromkeys(ODD, "unreadable command")
+    for item in items:
+        value = item["data"][0]["value"]
+        assert value["link"] == item["href"]
+        assert value["target"] == "agents.name='agent1.example.net'"
+        assert value.get("reason", "-")
+
+
+@pytest_twisted.ensureDeferred
+async def test_year_one_is_a_time_like_any_other(api: Api, database: TestDatabase) -> None:
+    load(database, {103: {"results": GOOD, "finishtime": "0001-01-01T00:00:00Z"}})
+    items = (await api.collection(REPORT))["items"]
+    [value] = [i["data"][0]["value"] for i in items if i["href"].endswith("=103")]
+    assert value["timestamp"] == value["utctimestamp"] == "0001-01-01T00:00:00Z"
+
+
+@pytest_twisted.ensureDeferred
+async def test_odd_rows_stand_in_searches(api: Api, database: TestDatabase) -> None:
+    parseable = {n: other for n, other in ODD.items() if n != 108}  # served as stored, too deep
+    load(database, parseable | {111: {"starttime": "infinity"}})
+    fleet.insert(database.dsn, "actions", [fleet.action(2, validfrom="infinity")])
+    found = named((await api.collection(f"/search?type=command&{fleet.ALWAYS}"))["items"][:-1])
+    unreadable = {104, 105, 106, 111}
+    readable = {99, 110, 101, 102, 103, 107}
+    expected = dict.fromkeys(readable, "command") | dict.fromkeys(unreadable, "unreadable command")
+    assert found == expected
+    actions = (await api.collection(f"/search?type=action&{fleet.ALWAYS}"))["items"][:-1]
+    assert [i["data"][0]["name"] for i in actions] == ["unreadable action", "action"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_large_results_are_served_and_huge_ones_named(
+    api: Api, database: TestDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = fleet.found(*[fleet.hit(f"/{n:099d}") for n in range(4_000)])
+    huge = fleet.found(fleet.hit("/" + "x" * 3_000_000))
+    monkeypatch.setattr(commands, "LARGEST_BYTES", 2_000_000)
+    load(database, {101: {"results": large}, 102: {"results": huge}, 103: {"results": large}})
+    items = (await api.collection(REPORT))["items"]
+    assert len(items) == 2 + 2 * 4_000 + 1
+    [value] = [i["data"][0]["value"] for i in items if "unreadable" in i["data"][0]["name"]]
+    assert value["link"].endswith("=102")
+    assert "bytes, more than 2000000" in value["reason"]
+    [one] = (await api.collection("/command?commandid=101"))["items"]
+    assert one["data"][0]["value"]["results"] == large
+    [none] = (await api.collection("/command?commandid=102"))["items"]
+    assert none["data"][0]["name"] == "unreadable command"
+    found = (await api.collection(f"/search?type=command&{fleet.ALWAYS}"))["items"][:-1]
+    assert named(found)[102] == "unreadable command" and named(found)[103] == "command"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_hundred_megabytes_do_not_pass_through_us(api: Api, database: TestDatabase) -> None:
+    load(database, {})
+    database.execute(
+        "insert into commands values (101, 1, 1, 'success',"
+        " ('[\"' || repeat('x', 100000000) || '\"]')::json, now(), now())"
+    )
+    items = (await api.collection(REPORT))["items"]
+    assert named(items)[101] == "unreadable command"
+    assert "100000004 bytes, more than" in items[0]["data"][0]["value"]["reason"]

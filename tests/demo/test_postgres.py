@@ -1,0 +1,141 @@
+"""The PostgreSQL of demo and tests: private, found again, and gone when stopped."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+
+from mig.database.pool import Database
+from mig.demo.postgres import API, OWNER, EmbeddedPostgres, PostgresFailed
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from twisted.internet import task, defer
+from mig.demo.postgres import EmbeddedPostgres
+
+async def main(reactor):
+    server = EmbeddedPostgres(reactor, Path(sys.argv[1]), {"fsync": "off"})
+    server.lock()
+    await server.start()
+    print("ready", flush=True)
+    await defer.Deferred()
+
+task.react(lambda reactor: defer.ensureDeferred(main(reactor)))
+"""
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A path directly below the temporary folder, where PostgreSQL's account can enter."""
+    path = Path(tempfile.gettempdir()) / f"mig-api-embedded-{os.getpid()}"
+    yield path
+    assert not servers_in(path), "a server is left"
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def servers_in(folder: Path) -> list[int]:
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (process / "cmdline").read_bytes()
+            running = (process / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        except OSError:
+            continue
+        if running and f"{folder}/data".encode() in command:
+            found.append(int(process.name))
+    return found
+
+
+async def answer(server: EmbeddedPostgres, role: str = OWNER) -> Any:
+    database = Database(reactor, server.dsn(role))
+    try:
+        return (await database.query("select current_user"))[0][0]
+    finally:
+        database.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_it_is_private_and_found_again_after_kill_9(folder: Path) -> None:
+    home = Path.home()
+    modes = [path.stat().st_mode for path in (home, home.parent, Path("/"))]
+    daemon = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(folder)], stdout=subprocess.PIPE, cwd="/"
+    )
+    assert daemon.stdout and daemon.stdout.readline() == b"ready\n"
+    server = EmbeddedPostgres(reactor, folder, {"fsync": "off"})
+    with pytest.raises(PostgresFailed, match="is in use by another mig-api"):
+        server.lock()
+    daemon.send_signal(signal.SIGKILL)
+    daemon.wait()
+    daemon.stdout.close()
+    assert servers_in(folder), "the server outlives a killed daemon"
+    server.lock()
+    await server.start()
+    assert await answer(server) == OWNER
+    assert await answer(server, API) == API
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert (folder / "run").stat().st_mode & 0o777 == 0o700
+    check_no_other_user(server)
+    await server.stop()
+    assert not servers_in(folder)
+    assert [path.stat().st_mode for path in (home, home.parent, Path("/"))] == modes
+
+
+def check_no_other_user(server: EmbeddedPostgres) -> None:
+    if os.geteuid() != 0:
+        return  # only root can try as somebody else
+    nobody = pwd.getpwnam("nobody")
+    tried = subprocess.run(
+        [server.program("psql"), "-d", server.dsn(), "-c", "select 1"],
+        user=nobody.pw_uid,
+        group=nobody.pw_gid,
+        extra_groups=[],
+        cwd="/",
+        capture_output=True,
+        text=True,
+    )
+    assert tried.returncode != 0 and "Permission denied" in tried.stderr
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_crashed_server_starts_again_in_a_long_path(folder: Path) -> None:
+    long = folder.with_name(f"{folder.name}-{'x' * 150}")
+    server = EmbeddedPostgres(reactor, long, {"fsync": "off"})
+    server.lock()
+    await server.start()
+    for pid in servers_in(long):
+        os.kill(pid, signal.SIGKILL)
+    await server.stop()
+    again = EmbeddedPostgres(reactor, long, {"fsync": "off"})
+    again.lock()
+    await again.start()
+    assert await answer(again) == OWNER
+    await again.stop()
+    assert not servers_in(long)
+    again.remove()
+
+
+def test_a_folder_of_somebody_else_is_refused(folder: Path) -> None:
+    folder.mkdir()
+    if os.geteuid() == 0:
+        os.chown(folder, pwd.getpwnam("nobody").pw_uid, -1)
+        with pytest.raises(PostgresFailed, match="is not ours"):
+            EmbeddedPostgres(reactor, folder).lock()
+    folder.rmdir()
+    folder.write_text("a file")
+    with pytest.raises(PostgresFailed, match="is not ours"):
+        EmbeddedPostgres(reactor, folder).lock()
+    folder.unlink()

@@ -1,0 +1,99 @@
+"""The examples of docs/guide.md and of the seed, run as they are written, against the demo."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet.threads import deferToThread
+
+from mig.demo import fleet as demo
+from tests.conftest import Api, TestDatabase
+
+GUIDE = (Path(__file__).parent.parent / "docs" / "guide.md").read_text()
+CURLS = re.findall(r"^    (curl .*)$", GUIDE, re.MULTILINE)
+[SCRIPT] = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
+
+
+@pytest.fixture
+def demo_api(api: Api, database: TestDatabase) -> Iterator[Api]:
+    assert demo.load(database.dsn)
+    yield api
+
+
+def shell(command: str) -> str:
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+async def run(api: Api, command: str) -> str:
+    here = command.replace("http://localhost:1664/api/v1", api.base)
+    return str(await deferToThread(shell, here.replace("curl ", "curl -sSf ")))
+
+
+@pytest.mark.parametrize("command", CURLS)
+@pytest_twisted.ensureDeferred
+async def test_the_guides_commands_are_answered(demo_api: Api, command: str) -> None:
+    assert (await run(demo_api, command)).startswith('{"collection":{"version":"1.0"')
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_treq_script_counts_what_the_report_says(demo_api: Api) -> None:
+    path = "/search?type=command&report=complianceitems&threatfamily=compliance"
+    report = await demo_api.get(path)
+    failed = report.body.count(b'"compliance":false')
+    assert failed > 100
+
+    def script() -> Any:
+        return subprocess.run(
+            [sys.executable, "-c", SCRIPT, demo_api.base],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    done = await deferToThread(script)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f'{{"failed checks": {failed}}}\n'
+    assert len(SCRIPT.strip().splitlines()) <= 32
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_demos_fleet_is_what_it_says(demo_api: Api, database: TestDatabase) -> None:
+    assert demo.load(database.dsn) is False, "a fresh fleet is used again"
+    [(agents, actions, commands, statuses, systems, families)] = database.execute(
+        "select (select count(*) from agents), (select count(*) from actions),"
+        " (select count(*) from commands), (select count(distinct status) from commands),"
+        " (select count(distinct os) from agents),"
+        " (select count(distinct threat->>'family') from actions)"
+    )
+    assert (agents, actions, commands, statuses) == (500, 40, 20_000, 7)
+    assert systems == 3 and families >= 3
+    whole = await demo_api.get(
+        "/search?type=command&threatfamily=compliance&status=done&report=complianceitems"
+        "&limit=100000"
+    )
+    assert whole.body.count(b'"name":"compliance item"') > 10_000
+    assert b"unreadable" not in whole.body
+    for type in ("command", "agent", "action", "investigator"):
+        found = await demo_api.get(f"/search?type={type}&limit=100000")
+        assert b"unreadable" not in found.body
+        assert (await found.json())["collection"]["items"][0]["data"][0]["name"] == type
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_database_with_other_agents_is_no_demo(api: Api, database: TestDatabase) -> None:
+    database.execute(
+        "insert into agents (id, name, queueloc, version, pid, starttime, heartbeattime)"
+        " values (1, 'a', 'q', 'v', 1, now(), now())"
+    )
+    with pytest.raises(ValueError, match="agents that are no demo's"):
+        demo.load(database.dsn)
+    assert database.execute("select count(*) from agents") == [(1,)]
