@@ -300,7 +300,7 @@ async def test_an_inherited_unix_socket_stays_as_it_is(short: Path) -> None:
     """systemd made the file and listens on after us."""
     theirs = socket.socket(socket.AF_UNIX)
     theirs.bind("theirs")
-    Path("theirs").chmod(0o640)  # noqa: ASYNC240
+    Path("theirs").chmod(0o640)
     theirs.listen()
     listener = bind(f"fd:{theirs.fileno()}:domain=UNIX")
     await served(listener, "theirs")
