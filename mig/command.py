@@ -17,7 +17,7 @@ from mig.database.migrate import SchemaFault, Step, migrate, plan
 from mig.database.pool import Database
 from mig.demo import run as demo
 from mig.demo.postgres import PostgresFailed
-from mig.values import Unavailable
+from mig.values import Unavailable, explained
 
 INTERRUPTED = 130
 
@@ -73,7 +73,7 @@ def demo_command(folder: Path | None, port: int) -> None:
     try:
         demo.run(folder or demo.default_folder(), port)
     except (PostgresFailed, SchemaFault, Unavailable, ValueError) as reason:
-        click.echo(f"mig-api: {reason}", err=True)
+        click.echo(f"mig-api: {explained(reason)}", err=True)
         raise SystemExit(1) from None
 
 
@@ -105,7 +105,7 @@ def _run(dsn: str, verb: Callable[[Database], Awaitable[None]]) -> NoReturn:
         try:
             await verb(database)
         except (SchemaFault, Unavailable) as reason:
-            click.echo(f"mig-api: {reason}", err=True)
+            click.echo(f"mig-api: {explained(reason)}", err=True)
             raise SystemExit(1) from None
         except CancelledError:
             click.echo("mig-api: interrupted; run it again to complete it", err=True)

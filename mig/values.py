@@ -40,7 +40,20 @@ class NotFound(Refusal):
 
 
 class Unavailable(Refusal):
-    """The answer cannot be given now; the same request may succeed later."""
+    """The answer cannot be given now; the same request may succeed later.
+
+    *detail* is for the operator alone: it may name hosts, folders and roles.
+    """
+
+    def __init__(self, message: str, detail: str = "") -> None:
+        super().__init__(message)
+        self.detail = detail
+
+
+def explained(reason: BaseException) -> str:
+    """What went wrong, with the detail that is for the operator: for logs and terminals."""
+    detail = getattr(reason, "detail", "")
+    return f"{reason}: {detail}" if detail else str(reason)
 
 
 class Unreadable(Exception):

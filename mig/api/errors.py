@@ -12,7 +12,7 @@ from twisted.python.failure import Failure
 from werkzeug.exceptions import HTTPException
 
 from mig.records.collection import Error, Item, document
-from mig.values import InvalidInput, NotFound, Refusal, Unavailable
+from mig.values import InvalidInput, NotFound, Refusal, Unavailable, explained
 
 if TYPE_CHECKING:
     from mig.api.request import Request
@@ -50,7 +50,7 @@ def refused(request: Request, refusal: Refusal, items: list[Item] | None = None)
         request.setHeader(b"retry-after", RETRY_AFTER)
     if isinstance(refusal, MethodNotAllowed):
         request.setHeader(b"allow", refusal.allowed.encode())
-    request.outcome = f"refused: {refusal}"
+    request.outcome = f"refused: {explained(refusal)}"
     return _answer(request, status, str(refusal), items)
 
 

@@ -12,7 +12,7 @@ from whenever import Instant
 
 from mig.api import errors
 from mig.api.request import Parameters, Request
-from mig.api.stream import send
+from mig.api.stream import LONGEST_WHOLE, send
 from mig.compliance.encoder import ComplianceItems
 from mig.database.pool import Database
 from mig.records import action, agent, collection, command, dashboard, home, investigator
@@ -21,7 +21,9 @@ from mig.records.stored import RunQuery
 from mig.records.urls import Urls
 from mig.search.parameters import PARAMETERS, Search, parse_search
 from mig.search.query import Format, Results
-from mig.values import InvalidInput, NotFound, parse_id
+from mig.values import InvalidInput, NotFound, Unreadable, parse_id
+
+SLICE_BYTES: Final = 262_144
 
 ById = Callable[[RunQuery, Urls, int], Awaitable[bytes | None]]
 
@@ -90,29 +92,37 @@ class Read:
         _no_parameters(request)
         return request.answer(collection.document(request.href(), template=template))
 
-    async def action(self, request: Request) -> bytes:
+    async def action(self, request: Request) -> bytes | None:
         """One action by its id, with links to its commands."""
         return await self._one(request, "action", action.by_id)
 
-    async def agent(self, request: Request) -> bytes:
+    async def agent(self, request: Request) -> bytes | None:
         """One agent by its id."""
         return await self._one(request, "agent", agent.by_id)
 
-    async def command(self, request: Request) -> bytes:
+    async def command(self, request: Request) -> bytes | None:
         """One command by its id, with its action and its agent."""
         return await self._one(request, "command", command.by_id)
 
-    async def investigator(self, request: Request) -> bytes:
+    async def investigator(self, request: Request) -> bytes | None:
         """One investigator by its id, with the public key."""
         return await self._one(request, "investigator", investigator.by_id)
 
-    async def _one(self, request: Request, noun: str, by_id: ById) -> bytes:
+    async def _one(self, request: Request, noun: str, by_id: ById) -> bytes | None:
         id = _the_id(f"{noun}id", request.parameters())
-        item = await by_id(self._database.query, self._urls, id)
+        try:
+            item = await by_id(self._database.query, self._urls, id)
+        except Unreadable as reason:
+            href = f"{self._urls.base}/{noun}?{noun}id={id}"
+            item = collection.unreadable_item(noun, href, reason)
         if item is None:
             raise NotFound(f"there is no {noun} {id}")
         request.rows = 1
-        return request.answer(collection.head(request.href()) + item + collection.tail())
+        document = collection.head(request.href()) + item + collection.tail()
+        if len(document) <= LONGEST_WHOLE or request.clientproto == b"HTTP/1.0":
+            return request.answer(document)
+        await send(request, self._reactor, _slices(document))
+        return None
 
     async def search(self, request: Request) -> bytes | None:
         """A search, streamed in the form that it asks for."""
@@ -166,6 +176,12 @@ class Read:
         values |= {"offset": "", "cursor": str(results.more)}
         href = self._urls.search((name, value) for name, value in values.items() if value)
         return [Link(rel="next", href=href)]
+
+
+async def _slices(document: bytes) -> AsyncGenerator[bytes, None]:
+    """A large document in pieces, so that a client that does not take them is cut."""
+    for begin in range(0, len(document), SLICE_BYTES):
+        yield document[begin : begin + SLICE_BYTES]
 
 
 def _no_parameters(request: Request) -> None:

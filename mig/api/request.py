@@ -17,8 +17,10 @@ from mig.values import InvalidInput, new_id
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 MOST_PARAMETERS = 64
+LONGEST_OUTCOME = 512
 
 _METHOD = re.compile(rb"[A-Z]{1,32}")
+_ABSOLUTE = re.compile(rb"https?://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]{1,253})(:[0-9]{1,5})?", re.ASCII)
 _ESCAPES = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
@@ -61,6 +63,7 @@ class Request(server.Request):
     def _check(self) -> None:
         if not _METHOD.fullmatch(self.method):
             raise InvalidInput("the method must be in capital letters", "method")
+        self._check_target()
         try:
             path = unquote_to_bytes(self.path).decode()
         except UnicodeDecodeError:
@@ -75,6 +78,17 @@ class Request(server.Request):
         elif self.clientproto != b"HTTP/1.0":
             raise InvalidInput("the header Host is missing", "Host")
         self.requestHeaders.setRawHeaders(b"host", [self.site.public_host])
+
+    def _check_target(self) -> None:
+        """Take the address of an absolute form apart; refuse what is no path (RFC 9112, 3.2)."""
+        absolute = _ABSOLUTE.fullmatch(self.uri)
+        if absolute:
+            self.uri = absolute[2] if absolute[2].startswith(b"/") else b"/" + absolute[2]
+            self.path = self.uri.partition(b"?")[0]
+            self._check_host(absolute[1].decode("latin-1"))
+        elif not self.uri.startswith(b"/"):
+            self.uri = self.path = b"/"
+            raise InvalidInput("the request's target must be a path", "path")
 
     def _check_host(self, text: str) -> None:
         match = _HOST.fullmatch(text)
@@ -154,7 +168,7 @@ class Request(server.Request):
             seconds=self.site.clock.seconds() - self._started,
             rows=self.rows,
             bytes=self.sentLength,
-            outcome=self.outcome,
+            outcome=self.outcome[:LONGEST_OUTCOME],
         )
 
 

@@ -25,7 +25,8 @@ class ApiSite(Site):
         self.clock = reactor
         self.errors = errors
         self.public_host = parts.netloc.encode()
-        self.host_names = frozenset({(parts.hostname or "").lower()})
+        name = (parts.hostname or "").lower()
+        self.host_names = frozenset({f"[{name}]" if ":" in name else name})
         app = routes.application(parts.path.rstrip("/"), Read(reactor, database, self.urls))
         super().__init__(
             app.resource(),

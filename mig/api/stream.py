@@ -122,4 +122,5 @@ async def send(request: Request, clock: Any, chunks: AsyncGenerator[bytes, None]
         finally:
             if deadline.active():
                 deadline.cancel()
-            request.unregisterProducer()
+            if request.channel is not None:
+                request.unregisterProducer()

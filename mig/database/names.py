@@ -46,7 +46,7 @@ async def resolve(reactor: Any, parameters: dict[str, str]) -> dict[str, str]:
         reactor.nameResolver.resolveHostName(receiver, host)
         found = await receiver.done.addTimeout(10, reactor)
         if not found:
-            raise Unavailable(f"the database cannot be reached: no address for host {host!r}")
+            raise Unavailable("the database cannot be reached", f"no address for host {host!r}")
         for address in found:
             names.append(host)
             addresses.append(address)

@@ -30,6 +30,7 @@ Rows = list[tuple[Any, ...]]
 CONNECT_SECONDS = 10.0
 QUERY_SECONDS = 10.0
 CANCEL_SECONDS = 2.0
+BEGIN_SECONDS = 5.0
 GRACE_SECONDS = 5.0
 """How much later than the server's own limit a server that does not answer is given up."""
 
@@ -135,7 +136,7 @@ def _explained(failure: Failure) -> Failure:
     if failure.check(LockNotAvailable, DeadlockDetected):
         return Failure(Locked(_one_line(failure)))
     if failure.check(psycopg2.OperationalError, psycopg2.InterfaceError, ConnectionDone):
-        return Failure(Unavailable(f"the database cannot be reached: {_one_line(failure)}"))
+        return Failure(Unavailable("the database cannot be reached", _one_line(failure)))
     return failure
 
 
@@ -252,9 +253,7 @@ class Pool:
             if raw.pollable() is not None:
                 raw.close()
             if isinstance(reason, psycopg2.Error | ConnectionDone):
-                raise Unavailable(
-                    f"the database cannot be reached: {_one_line(Failure())}"
-                ) from None
+                raise Unavailable("the database cannot be reached", _one_line(Failure())) from None
             raise
 
 
@@ -338,7 +337,7 @@ class Database:
         snapshot = Snapshot(connection, statement_seconds + GRACE_SECONDS)
         try:
             limits = (f"{statement_seconds * 1000:.0f}", f"{idle_seconds * 1000:.0f}")
-            await snapshot.query(BEGIN, (application_name, *limits))
+            await connection.execute(BEGIN, (application_name, *limits), seconds=BEGIN_SECONDS)
             yield snapshot
         finally:
             await self._end(connection)

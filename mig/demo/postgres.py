@@ -33,6 +33,8 @@ SUPERUSER_ACCOUNT: Final = "postgres"
 LONGEST_SOCKET_FOLDER: Final = 85
 POLL_SECONDS: Final = 0.05
 PROGRESS_SECONDS: Final = 10.0
+STOP_SECONDS: Final = 10.0
+"""After that a server is stopped without taking leave; it recovers at the next start."""
 
 
 class PostgresFailed(Exception):
@@ -153,7 +155,10 @@ class EmbeddedPostgres:
         """Stop the server, cutting its connections, and wait until it is gone."""
         if self._pid is not None and _alive(self._pid):
             os.kill(self._pid, signal.SIGINT)
+            patience = self._reactor.seconds() + STOP_SECONDS
             while _alive(self._pid):
+                if self._reactor.seconds() > patience:
+                    os.kill(self._pid, signal.SIGQUIT)
                 await deferLater(self._reactor, POLL_SECONDS)
         self._pid = None
         if self._process is not None:

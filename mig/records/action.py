@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
+
 from mig.records.collection import Data, Item, Link, encode, unreadable_item
 from mig.records.investigator import SIGNERS_OF_ACTION, signers
 from mig.records.stored import Row, Rows, RunQuery, id_array, number, stored_json
@@ -32,6 +34,7 @@ _STATUSES = (
     "select actionid::text, status, count(*) from commands"
     " where actionid = any(%s::numeric[]) group by actionid, status"
 )
+_signatures = msgspec.json.Decoder(list[str] | None).decode
 _DONE = ("success", "cancelled", "expired", "failed", "timeout")
 
 
@@ -63,7 +66,7 @@ def value(row: Row, counters: dict[str, int]) -> dict[str, Any]:
         "validfrom": rfc3339(validfrom),
         "expireafter": rfc3339(expireafter),
         "operations": stored_json(operations, "[]"),
-        "pgpsignatures": stored_json(pgpsignatures or None, "[]"),
+        "pgpsignatures": _pgpsignatures(pgpsignatures),
         "investigators": signers(investigators),
         "status": status or "",
         "starttime": rfc3339(starttime),
@@ -72,6 +75,14 @@ def value(row: Row, counters: dict[str, int]) -> dict[str, Any]:
         "counters": counters,
         "syntaxversion": syntaxversion or 0,
     }
+
+
+def _pgpsignatures(column: str | None) -> list[str]:
+    """The signatures, in a column that may be a varchar, of which PostgreSQL checks nothing."""
+    try:
+        return _signatures(column or "[]") or []
+    except msgspec.MsgspecError:
+        raise Unreadable("its signatures are no array of strings") from None
 
 
 def counters(statuses: dict[str, int]) -> dict[str, int]:
@@ -89,7 +100,7 @@ async def counters_by_id(query: RunQuery, ids: Sequence[str]) -> dict[str, dict[
     """The counters of several actions."""
     statuses: dict[str, dict[str, int]] = {id: {} for id in ids}
     for id, status, count in await query(_STATUSES, (id_array(ids),)):
-        statuses[id][status] = count
+        statuses.setdefault(id, {})[status] = count
     return {id: counters(found) for id, found in statuses.items()}
 
 
@@ -106,7 +117,7 @@ async def by_id(query: RunQuery, urls: Urls, id: int) -> bytes | None:
     rows = await query(_BY_ID, (id,))
     if not rows:
         return None
-    counts = await counters_by_id(query, [str(id)])
+    counts = await counters_by_id(query, [rows[0][0]])
     commands = await query(_COMMANDS, (id,))
     links = [
         Link(rel=f"Command ID {command} on agent {agent}", href=urls.command(command))
@@ -115,7 +126,7 @@ async def by_id(query: RunQuery, urls: Urls, id: int) -> bytes | None:
     if len(commands) > LINKED_COMMANDS:
         everything = [("type", "command"), ("actionid", str(id)), ("after", UNSET_TIME)]
         links.append(Link(rel="commands", href=urls.search(everything)))
-    return item(urls, rows[0], counts[str(id)], links or None)
+    return item(urls, rows[0], counts[rows[0][0]], links or None)
 
 
 class ActionList:
@@ -134,6 +145,6 @@ class ActionList:
     def items(self, row: Row) -> bytes:
         """The item of one row, encoded; one that cannot be read says so."""
         try:
-            return item(self._urls, row[:WIDTH], self._counters[row[0]])
+            return item(self._urls, row[:WIDTH], self._counters.get(row[0], {}))
         except Unreadable as reason:
             return unreadable_item("action", self._urls.action(row[0]), reason)

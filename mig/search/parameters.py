@@ -35,6 +35,8 @@ _STORED_TIME = re.compile(
     re.ASCII,
 )
 
+_STORED_ID = re.compile(r"NaN|-?[0-9]{1,1000}(\.[0-9]{1,100})?", re.ASCII)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Cursor:
@@ -105,7 +107,7 @@ def _pattern(name: str, text: str) -> str:
 
 def _cursor(name: str, text: str) -> Cursor:
     time, _, id = text.rpartition(",")
-    if _STORED_TIME.fullmatch(time) and _COUNT.fullmatch(id):
+    if _STORED_TIME.fullmatch(time) and _STORED_ID.fullmatch(id):
         return Cursor(time=time, id=id)
     raise InvalidInput(f"{name} must be taken from the next link of an earlier page", name)
 
@@ -119,12 +121,14 @@ _LONE_SURROGATES = (
 def member_text(column: str, member: str) -> str:
     """SQL for a member of a json column as text, where one odd row must not fail the query.
 
-    ``->>`` refuses U+0000 and half surrogate pairs anywhere in the document: they are replaced.
+    ``->>`` refuses U+0000 and half surrogate pairs anywhere in the document: they are replaced,
+    once no escaped backslash is left that could be taken for the beginning of one.
     """
     odd = rf"\\u0000|{_LONE_SURROGATES}"
     return (
         rf"(case when {column}::text ~ '\\u(0000|[dD][89a-fA-F])'"
-        rf" then regexp_replace({column}::text, '{odd}', '\\ufffd', 'g')::json"
+        rf" then regexp_replace(replace({column}::text, '\\', '\u005c'), '{odd}', '\\ufffd', 'g')"
+        "::json"
         f" else {column} end ->> '{member}')"
     )
 

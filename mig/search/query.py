@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Awaitable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+from psycopg2 import DataError
 from twisted.internet.defer import Deferred
 
 from mig.database.pool import Rows, Snapshot
@@ -17,6 +18,7 @@ from mig.records.collection import SEPARATOR
 from mig.records.command import with_results
 from mig.records.stored import Row, RunQuery, id_array
 from mig.search.parameters import MAX_COUNT, PARAMETERS, STATUS_WORDS, Cursor, Search
+from mig.values import InvalidInput
 
 MOST_IDS: Final = 20_000
 """More matching rows than this are not written into the query but left a subselect."""
@@ -110,7 +112,10 @@ def _microseconds_down(time: Any) -> str:
 
 
 def _microseconds_up(time: Any) -> str:
-    return str(time.round("microsecond", mode="ceil").format_iso())
+    try:
+        return str(time.round("microsecond", mode="ceil").format_iso())
+    except ValueError:
+        return "10000-01-01T00:00:00Z"
 
 
 async def _ids(query: RunQuery, table: str, condition: Condition) -> str | Condition:
@@ -198,7 +203,7 @@ class Results:
         condition = await _matching(self._snapshot.query, self._search)
         if cursor := self._search.cursor:
             condition &= Condition(
-                f"({source.time}, id) < (%s::timestamptz, %s)", (cursor.time, int(cursor.id))
+                f"({source.time}, id) < (%s::timestamptz, %s::numeric)", (cursor.time, cursor.id)
             )
         sql = (
             f"select {self._format.columns}, {source.time}::text"
@@ -206,10 +211,15 @@ class Results:
             f" order by {source.alias}.{source.time} desc, {source.alias}.id desc"
             " limit %s offset %s"
         )
-        await self._snapshot.declare(
-            sql,
-            (*condition.parameters, min(self._search.limit + 1, MAX_COUNT), self._search.offset),
-        )
+        limit = min(self._search.limit + 1, MAX_COUNT)
+        parameters = (*condition.parameters, limit, self._search.offset)
+        try:
+            await self._snapshot.declare(sql, parameters)
+        except DataError:
+            if self._search.cursor is None:
+                raise
+            message = "cursor must be taken from the next link of an earlier page"
+            raise InvalidInput(message, "cursor") from None
 
     async def pages(self) -> AsyncGenerator[bytes, None]:
         """Encoded items, separated within and between the pages; a page may be empty."""

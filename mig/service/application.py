@@ -27,7 +27,7 @@ from mig.service import config, logs
 from mig.service.config import BadConfig, Config
 from mig.service.listeners import DEFAULT_LISTENER, BadListener, Listener, bind_all
 from mig.service.options import EMBEDDED, Options
-from mig.values import Unavailable
+from mig.values import Unavailable, explained
 
 NO_DATABASE: Final = (
     "no database is given; use --database postgresql://USER@HOST/NAME, --database embedded:FOLDER"
@@ -220,7 +220,7 @@ class ApiService(Service):
         if not self.running and (expected or failure.check(CancelledError)):
             return  # somebody stopped the service: that is why it could not start
         if expected:
-            self.log.critical("mig-api: {reason}", reason=failure.getErrorMessage())
+            self.log.critical("mig-api: {reason}", reason=explained(failure.value))
         else:
             self.log.failure("mig-api cannot start", failure)
         atexit.register(_exit_with_failure)

@@ -80,6 +80,8 @@ async def test_head_of_a_report_runs_no_query(api: Api, database: TestDatabase) 
         (get("/api/v1/", "Host: " + "a" * 64), 400, "the header Host must be"),
         (get("/api/v1/", "Host: localhost", "Host: localhost"), 400, "Host is given twice"),
         (get("/api/v1/"), 400, "the header Host is missing"),
+        (get("http://evil.example/api/v1/", "Host: localhost"), 400, "the header Host must be"),
+        (get("@evil/x", "Host: localhost"), 400, "target must be a path"),
         (get("/api/v1/%ff", "Host: localhost"), 400, "the path is not UTF-8"),
         (get("/api/v1/%00", "Host: localhost"), 400, "the path holds a NUL"),
         (get("/api/v1/", "Host: localhost", method="get"), 400, "in capital letters"),
@@ -160,3 +162,10 @@ async def test_a_failure_shows_its_id_and_nothing_else(api: Api, database: TestD
     assert error["code"] == response.headers.getRawHeaders("x-request-id")[0]
     assert "agents" not in error["message"] and "select" not in error["message"]
     assert b"Traceback" not in response.body
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_absolute_form_is_a_path_like_any_other(api: Api) -> None:
+    line, _, body = await raw(api, get("http://localhost/api/v1/heartbeat?", "Host: localhost"))
+    assert line.split()[1] == "200"
+    assert json.loads(body)["collection"]["href"] == f"{api.base}/heartbeat?"

@@ -103,3 +103,54 @@ async def test_a_hundred_megabytes_do_not_pass_through_us(api: Api, database: Te
     items = (await api.collection(REPORT))["items"]
     assert named(items)[101] == "unreadable command"
     assert "100000004 bytes, more than" in items[0]["data"][0]["value"]["reason"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_single_documents_of_odd_rows_say_so(api: Api, database: TestDatabase) -> None:
+    fleet.insert(database.dsn, "agents", [fleet.agent(1, destructiontime="infinity")])
+    fleet.insert(database.dsn, "actions", [fleet.action(1, expireafter="infinity")])
+    for noun in ("agent", "action"):
+        [item] = (await api.collection(f"/{noun}?{noun}id=1"))["items"]
+        assert item["data"][0]["name"] == f"unreadable {noun}"
+        assert item["href"] == f"{api.base}/{noun}?{noun}id=1"
+
+
+@pytest_twisted.ensureDeferred
+async def test_signatures_that_are_no_json_break_no_document(
+    api: Api, database: TestDatabase
+) -> None:
+    database.execute("alter table actions alter pgpsignatures type varchar(4096)")
+    fleet.insert(database.dsn, "actions", [fleet.action(1, pgpsignatures="iQEcBAAB")])
+    [item] = (await api.collection("/action?actionid=1"))["items"]
+    assert item["data"][0]["name"] == "unreadable action"
+    found = (await api.collection(f"/search?{fleet.ALWAYS}"))["items"]
+    assert found[0]["data"][0]["name"] == "unreadable action"
+
+
+@pytest_twisted.ensureDeferred
+async def test_pages_lead_past_odd_ids(api: Api, database: TestDatabase) -> None:
+    ids = ["NaN", "1e30", "-5", "1.5", "7"]
+    fleet.insert(database.dsn, "commands", [fleet.command(id, None, None) for id in ids])
+    href, pages = f"/search?type=command&limit=1&{fleet.ALWAYS}", 0
+    while href:
+        collection = await api.collection(href)
+        href = next((link["href"] for link in collection.get("links", ())), "")
+        pages += 1
+    assert pages == len(ids)
+
+
+@pytest.mark.parametrize(
+    "time",
+    ["2026-13-45 00:00:00", "999999-01-01 00:00:00", "0000-01-01 00:00:00", "2026-01-01 25:61:61"],
+)
+@pytest_twisted.ensureDeferred
+async def test_impossible_cursors_are_refused(api: Api, time: str) -> None:
+    error = (await api.collection(f"/search?cursor={time.replace(' ', '%20')}%2B00,1", 400))[
+        "error"
+    ]
+    assert error["message"] == "cursor must be taken from the next link of an earlier page"
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_last_nanosecond_is_a_time(api: Api) -> None:
+    await api.collection("/search?after=9999-12-31T23:59:59.9999999Z")

@@ -265,7 +265,8 @@ async def test_a_threat_that_json_functions_refuse_hides_no_other_action(
     database: TestDatabase, searcher: Searcher
 ) -> None:
     odd = [r'{"family":"x","a":"\u0000"}', r'{"family":"x","a":"\ud800"}', r'{"family":"\udc00"}']
+    odd.append(r'{"family":"x","ref":"\\ud83d\udc00"}')
     rows = [fleet.action(n, threat=text) for n, text in enumerate(odd, 1)]
     fleet.insert(database.dsn, "actions", [*rows, fleet.action(9, threat={"family": "x"})])
     given = {"type": "action", "threatfamily": "x", "after": "2026-01-01T00:00:00Z"}
-    assert await searcher.ids(given) == [9, 2, 1]
+    assert await searcher.ids(given) == [9, 4, 2, 1]

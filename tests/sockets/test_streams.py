@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import http.client
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -12,6 +12,7 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
+from twisted.logger import formatEvent, globalLogPublisher
 
 from mig.api import stream
 from tests import fleet
@@ -40,6 +41,20 @@ def many(database: TestDatabase) -> TestDatabase:
         ),
     )
     return database
+
+
+@pytest.fixture
+def failures() -> Iterator[list[str]]:
+    """What is logged as a failure meanwhile."""
+    found: list[str] = []
+
+    def observe(event: Any) -> None:
+        if event.get("log_failure") is not None:
+            found.append(formatEvent(event))
+
+    globalLogPublisher.addObserver(observe)
+    yield found
+    globalLogPublisher.removeObserver(observe)
 
 
 async def eventually(holds: Callable[[], Any]) -> None:
@@ -85,13 +100,14 @@ class Client:
 @pytest.mark.parametrize("how", ["leave", "half_close"])
 @pytest_twisted.ensureDeferred
 async def test_a_client_that_leaves_frees_its_backend(
-    api: Api, many: TestDatabase, how: str
+    api: Api, many: TestDatabase, how: str, failures: list[str]
 ) -> None:
     client = await deferToThread(Client, api)
     await deferToThread(client.some, 300_000)
     assert len(many.execute(BACKENDS)) == 1
     await deferToThread(getattr(client, how))
     await eventually(lambda: not many.execute(BACKENDS))
+    assert not failures
     again = await api.get(f"/search?type=command&limit=1&{fleet.ALWAYS}")
     assert again.code == 200
 
