@@ -21,9 +21,11 @@ from mig.records.stored import RunQuery
 from mig.records.urls import Urls
 from mig.search.parameters import PARAMETERS, Search, parse_search
 from mig.search.query import Format, Results
-from mig.values import InvalidInput, NotFound, Unreadable, parse_id
+from mig.values import InvalidInput, NotFound, Unavailable, Unreadable, parse_id
 
 SLICE_BYTES: Final = 262_144
+MOST_LARGE: Final = 8
+"""How many single documents of more than 1 MiB are sent at once."""
 
 ById = Callable[[RunQuery, Urls, int], Awaitable[bytes | None]]
 
@@ -44,6 +46,7 @@ class Read:
     def __init__(self, reactor: Any, database: Database, urls: Urls) -> None:
         self._reactor = reactor
         self._database = database
+        self._large = 0
         self._urls = urls
 
     async def home(self, request: Request) -> bytes:
@@ -121,7 +124,13 @@ class Read:
         document = collection.head(request.href()) + item + collection.tail()
         if len(document) <= LONGEST_WHOLE or request.clientproto == b"HTTP/1.0":
             return request.answer(document)
-        await send(request, self._reactor, _slices(document))
+        if self._large >= MOST_LARGE:
+            raise Unavailable("too many large documents are being sent")
+        self._large += 1
+        try:
+            await send(request, self._reactor, _slices(document))
+        finally:
+            self._large -= 1
         return None
 
     async def search(self, request: Request) -> bytes | None:

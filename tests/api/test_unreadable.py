@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 
+from mig.api import read
 from mig.records import command as commands
 from tests import fleet
 from tests.conftest import Api, TestDatabase
@@ -87,6 +88,16 @@ async def test_large_results_are_served_and_huge_ones_named(
     assert "bytes, more than 2000000" in value["reason"]
     [one] = (await api.collection("/command?commandid=101"))["items"]
     assert one["data"][0]["value"]["results"] == large
+    monkeypatch.setattr(read, "MOST_LARGE", 0)
+    under_a_mebibyte = await api.get("/command?commandid=101")
+    assert under_a_mebibyte.code == 200
+    monkeypatch.setattr(read, "LONGEST_WHOLE", 100_000)
+    refused = await api.get("/command?commandid=101")
+    assert refused.code == 503 and refused.headers.hasHeader("retry-after")
+    monkeypatch.setattr(read, "MOST_LARGE", 1)
+    for _ in range(2):
+        [again] = (await api.collection("/command?commandid=101"))["items"]
+        assert again == one
     [none] = (await api.collection("/command?commandid=102"))["items"]
     assert none["data"][0]["name"] == "unreadable command"
     found = (await api.collection(f"/search?type=command&{fleet.ALWAYS}"))["items"][:-1]
