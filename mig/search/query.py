@@ -196,6 +196,7 @@ class Results:
         self._format = format
         self.rows = 0
         self.more: Cursor | None = None
+        self._last: Cursor | None = None
 
     async def open(self) -> None:
         """Resolve the filters and open the cursor."""
@@ -268,11 +269,12 @@ class Results:
 
     def _within_limit(self, rows: Rows) -> Rows:
         left = self._search.limit - self.rows
-        if len(rows) <= left:
-            return rows
-        rows = rows[:left]
-        self.more = Cursor(time=rows[-1][-1], id=rows[-1][0])
-        return rows
+        within = rows[:left]
+        if within:
+            self._last = Cursor(time=within[-1][-1], id=within[-1][0])
+        if len(rows) > left:
+            self.more = self._last
+        return within
 
 
 class _Sizes:

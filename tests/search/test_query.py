@@ -260,6 +260,21 @@ async def test_pages_by_cursor_miss_nothing_and_repeat_nothing_while_rows_are_ad
     assert found == list(range(149, 99, -1))
 
 
+@pytest.mark.parametrize("limit", [9, 10, 11, 49, 50, 51, 150, 160])
+@pytest_twisted.ensureDeferred
+async def test_a_limit_may_fall_on_the_end_of_a_fetched_page(
+    database: TestDatabase, searcher: Searcher, limit: int
+) -> None:
+    fleet.insert(database.dsn, "commands", [fleet.command(n, None, None) for n in range(1, 161)])
+    given = {"type": "command", "limit": str(limit), "after": "2026-01-01T00:00:00Z"}
+    found = await searcher.ids(given)
+    assert found == list(range(160, 160 - limit, -1))
+    assert (searcher.more is None) == (limit == 160)
+    if searcher.more is not None:
+        rest = await searcher.ids({**given, "cursor": str(searcher.more), "limit": "1000"})
+        assert found + rest == list(range(160, 0, -1))
+
+
 @pytest_twisted.ensureDeferred
 async def test_a_threat_that_json_functions_refuse_hides_no_other_action(
     database: TestDatabase, searcher: Searcher
