@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
 import secrets
-from typing import Final
+from decimal import Decimal
+from typing import Any, Final, NoReturn
 
 from whenever import Instant, OffsetDateTime
 
@@ -12,7 +15,7 @@ MAX_ID: Final = 2**64 - 1
 UNSET_TIME: Final = "0001-01-01T00:00:00Z"
 
 _ID = re.compile(r"[0-9]{1,20}", re.ASCII)
-_RFC3339 = re.compile(
+RFC3339 = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-5][0-9](?:\.[0-9]{1,9})?"
     r"(?:Z|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])",
     re.ASCII,
@@ -85,7 +88,7 @@ def parse_time(name: str, text: str) -> Instant:
     :raises InvalidInput: naming the parameter *name*, for anything else.
     """
     text = _SPACE_FOR_PLUS.sub("+", text)
-    if _RFC3339.fullmatch(text):
+    if RFC3339.fullmatch(text):
         try:
             return OffsetDateTime.parse_iso(text).to_instant()
         except ValueError:
@@ -105,3 +108,67 @@ def rfc3339(stored: str | None) -> str:
     if stored[4:5] == "-" and stored.endswith("+00"):
         return f"{stored[:10]}T{stored[11:-3]}Z"
     raise Unreadable(f"the time {stored!r} is outside the years 1 to 9999")
+
+
+LONGEST_NUMBER: Final = 400
+"""Letters of a JSON number; every float64 has a shorter form."""
+
+
+def parse_json(text: str, where: str) -> Any:
+    """The value of a JSON text of a client, of which every reader must think the same.
+
+    Integers are exact ``int``; ``-0`` and what has a fraction or an exponent is ``float``.
+
+    :raises InvalidInput: naming *where*, for what is no JSON (RFC 8259), for a name that stands
+        twice in one object, for NaN, infinities, numbers beyond float64, whole numbers written
+        with a fraction or exponent that float64 does not hold, and for hundreds of levels.
+    """
+
+    def refuse(what: str) -> NoReturn:
+        raise InvalidInput(f"{where} {what}", where)
+
+    def constant(name: str) -> NoReturn:
+        refuse(f"holds {name}, which is no JSON")
+
+    def integer(digits: str) -> int | float:
+        if len(digits) > LONGEST_NUMBER:
+            refuse(f"holds a number of more than {LONGEST_NUMBER} digits")
+        return int(digits) if digits != "-0" else -0.0
+
+    def fraction(digits: str) -> float:
+        if len(digits) > LONGEST_NUMBER:
+            refuse(f"holds a number of more than {LONGEST_NUMBER} digits")
+        number = float(digits)
+        if math.isinf(number):
+            refuse(f"holds {digits[:40]}, which is beyond the numbers of float64")
+        exact = Decimal(digits)
+        if (
+            number != exact
+            and number.is_integer()
+            and number
+            and exact == exact.to_integral_value()
+        ):
+            refuse(f"holds {digits[:40]}, a whole number that float64 does not hold")
+        return number
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in names if names.count(name) > 1)
+            refuse(f"holds {twice[:80]!a} twice in one object")
+        return found
+
+    try:
+        return json.loads(
+            text,
+            object_pairs_hook=unique,
+            parse_constant=constant,
+            parse_float=fraction,
+            parse_int=integer,
+        )
+    except json.JSONDecodeError as reason:
+        place = f"line {reason.lineno}, column {reason.colno}"
+        raise InvalidInput(f"{where} is no JSON: {reason.msg} at {place}", where) from None
+    except RecursionError:
+        raise InvalidInput(f"{where} is nested too deep", where) from None

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import psycopg2
-from psycopg2.errors import DeadlockDetected, LockNotAvailable
+from psycopg2.errors import DeadlockDetected, LockNotAvailable, StringDataRightTruncation
 from psycopg2.extensions import make_dsn, parse_dsn
 from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.error import ConnectionDone
@@ -23,7 +23,7 @@ from twisted.python.failure import Failure
 from txpostgres import txpostgres
 
 from mig.database.names import resolve
-from mig.values import Unavailable
+from mig.values import InvalidInput, Unavailable
 
 Rows = list[tuple[Any, ...]]
 
@@ -51,10 +51,18 @@ BEGIN = (
     " select set_config('application_name', %s, true), set_config('statement_timeout', %s, true),"
     " set_config('idle_in_transaction_session_timeout', %s, true)"
 )
+BEGIN_DURABLE = (
+    "begin; select set_config('synchronous_commit', 'on', true)"
+    " where current_setting('synchronous_commit') = 'off'"
+)
 
 
 class Locked(Unavailable):
     """A statement gave up on a lock that another transaction holds."""
+
+
+class TooLong(InvalidInput):
+    """A value does not fit into its column."""
 
 
 class _Connection(txpostgres.Connection):
@@ -135,6 +143,8 @@ def _explained(failure: Failure) -> Failure:
         return Failure(Unavailable("the query took too long, or was stopped at the database"))
     if failure.check(LockNotAvailable, DeadlockDetected):
         return Failure(Locked(_one_line(failure)))
+    if failure.check(StringDataRightTruncation):
+        return Failure(TooLong("a value is too long for its column in the database"))
     if failure.check(psycopg2.OperationalError, psycopg2.InterfaceError, ConnectionDone):
         return Failure(Unavailable("the database cannot be reached", _one_line(failure)))
     return failure
@@ -285,6 +295,17 @@ class Snapshot:
         return self.query(f"fetch forward {count:d} from rows")
 
 
+class Transaction:
+    """A transaction that writes; see :meth:`Database.transaction`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def query(self, sql: str, parameters: Sequence[Any] = ()) -> Deferred[Rows]:
+        """All rows of a statement."""
+        return self._connection.execute(sql, parameters, seconds=QUERY_SECONDS + GRACE_SECONDS)
+
+
 class Database:
     """What the service asks PostgreSQL through: small queries, and streams of rows.
 
@@ -340,12 +361,28 @@ class Database:
             await connection.execute(BEGIN, (application_name, *limits), seconds=BEGIN_SECONDS)
             yield snapshot
         finally:
-            await self._end(connection)
+            await self._end(self._streams, connection)
 
-    async def _end(self, connection: Connection) -> None:
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Transaction]:
+        """A transaction that is on disk when the block is left, or never was when it raises.
+
+        Only a commit whose answer did not come leaves that open: then it raises, too.
+        """
+        connection = await self._queries.acquire()
+        try:
+            await connection.execute(BEGIN_DURABLE, seconds=BEGIN_SECONDS)
+            yield Transaction(connection)
+            await connection.execute("commit", seconds=QUERY_SECONDS + GRACE_SECONDS)
+        except BaseException:
+            await self._end(self._queries, connection)
+            raise
+        self._queries.release(connection)
+
+    async def _end(self, pool: Pool, connection: Connection) -> None:
         if connection.busy:
             await self._cancel(connection.backend_pid)
-            self._streams.discard(connection)
+            pool.discard(connection)
             return
         try:
             if not connection.closed:
@@ -353,7 +390,7 @@ class Database:
         except Unavailable:
             connection.close()
         finally:
-            self._streams.release(connection)
+            pool.release(connection)
 
     async def _cancel(self, backend_pid: int) -> None:
         try:

@@ -9,7 +9,7 @@ from functools import cache
 from importlib import resources
 from typing import Final
 
-VERSION: Final = 1
+VERSION: Final = 2
 """The schema that this program needs. Up by one whenever the SQL or the grants change."""
 
 API_ROLE: Final = "migapi"
@@ -84,6 +84,8 @@ class Wanted:
             )
         yield Grant(privilege="insert", relation="actions")
         yield Grant(privilege="insert", relation="signatures")
+        yield Grant(privilege="insert", relation="submissions")
+        yield Grant(privilege="update", relation="submissions", columns=("handedover", "document"))
         for sequence in self.sequences:
             yield Grant(privilege="usage", relation=sequence, kind="sequence")
 

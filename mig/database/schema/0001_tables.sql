@@ -83,6 +83,18 @@ create table signatures (
 );
 create index signatures_of_investigator on signatures (investigatorid);
 
+-- Ours: which actions came through the API, and the outbox of the hand-off to the scheduler.
+-- identity is the SHA-256 of the signed text in normal form; document is what the scheduler gets,
+-- until it has it. No foreign key: a scheduler may delete its old actions.
+create table submissions (
+    identity   bytea primary key,
+    actionid   numeric not null unique,
+    submitted  timestamptz not null default now(),
+    handedover timestamptz,
+    document   text
+);
+create index submissions_waiting on submissions (handedover, submitted);
+
 create table modules (
     id   numeric primary key,
     name varchar(256) not null

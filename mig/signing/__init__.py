@@ -1,0 +1,1 @@
+"""What a signature covers, and whether it is good."""
