@@ -1,0 +1,1 @@
+"""Actions and investigators on their way in."""

@@ -1,0 +1,46 @@
+"""Faults on purpose, for tests of what survives them; nothing happens without these variables.
+
+``MIG_API_TEST_KILL_AT=NAME`` kills the process at the point of that name (:data:`POINTS`), and
+``MIG_API_TEST_FAIL_CALL=N:ENOSPC`` lets the N-th call of :func:`call` fail with that error.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from collections.abc import Callable
+from typing import Any, Final
+
+POINTS: Final = (
+    "verified",
+    "claimed",
+    "inserted",
+    "committed",
+    "locked",
+    "written",
+    "linked",
+    "handed over",
+    "marked",
+)
+"""In the order in which a submission passes them."""
+
+_kill_at = os.environ.get("MIG_API_TEST_KILL_AT")
+_fail_call, _, _error = os.environ.get("MIG_API_TEST_FAIL_CALL", "0:").partition(":")
+_calls = 0
+
+
+def reached(point: str) -> None:
+    """Mark a point between two steps."""
+    if _kill_at == point:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def call(function: Callable[..., Any], *args: Any, **kw: Any) -> Any:
+    """Call a function of the operating system."""
+    global _calls
+    _calls += 1
+    if str(_calls) == _fail_call:
+        code = getattr(errno, _error)
+        raise OSError(code, os.strerror(code))
+    return function(*args, **kw)

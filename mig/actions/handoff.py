@@ -1,0 +1,172 @@
+"""The outbox: what was accepted reaches the scheduler's spool exactly once, whatever happens.
+
+A row of ``submissions`` without ``handedover`` is an action that the scheduler may not have yet. It
+is locked while it is handed over, so several daemons share the work. One that was killed in between
+leaves the row waiting: then the scheduler's folders, and the action's status, tell whether the file
+had been there already.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import LoopingCall
+from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
+
+from mig.actions.faults import reached
+from mig.actions.spool import Spool
+from mig.database.pool import Database
+from mig.values import Unavailable, explained
+
+POLL_SECONDS: Final = 2.0
+"""How often what other daemons left, or what failed, is looked for."""
+
+FILES_SECONDS: Final = 30.0
+WAIT_SECONDS: Final = 5.0
+MOST_AT_ONCE: Final = 100
+
+_WAITING = (
+    "select s.actionid::text, s.document, a.status from submissions s"
+    " left join actions a on a.id = s.actionid where s.handedover is null"
+    f" order by s.submitted limit {MOST_AT_ONCE} for update of s skip locked"
+)
+_HANDED_OVER = (
+    "update submissions set handedover = now(), document = null where actionid = any(%s::numeric[])"
+)
+_NEW = "init"
+
+
+class Outbox:
+    """Hands over what waits, when asked and every :data:`POLL_SECONDS`."""
+
+    log = Logger()
+
+    def __init__(self, reactor: Any, database: Database, spool: Spool) -> None:
+        self._reactor = reactor
+        self._database = database
+        self._spool = spool
+        self._poll = LoopingCall(self._wake)
+        self._poll.clock = reactor
+        self._waiters: list[Deferred[None]] = []
+        self._turn: Deferred[None] | None = None
+        self._files: Deferred[list[str]] | None = None
+        self._stuck = ""
+
+    def start(self) -> None:
+        self._poll.start(POLL_SECONDS)
+
+    async def stop(self) -> None:
+        """Come back when nothing is being handed over any more."""
+        if self._poll.running:
+            self._poll.stop()
+        if self._turn is not None:
+            await _copy(self._turn).addTimeout(WAIT_SECONDS, self._reactor, lambda *_: None)
+
+    def check(self) -> None:
+        """Refuse to take more while nothing reaches the scheduler.
+
+        :raises Unavailable: since when the last attempt failed.
+        """
+        if self._stuck:
+            raise Unavailable("actions do not reach the scheduler at present", self._stuck)
+
+    async def flush(self) -> None:
+        """Hand over what waits now; come back when that is done, failed, or takes too long.
+
+        What failed stays in the outbox and is tried again.
+        """
+        waiter: Deferred[None] = Deferred()
+        self._waiters.append(waiter)
+        self._wake()
+        await waiter.addTimeout(WAIT_SECONDS, self._reactor, lambda *_: None)
+
+    def _wake(self) -> None:
+        if self._turn is None:
+            self._turn = Deferred.fromCoroutine(self._work())
+
+    async def _work(self) -> None:
+        while True:
+            waiters, self._waiters = self._waiters, []
+            more = await self._attempt()
+            for waiter in waiters:
+                if not waiter.called:
+                    waiter.callback(None)
+            if not self._waiters and not more:
+                self._turn = None
+                return
+
+    async def _attempt(self) -> bool:
+        """Hand over what waits; whether there may be more."""
+        try:
+            more = await self._hand_over()
+        except (OSError, Unavailable, CancelledError) as reason:
+            self._fail(explained(reason))
+        except Exception:
+            self.log.failure("the hand-off to the scheduler failed")
+            self._stuck = "see the log"
+        else:
+            if self._stuck:
+                self.log.info("actions reach the scheduler again")
+            self._stuck = ""
+            return more
+        return False
+
+    def _fail(self, reason: str) -> None:
+        if reason != self._stuck:
+            self.log.error("actions do not reach the scheduler: {reason}", reason=reason)
+        self._stuck = reason
+
+    async def _hand_over(self) -> bool:
+        if self._files is not None:
+            raise Unavailable("the spool's file system does not answer")
+        async with self._database.transaction() as transaction:
+            rows = await transaction.query(_WAITING)
+            reached("locked")
+            if not rows:
+                return False
+            new = {id: document.encode() for id, document, status in rows if status == _NEW}
+            failures = await self._write(new)
+            reached("handed over")
+            done = [id for id, _, _ in rows if id not in failures]
+            await transaction.query(_HANDED_OVER, (done,))
+            reached("marked")
+        if failures:
+            raise next(iter(failures.values()))
+        return len(rows) == MOST_AT_ONCE
+
+    async def _write(self, documents: dict[str, bytes]) -> dict[str, OSError]:
+        """Hand documents over to the spool, in a thread; those that failed, by their id."""
+        if not documents:
+            return {}
+
+        def write() -> dict[str, OSError]:
+            failures = {}
+            for id, document in documents.items():
+                try:
+                    self._spool.hand_over(id, document)
+                except OSError as reason:
+                    failures[id] = reason
+            return failures
+
+        self._files = deferToThreadPool(self._reactor, self._reactor.getThreadPool(), write)
+        answer: Deferred[dict[str, OSError]] = _copy(self._files)
+        self._files.addBoth(self._written)
+        return await answer.addTimeout(FILES_SECONDS, self._reactor)
+
+    def _written(self, result: Any) -> None:
+        self._files = None
+
+
+def _copy(original: Deferred[Any]) -> Deferred[Any]:
+    """A Deferred with the same result, which may be cancelled without the original."""
+    copy: Deferred[Any] = Deferred()
+
+    def settle(result: Any) -> Any:
+        if not copy.called:
+            copy.callback(result)
+        return result
+
+    original.addBoth(settle)
+    return copy

@@ -1,0 +1,132 @@
+"""The folders through which a scheduler of 2014 takes its actions."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Final
+
+from mig.actions.faults import call, reached
+
+FOLDERS: Final = {
+    "action": ("new", "inflight", "done", "invalid"),
+    "command": ("ready", "inflight", "returned", "done"),
+}
+"""The scheduler's folders; an action moves through its own in this order."""
+
+FILE_MODE: Final = 0o640
+FOLDER_MODE: Final = 0o750
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_NAMELESS = os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC
+
+
+class SpoolFault(Exception):
+    """The spool cannot be used; the message is one line for the operator."""
+
+
+class Spool:
+    """The spool below *path*; its methods block: they are called in a thread.
+
+    A file is written without a name and then linked to its own: whoever watches the folder never
+    sees a part of it, nothing is overwritten, and a process that is killed leaves nothing behind.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def prepare(self) -> None:
+        """Make the folders that are missing, and see that the others can be trusted.
+
+        :raises SpoolFault: for a folder that is a symbolic link or open to everybody, and for a
+            file system without nameless files.
+        """
+        try:
+            self._path.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+            owner = _trusted(self._path, None)
+            for name, states in FOLDERS.items():
+                for folder in (self._path / name, *(self._path / name / s for s in states)):
+                    _make(folder)
+                    _trusted(folder, owner)
+            with self._action_folders() as folders:
+                os.close(call(os.open, ".", _NAMELESS, 0o600, dir_fd=folders["new"]))
+        except OSError as reason:
+            if reason.errno in (errno.EOPNOTSUPP, errno.EISDIR):
+                raise SpoolFault(
+                    f"the file system of {self._path} has no nameless files (O_TMPFILE)"
+                ) from None
+            raise SpoolFault(
+                f"the spool {reason.filename or self._path} cannot be used: {reason.strerror}"
+            ) from None
+
+    def hand_over(self, id: str, document: bytes) -> None:
+        """See that the scheduler has, or had, the action's file.
+
+        :raises OSError: when that cannot be told or done; then it is not there, or can be asked
+            for again.
+        """
+        name = f"{id}.json"
+        with self._action_folders() as folders:
+            # in the order in which the scheduler moves it, so that it is not missed meanwhile
+            if any(_exists(name, folders[state]) for state in FOLDERS["action"]):
+                return
+            _create(name, document, folders["new"])
+
+    @contextmanager
+    def _action_folders(self) -> Iterator[dict[str, int]]:
+        with ExitStack() as stack:
+
+            def opened(name: str | Path, parent: int | None) -> int:
+                folder = call(os.open, name, _FOLDER, dir_fd=parent)
+                stack.callback(os.close, folder)
+                return int(folder)
+
+            action = opened("action", opened(self._path, None))
+            yield {state: opened(state, action) for state in FOLDERS["action"]}
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        return
+    folder.chmod(FOLDER_MODE)
+
+
+def _trusted(folder: Path, owner: int | None) -> int:
+    """The owner of a folder in which nobody else can put files or links."""
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode):
+        raise SpoolFault(f"the spool folder {folder} is no folder (links are not followed)")
+    if found.st_mode & stat.S_IWOTH:
+        raise SpoolFault(f"the spool folder {folder} is open to everybody: chmod o-w")
+    if found.st_uid not in {0, os.geteuid(), owner if owner is not None else found.st_uid}:
+        raise SpoolFault(f"the spool folder {folder} belongs to another user than the spool")
+    return found.st_uid
+
+
+def _exists(name: str, folder: int) -> bool:
+    try:
+        call(os.stat, name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _create(name: str, document: bytes, folder: int) -> None:
+    file = call(os.open, ".", _NAMELESS, 0o600, dir_fd=folder)
+    try:
+        left = memoryview(document)
+        while left:
+            left = left[call(os.write, file, left) :]
+        call(os.fchmod, file, FILE_MODE)
+        call(os.fsync, file)
+        reached("written")
+        call(os.link, f"/proc/self/fd/{file}", name, dst_dir_fd=folder, follow_symlinks=True)
+        reached("linked")
+        call(os.fsync, folder)
+    finally:
+        os.close(file)
