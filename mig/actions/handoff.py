@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.task import LoopingCall
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
@@ -30,7 +30,7 @@ MOST_AT_ONCE: Final = 100
 _WAITING = (
     "select s.actionid::text, s.document, a.status from submissions s"
     " left join actions a on a.id = s.actionid where s.handedover is null"
-    f" order by s.submitted limit {MOST_AT_ONCE} for update of s skip locked"
+    " order by s.submitted limit %s for update of s skip locked"
 )
 _HANDED_OVER = (
     "update submissions set handedover = now(), document = null where actionid = any(%s::numeric[])"
@@ -50,8 +50,9 @@ class Outbox:
         self._poll = LoopingCall(self._wake)
         self._poll.clock = reactor
         self._waiters: list[Deferred[None]] = []
-        self._turn: Deferred[None] | None = None
-        self._files: Deferred[list[str]] | None = None
+        self._working = False
+        self._rest: Deferred[None] | None = None
+        self._files: Deferred[dict[str, OSError]] | None = None
         self._stuck = ""
 
     def start(self) -> None:
@@ -61,8 +62,9 @@ class Outbox:
         """Come back when nothing is being handed over any more."""
         if self._poll.running:
             self._poll.stop()
-        if self._turn is not None:
-            await _copy(self._turn).addTimeout(WAIT_SECONDS, self._reactor, lambda *_: None)
+        if self._working:
+            self._rest = Deferred()
+            await self._rest.addTimeout(WAIT_SECONDS, self._reactor, lambda *_: None)
 
     def check(self) -> None:
         """Refuse to take more while nothing reaches the scheduler.
@@ -83,26 +85,29 @@ class Outbox:
         await waiter.addTimeout(WAIT_SECONDS, self._reactor, lambda *_: None)
 
     def _wake(self) -> None:
-        if self._turn is None:
-            self._turn = Deferred.fromCoroutine(self._work())
+        if not self._working:
+            self._working = True
+            Deferred.fromCoroutine(self._work())
 
     async def _work(self) -> None:
-        while True:
+        more = True
+        while more:
             waiters, self._waiters = self._waiters, []
             more = await self._attempt()
             for waiter in waiters:
                 if not waiter.called:
                     waiter.callback(None)
-            if not self._waiters and not more:
-                self._turn = None
-                return
+            more = more or bool(self._waiters)
+        self._working = False
+        if self._rest is not None and not self._rest.called:
+            self._rest.callback(None)
 
     async def _attempt(self) -> bool:
         """Hand over what waits; whether there may be more."""
         try:
             more = await self._hand_over()
-        except (OSError, Unavailable, CancelledError) as reason:
-            self._fail(explained(reason))
+        except (OSError, Unavailable, TimeoutError, CancelledError) as reason:
+            self._fail(explained(reason) or "the spool's file system does not answer")
         except Exception:
             self.log.failure("the hand-off to the scheduler failed")
             self._stuck = "see the log"
@@ -122,7 +127,7 @@ class Outbox:
         if self._files is not None:
             raise Unavailable("the spool's file system does not answer")
         async with self._database.transaction() as transaction:
-            rows = await transaction.query(_WAITING)
+            rows = await transaction.query(_WAITING, (MOST_AT_ONCE,))
             reached("locked")
             if not rows:
                 return False
