@@ -31,8 +31,8 @@ _COMMANDS = (
     f" where c.actionid = %s order by c.starttime, c.id limit {LINKED_COMMANDS + 1}"
 )
 _STATUSES = (
-    "select actionid::text, status, count(*) from commands"
-    " where actionid = any(%s::numeric[]) group by actionid, status"
+    "select a.id::text, c.status, c.count from unnest(%s::numeric[]) as a (id),"
+    " lateral (select status, count(*) from commands where actionid = a.id group by status) c"
 )
 _signatures = msgspec.json.Decoder(list[str] | None).decode
 _DONE = ("success", "cancelled", "expired", "failed", "timeout")
