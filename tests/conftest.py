@@ -25,6 +25,7 @@ from mig.database import migrate
 from mig.database.pool import Database
 from mig.demo.postgres import EmbeddedPostgres
 from mig.service.listeners import bind
+from tests import fleet
 
 REPETITIONS = int(os.environ.get("REPETITIONS", "1"))
 """How many times as many examples the property tests try."""
@@ -98,6 +99,26 @@ def new_database(postgres: EmbeddedPostgres) -> Iterator[Callable[[], TestDataba
 @pytest.fixture
 def database(new_database: Callable[[], TestDatabase]) -> TestDatabase:
     return new_database()
+
+
+MANY_COMMANDS = 20_000
+
+
+@pytest.fixture
+def many(database: TestDatabase) -> TestDatabase:
+    """A database whose report is some 40 MB."""
+    fleet.insert(database.dsn, "actions", [fleet.action(1)])
+    fleet.insert(database.dsn, "agents", [fleet.agent(1)])
+    database.execute(
+        "insert into commands select n, 1, 1, 'success', %s::json, now() - n * interval '1 s',"
+        f" now() from generate_series(1, {MANY_COMMANDS}) n",
+        (
+            '[{{"elements":{{"a":[{}]}}}}]'.format(
+                ",".join(['{"file":"/etc/passwd","search":{}}'] * 5)
+            ),
+        ),
+    )
+    return database
 
 
 class Api:

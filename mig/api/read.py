@@ -15,8 +15,9 @@ from mig.api.request import Parameters, Request
 from mig.api.stream import LONGEST_WHOLE, send
 from mig.compliance.encoder import ComplianceItems
 from mig.database.pool import Database
-from mig.records import action, agent, collection, command, dashboard, home, investigator
+from mig.records import action, agent, collection, command, home, investigator
 from mig.records.collection import Data, Item, Link, Template
+from mig.records.dashboard import Dashboard
 from mig.records.stored import RunQuery
 from mig.records.urls import Urls
 from mig.search.parameters import PARAMETERS, Search, parse_search
@@ -48,6 +49,7 @@ class Read:
         self._database = database
         self._large = 0
         self._urls = urls
+        self._dashboard = Dashboard(reactor, database.query, urls)
 
     async def home(self, request: Request) -> bytes:
         """What there is to find and to submit, for clients that know nothing of MIG."""
@@ -76,7 +78,7 @@ class Read:
     async def dashboard(self, request: Request) -> bytes:
         """What the agents do now, and the last actions."""
         _no_parameters(request)
-        items = await dashboard.items(self._database.query, self._urls)
+        items = await self._dashboard.items()
         return request.answer(collection.head(request.href()) + items + collection.tail())
 
     async def action_template(self, request: Request) -> bytes:

@@ -116,10 +116,7 @@ class Connection:
                 deadline.cancel()
             idle, self._idle = self._idle, None
             if not answer.called:
-                if isinstance(result, Failure):
-                    answer.errback(_explained(result))
-                else:
-                    answer.callback(result.fetchall() if result.description else [])
+                _answer(answer, result)
             if idle:
                 idle.callback(None)
 
@@ -135,6 +132,18 @@ class Connection:
 
     def close(self) -> None:
         self._connection.close()
+
+
+def _answer(answer: Deferred[Rows], result: Any) -> None:
+    """Hand over a statement's rows, or what happened to it."""
+    try:
+        if isinstance(result, Failure):
+            result.raiseException()
+        rows = result.fetchall() if result.description else []
+    except Exception:  # the connection may have been closed since the rows came
+        answer.errback(_explained(Failure()))
+    else:
+        answer.callback(rows)
 
 
 def _explained(failure: Failure) -> Failure:

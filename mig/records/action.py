@@ -31,8 +31,8 @@ _COMMANDS = (
     f" where c.actionid = %s order by c.starttime, c.id limit {LINKED_COMMANDS + 1}"
 )
 _STATUSES = (
-    "select actionid::text, status, count(*) from commands"
-    " where actionid = any(%s::numeric[]) group by actionid, status"
+    "select a.id::text, c.status, c.count from unnest(%s::numeric[]) as a (id),"
+    " lateral (select status, count(*) from commands where actionid = a.id group by status) c"
 )
 _signatures = msgspec.json.Decoder(list[str] | None).decode
 _DONE = ("success", "cancelled", "expired", "failed", "timeout")
@@ -96,12 +96,18 @@ def counters(statuses: dict[str, int]) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count}
 
 
-async def counters_by_id(query: RunQuery, ids: Sequence[str]) -> dict[str, dict[str, int]]:
-    """The counters of several actions."""
+async def statuses_by_id(query: RunQuery, ids: Sequence[str]) -> dict[str, dict[str, int]]:
+    """How many commands of each status several actions have."""
     statuses: dict[str, dict[str, int]] = {id: {} for id in ids}
     for id, status, count in await query(_STATUSES, (id_array(ids),)):
         statuses.setdefault(id, {})[status] = count
-    return {id: counters(found) for id, found in statuses.items()}
+    return statuses
+
+
+async def counters_by_id(query: RunQuery, ids: Sequence[str]) -> dict[str, dict[str, int]]:
+    """The counters of several actions."""
+    found = await statuses_by_id(query, ids)
+    return {id: counters(statuses) for id, statuses in found.items()}
 
 
 def item(
@@ -130,13 +136,16 @@ async def by_id(query: RunQuery, urls: Urls, id: int) -> bytes | None:
 
 
 class ActionList:
-    """Rows of actions to encoded items."""
+    """Rows of actions to encoded items.
+
+    :param counters: the counters of actions by id, for who does without :meth:`prepare`.
+    """
 
     columns = COLUMNS
 
-    def __init__(self, urls: Urls) -> None:
+    def __init__(self, urls: Urls, counters: dict[str, dict[str, int]] | None = None) -> None:
         self._urls = urls
-        self._counters: dict[str, dict[str, int]] = {}
+        self._counters = counters or {}
 
     async def prepare(self, query: RunQuery, rows: Rows) -> None:
         """Count the commands of the actions in *rows*."""

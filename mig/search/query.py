@@ -118,14 +118,14 @@ def _microseconds_up(time: Any) -> str:
         return "10000-01-01T00:00:00Z"
 
 
-async def _ids(query: RunQuery, table: str, condition: Condition) -> str | Condition:
-    """The ids of the rows that match: an array's text, or a subselect when they are many."""
+async def _ids(query: RunQuery, table: str, condition: Condition) -> list[str] | Condition:
+    """The ids of the rows that match, or a subselect when they are many."""
     select = Condition(f"select id from {table}{condition.where()}", condition.parameters)
     limited = f"select id::text from ({select.sql} limit {MOST_IDS + 1}) few"
     rows = await query(limited, select.parameters)
     if len(rows) > MOST_IDS:
         return select
-    return id_array(row[0] for row in rows)
+    return [row[0] for row in rows]
 
 
 async def _belongs(query: RunQuery, column: str, table: str, condition: Condition) -> Condition:
@@ -135,7 +135,9 @@ async def _belongs(query: RunQuery, column: str, table: str, condition: Conditio
     found = await _ids(query, table, condition)
     if isinstance(found, Condition):
         return Condition(f"{column} in ({found.sql})", found.parameters)
-    return Condition(f"{column} = any(%s::numeric[])", (found,))
+    if len(found) == 1:  # an index on the column then also has the order
+        return Condition(f"{column} = %s::numeric", (found[0],))
+    return Condition(f"{column} = any(%s::numeric[])", (id_array(found),))
 
 
 def _within(column: str, select: str, condition: Condition) -> Condition:

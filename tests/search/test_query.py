@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import blockingCallFromThread, deferToThread
+from twisted.logger import globalLogPublisher
 from whenever import Instant
 
 from mig.api.read import LISTS
@@ -285,3 +287,24 @@ async def test_a_threat_that_json_functions_refuse_hides_no_other_action(
     fleet.insert(database.dsn, "actions", [*rows, fleet.action(9, threat={"family": "x"})])
     given = {"type": "action", "threatfamily": "x", "after": "2026-01-01T00:00:00Z"}
     assert await searcher.ids(given) == [9, 4, 2, 1]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_search_left_while_the_next_page_is_fetched_fails_nowhere(
+    database: TestDatabase, searcher: Searcher
+) -> None:
+    failures: list[Any] = []
+    observe = failures.append
+    globalLogPublisher.addObserver(observe)
+    fleet.insert(database.dsn, "commands", [fleet.command(n, None, None) for n in range(1, 61)])
+    search = parse_search([("type", "command"), ("after", "2026-01-01T00:00:00Z")], NOW)
+    for _ in range(20):
+        async with searcher.database.snapshot("test") as snapshot:
+            results = Results(snapshot, search, LISTS["command"](Urls("http://x/api/v1")))
+            await results.open()
+            pages = results.pages()
+            await anext(pages)
+            await pages.aclose()
+        gc.collect()
+    globalLogPublisher.removeObserver(observe)
+    assert not [event for event in failures if event.get("log_failure")]

@@ -14,7 +14,7 @@ import sysconfig
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from importlib.metadata import Distribution
 from pathlib import Path
@@ -54,7 +54,13 @@ def wait_for(condition: Callable[[], T | None]) -> T:
 class Daemon:
     """A daemon in the foreground whose log is read until it says that it is ready."""
 
-    def __init__(self, *arguments: str, cwd: Path, log: Path | None = None) -> None:
+    def __init__(
+        self,
+        *arguments: str,
+        cwd: Path,
+        log: Path | None = None,
+        inherited: Sequence[int] = (),
+    ) -> None:
         self.output = cwd / "output"
         self.log = log or self.output
         self.process = subprocess.Popen(
@@ -62,6 +68,7 @@ class Daemon:
             cwd=cwd,
             stdout=self.output.open("wb"),
             stderr=subprocess.STDOUT,
+            pass_fds=inherited,
         )
         self.base = wait_for(self._ready)
 

@@ -17,31 +17,13 @@ from twisted.logger import formatEvent, globalLogPublisher
 
 from mig.api import stream
 from tests import fleet
-from tests.conftest import Api, TestDatabase
+from tests.conftest import MANY_COMMANDS, Api, TestDatabase
 
-COMMANDS = 20_000
 REPORT = f"/api/v1/search?type=command&report=complianceitems&limit=100000&{fleet.ALWAYS}"
 BACKENDS = (
     "select pid from pg_stat_activity"
     " where datname = current_database() and application_name like 'mig-api _%%'"
 )
-
-
-@pytest.fixture
-def many(database: TestDatabase) -> TestDatabase:
-    """A database whose report is some 40 MB."""
-    fleet.insert(database.dsn, "actions", [fleet.action(1)])
-    fleet.insert(database.dsn, "agents", [fleet.agent(1)])
-    database.execute(
-        "insert into commands select n, 1, 1, 'success', %s::json, now() - n * interval '1 s',"
-        f" now() from generate_series(1, {COMMANDS}) n",
-        (
-            '[{{"elements":{{"a":[{}]}}}}]'.format(
-                ",".join(['{"file":"/etc/passwd","search":{}}'] * 5)
-            ),
-        ),
-    )
-    return database
 
 
 @pytest.fixture
@@ -188,4 +170,4 @@ async def test_a_whole_report_ends_as_http_demands(api: Api, many: TestDatabase)
         connection.close()
         return body.count(b'"name":"compliance item"')
 
-    assert await deferToThread(read) == COMMANDS * 5
+    assert await deferToThread(read) == MANY_COMMANDS * 5

@@ -1,0 +1,137 @@
+"""``python -m benchmarks.inserts``: what our indexes cost the scheduler.
+
+Commands are inserted as the scheduler does it, one statement and one transaction each, then each is
+sent, and answered with its results; into tables with our indexes and into bare ones (primary and
+foreign keys only), in turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import psycopg2
+from twisted.internet import task
+from twisted.internet.defer import Deferred
+from twisted.internet.threads import deferToThread
+
+from benchmarks import fleet
+from mig.database import migrate
+from mig.database.pool import Database
+from mig.database.wanted import wanted
+from mig.demo.postgres import EmbeddedPostgres
+
+INSERT: Final = (
+    "insert into commands (id, actionid, agentid, status, results, starttime, finishtime)"
+    " values (%s, %s, %s, 'prepared', '[]', %s, %s)"
+)
+SEND: Final = "update commands set status = 'sent' where id = %s"
+ANSWER: Final = (
+    "update commands set status = 'success', results = %s, finishtime = %s where id = %s"
+)
+SETTINGS: Final = {"shared_buffers": "1GB", "max_wal_size": "4GB"}
+DATABASES: Final = ("indexed", "bare")
+STEPS: Final = ("insert", "send", "answer")
+
+
+def work(dsn: str, size: fleet.Size, first: int, count: int) -> dict[str, float]:
+    """Seconds of each step for *count* new commands of one action."""
+    ids = range(first, first + count)
+    action = fleet.FIRST_ID + first % size.actions
+    started = fleet.START + timedelta(days=365, seconds=first)
+    seconds = {}
+    with closing(psycopg2.connect(dsn)) as connection:
+        connection.autocommit = True
+        cursor = connection.cursor()
+        cursor.execute("select results::text from commands limit %s", (count,))
+        answered = [found for [found] in cursor.fetchall()]
+        steps: dict[str, list[tuple[Any, ...]]] = {
+            INSERT: [
+                (id, action, fleet.FIRST_ID + id * 7919 % size.agents, started, started)
+                for id in ids
+            ],
+            SEND: [(id,) for id in ids],
+            ANSWER: [(found, started, id) for found, id in zip(answered, ids, strict=False)],
+        }
+        for step, (sql, rows) in zip(STEPS, steps.items(), strict=True):
+            began = time.perf_counter()
+            for row in rows:
+                cursor.execute(sql, row)
+            seconds[step] = time.perf_counter() - began
+    return seconds
+
+
+def drop_indexes(dsn: str) -> None:
+    """Leave a database the indexes of its keys only."""
+    with closing(psycopg2.connect(dsn)) as connection, connection, connection.cursor() as cursor:
+        for index in wanted().indexes:
+            cursor.execute(f"drop index {index.name}")
+
+
+def compare(indexed: str, bare: str, size: fleet.Size, count: int, runs: int) -> str:
+    """A Markdown table of the medians."""
+    figures: dict[str, list[dict[str, float]]] = {indexed: [], bare: []}
+    for run in range(runs + 1):
+        for dsn in (bare, indexed) if run % 2 else (indexed, bare):
+            seconds = work(dsn, size, 1 + run * count, count)
+            if run:  # the first warms up
+                figures[dsn].append({**seconds, "all": sum(seconds.values())})
+    lines = ["| step | bare, µs a command | indexed, µs | slower by |", "| --- | --- | --- | --- |"]
+    for step in (*STEPS, "all"):
+        without, with_ = (
+            statistics.median(row[step] for row in figures[dsn]) / count * 1e6
+            for dsn in (bare, indexed)
+        )
+        lines.append(f"| {step} | {without:.0f} | {with_:.0f} | {with_ / without - 1:.0%} |")
+    return "\n".join(lines)
+
+
+async def main(reactor: Any, options: argparse.Namespace) -> None:
+    """Fill two databases, one of them without our indexes, and compare them."""
+    size = fleet.Size.of(options.commands)
+    folder = Path(tempfile.gettempdir()) / f"mig-api-inserts-{os.getpid()}"
+    settings = {**SETTINGS, "fsync": "on" if options.fsync else "off"}
+    postgres = EmbeddedPostgres(reactor, folder, settings)
+    postgres.lock()
+    try:
+        await postgres.start()
+        indexed, bare = [await _database(reactor, postgres, name) for name in DATABASES]
+        await deferToThread(drop_indexes, bare)
+        for dsn in (indexed, bare):
+            await deferToThread(fleet.load, dsn, size, "file")
+        print(await deferToThread(compare, indexed, bare, size, options.count, options.runs))
+    finally:
+        await postgres.stop()
+        postgres.remove()
+
+
+async def _database(reactor: Any, postgres: EmbeddedPostgres, name: str) -> str:
+    """A new database with the schema in it."""
+    admin = Database(reactor, postgres.dsn())
+    await admin.query(f"create database {name}")
+    admin.stop()
+    database = Database(reactor, postgres.dsn(database=name))
+    await migrate.prepare(database, upgrade=True)
+    database.stop()
+    return postgres.dsn(database=name)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.inserts", description=__doc__)
+    parser.add_argument("--commands", type=int, default=100_000, help="size of the fleet before")
+    parser.add_argument("--count", type=int, default=5_000, help="new commands in each run")
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--fsync", action="store_true", help="commit to the disk, as in production")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    arguments = _arguments()
+    task.react(lambda reactor: Deferred.fromCoroutine(main(reactor, arguments)))

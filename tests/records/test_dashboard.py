@@ -1,0 +1,269 @@
+"""The dashboard says what a plain count in Python says; a large fleet's counts are kept."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg2
+import pytest
+import pytest_twisted
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.internet.threads import blockingCallFromThread, deferToThread
+
+from mig.database.pool import Database
+from mig.records import dashboard
+from mig.records.dashboard import Dashboard
+from mig.records.urls import Urls
+from mig.values import Unavailable
+from tests import fleet
+from tests.conftest import TestDatabase
+
+ONLINE, IDLE = ("heartbeating", "online"), ("inactive", "idle")
+HOURS = st.sampled_from([0.0, 0.05, 0.1, 1.0, 23.0, 25.0, 167.0, 169.0])
+AGENTS = st.lists(
+    st.fixed_dictionaries(
+        {
+            "queueloc": st.sampled_from(["a", "b", "c", "d"]),
+            "version": st.sampled_from(["", "1", "2"]),
+            "status": st.sampled_from([*ONLINE, *IDLE, "destroyed", "upgraded"]),
+            "heartbeat": HOURS,
+            "start": HOURS,
+        }
+    ),
+    max_size=12,
+)
+
+
+class Counted:
+    """A dashboard on a database and a clock; its counts can be held back, and are numbered."""
+
+    def __init__(self, dsn: str) -> None:
+        self.clock = Clock()
+        self.database = Database(reactor, dsn, connections=2, streams=1)
+        self.dashboard = Dashboard(self.clock, self.query, Urls("http://x/api/v1"))
+        self.counts = 0
+        self.gate: Deferred[None] | None = None
+
+    async def query(self, sql: str, parameters: Any) -> Any:
+        if "grouping sets" in sql:
+            self.counts += 1
+            if self.gate is not None:
+                await self.gate
+        return await self.database.query(sql, parameters)
+
+    def ask(self) -> Deferred[list[Any]]:
+        return Deferred.fromCoroutine(self.items())
+
+    async def items(self) -> list[Any]:
+        """The dashboard's items: data by name, then the actions."""
+        found = json.loads(b"[%b]" % await self.dashboard.items())
+        counts = {data["name"]: data["value"] for data in found[0]["data"]}
+        return [counts, *(item["data"][0]["value"] for item in found[1:])]
+
+
+@pytest.fixture
+def counted(database: TestDatabase) -> Iterator[Counted]:
+    counted = Counted(database.dsn)
+    yield counted
+    counted.database.stop()
+
+
+@pytest.fixture
+def large(counted: Counted, monkeypatch: pytest.MonkeyPatch) -> Counted:
+    """Every fleet is large, and counting it takes a second."""
+    monkeypatch.setattr(dashboard, "MOST_ALWAYS_COUNTED", -1)
+    query = counted.query
+
+    async def slow(sql: str, parameters: Any) -> Any:
+        rows = await query(sql, parameters)
+        if "grouping sets" in sql:
+            counted.clock.advance(1)
+        return rows
+
+    counted.dashboard._query = slow
+    return counted
+
+
+def stored(agents: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    now = datetime.now(UTC)
+    return [
+        fleet.agent(
+            id,
+            queueloc=agent["queueloc"],
+            version=agent["version"],
+            status=agent["status"],
+            heartbeattime=now - timedelta(hours=agent["heartbeat"]),
+            starttime=now - timedelta(hours=agent["start"]),
+        )
+        for id, agent in enumerate(agents, 1)
+    ]
+
+
+def expected(agents: list[dict[str, Any]]) -> dict[str, Any]:
+    active = [agent for agent in agents if agent["heartbeat"] < 5 / 60]
+    online = [agent for agent in agents if agent["status"] in ONLINE]
+    idle = [agent for agent in agents if agent["status"] in IDLE]
+    started = [agent for agent in agents if agent["start"] < 24]
+    recent = [agent for agent in agents if agent["heartbeat"] < 168]
+    earlier = [agent for agent in recent if agent["heartbeat"] > 24]
+    double = sum(count > 1 for count in Counter(a["queueloc"] for a in active).values())
+    flapping = Counter(agent["queueloc"] for agent in online + idle)
+    disappeared = len(endpoints(recent) - endpoints(online + idle))
+    return {
+        "active agents": len(active),
+        "agents versions count": versions(active),
+        "agents started in the last 24 hours": len(started),
+        "endpoints running 2 or more agents": double,
+        "endpoints that have disappeared over last 7 days": disappeared,
+        "online agents": len(online),
+        "online agents by version": versions(online),
+        "online endpoints": len(endpoints(online)),
+        "idle agents": len(idle),
+        "idle agents by version": versions(idle),
+        "idle endpoints": len(endpoints(idle)),
+        "new endpoints": len(endpoints(started) - endpoints(earlier)),
+        "disappeared endpoints": disappeared,
+        "flapping endpoints": sum(count > 1 for count in flapping.values()),
+    }
+
+
+def endpoints(agents: list[dict[str, Any]]) -> set[str]:
+    return {agent["queueloc"] for agent in agents}
+
+
+def versions(agents: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    counts = Counter(agent["version"] for agent in agents)
+    return [{"version": version, "count": counts[version]} for version in sorted(counts)]
+
+
+@pytest_twisted.ensureDeferred
+async def test_counts_what_a_plain_count_does(database: TestDatabase, counted: Counted) -> None:
+    connection = psycopg2.connect(database.dsn)
+    connection.autocommit = True
+
+    @given(agents=AGENTS)
+    def check(agents: list[dict[str, Any]]) -> None:
+        connection.cursor().execute("truncate agents cascade")
+        fleet.insert(database.dsn, "agents", stored(agents))
+        assert blockingCallFromThread(reactor, counted.ask) == [expected(agents)]
+
+    await deferToThread(check)
+    connection.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_small_fleet_is_counted_for_each_request_that_came_before_the_count_began(
+    database: TestDatabase, counted: Counted
+) -> None:
+    fleet.insert(database.dsn, "agents", [fleet.agent(1)])
+    gate = counted.gate = Deferred()
+    first = counted.ask()
+    fleet.insert(database.dsn, "agents", [fleet.agent(2)])
+    others = [counted.ask() for _ in range(5)]
+    counted.gate = None
+    gate.callback(None)
+    await first
+    assert [(await other)[0]["online agents"] for other in others] == [2] * 5
+    assert counted.counts == 2
+    fleet.insert(database.dsn, "agents", [fleet.agent(3)])
+    assert (await counted.ask())[0]["online agents"] == 3
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_large_fleet_s_counts_are_kept_with_their_age_and_renewed_once(
+    database: TestDatabase, large: Counted
+) -> None:
+    fleet.insert(database.dsn, "agents", [fleet.agent(1)])
+    [counts] = await large.ask()
+    assert counts == {**counts, "online agents": 1, "counts age": 1}
+    fleet.insert(database.dsn, "agents", [fleet.agent(2)])
+    large.clock.advance(dashboard.PAUSE - 1)
+    assert (await large.ask())[0]["counts age"] == dashboard.PAUSE
+    assert large.counts == 1
+    gate = large.gate = Deferred()
+    large.clock.advance(10)
+    for _ in range(5):
+        [counts] = await large.ask()
+        assert counts == {**counts, "online agents": 1, "counts age": dashboard.PAUSE + 10}
+    assert large.counts == 2
+    large.gate = None
+    await renewed(large, gate)
+    [counts] = await large.ask()
+    assert counts == {**counts, "online agents": 2, "counts age": 1}
+
+
+async def renewed(counted: Counted, gate: Deferred[None]) -> None:
+    """Let a count that is held back go on, and wait for its end."""
+    counted.clock.advance(dashboard.LONGEST_KEPT_SECONDS)
+    waiting = counted.ask()
+    gate.callback(None)
+    await waiting
+
+
+@pytest_twisted.ensureDeferred
+async def test_nobody_gets_counts_that_are_too_old(database: TestDatabase, large: Counted) -> None:
+    await large.ask()
+    fleet.insert(database.dsn, "agents", [fleet.agent(1)])
+    large.clock.advance(dashboard.LONGEST_KEPT_SECONDS)
+    [counts] = await large.ask()
+    assert counts == {**counts, "online agents": 1, "counts age": 1}
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_last_actions_are_fresh_and_new_ones_are_counted(
+    database: TestDatabase, large: Counted
+) -> None:
+    fleet.insert(database.dsn, "agents", [fleet.agent(1)])
+    fleet.insert(database.dsn, "actions", [fleet.action(1, starttime="2026-01-01T00:00:00Z")])
+    fleet.insert(database.dsn, "commands", [fleet.command(1, 1, 1)])
+    await large.ask()
+    fleet.insert(database.dsn, "actions", [fleet.action(2, starttime="2026-01-02T00:00:00Z")])
+    fleet.insert(database.dsn, "commands", [fleet.command(n, 2, 1) for n in (2, 3)])
+    _, newest, oldest = await large.ask()
+    assert (newest["id"], newest["counters"]) == (2, {"sent": 2, "done": 2, "success": 2})
+    assert (oldest["id"], oldest["counters"]) == (1, {"sent": 1, "done": 1, "success": 1})
+    assert large.counts == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_leaves_stops_nobody_else_s_count(counted: Counted) -> None:
+    gate = counted.gate = Deferred()
+    leaving, staying = counted.ask(), counted.ask()
+    leaving.addErrback(lambda _: None)
+    leaving.cancel()
+    counted.gate = None
+    gate.callback(None)
+    assert (await staying)[0]["active agents"] == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_count_that_fails_is_told_to_who_waits_and_tried_again(counted: Counted) -> None:
+    gate = counted.gate = Deferred()
+    asked = counted.ask()
+    gate.errback(Unavailable("gone"))
+    with pytest.raises(Unavailable):
+        await asked
+    counted.gate = None
+    assert (await counted.ask())[0]["active agents"] == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_kept_counts_stay_when_they_cannot_be_renewed(
+    large: Counted,
+) -> None:
+    await large.ask()
+    gate = large.gate = Deferred()
+    large.clock.advance(2 * dashboard.PAUSE)
+    await large.ask()
+    gate.errback(Unavailable("gone"))
+    large.gate = None
+    assert (await large.ask())[0]["counts age"] > 2 * dashboard.PAUSE
+    assert large.counts == 3

@@ -1,0 +1,223 @@
+"""Every search reads commands by an index, in a database with a million of them.
+
+The queries are those that the product sends: each is explained on its way to PostgreSQL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from whenever import Instant
+
+from mig.api.read import LISTS
+from mig.compliance.encoder import ComplianceItems
+from mig.database.pool import Database, Rows, Snapshot
+from mig.demo.postgres import EmbeddedPostgres
+from mig.records.dashboard import Dashboard
+from mig.records.urls import Urls
+from mig.search.parameters import PARAMETERS, TYPES, parse_search
+from mig.search.query import Format, Results
+from tests.conftest import TestDatabase
+
+COMMANDS = 1_000_000
+AGENTS = 5_000
+ACTIONS = 200
+LARGEST_SORT = COMMANDS / 20
+"""Rows, as the planner expects them."""
+
+FLEET = f"""
+set session_replication_role = replica; -- no foreign keys to check: they hold
+insert into agents (id, name, queueloc, version, pid, starttime, heartbeattime, status)
+select n, (array['web', 'db', 'mail', 'build'])[1 + n % 4] || n || '.example.net', 'linux.' || n,
+    '1.' || n % 7, 1, '2026-01-01'::timestamptz - n % 90 * interval '1 day',
+    '2026-03-01'::timestamptz - n % 864 * interval '1000 s',
+    (array['heartbeating', 'heartbeating', 'inactive', 'destroyed'])[1 + n % 4]
+from generate_series(1, {AGENTS}) n;
+insert into investigators (id, name, status, createdat, lastmodified)
+select n, 'Investigator ' || n, 'active', '2026-01-01', '2026-01-01' from generate_series(1, 10) n;
+insert into actions (id, name, target, threat, validfrom, expireafter, starttime, status)
+select n, 'check ' || n, 'true',
+    json_build_object('family', (array['compliance', 'backdoor', 'malware', 'ddos'])[1 + n % 4]),
+    '2026-03-01'::timestamptz - n * interval '6 hours', '2026-03-02'::timestamptz,
+    '2026-03-01'::timestamptz - n * interval '6 hours',
+    (array['completed', 'inflight', 'init'])[1 + n % 3]
+from generate_series(1, {ACTIONS}) n;
+insert into signatures select n, 1 + n % 10, 's' from generate_series(1, {ACTIONS}) n;
+insert into commands
+select n, {ACTIONS} - n * {ACTIONS} / {COMMANDS + 1}, 1 + n % {AGENTS},
+    (array['success', 'success', 'success', 'success', 'success', 'success', 'success', 'success',
+        'prepared', 'sent', 'timeout', 'cancelled', 'expired', 'failed'])[1 + n / 7 % 14],
+    case when n % 3 = 0 then '[{{"foundanything": true}}]' else '[]' end::json,
+    '2026-03-01'::timestamptz - ({ACTIONS} - n * {ACTIONS} / {COMMANDS + 1}) * interval '6 hours'
+        + n % 500 * interval '1 ms',
+    '2026-03-01'
+from generate_series(1, {COMMANDS}::bigint) n;
+"""
+NOW = Instant.from_utc(2026, 3, 1)
+LONG_AGO = {"after": "0001-01-01T00:00:00Z"}
+DAY = {"after": "2026-02-20T00:00:00-04:00", "before": "2026-02-20T23:59:59-04:00"}
+REPORT = {"type": "command", "report": "complianceitems", "threatfamily": "compliance"}
+
+VALUES = {
+    "actionid": ["50"],
+    "actionname": ["check 50", "check 12%", "%check%", "none"],
+    "after": ["2026-02-27T00:00:00Z", "0001-01-01T00:00:00Z"],
+    "agentid": ["77"],
+    "agentname": ["web100.example.net", "web10%", "%example%", "none"],
+    "before": ["2026-02-23T00:00:00Z"],
+    "commandid": ["123456"],
+    "cursor": ["2026-02-25 00:00:00+00,600000"],
+    "foundanything": ["true", "false"],
+    "investigatorid": ["3"],
+    "investigatorname": ["%tor 4", "%gator%", "none"],
+    "limit": ["10", "100000000"],
+    "offset": ["100"],
+    "report": ["complianceitems"],
+    "status": ["done", "sent", "%e%", "none"],
+    "threatfamily": ["compliance", "back%", "none"],
+}
+"""For each parameter but the type: values that find one, several, all and none."""
+
+ALONE = [
+    {"type": type, parameter.name: value, **window}
+    for type in TYPES
+    for parameter in PARAMETERS
+    if parameter.name != "type" and type in parameter.types
+    for value in VALUES[parameter.name]
+    for window in ([{}] if parameter.name == "after" else [{}, LONG_AGO])
+]
+SENT = [
+    {**REPORT, "status": "done", "limit": "100000", **DAY},
+    {**REPORT, "status": "success", "limit": "50000", **DAY},
+    {**REPORT, "status": "success", "limit": "50000", **LONG_AGO},
+    {"type": "agent", "after": "2026-02-28T23:00:00Z", "limit": "200"},
+    {"type": "action", "status": "sent", **DAY},
+    {"type": "command", "investigatorname": "%tor%4%", "limit": "10"},
+    {"type": "action", "investigatorid": "3", "limit": "100"},
+    {"type": "command", "actionid": "50", **LONG_AGO},
+    {"type": "command", "actionid": "50", "foundanything": "true", **LONG_AGO},
+    {"type": "command", "actionid": "50", "agentname": "web10%", **LONG_AGO},
+    {"type": "command", "actionid": "50", "status": "success", "limit": "100"},
+    {"type": "command", "agentid": "77", "status": "success", **LONG_AGO},
+    {"type": "command", "limit": "100"},
+]
+"""What the service's own links, its documentation and known clients ask."""
+
+
+class Explained:
+    """A snapshot whose statements are explained before they run."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+        self.plans: list[dict[str, Any]] = []
+
+    async def query(self, sql: str, parameters: Sequence[Any] = ()) -> Rows:
+        await self._explain(sql, parameters)
+        return await self._snapshot.query(sql, parameters)
+
+    async def declare(self, sql: str, parameters: Sequence[Any] = ()) -> None:
+        await self._explain(f"declare rows no scroll cursor for {sql}", parameters)
+        await self._snapshot.declare(sql, parameters)
+
+    def fetch(self, count: int) -> Deferred[Rows]:
+        return self._snapshot.fetch(count)
+
+    async def _explain(self, sql: str, parameters: Sequence[Any]) -> None:
+        [[plans]] = await self._snapshot.query(f"explain (format json) {sql}", parameters)
+        self.plans += [plan["Plan"] for plan in plans]
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for below in plan.get("Plans", ()):
+        yield from nodes(below)
+
+
+def faults(plans: list[dict[str, Any]]) -> Iterator[str]:
+    """What reads or sorts commands as a whole."""
+    for plan in plans:
+        for node in nodes(plan):
+            kind, about = node["Node Type"], [n.get("Relation Name") for n in nodes(node)]
+            if "Seq Scan" in kind and node["Relation Name"] == "commands":
+                yield f"{kind} of commands"
+            if (
+                node.get("Relation Name") == "commands"
+                and kind.startswith("Index")
+                and ("Index Cond" not in node)
+            ):
+                yield f"{kind} of all commands"
+            if "Sort" in kind and "commands" in about and node["Plan Rows"] > LARGEST_SORT:
+                yield f"{kind} of {node['Plan Rows']} rows"
+
+
+@pytest.fixture(scope="module")
+def million(postgres: EmbeddedPostgres) -> Iterator[Database]:
+    admin = TestDatabase(dsn=postgres.dsn())
+    admin.execute("create database million")
+    dsn = postgres.dsn(database="million")
+    for sql in (FLEET, "vacuum (analyze)"):
+        TestDatabase(dsn=dsn).execute(sql)
+    database = Database(reactor, dsn, connections=1, streams=1)
+    yield database
+    database.stop()
+    admin.execute("drop database million with (force)")
+
+
+async def plans(database: Database, given: dict[str, str]) -> list[dict[str, Any]]:
+    """How PostgreSQL answers a search up to its first page."""
+    search = parse_search(list(given.items()), NOW)
+    urls = Urls("http://x/api/v1")
+    format: Format = ComplianceItems(urls) if search.report else LISTS[search.type](urls)
+    async with database.snapshot("test") as snapshot:
+        explained: Any = Explained(snapshot)
+        results = Results(explained, search, format)
+        await results.open()
+        pages = results.pages()
+        await anext(pages)
+        await pages.aclose()
+    return explained.plans
+
+
+def test_every_parameter_is_tried() -> None:
+    assert {"type", *VALUES} == {parameter.name for parameter in PARAMETERS}
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_search_reads_commands_by_an_index(million: Database) -> None:
+    found = {}
+    for given in [*({"type": type} for type in TYPES), *ALONE, *SENT]:
+        wrong = sorted(set(faults(await plans(million, given))))
+        if wrong:
+            found[str(given)] = wrong
+    assert found == {}
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_order_of_one_action_s_or_agent_s_commands_is_the_index_s(
+    million: Database,
+) -> None:
+    for given in ({"actionid": "50"}, {"agentid": "77"}):
+        found = await plans(million, {"type": "command", **given, **LONG_AGO})
+        assert not [node for plan in found for node in nodes(plan) if "Sort" in node["Node Type"]]
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_dashboard_reads_commands_by_an_index(million: Database) -> None:
+    async with million.snapshot("test") as snapshot:
+        explained = Explained(snapshot)
+        await Dashboard(reactor, explained.query, Urls("http://x/api/v1")).items()
+    assert not list(faults(explained.plans))
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_query_that_does_not_would_be_seen(million: Database) -> None:
+    async with million.snapshot("test") as snapshot:
+        explained = Explained(snapshot)
+        await explained.query("select min(status) from commands")
+        await explained.query("select id from commands order by finishtime desc, id limit 1")
+    assert len({fault.split()[0] for fault in faults(explained.plans)}) > 1

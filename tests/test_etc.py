@@ -1,0 +1,221 @@
+"""What etc/ holds for systemd and for proxies is read by those programs, where they are."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator, Sequence
+from configparser import RawConfigParser
+from pathlib import Path
+
+import pytest
+
+from mig.service.listeners import parse
+from mig.service.options import Options
+from tests import fleet
+from tests.conftest import MANY_COMMANDS, TestDatabase
+from tests.service.test_start import BIN, Daemon, wait_for
+
+ETC = Path(__file__).parent.parent / "etc"
+PROXIES = ("nginx", "haproxy")
+REPORT = f"search?type=command&report=complianceitems&limit=100000&{fleet.ALWAYS}"
+SYSTEM = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+
+
+def program(name: str) -> str:
+    """The path of a program of the system, or the test is skipped."""
+    found = shutil.which(name, path=SYSTEM)
+    if found is None:
+        pytest.skip(f"{name} is not installed")
+    return found
+
+
+class Unit(RawConfigParser):
+    """A unit file; a name that is given several times has its last value."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(strict=False)
+        self.read_string((ETC / name).read_text())
+
+    def optionxform(self, optionstr: str) -> str:
+        return optionstr
+
+
+def test_systemd_accepts_the_units(tmp_path: Path) -> None:
+    for name in ("mig-api.socket", "mig-api@.service"):
+        text = (ETC / name).read_text().replace("/opt/mig-api/bin", str(BIN))
+        (tmp_path / name).write_text(text)
+    verify = [program("systemd-analyze"), "verify", *map(str, tmp_path.iterdir())]
+    done = subprocess.run(verify, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_the_processes_share_the_socket() -> None:
+    unit, shared = Unit("mig-api@.service")["Service"], Unit("mig-api.socket")["Socket"]
+    assert unit["Sockets"] == "mig-api.socket"
+    assert (shared["Accept"], shared["Service"]) == ("no", "mig-api@1.service")
+    _, _, arguments = unit["ExecStart"].partition(" mig-api ")
+    options = Options()
+    options.parseOptions(arguments.split())
+    assert [parse(text) for text in options["listen"]] == [
+        ("systemd", {"domain": "INET", "index": "0"})
+    ]
+
+
+class Daemons:
+    """Daemons of one database, killed at the end."""
+
+    def __init__(self, database: TestDatabase, folder: Path) -> None:
+        self._database = database.dsn
+        self._folder = folder
+        self.running: list[Daemon] = []
+
+    def start(self, listener: str, inherited: Sequence[int] = ()) -> Daemon:
+        folder = self._folder / f"daemon{len(self.running)}"
+        folder.mkdir()
+        arguments = ("--listen", listener, "--database", self._database)
+        self.running.append(Daemon(*arguments, cwd=folder, inherited=inherited))
+        return self.running[-1]
+
+    def kill(self) -> None:
+        """Kill the first one that runs."""
+        process = self.running.pop(0).process
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture
+def daemons(database: TestDatabase, tmp_path: Path) -> Iterator[Daemons]:
+    daemons = Daemons(database, tmp_path)
+    yield daemons
+    while daemons.running:
+        daemons.kill()
+
+
+def test_a_killed_process_leaves_its_connections_to_the_others(daemons: Daemons) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as shared:
+        fd = shared.fileno()
+        bases = [daemons.start(f"fd:{fd}", [fd]).base for _ in range(2)]
+    assert len(set(bases)) == 1
+    heartbeat = f"{bases[0]}heartbeat"
+    assert {status(heartbeat) for _ in range(20)} == {200}
+    daemons.kill()
+    assert {status(heartbeat) for _ in range(20)} == {200}
+
+
+def status(url: str, *options: str) -> int:
+    """The status of an answer, 0 when there is none."""
+    form = ["-so", os.devnull, "-w", "%{http_code}"]
+    return int(subprocess.run(["curl", *form, *options, url], stdout=subprocess.PIPE).stdout)
+
+
+class Proxy:
+    """A proxy that runs by the file in etc/, in front of two daemons."""
+
+    OPTIONS = ("-k", "-u", "bob:secret")
+
+    def __init__(self, name: str, folder: Path, daemons: Sequence[Daemon]) -> None:
+        self._folder = folder
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self._port = free.getsockname()[1]
+        self.base = f"https://127.0.0.1:{self._port}/api/v1"
+        self._certificate()
+        ports = [daemon.base.split(":")[2].split("/")[0] for daemon in daemons]
+        self._command = self._nginx(ports) if name == "nginx" else self._haproxy(ports)
+
+    def _certificate(self) -> None:
+        make = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=mig"
+        files = ["-keyout", "key", "-out", "certificate"]
+        openssl = [program("openssl"), *make.split(), *files]
+        subprocess.run(openssl, cwd=self._folder, check=True, capture_output=True)
+        both = (self._folder / "key").read_text() + (self._folder / "certificate").read_text()
+        (self._folder / "both").write_text(both)
+
+    def _write(self, name: str, changes: dict[str, str]) -> str:
+        """The file, with this machine's ports and paths in it."""
+        text = (ETC / name).read_text()
+        for old, new in changes.items():
+            assert old in text, old
+            text = text.replace(old, new)
+        (self._folder / name).write_text(text)
+        return str(self._folder / name)
+
+    def _nginx(self, ports: Sequence[str]) -> list[str]:
+        folder = self._folder
+        (folder / "passwords").write_text("bob:{PLAIN}secret\n")
+        kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        own = "".join(f"{kind}_temp_path {folder}/{kind}; " for kind in kinds)
+        changes = {
+            "server 192.0.2.11:1664": f"server 127.0.0.1:{ports[0]}",
+            "server 192.0.2.12:1664": f"server 127.0.0.1:{ports[1]}",
+            "listen 443 ssl": f"listen 127.0.0.1:{self._port} ssl",
+            "/etc/ssl/certs/mig.example.net.pem": f"{folder}/certificate",
+            "/etc/ssl/private/mig.example.net.key": f"{folder}/key",
+            "/etc/nginx/mig.htpasswd": f"{folder}/passwords",
+            "http {": f"http {{ access_log off; {own}",
+        }
+        main = f"daemon off; pid {folder}/pid;" + (" user root;" if os.geteuid() == 0 else "")
+        file = self._write("nginx.conf", changes)
+        return [program("nginx"), "-e", "stderr", "-c", file, "-p", str(folder), "-g", main]
+
+    def _haproxy(self, ports: Sequence[str]) -> list[str]:
+        changes = {
+            "server api1 192.0.2.11:1664": f"server api1 127.0.0.1:{ports[0]}",
+            "server api2 192.0.2.12:1664": f"server api2 127.0.0.1:{ports[1]}",
+            "bind :443": f"bind 127.0.0.1:{self._port}",
+            "/etc/haproxy/mig.example.net.pem": f"{self._folder}/both",
+            "password $6$examplesalt$ChangeMe": "insecure-password secret",
+        }
+        return [program("haproxy"), "-db", "-f", self._write("haproxy.cfg", changes)]
+
+    def check(self) -> None:
+        """Let the program judge the file."""
+        test = "-t" if "nginx" in self._command[0] else "-c"
+        done = subprocess.run([*self._command, test], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        assert "warn" not in done.stderr.lower()
+
+    def start(self) -> None:
+        log = (self._folder / "log").open("wb")
+        self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
+        wait_for(lambda: status(self.base, "-k") == 401)
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.wait(30)
+
+    def status(self, path: str) -> int:
+        return status(f"{self.base}/{path}", *self.OPTIONS)
+
+    def read(self, path: str) -> subprocess.Popen[bytes]:
+        """A client that reads as long as somebody takes from it."""
+        url = f"{self.base}/{path}"
+        return subprocess.Popen(["curl", "-sN", *self.OPTIONS, url], stdout=subprocess.PIPE)
+
+
+@pytest.mark.parametrize("name", PROXIES)
+def test_a_proxy_forwards_and_lets_no_cut_report_look_whole(
+    name: str, many: TestDatabase, daemons: Daemons, tmp_path: Path
+) -> None:
+    proxy = Proxy(name, tmp_path, [daemons.start("tcp:0") for _ in range(2)])
+    proxy.check()
+    proxy.start()
+    try:
+        assert status(f"{proxy.base}/heartbeat", "-k") == 401
+        assert {proxy.status("heartbeat") for _ in range(4)} == {200}
+        whole, _ = proxy.read(REPORT).communicate(timeout=120)
+        assert whole.count(b'"name":"compliance item"') == MANY_COMMANDS * 5
+        assert whole.endswith(b"]}}\n")
+        daemons.kill()
+        assert {proxy.status("heartbeat") for _ in range(4)} == {200}
+        reading = proxy.read(REPORT)
+        assert reading.stdout
+        reading.stdout.read(300_000)
+        daemons.kill()
+        reading.communicate(timeout=60)
+        assert reading.returncode not in (0, None)
+        assert proxy.status("heartbeat") in (502, 503)
+    finally:
+        proxy.stop()
