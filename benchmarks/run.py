@@ -1,0 +1,143 @@
+"""A run: for each kind of fleet a database, the servers before it, and its scenarios."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from benchmarks.bench import ITEM, Bench, Scenario
+from benchmarks.children import Children
+from benchmarks.figures import Row, medians
+from benchmarks.fleet import Size
+from benchmarks.load import Group, Request, ask
+from benchmarks.servers import Servers
+from benchmarks.signing import Signer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What to measure, and how often and long."""
+
+    scenarios: Sequence[Scenario]
+    size: Size
+    runs: int
+    seconds: float
+    sign: int
+    processes: int
+    against: str | None
+
+    @property
+    def kinds(self) -> list[str]:
+        return list(dict.fromkeys(scenario.kind for scenario in self.scenarios))
+
+
+def measure(
+    plan: Plan,
+    children: Children,
+    folder: Path,
+    psql: Path,
+    postmaster: int,
+    kind: str,
+    dsn: str,
+    show: Callable[[Row], None],
+) -> list[Row]:
+    """The rows of all scenarios on the fleet of one kind, which is in the database *dsn*."""
+    rows = []
+    with _bench(plan, children, folder, psql, postmaster, kind, dsn) as (bench, single):
+        for scenario in plan.scenarios:
+            if scenario.kind == kind:
+                for row in _scenario(scenario, bench, single, plan.runs):
+                    show(row)
+                    rows.append(row)
+    return rows
+
+
+@contextmanager
+def _bench(
+    plan: Plan,
+    children: Children,
+    folder: Path,
+    psql: Path,
+    postmaster: int,
+    kind: str,
+    dsn: str,
+) -> Iterator[tuple[Bench, Servers | None]]:
+    """All servers, and one daemon alone when there are several."""
+    with ExitStack() as stack:
+        signer = None
+        if any(scenario.name == "create-action" for scenario in plan.scenarios):
+            signer = stack.enter_context(Signer.at(children, folder / f"gnupg-{kind}"))
+            signer.enroll(dsn)
+        single = None
+        if plan.processes > 1:
+            single = stack.enter_context(Servers.daemons(children, folder, dsn, 1))
+        yield (
+            Bench(
+                children=children,
+                psql=psql,
+                dsn=dsn,
+                postmaster=postmaster,
+                kind=kind,
+                size=plan.size,
+                seconds=plan.seconds,
+                sign=plan.sign,
+                signer=signer,
+                servers=stack.enter_context(Servers.daemons(children, folder, dsn, plan.processes)),
+                bare=stack.enter_context(Servers.bare(children, folder, dsn)),
+            ),
+            single,
+        )
+
+
+def _scenario(scenario: Scenario, bench: Bench, single: Servers | None, runs: int) -> list[Row]:
+    rows = _medians(scenario, bench, runs)
+    if single is None or not scenario.scales:
+        return rows
+    alone = _medians(scenario, replace(bench, servers=single), runs)
+    scaled = [
+        replace(many, scaling=many.rate / one.rate if many.rate and one.rate else None)
+        for one, many in zip(alone, rows, strict=True)
+    ]
+    return [row for pair in zip(alone, scaled, strict=True) for row in pair]
+
+
+def _medians(scenario: Scenario, bench: Bench, runs: int) -> list[Row]:
+    measured = [scenario.measure(bench) for _ in range(runs)]
+    return [medians(same) for same in zip(*measured, strict=True)]
+
+
+def against(children: Children, url: str, runs: int) -> Row:
+    """The report that another server gives at *url*, as a row beside ours."""
+    parts = urlsplit(url)
+    target = f"{parts.path or '/'}{'?' + parts.query if parts.query else ''}"
+    name = f"report of {parts.netloc}"
+    base = f"{parts.scheme}://{parts.netloc}"
+    rows = []
+    for run in range(runs + 1):
+        needle = ITEM if run == 0 else ""
+        group = Group(name=name, requests=[Request(target=target)], needle=needle)
+        [seen] = ask(children, base, group)
+        if run == 0:
+            items = seen.found
+            continue
+        unit, each = ("items", items) if items else ("bytes", seen.bytes)
+        rows.append(
+            Row(
+                scenario=name,
+                unit=unit,
+                count=each * seen.answers,
+                rate=each * seen.answers / seen.seconds,
+                first_byte_ms=seen.first_byte_ms,
+                p50_ms=seen.p50_ms,
+                max_ms=seen.max_ms,
+                megabytes=seen.bytes / 1e6,
+                client_cpu_s=seen.client_cpu_s,
+                failures=seen.failures,
+                note=seen.failure,
+                statuses=seen.statuses,
+            )
+        )
+    return medians(rows)
