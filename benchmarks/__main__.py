@@ -20,14 +20,14 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
 from benchmarks import fleet, run
-from benchmarks.children import ChildFailed, Children, Interrupted
+from benchmarks.children import ChildFailed, Children
 from benchmarks.figures import Row
 from benchmarks.machine import Machine
 from benchmarks.report import number, page, ratio, table
 from benchmarks.scenarios import ALL
 from mig.database import migrate
 from mig.database.pool import Database
-from mig.demo.postgres import EmbeddedPostgres
+from mig.demo.postgres import EmbeddedPostgres, PostgresFailed
 
 SETTINGS: Final = {
     "shared_buffers": "1GB",
@@ -79,8 +79,7 @@ def _plan(options: argparse.Namespace) -> run.Plan:
         scenarios=[
             one
             for one in ALL
-            if one.kind in options.kinds
-            and (one.name in options.scenario if options.scenario else not one.long)
+            if one.kind in options.kinds and (not options.scenario or one.name in options.scenario)
         ],
         size=fleet.Size.of(options.commands),
         runs=options.runs,
@@ -115,10 +114,12 @@ async def main(reactor: Any, options: argparse.Namespace) -> None:
     try:
         with _folder() as folder:
             rows, machine = await _measure(reactor, options, children, folder)
-    except Interrupted:
-        raise SystemExit(INTERRUPTED) from None
-    except ChildFailed as reason:
-        raise SystemExit(f"benchmarks: {reason}") from None
+    except Exception as reason:
+        if children.stopped:  # whatever failed did so because its process was ended
+            raise SystemExit(INTERRUPTED) from None
+        if isinstance(reason, ChildFailed | PostgresFailed):
+            raise SystemExit(f"benchmarks: {reason}") from None
+        raise
     finally:
         children.stop()
         ended.callback(None)
@@ -140,12 +141,12 @@ async def _measure(
         machine = Machine.here(children.run([postgres.program("postgres"), "--version"]))
         _tell(str(machine))
         postmaster = int((postgres.folder / "data" / "postmaster.pid").read_text().split()[0])
+        place = run.Place(children=children, folder=folder, psql=psql, postmaster=postmaster)
         for kind in plan.kinds:
             dsn = await _database(reactor, postgres, f"fleet_{kind}")
             _tell(f"filling the fleet {kind}, {plan.size.commands:,} commands")
             await deferToThread(fleet.load, children, dsn, plan.size, kind)
-            given = (plan, children, folder, psql, postmaster, kind, dsn, _show)
-            rows += await deferToThread(run.measure, *given)
+            rows += await deferToThread(run.measure, plan, place, kind, dsn, _show)
             await _execute(reactor, postgres, f"drop database fleet_{kind}")
         if plan.against:
             rows.append(await deferToThread(run.against, children, plan.against, plan.runs))

@@ -6,6 +6,7 @@ import re
 
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]+)", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding:[ \t]*chunked", re.IGNORECASE)
+_SIZE, _LINE_END, _TRAILER = range(3)
 
 
 class Malformed(Exception):
@@ -18,8 +19,6 @@ class Answer:
     :param needle: count how often this stands in the body.
     """
 
-    __slots__ = ("_chunked", "_line", "_needle", "_skip", "_tail", "bytes", "found", "status")
-
     def __init__(self, needle: bytes = b"") -> None:
         self.status = 0
         self.bytes = 0
@@ -29,6 +28,7 @@ class Answer:
         self._line: bytes | None = b""
         self._skip = 0
         self._chunked = False
+        self._next = _SIZE
 
     def feed(self, data: bytes) -> bool:
         """Take *data*; whether the answer is whole.
@@ -75,7 +75,7 @@ class Answer:
         return self._skip == 0
 
     def _chunks(self, data: bytes, at: int) -> bool:
-        """Chunks; ``_skip`` is what the current one still has, its line end included."""
+        """Chunks; ``_skip`` is what the current one still has."""
         while at < len(data):
             if self._skip:
                 end = min(len(data), at + self._skip)
@@ -89,18 +89,25 @@ class Answer:
                 return False
             line = ((self._line or b"") + data[at:end]).strip()
             at, self._line = end + 1, b""
-            if self._chunked and self._last(line):
+            if self._last(line):
                 return True
         return False
 
     def _last(self, line: bytes) -> bool:
-        try:
-            size = int(line.partition(b";")[0], 16) if line else -1
-        except ValueError:
-            raise Malformed(f"no chunk size: {line[:40]!r}") from None
-        if size > 0:
-            self._skip = size + 2
-        return size < 0
+        """Take a line between chunks: a size, the end of a chunk, or what follows the last one."""
+        if self._next == _SIZE:
+            try:
+                self._skip = int(line.partition(b";")[0], 16)
+            except ValueError:
+                raise Malformed(f"no chunk size: {line[:40]!r}") from None
+            self._next = _LINE_END if self._skip else _TRAILER
+            return False
+        if self._next == _TRAILER:
+            return not line
+        if line:
+            raise Malformed(f"a chunk is longer than its size: {line[:40]!r}")
+        self._next = _SIZE
+        return False
 
     def _took(self, data: bytes, begin: int, end: int) -> None:
         self.bytes += end - begin

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
@@ -50,15 +50,7 @@ class Bench:
 
     def warm(self, group: Group) -> Outcome:
         """Ask once on each connection, so that connections to the database are open."""
-        requests = [group.requests[n % len(group.requests)] for n in range(group.connections)]
-        once = Group(
-            name=group.name,
-            requests=requests,
-            connections=group.connections,
-            expect=group.expect,
-            needle=group.needle,
-        )
-        [outcome] = ask(self.children, self.servers.base, once)
+        [outcome] = ask(self.children, self.servers.base, _once(group))
         return outcome
 
     def bare_rate(self, path: str, ids: Sequence[str], connections: int) -> float:
@@ -69,6 +61,7 @@ class Bench:
             connections=connections,
             seconds=self.seconds,
         )
+        ask(self.children, self.bare.base, _once(group))
         [outcome] = ask(self.children, self.bare.base, group)
         if outcome.failures:
             raise RuntimeError(f"the bare server failed: {outcome.failure}")
@@ -96,14 +89,23 @@ class Bench:
 
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
-    """*measure* gives the rows of one run; what *scales* is also measured with one process."""
+    """*measure* gives the rows of one run; what *scales* is also measured with one process.
+
+    *fresh* daemons have not been made large by the scenarios before: where memory counts.
+    """
 
     name: str
     about: str
     kind: str
     measure: Callable[[Bench], list[Row]]
     scales: bool = False
-    long: bool = False
+    fresh: bool = False
+
+
+def _once(group: Group) -> Group:
+    """The same clients, each with one request."""
+    requests = [group.requests[n % len(group.requests)] for n in range(group.connections)]
+    return replace(group, requests=requests, seconds=0.0)
 
 
 def by_id(path: str, ids: Sequence[str]) -> list[Request]:

@@ -27,7 +27,7 @@ class Children:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._running: list[subprocess.Popen[Any]] = []
-        self._stopped = False
+        self.stopped = False
 
     def start(self, command: Sequence[Any], **options: Any) -> subprocess.Popen[Any]:
         """Start a process.
@@ -35,7 +35,7 @@ class Children:
         :raises Interrupted: after :meth:`stop`.
         """
         with self._lock:
-            if self._stopped:
+            if self.stopped:
                 raise Interrupted
             self._running = [child for child in self._running if child.poll() is None]
             child = subprocess.Popen([*map(str, command)], start_new_session=True, **options)
@@ -53,7 +53,7 @@ class Children:
     def finish(self, child: subprocess.Popen[Any], text: str = "") -> str:
         """Wait for a process that was started with :data:`PIPES`; as :meth:`run`."""
         output, said = child.communicate(text)
-        if self._stopped:
+        if self.stopped:
             raise Interrupted
         if child.returncode:
             raise ChildFailed(f"{child.args!r} ended with {child.returncode}:\n{said}")
@@ -71,7 +71,7 @@ class Children:
     def stop(self) -> None:
         """End all processes, and let no other start."""
         with self._lock:
-            self._stopped = True
+            self.stopped = True
             running, self._running = self._running, []
         for child in running:
             child.terminate()

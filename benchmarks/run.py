@@ -13,6 +13,7 @@ from benchmarks.children import Children
 from benchmarks.figures import Row, medians
 from benchmarks.fleet import Size
 from benchmarks.load import Group, Request, ask
+from benchmarks.scenarios import CREATE
 from benchmarks.servers import Servers
 from benchmarks.signing import Signer
 
@@ -34,69 +35,67 @@ class Plan:
         return list(dict.fromkeys(scenario.kind for scenario in self.scenarios))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a run takes place: PostgreSQL, and a folder for the servers' files."""
+
+    children: Children
+    folder: Path
+    psql: Path
+    postmaster: int
+
+
 def measure(
-    plan: Plan,
-    children: Children,
-    folder: Path,
-    psql: Path,
-    postmaster: int,
-    kind: str,
-    dsn: str,
-    show: Callable[[Row], None],
+    plan: Plan, place: Place, kind: str, dsn: str, show: Callable[[Row], None]
 ) -> list[Row]:
     """The rows of all scenarios on the fleet of one kind, which is in the database *dsn*."""
     rows = []
-    with _bench(plan, children, folder, psql, postmaster, kind, dsn) as (bench, single):
+    with _bench(plan, place, kind, dsn) as bench:
         for scenario in plan.scenarios:
             if scenario.kind == kind:
-                for row in _scenario(scenario, bench, single, plan.runs):
+                for row in _scenario(scenario, bench, place, plan):
                     show(row)
                     rows.append(row)
     return rows
 
 
 @contextmanager
-def _bench(
-    plan: Plan,
-    children: Children,
-    folder: Path,
-    psql: Path,
-    postmaster: int,
-    kind: str,
-    dsn: str,
-) -> Iterator[tuple[Bench, Servers | None]]:
-    """All servers, and one daemon alone when there are several."""
+def _bench(plan: Plan, place: Place, kind: str, dsn: str) -> Iterator[Bench]:
+    """The servers, and somebody who signs actions if a scenario needs it."""
     with ExitStack() as stack:
         signer = None
-        if any(scenario.name == "create-action" for scenario in plan.scenarios):
-            signer = stack.enter_context(Signer.at(children, folder / f"gnupg-{kind}"))
+        if any(one.name == CREATE and one.kind == kind for one in plan.scenarios):
+            signer = stack.enter_context(Signer.at(place.children, place.folder / "gnupg"))
             signer.enroll(dsn)
-        single = None
-        if plan.processes > 1:
-            single = stack.enter_context(Servers.daemons(children, folder, dsn, 1))
-        yield (
-            Bench(
-                children=children,
-                psql=psql,
-                dsn=dsn,
-                postmaster=postmaster,
-                kind=kind,
-                size=plan.size,
-                seconds=plan.seconds,
-                sign=plan.sign,
-                signer=signer,
-                servers=stack.enter_context(Servers.daemons(children, folder, dsn, plan.processes)),
-                bare=stack.enter_context(Servers.bare(children, folder, dsn)),
-            ),
-            single,
+        yield Bench(
+            children=place.children,
+            psql=place.psql,
+            dsn=dsn,
+            postmaster=place.postmaster,
+            kind=kind,
+            size=plan.size,
+            seconds=plan.seconds,
+            sign=plan.sign,
+            signer=signer,
+            servers=stack.enter_context(_daemons(place, dsn, plan.processes)),
+            bare=stack.enter_context(Servers.bare(place.children, place.folder, dsn)),
         )
 
 
-def _scenario(scenario: Scenario, bench: Bench, single: Servers | None, runs: int) -> list[Row]:
-    rows = _medians(scenario, bench, runs)
-    if single is None or not scenario.scales:
+def _daemons(place: Place, dsn: str, count: int) -> Servers:
+    return Servers.daemons(place.children, place.folder, dsn, count)
+
+
+def _scenario(scenario: Scenario, bench: Bench, place: Place, plan: Plan) -> list[Row]:
+    if not scenario.fresh:
+        rows = _medians(scenario, bench, plan.runs)
+    else:
+        with _daemons(place, bench.dsn, plan.processes) as servers:
+            rows = _medians(scenario, replace(bench, servers=servers), plan.runs)
+    if plan.processes == 1 or not scenario.scales:
         return rows
-    alone = _medians(scenario, replace(bench, servers=single), runs)
+    with _daemons(place, bench.dsn, 1) as single:
+        alone = _medians(scenario, replace(bench, servers=single), plan.runs)
     scaled = [
         replace(many, scaling=many.rate / one.rate if many.rate and one.rate else None)
         for one, many in zip(alone, rows, strict=True)

@@ -19,6 +19,7 @@ SLOW_BYTES: Final = 4_000_000
 SLOW_SECONDS: Final = 5.0
 PAUSE: Final = 0.005
 SUBMITTERS: Final = 16
+CREATE: Final = "create-action"
 NOT_THERE: Final = {"404", "405"}
 
 
@@ -131,9 +132,7 @@ def _slow(bench: Bench) -> list[Row]:
 
 def _during_reports(bench: Bench) -> list[Row]:
     """Small requests at a calm pace while reports run one after the other."""
-    reports = Group(
-        name="reports", requests=[bench.report], seconds=max(bench.seconds, 4 * bench.seconds)
-    )
+    reports = Group(name="reports", requests=[bench.report], seconds=4 * bench.seconds)
     small = [
         Group(
             name=f"{noun}-during-reports",
@@ -158,7 +157,7 @@ def _create(bench: Bench) -> list[Row]:
         raise RuntimeError("nobody can sign")
     signed = bench.signer.sign(bench.sign)
     requests = [form("action", one.body, "/action/create/") for one in signed]
-    group = Group(name="create-action", requests=requests, connections=SUBMITTERS, expect=202)
+    group = Group(name=CREATE, requests=requests, connections=SUBMITTERS, expect=202)
     floor = len(signed) / bench.signer.verify(signed, SUBMITTERS)
     [seen], used = bench.ask(group)
     made = row(bench, group, seen, used, floor=floor, floor_is="gpg --verify, as many at once")
@@ -180,7 +179,9 @@ def _create(bench: Bench) -> list[Row]:
 def _report(kind: str) -> Scenario:
     name = f"report-{kind}"
     about = f"one compliance report of the fleet {kind}"
-    return Scenario(name=name, about=about, kind=kind, measure=partial(_reports, name, 1))
+    return Scenario(
+        name=name, about=about, kind=kind, measure=partial(_reports, name, 1), fresh=True
+    )
 
 
 def _get(noun: str) -> Scenario:
@@ -198,6 +199,7 @@ ALL: Final = (
         about=f"{REPORTS_AT_ONCE} reports at once",
         kind="file",
         measure=partial(_reports, _MANY, REPORTS_AT_ONCE),
+        fresh=True,
         scales=True,
     ),
     Scenario(
@@ -205,12 +207,14 @@ ALL: Final = (
         about="a report to a client that takes 4 MB/s",
         kind="file",
         measure=_slow,
+        fresh=True,
     ),
     Scenario(
         name="small-during-reports",
         about="GET /heartbeat and /agent by id while reports run",
         kind="file",
         measure=_during_reports,
+        fresh=True,
     ),
     *map(_get, ("heartbeat", "action", "agent", "command", "investigator", "dashboard")),
     Scenario(
@@ -225,6 +229,7 @@ ALL: Final = (
         about=f"search?type=command&limit={LARGE_LIMIT}",
         kind="file",
         measure=_search_large,
+        fresh=True,
     ),
     Scenario(
         name="search-agent",
@@ -234,7 +239,7 @@ ALL: Final = (
         scales=True,
     ),
     Scenario(
-        name="create-action",
+        name=CREATE,
         about="POST /action/create/ of signed actions, from 16 clients",
         kind="file",
         measure=_create,
