@@ -64,7 +64,7 @@ def application(pool: Any) -> Klein:
     app = Klein()
 
     def route(path: str, parameter: bytes | None, sql: str) -> None:
-        @app.route(path)
+        @app.route(path, endpoint=path)  # the name of the function would be the same for all
         async def answer(request: Any) -> bytes:
             values = (request.args[parameter][0].decode(),) if parameter else None
             return _text(await pool.runQuery(sql, values))
