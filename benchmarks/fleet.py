@@ -7,14 +7,18 @@ repeat make caches of longer texts look better than they are.
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any, Final
 
 import psycopg2
 
+from benchmarks.children import PIPES, Children
 from mig.demo.copying import copy_rows
 
 KINDS: Final = ("file", "mixed", "distinct")
@@ -33,6 +37,7 @@ STATUSES: Final = ("success",) * 14 + (
 FIRST_ID: Final = 6_019_232_215_298_560_000
 FAMILIES: Final = ("compliance", "backdoor", "malware", "ddos")
 CHECKS: Final = 10
+INVESTIGATORS: Final = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,20 +54,83 @@ class Size:
         )
 
 
-def load(dsn: str, size: Size, kind: str) -> None:
-    """Fill the empty tables of a database."""
+def load(children: Children, dsn: str, size: Size, kind: str) -> None:
+    """Fill the empty tables of a database, with a process for each core.
+
+    :raises ChildFailed: when one of them fails.
+    """
+    _execute(dsn, *(f"alter table commands drop constraint {name}" for name in REFERENCES))
+    indexes = [
+        (name, text)
+        for name, text in _execute(
+            dsn,
+            "select indexname, indexdef from pg_indexes"
+            " where tablename = 'commands' and indexname <> 'commands_pkey'",
+        )
+    ]
+    _execute(dsn, *(f"drop index {name}" for name, _ in indexes))
+    _run(children, dsn, size, kind, [("small", 0, 0)])
+    cores = os.cpu_count() or 1
+    borders = [size.commands * n // cores for n in range(cores + 1)]
+    _run(children, dsn, size, kind, [("commands", *two) for two in pairwise(borders)])
+    _execute(dsn, *(text for _, text in indexes))
+    _execute(
+        dsn,
+        *(
+            f"alter table commands add constraint {name} foreign key ({column}) references {table}"
+            for name, (column, table) in REFERENCES.items()
+        ),
+    )
+    _execute(dsn, "vacuum (analyze)", "checkpoint")
+
+
+REFERENCES: Final = {
+    "commands_actionid_fkey": ("actionid", "actions"),
+    "commands_agentid_fkey": ("agentid", "agents"),
+}
+"""Taken off while the commands come in: checked row by row they cost more than the rows."""
+
+
+def _execute(dsn: str, *statements: str) -> list[tuple[Any, ...]]:
+    """Run statements; the rows of the last one."""
     with closing(psycopg2.connect(dsn)) as connection:
         connection.autocommit = True
         cursor = connection.cursor()
-        for table, columns, rows in (
+        for statement in statements:
+            cursor.execute(statement)
+        return cursor.fetchall() if cursor.description else []
+
+
+def _run(
+    children: Children, dsn: str, size: Size, kind: str, parts: list[tuple[str, int, int]]
+) -> None:
+    running = []
+    for part in parts:
+        order = [dsn, str(size.commands), kind, *map(str, part)]
+        command = [sys.executable, "-m", "benchmarks.fleet", *order]
+        running.append(children.start(command, **PIPES))
+    for child in running:
+        children.finish(child)
+
+
+def main() -> None:
+    """Fill what the arguments name: the small tables, or a range of the commands."""
+    dsn, commands, kind, part, begin, end = sys.argv[1:]
+    size = Size.of(int(commands))
+    tables: dict[str, list[tuple[str, str, Iterator[tuple[Any, ...]]]]] = {
+        "small": [
             ("agents", AGENT_COLUMNS, _agents(size)),
             ("investigators", INVESTIGATOR_COLUMNS, _investigators()),
             ("actions", ACTION_COLUMNS, _actions(size, kind)),
             ("signatures", "actionid, investigatorid, pgpsignature", _signatures(size)),
-            ("commands", COMMAND_COLUMNS, _commands(size, kind)),
-        ):
+        ],
+        "commands": [
+            ("commands", COMMAND_COLUMNS, _commands(size, kind, range(int(begin), int(end))))
+        ],
+    }
+    with closing(psycopg2.connect(dsn)) as connection, connection, connection.cursor() as cursor:
+        for table, columns, rows in tables[part]:
             copy_rows(cursor, table, columns, rows)
-        cursor.execute("vacuum (analyze)")
 
 
 AGENT_COLUMNS: Final = (
@@ -92,7 +160,7 @@ INVESTIGATOR_COLUMNS: Final = "id, name, pgpfingerprint, status, createdat, last
 
 
 def _investigators() -> Iterator[tuple[Any, ...]]:
-    for n in range(1, 11):
+    for n in range(1, INVESTIGATORS + 1):
         yield n, f"Investigator {n}", f"{n:040X}", "active", START, START
 
 
@@ -142,8 +210,8 @@ def _signatures(size: Size) -> Iterator[tuple[Any, ...]]:
 COMMAND_COLUMNS: Final = "id, actionid, agentid, status, results, starttime, finishtime"
 
 
-def _commands(size: Size, kind: str) -> Iterator[tuple[Any, ...]]:
-    for n in range(size.commands):
+def _commands(size: Size, kind: str, part: range) -> Iterator[tuple[Any, ...]]:
+    for n in part:
         action = n * size.actions // size.commands
         started = START + timedelta(hours=action, milliseconds=n % 500)
         status = STATUSES[n % 20] if kind == "mixed" else "success"
@@ -178,11 +246,11 @@ def _file_elements(action: int, n: int, distinct: bool) -> str:
     for check in range(CHECKS):
         found = (n + check) % 4
         path = f"/srv/data/{n}/{check}.conf" if distinct else f"/etc/service{check}/main.conf"
-        noise = _noise(n * CHECKS + check)
+        odd = noise(n * CHECKS + check)
         info = (
-            f'{{"size": {noise % 99_991}, "mode": "-rw-r--r-{"-w"[noise % 2]}",'
-            f' "lastmodified": "2025-{1 + noise % 12:02d}-{1 + noise % 28:02d}'
-            f" {noise % 24:02d}:{noise % 60:02d}:{noise % 59:02d}.{noise % 999_999_937:09d}"
+            f'{{"size": {odd % 99_991}, "mode": "-rw-r--r-{"-w"[odd % 2]}",'
+            f' "lastmodified": "2025-{1 + odd % 12:02d}-{1 + odd % 28:02d}'
+            f" {odd % 24:02d}:{odd % 60:02d}:{odd % 59:02d}.{odd % 999_999_937:09d}"
             f' +0000 UTC"}}'
         )
         entries.append(
@@ -195,7 +263,7 @@ def _file_elements(action: int, n: int, distinct: bool) -> str:
     return ", ".join(entries)
 
 
-def _noise(number: int) -> int:
+def noise(number: int) -> int:
     """A number that looks random, the same in every run."""
     return number * 2_654_435_761 % 4_294_967_291
 
@@ -207,3 +275,7 @@ def _filechecker_elements(action: int, n: int) -> str:
         f' "files": {{"/etc/service{check}/main.conf": {n % 13}}}}}}}}}}}'
         for check in range(CHECKS)
     )
+
+
+if __name__ == "__main__":
+    main()

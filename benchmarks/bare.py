@@ -1,0 +1,106 @@
+"""The floor of a small request: a bare Klein route with one bare txpostgres SELECT.
+
+``python -m benchmarks.bare DSN FD`` serves on an inherited socket, from eight connections. A route
+answers the rows that the service needs for its document, as text, and looks at nothing.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+from typing import Any, Final
+
+from klein import Klein
+from twisted.internet import reactor as _reactor
+from twisted.web.server import Site
+from txpostgres import txpostgres
+
+from mig.records import action, agent, command, investigator
+
+CONNECTIONS: Final = 8
+
+_LINKS: Final = (
+    "(select json_agg(json_build_array(l.id, l.name))::text from (select c.id::text, g.name"
+    " from commands c left join agents g on g.id = c.agentid where c.actionid = a.id"
+    " order by c.starttime, c.id limit 1001) l)"
+)
+_STATUSES: Final = (
+    "(select json_agg(json_build_array(s.status, s.count))::text from (select status, count(*)"
+    " from commands where actionid = a.id group by status) s)"
+)
+_COMMANDS: Final = (
+    f"select {command.COLUMNS}, {action.COLUMNS}, {agent.COLUMNS} from commands c"
+    " left join actions a on a.id = c.actionid left join agents g on g.id = c.agentid"
+)
+BY_ID: Final = {
+    "/action": (
+        b"actionid",
+        f"select {action.COLUMNS}, {_STATUSES}, {_LINKS} from actions a where a.id = %s",
+    ),
+    "/agent": (b"agentid", f"select {agent.COLUMNS} from agents g where g.id = %s"),
+    "/command": (b"commandid", f"{_COMMANDS} where c.id = %s"),
+    "/investigator": (
+        b"investigatorid",
+        f"select {investigator.COLUMNS} from investigators i where i.id = %s",
+    ),
+}
+"""The parameter, and the SELECT with one id."""
+
+FIXED: Final = {
+    "/dashboard": "select version, status, count(*) from agents group by version, status",
+    "/search/command": (
+        _COMMANDS.replace(
+            "from commands c", "from (select * from commands order by starttime desc limit 100) c"
+        )
+    ),
+    "/search/agent": (
+        f"select {agent.COLUMNS} from agents g order by g.starttime desc, g.id desc limit 100"
+    ),
+}
+
+
+def application(pool: Any) -> Klein:
+    """The routes."""
+    app = Klein()
+
+    def route(path: str, parameter: bytes | None, sql: str) -> None:
+        @app.route(path, endpoint=path)  # the name of the function would be the same for all
+        async def answer(request: Any) -> bytes:
+            values = (request.args[parameter][0].decode(),) if parameter else None
+            return _text(await pool.runQuery(sql, values))
+
+    @app.route("/heartbeat")
+    def heartbeat(_request: Any) -> bytes:
+        return b"gatorz say hi"
+
+    for path, (parameter, sql) in BY_ID.items():
+        route(path, parameter, sql)
+    for path, sql in FIXED.items():
+        route(path, None, sql)
+    return app
+
+
+def _text(rows: list[tuple[Any, ...]]) -> bytes:
+    return b"\n".join("\t".join(map(str, row)).encode() for row in rows)
+
+
+def main() -> None:
+    """Serve until the process is stopped."""
+    reactor: Any = _reactor
+    dsn, number = sys.argv[1], int(sys.argv[2])
+    listening = socket.socket(fileno=number)
+    listening.setblocking(False)
+    pool = txpostgres.ConnectionPool(None, dsn, min=CONNECTIONS)
+
+    def ready(_: Any) -> None:
+        site: Any = Site(application(pool).resource())
+        site.log = lambda _request: None  # its access log would cost a tenth of the rate
+        reactor.adoptStreamPort(number, listening.family, site)
+        print(f"ready at http://127.0.0.1:{listening.getsockname()[1]}", flush=True)
+
+    pool.start().addCallbacks(ready, lambda failure: (failure.printTraceback(), reactor.stop()))
+    reactor.run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""What a scenario has at hand, and how an outcome becomes a row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+from benchmarks import fleet, floor
+from benchmarks.children import Children
+from benchmarks.figures import Row
+from benchmarks.load import Group, Outcome, Request, ask
+from benchmarks.servers import Servers, Used
+from benchmarks.signing import Signer
+
+SAMPLE: Final = 997
+ITEM: Final = '"data":[{"name":"compliance item"'
+EVERYTHING: Final = "after=2025-12-31T00:00:00-04:00&before=2100-01-01T00:00:00Z"
+REPORT: Final = "/search?type=command&{filter}&report=complianceitems&limit=100000000&" + EVERYTHING
+FILTERS: Final = {
+    "file": "status=success&threatfamily=compliance",
+    "mixed": "status=done",
+    "distinct": "status=success&threatfamily=compliance",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """A fleet of one kind in a database, the daemons before it, and the bare server beside them."""
+
+    children: Children
+    psql: Path
+    dsn: str
+    postmaster: int
+    kind: str
+    size: fleet.Size
+    seconds: float
+    sign: int
+    signer: Signer | None
+    servers: Servers
+    bare: Servers
+
+    def ask(self, *groups: Group) -> tuple[list[Outcome], Used]:
+        """Put the daemons under load."""
+        meter = self.servers.meter(self.postmaster)
+        outcomes = ask(self.children, self.servers.base, *groups)
+        return outcomes, meter.read()
+
+    def warm(self, group: Group) -> Outcome:
+        """Ask once on each connection, so that connections to the database are open."""
+        [outcome] = ask(self.children, self.servers.base, _once(group))
+        return outcome
+
+    def bare_rate(self, path: str, ids: Sequence[str], connections: int) -> float:
+        """Requests/s of the bare server."""
+        group = Group(
+            name="bare",
+            requests=by_id(path, ids),
+            connections=connections,
+            seconds=self.seconds,
+        )
+        ask(self.children, self.bare.base, _once(group))
+        [outcome] = ask(self.children, self.bare.base, group)
+        if outcome.failures:
+            raise RuntimeError(f"the bare server failed: {outcome.failure}")
+        return outcome.answers / outcome.seconds
+
+    def copy(self, query: str, times: int = 1) -> float:
+        """Seconds that psql needs for the rows of a query."""
+        return floor.copy(self.children, self.psql, self.dsn, query, times=times)
+
+    @property
+    def report(self) -> Request:
+        """The compliance report of the whole fleet."""
+        return Request(target=REPORT.format(filter=FILTERS[self.kind]))
+
+    def ids(self, noun: str) -> list[str]:
+        """Ids of rows all over the fleet; none for what has none."""
+        if noun == "investigator":
+            return [str(n) for n in range(1, fleet.INVESTIGATORS + 1)]
+        rows = {"action": self.size.actions, "agent": self.size.agents}
+        rows["command"] = self.size.commands
+        if noun not in rows:
+            return []
+        return [str(fleet.FIRST_ID + fleet.noise(n) % rows[noun]) for n in range(SAMPLE)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenario:
+    """*measure* gives the rows of one run; what *scales* is also measured with one process.
+
+    *fresh* daemons have not been made large by the scenarios before: where memory counts.
+    """
+
+    name: str
+    about: str
+    kind: str
+    measure: Callable[[Bench], list[Row]]
+    scales: bool = False
+    fresh: bool = False
+
+
+def _once(group: Group) -> Group:
+    """The same clients, each with one request."""
+    requests = [group.requests[n % len(group.requests)] for n in range(group.connections)]
+    return replace(group, requests=requests, seconds=0.0)
+
+
+def by_id(path: str, ids: Sequence[str]) -> list[Request]:
+    """Requests for the documents of *ids*; one for the path alone when there are none."""
+    noun = path.strip("/")
+    return [Request(target=f"{path}?{noun}id={id}") for id in ids] or [Request(target=path)]
+
+
+def form(field: str, value: str, target: str) -> Request:
+    """A form with one field, as ``curl --data-urlencode`` sends it."""
+    return Request(
+        target=target,
+        method="POST",
+        body=f"{field}={quote(value, safe='')}",
+        media_type="application/x-www-form-urlencoded",
+    )
+
+
+def row(
+    bench: Bench,
+    group: Group,
+    seen: Outcome,
+    used: Used | None,
+    *,
+    unit: str = "requests",
+    each: float = 1,
+    floor: float | None = None,
+    floor_is: str = "",
+    note: str = "",
+) -> Row:
+    """The row of an outcome; an answer counts *each* units."""
+    count = seen.answers * each
+    return Row(
+        scenario=group.name,
+        unit=unit,
+        connections=group.connections,
+        processes=bench.servers.count,
+        count=count,
+        rate=count / seen.seconds if count else None,
+        floor=floor,
+        floor_is=floor_is,
+        first_byte_ms=seen.first_byte_ms,
+        p50_ms=seen.p50_ms,
+        p95_ms=seen.p95_ms,
+        p99_ms=seen.p99_ms,
+        max_ms=seen.max_ms,
+        peak_mb=used.peak_mb if used else None,
+        daemon_cpu_s=used.daemon_cpu_s if used else None,
+        postgres_cpu_s=used.postgres_cpu_s if used else None,
+        client_cpu_s=seen.client_cpu_s,
+        megabytes=seen.bytes / 1e6,
+        failures=seen.failures,
+        note=note or seen.failure,
+        statuses=seen.statuses,
+    )

@@ -1,0 +1,66 @@
+"""What is made of measurements: percentiles, medians, and the row that a scenario gives."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The smallest of the sorted *values* that at least *share* percent of them do not exceed."""
+    if not values:
+        raise ValueError("no values")
+    rank = -(-len(values) * share // 100)
+    return values[max(0, int(rank) - 1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One line of the table; ``None`` is what was not measured.
+
+    :param floor: what the floor did, in the unit of *rate*; *floor_is* says what that is.
+    :param scaling: the rate as a multiple of one process' rate.
+    """
+
+    scenario: str
+    unit: str
+    connections: int = 1
+    processes: int = 1
+    count: float = 0
+    rate: float | None = None
+    floor: float | None = None
+    floor_is: str = ""
+    first_byte_ms: float | None = None
+    p50_ms: float | None = None
+    p95_ms: float | None = None
+    p99_ms: float | None = None
+    max_ms: float | None = None
+    peak_mb: float | None = None
+    daemon_cpu_s: float | None = None
+    postgres_cpu_s: float | None = None
+    client_cpu_s: float | None = None
+    megabytes: float | None = None
+    scaling: float | None = None
+    failures: float = 0
+    note: str = ""
+    statuses: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def times_floor(self) -> float | None:
+        """How many times as long as the floor it takes."""
+        return self.floor / self.rate if self.floor and self.rate else None
+
+
+def medians(rows: Sequence[Row]) -> Row:
+    """One row of the same scenario's runs: each number is the median of those measured."""
+    middle: dict[str, Any] = {}
+    for one in fields(Row):
+        values = [getattr(row, one.name) for row in rows]
+        numbers = [value for value in values if isinstance(value, int | float)]
+        if numbers:
+            middle[one.name] = statistics.median(numbers)
+    worst = max(row.failures for row in rows)
+    notes = "; ".join(dict.fromkeys(row.note for row in rows if row.note))
+    return replace(rows[0], **middle | {"failures": worst, "note": notes})

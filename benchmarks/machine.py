@@ -1,0 +1,45 @@
+"""What a run was made on."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Self
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    cores: int
+    cpu: str
+    memory_gb: float
+    python: str
+    postgres: str
+    date: str
+
+    @classmethod
+    def here(cls, postgres: str) -> Self:
+        """This machine, now, with the PostgreSQL whose version text is given."""
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return cls(
+            cores=len(os.sched_getaffinity(0)),
+            cpu=_cpu(Path("/proc/cpuinfo").read_text()),
+            memory_gb=round(memory / 1e9, 1),
+            python=platform.python_version(),
+            postgres=" ".join(re.findall(r"[0-9]+\.[0-9]+", postgres)[:1]),
+            date=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        )
+
+    def __str__(self) -> str:
+        return (
+            f"Machine: {self.cores} cores of {self.cpu}, {self.memory_gb} GB, Python {self.python},"
+            f" PostgreSQL {self.postgres}, {self.date}"
+        )
+
+
+def _cpu(cpuinfo: str) -> str:
+    found = re.search(r"^model name\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
+    return found[1].strip() if found else platform.machine()

@@ -1,0 +1,75 @@
+"""What the kernel says of processes: processor time and resident memory, read from /proc."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+PROC: Final = Path("/proc")
+_TICKS: Final = os.sysconf("SC_CLK_TCK")
+_PEAK = re.compile(r"^VmHWM:\s+([0-9]+) kB$", re.MULTILINE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stat:
+    """One process: its parent, its own seconds, and those of its children that it has reaped."""
+
+    parent: int
+    own: float
+    reaped: float
+
+
+def parse_stat(text: str) -> Stat:
+    """The text of a ``/proc/PID/stat``; the name of a program may hold spaces and brackets."""
+    fields = text.rpartition(")")[2].split()
+    user, system, reaped_user, reaped_system = map(int, fields[11:15])
+    return Stat(
+        parent=int(fields[1]),
+        own=(user + system) / _TICKS,
+        reaped=(reaped_user + reaped_system) / _TICKS,
+    )
+
+
+def family_seconds(stats: Mapping[int, Stat], root: int) -> float:
+    """Processor time of a process and of all its children, those that have ended included."""
+    family = (root, *(pid for pid, stat in stats.items() if stat.parent == root))
+    return sum(stats[pid].own + stats[pid].reaped for pid in family)
+
+
+def seconds(pid: int) -> float:
+    """Processor time of one process so far."""
+    return parse_stat((PROC / str(pid) / "stat").read_text()).own
+
+
+def seconds_with_children(pid: int) -> float:
+    """Processor time of a process and its children so far, gone ones included."""
+    return family_seconds(dict(_all()), pid)
+
+
+def _all() -> Iterator[tuple[int, Stat]]:
+    for entry in PROC.iterdir():
+        if entry.name.isdigit():
+            try:
+                yield int(entry.name), parse_stat((entry / "stat").read_text())
+            except (FileNotFoundError, ProcessLookupError):
+                continue  # it has ended meanwhile
+
+
+def parse_peak(text: str) -> float:
+    """Megabytes of the resident peak in the text of a ``/proc/PID/status``."""
+    [kilobytes] = _PEAK.findall(text)
+    return int(kilobytes) * 1024 / 1e6
+
+
+def peak_megabytes(pid: int) -> float:
+    """The most resident memory of a process since the last reset."""
+    return parse_peak((PROC / str(pid) / "status").read_text())
+
+
+def reset_peak(pid: int) -> None:
+    """Let the peak of a process start from now."""
+    (PROC / str(pid) / "clear_refs").write_text("5")

@@ -1,0 +1,134 @@
+"""The servers that are measured: ordinary daemons on one socket, and the bare one beside them."""
+
+from __future__ import annotations
+
+import re
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Self
+
+from benchmarks import proc
+from benchmarks.children import ChildFailed, Children
+
+READY: Final = re.compile(r"ready at (http://\S+?)/?$", re.MULTILINE)
+START_SECONDS: Final = 30.0
+BACKLOG: Final = 1024
+
+CONFIGURATION: Final = """\
+[directories]
+spool = "{folder}/spool"
+tmp = "{folder}/tmp"
+"""
+SPOOL: Final = (
+    *(f"spool/action/{name}" for name in ("new", "inflight", "done", "invalid")),
+    *(f"spool/command/{name}" for name in ("ready", "inflight", "returned", "done")),
+    "tmp",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Used:
+    """What servers and PostgreSQL used between two moments; the peak is the largest server's."""
+
+    daemon_cpu_s: float
+    postgres_cpu_s: float
+    peak_mb: float
+
+
+class Servers:
+    """Processes that accept from one listening socket.
+
+    :param logs: each writes its output to a file in this folder.
+    """
+
+    def __init__(self, children: Children, logs: Path) -> None:
+        self._children = children
+        self._logs = logs
+        self._processes: list[subprocess.Popen[Any]] = []
+        self.base = ""
+
+    @classmethod
+    def daemons(cls, children: Children, folder: Path, dsn: str, count: int) -> Self:
+        """*count* times ``twistd -n mig-api``, each as it would run alone."""
+        for name in SPOOL:
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        configuration = folder / "api.cfg"
+        configuration.write_text(CONFIGURATION.format(folder=folder))
+        twistd = [Path(sys.executable).parent / "twistd", "-n", "mig-api", "--config"]
+        options = [configuration, "--database", dsn, "--listen"]
+        return cls(children, folder)._start([*twistd, *options, "fd:{fd}"], count, folder)
+
+    @classmethod
+    def bare(cls, children: Children, folder: Path, dsn: str) -> Self:
+        """The bare server of :mod:`benchmarks.bare`."""
+        command = [sys.executable, "-m", "benchmarks.bare", dsn, "{fd}"]
+        return cls(children, folder)._start(command, 1)
+
+    def _start(self, command: list[Any], count: int, folder: Path | None = None) -> Self:
+        with socket.socket() as listening:
+            listening.bind(("127.0.0.1", 0))
+            listening.listen(BACKLOG)
+            number = listening.fileno()
+            command = [str(word).replace("{fd}", str(number)) for word in command]
+            logs = [self._logs / f"{Path(command[0]).name}-{n}.log" for n in range(count)]
+            for path in logs:
+                with path.open("wb") as log:
+                    self._processes.append(
+                        self._children.start(
+                            command, stdout=log, stderr=log, cwd=folder, pass_fds=[number]
+                        )
+                    )
+        for process, path in zip(self._processes, logs, strict=True):
+            self.base = _ready(process, path)
+        return self
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._processes:
+            self._children.end(process)
+
+    @property
+    def count(self) -> int:
+        return len(self._processes)
+
+    def meter(self, postmaster: int) -> Meter:
+        """Begin to count what these servers, and PostgreSQL, use."""
+        return Meter([process.pid for process in self._processes], postmaster)
+
+
+class Meter:
+    """Counts from its making on."""
+
+    def __init__(self, pids: list[int], postmaster: int) -> None:
+        self._pids = pids
+        self._postmaster = postmaster
+        for pid in pids:
+            proc.reset_peak(pid)
+        self._daemons, self._postgres = self._seconds()
+
+    def read(self) -> Used:
+        daemons, postgres = self._seconds()
+        return Used(
+            daemon_cpu_s=daemons - self._daemons,
+            postgres_cpu_s=postgres - self._postgres,
+            peak_mb=max(map(proc.peak_megabytes, self._pids)),
+        )
+
+    def _seconds(self) -> tuple[float, float]:
+        return sum(map(proc.seconds, self._pids)), proc.seconds_with_children(self._postmaster)
+
+
+def _ready(process: subprocess.Popen[Any], log: Path) -> str:
+    """Wait until a server says in its log that it accepts; its base URL."""
+    until = time.monotonic() + START_SECONDS
+    while process.poll() is None and time.monotonic() < until:
+        if found := READY.search(log.read_text()):
+            return found[1]
+        time.sleep(0.05)
+    raise ChildFailed(f"a server did not start:\n{log.read_text()}")

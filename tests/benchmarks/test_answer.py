@@ -1,0 +1,56 @@
+"""The load generator takes answers apart however they arrive."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks.answer import Answer, Malformed
+
+PLAIN = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
+CHUNKED = (
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"6\r\none on\r\n1a;x=y\r\ne and one, this is chunked\r\n0\r\n\r\n"
+)
+
+
+@given(st.lists(st.integers(1, 40), min_size=1), st.sampled_from([(PLAIN, 5), (CHUNKED, 32)]))
+def test_an_answer_is_whole_with_its_last_byte_and_not_before(sizes, example):
+    text, size = example
+    answer, at, turn = Answer(b"one"), 0, 0
+    while at < len(text):
+        part = text[at : at + sizes[turn % len(sizes)]]
+        at, turn = at + len(part), turn + 1
+        assert answer.feed(part) == (at == len(text))
+    assert (answer.status, answer.found) == (200, 3 if text == CHUNKED else 0)
+    assert answer.bytes == size
+
+
+def test_an_answer_without_length_ends_with_the_connection():
+    answer = Answer()
+    assert not answer.feed(b"HTTP/1.1 200 OK\r\n\r\nall of it")
+    answer.ended()
+    assert answer.bytes == 9
+
+
+@pytest.mark.parametrize(
+    "text", [b"", PLAIN[:-1], CHUNKED[:-2], CHUNKED[:70], CHUNKED[:90], b"HTTP/1.1 200"]
+)
+def test_an_answer_that_breaks_off_is_no_answer(text: bytes):
+    answer = Answer()
+    assert not answer.feed(text)
+    with pytest.raises(Malformed):
+        answer.ended()
+
+
+@pytest.mark.parametrize("text", [b"SSH-2.0-x\r\n\r\n", PLAIN + b"!", b"HTTP/1.1 xx\r\n\r\n"])
+def test_what_is_no_answer_is_refused(text: bytes):
+    with pytest.raises(Malformed):
+        Answer().feed(text)
+
+
+def test_an_answer_without_body_is_whole_after_its_head():
+    answer = Answer()
+    assert answer.feed(b"HTTP/1.1 405 No\r\ncontent-length: 0\r\n\r\n")
+    assert answer.status == 405
