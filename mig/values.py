@@ -42,6 +42,14 @@ class NotFound(Refusal):
     """Nothing is known under this id or path."""
 
 
+class Conflict(Refusal):
+    """What is asked for is there already, or cannot be once more. *href* is where it is."""
+
+    def __init__(self, message: str, href: str = "") -> None:
+        super().__init__(message)
+        self.href = href
+
+
 class Unavailable(Refusal):
     """The answer cannot be given now; the same request may succeed later.
 
