@@ -42,7 +42,7 @@ CONNECTION: dict[str, Any] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 30_000,
 }
-SETTINGS = "set timezone = 'UTC'; set datestyle = 'ISO'; set extra_float_digits = 1"
+SETTINGS = "set timezone = 'UTC'; set datestyle = 'ISO'; set extra_float_digits = 1; set jit = off"
 LARGE_INPUT_BUFFER = "select repeat('x', 4000000)"
 """libpq reads 16 KB at a time until some message was larger; it never shrinks again."""
 

@@ -95,6 +95,7 @@ SENT = [
     {**REPORT, "status": "done", "limit": "100000", **DAY},
     {**REPORT, "status": "success", "limit": "50000", **DAY},
     {**REPORT, "status": "success", "limit": "50000", **LONG_AGO},
+    {**REPORT, "status": "success", "limit": "100000000", **LONG_AGO},
     {"type": "agent", "after": "2026-02-28T23:00:00Z", "limit": "200"},
     {"type": "action", "status": "sent", **DAY},
     {"type": "command", "investigatorname": "%tor%4%", "limit": "10"},
@@ -129,6 +130,7 @@ class Explained:
 
     async def _explain(self, sql: str, parameters: Sequence[Any]) -> None:
         [[plans]] = await self._snapshot.query(f"explain (format json) {sql}", parameters)
+        assert not [plan for plan in plans if "JIT" in plan], "it is compiled before the first row"
         self.plans += [plan["Plan"] for plan in plans]
 
 
