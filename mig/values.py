@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import secrets
-from typing import Final
+from typing import Any, Final
 
 from whenever import Instant, OffsetDateTime
 
@@ -105,3 +106,14 @@ def rfc3339(stored: str | None) -> str:
     if stored[4:5] == "-" and stored.endswith("+00"):
         return f"{stored[:10]}T{stored[11:-3]}Z"
     raise Unreadable(f"the time {stored!r} is outside the years 1 to 9999")
+
+
+def parse_json(text: str, where: str) -> Any:
+    """The value of a JSON *text*.
+
+    :raises InvalidInput: naming *where* it came from, when it is not JSON.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise InvalidInput(f"{where} is not JSON", where) from None
