@@ -39,8 +39,45 @@ class VersionNotSupported(Refusal):
     """The answer needs a newer version of HTTP than the client speaks."""
 
 
-STATUS[MethodNotAllowed] = HTTPStatus.METHOD_NOT_ALLOWED
-STATUS[VersionNotSupported] = HTTPStatus.HTTP_VERSION_NOT_SUPPORTED
+class Forbidden(Refusal):
+    """The page of another site made the client's browser send this."""
+
+
+class TooSlow(Refusal):
+    """The request did not come in time."""
+
+
+class TooLarge(Refusal):
+    """The request's body is longer than the route takes; *limit* is in bytes."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"the request's body must be of at most {limit} bytes here")
+
+
+class UnsupportedMediaType(Refusal):
+    """The request's body is of a kind that the route does not take."""
+
+
+class ExpectationFailed(Refusal):
+    """The header Expect asks for what the service does not do."""
+
+
+STATUS.update(
+    {
+        Forbidden: HTTPStatus.FORBIDDEN,
+        MethodNotAllowed: HTTPStatus.METHOD_NOT_ALLOWED,
+        TooSlow: HTTPStatus.REQUEST_TIMEOUT,
+        TooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        UnsupportedMediaType: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+        ExpectationFailed: HTTPStatus.EXPECTATION_FAILED,
+        VersionNotSupported: HTTPStatus.HTTP_VERSION_NOT_SUPPORTED,
+    }
+)
+
+
+def nothing_here() -> NotFound:
+    """The refusal of a path that has no route."""
+    return NotFound("there is nothing at this path")
 
 
 def refused(request: Request, refusal: Refusal, items: list[Item] | None = None) -> bytes:
@@ -70,7 +107,7 @@ def install(app: Klein) -> None:
         if isinstance(exception, Refusal):
             return refused(request, exception)
         if isinstance(exception, HTTPException):
-            return refused(request, NotFound("there is nothing at this path"))
+            return refused(request, nothing_here())
         if isinstance(exception, CancelledError):
             return b""
         log.failure("operation {operation} failed", failure, operation=request.operation)

@@ -11,8 +11,9 @@ from typing import Any, Final
 from whenever import Instant
 
 from mig.api import errors
-from mig.api.request import Parameters, Request
+from mig.api.request import Request
 from mig.api.stream import LONGEST_WHOLE, send
+from mig.api.urlencoded import Parameters
 from mig.compliance.encoder import ComplianceItems
 from mig.database.pool import Database
 from mig.records import action, agent, collection, command, home, investigator

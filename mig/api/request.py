@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from io import BytesIO
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -12,19 +13,19 @@ from twisted.web import server
 from twisted.web.http import datetimeToString
 from werkzeug.http import parse_accept_header
 
+from mig.api import bodies, errors
+from mig.api.urlencoded import Parameters, pairs, printable
 from mig.records import collection
-from mig.values import InvalidInput, new_id
+from mig.values import InvalidInput, Refusal, new_id
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
-MOST_PARAMETERS = 64
 LONGEST_OUTCOME = 512
 
 _METHOD = re.compile(rb"[A-Z]{1,32}")
 _ABSOLUTE = re.compile(rb"https?://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]{1,253})(:[0-9]{1,5})?", re.ASCII)
-_ESCAPES = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
-Parameters = list[tuple[str, str]]
+_PORTS = {"http": ":80", "https": ":443"}
 
 
 class Request(server.Request):
@@ -36,6 +37,8 @@ class Request(server.Request):
     log = Logger()
     site: Any
     channel: Any
+    media: bodies.Media
+    content: BytesIO
 
     def __init__(self, *args: Any, **kw: Any) -> None:
         super().__init__(*args, **kw)
@@ -43,52 +46,137 @@ class Request(server.Request):
         self.rows = 0
         self.outcome = "complete"
         self.aborted = False
+        self.begun = False
         self._logged = False
+        self._longest = self._received = self._held = 0
 
-    def process(self) -> None:
-        """Check what Klein and Werkzeug would trip over, then hand the request to them."""
+    def begin(self, method: bytes, target: bytes, version: bytes) -> None:
+        """Take what the request's first line says; from here on there will be an answer."""
+        self.begun = True
         self.site = self.channel.site
         self._started = self.site.clock.seconds()
+        self.method, self.clientproto = method, version
+        self._take_target(target if target.startswith(b"/") else b"/")
         self.setHeader(b"date", datetimeToString())
         self.setHeader(b"x-request-id", self.operation.encode())
         self.notifyFinish().addErrback(self._left)
-        try:
-            self._check()
-        except InvalidInput as refusal:
-            self.write(self.site.errors.refused(self, refusal))
-            self.finish()
-            return
-        super().process()
 
-    def _check(self) -> None:
-        if not _METHOD.fullmatch(self.method):
+    def admit(self, method: bytes, target: bytes, version: bytes, length: int | None) -> None:
+        """Refuse what the first line and the headers show to be unfit, before any body is read.
+
+        :param length: of the body in bytes; ``None`` when it comes in chunks.
+        :raises Refusal: saying why.
+        """
+        self.begin(method, target, version)
+        if not _METHOD.fullmatch(method):
             raise InvalidInput("the method must be in capital letters", "method")
-        self._check_target()
+        addressed = self._check_target(target)
+        path = self._decoded_path()
+        host = self._host()
+        if method == b"POST" or length != 0:
+            self._admit_body(path, addressed or host, length)
+        expected = self.requestHeaders.getRawHeaders(b"expect", ())
+        if any(expectation.lower() != b"100-continue" for expectation in expected):
+            raise errors.ExpectationFailed("of Expect, only 100-continue is understood")
+
+    def _admit_body(self, path: str, addressed: str, length: int | None) -> None:
+        self._longest = self.site.longest_body(path, self.method.decode())
+        if self.method == b"POST":
+            self._refuse_foreign_pages(addressed)
+            self.media = bodies.media(self.requestHeaders)
+        if length is not None and length > self._longest:
+            raise errors.TooLarge(self._longest)
+
+    def _refuse_foreign_pages(self, addressed: str) -> None:
+        """Refuse what a page of another site makes a browser send, whether its user wants or not.
+
+        :param addressed: host and port by which the client calls us.
+        """
+        ours = {_origin(self.site.public_origin)}
+        if addressed:
+            ours |= {_origin(f"{scheme}://{addressed}") for scheme in _PORTS}
+        origins = self.requestHeaders.getRawHeaders(b"origin", [])
+        sites = self.requestHeaders.getRawHeaders(b"sec-fetch-site", [])
+        if any(_origin(origin.decode("latin-1")) not in ours for origin in origins) or any(
+            site not in (b"same-origin", b"none") for site in sites
+        ):
+            raise errors.Forbidden("the page of another site must not submit anything here")
+
+    def gotLength(self, length: int | None) -> None:
+        self.content = BytesIO()
+        if length != 0:
+            self.notifyFinish().addBoth(self._release)
+
+    def handleContentChunk(self, data: bytes) -> None:
+        if self.finished:
+            return
+        self._received += len(data)
+        try:
+            if self._received > self._longest:
+                raise errors.TooLarge(self._longest)
+            if self.method == b"POST":
+                self.site.hold(len(data))
+                self._held += len(data)
+                self.content.write(data)
+        except Refusal as refusal:
+            self.channel.refuse(refusal)
+
+    def _release(self, _: Any) -> None:
+        self.site.hold(-self._held)
+        self._held = 0
+
+    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
+        """The request is whole; its first line was taken when it was admitted."""
+        self.content.seek(0)
+        self.args = {}
+        self.process()
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Answer *refusal* and nothing else on this connection."""
+        self.setHeader(b"connection", b"close")
+        self.write(errors.refused(self, refusal))
+        self.finish()
+
+    def _take_target(self, target: bytes) -> None:
+        self.uri = target
+        self.path = target.partition(b"?")[0]
+
+    def _decoded_path(self) -> str:
         try:
             path = unquote_to_bytes(self.path).decode()
         except UnicodeDecodeError:
             raise InvalidInput("the path is not UTF-8", "path") from None
         if "\0" in path:
             raise InvalidInput("the path holds a NUL character", "path")
+        return path
+
+    def _host(self) -> str:
+        """The header Host, checked, which is then overwritten by the public one."""
         hosts = self.requestHeaders.getRawHeaders(b"host", [])
         if len(hosts) > 1:
             raise InvalidInput("the header Host is given twice", "Host")
-        if hosts:
-            self._check_host(hosts[0].decode("latin-1"))
-        elif self.clientproto != b"HTTP/1.0":
+        if not hosts and self.clientproto != b"HTTP/1.0":
             raise InvalidInput("the header Host is missing", "Host")
+        host = hosts[0].decode("latin-1") if hosts else ""
+        if hosts:
+            self._check_host(host)
         self.requestHeaders.setRawHeaders(b"host", [self.site.public_host])
+        return host
 
-    def _check_target(self) -> None:
-        """Take the address of an absolute form apart; refuse what is no path (RFC 9112, 3.2)."""
-        absolute = _ABSOLUTE.fullmatch(self.uri)
-        if absolute:
-            self.uri = absolute[2] if absolute[2].startswith(b"/") else b"/" + absolute[2]
-            self.path = self.uri.partition(b"?")[0]
-            self._check_host(absolute[1].decode("latin-1"))
-        elif not self.uri.startswith(b"/"):
-            self.uri = self.path = b"/"
+    def _check_target(self, target: bytes) -> str:
+        """Take an absolute form apart; refuse what is no path (RFC 9112, 3.2).
+
+        :returns: host and port of the absolute form, else nothing.
+        """
+        if target.startswith(b"/"):
+            return ""
+        absolute = _ABSOLUTE.fullmatch(target)
+        if not absolute:
             raise InvalidInput("the request's target must be a path", "path")
+        self._take_target(absolute[2] if absolute[2].startswith(b"/") else b"/" + absolute[2])
+        authority = absolute[1].decode("latin-1")
+        self._check_host(authority)
+        return authority
 
     def _check_host(self, text: str) -> None:
         match = _HOST.fullmatch(text)
@@ -104,16 +192,9 @@ class Request(server.Request):
     def parameters(self) -> Parameters:
         """Names and values of the query string, in order, taken strictly.
 
-        :raises InvalidInput: for broken percent-encoding, text that is no UTF-8, NUL, and for
-            more than :data:`MOST_PARAMETERS`.
+        :raises InvalidInput: see :func:`mig.api.urlencoded.pairs`.
         """
-        pieces = [p for p in self.uri.partition(b"?")[2].split(b"&") if p]
-        if len(pieces) > MOST_PARAMETERS:
-            raise InvalidInput(f"there are more than {MOST_PARAMETERS} parameters")
-        return [
-            (_decoded(name, "a parameter's name"), _decoded(value, _printable(name)))
-            for name, _, value in (piece.partition(b"=") for piece in pieces)
-        ]
+        return pairs(self.uri.partition(b"?")[2], "parameter")
 
     def href(self) -> str:
         """The address that answers, under the public URL."""
@@ -162,8 +243,8 @@ class Request(server.Request):
             " {rows} rows {bytes} bytes: {outcome}",
             operation=self.operation,
             client=getattr(self.client, "host", "unix"),
-            method=_printable(self.method),
-            uri=_printable(self.uri),
+            method=printable(self.method),
+            uri=printable(self.uri),
             status=self.code,
             seconds=self.site.clock.seconds() - self._started,
             rows=self.rows,
@@ -193,22 +274,10 @@ def _quality(accept: str, media_type: str) -> float:
     )
 
 
-def _decoded(raw: bytes, what: str) -> str:
-    text = raw.replace(b"+", b" ").decode("latin-1")
-    if _ESCAPES.search(text):
-        raise InvalidInput(f"{what}: % must be followed by two hexadecimal digits", what)
-    try:
-        decoded = unquote_to_bytes(text.encode("latin-1")).decode()
-    except UnicodeDecodeError:
-        raise InvalidInput(f"{what} is not UTF-8", what) from None
-    if "\0" in decoded:
-        raise InvalidInput(f"{what} holds a NUL character", what)
-    return decoded
-
-
-def _printable(raw: bytes) -> str:
-    """Bytes of a request as one line of printable ASCII, cut to a length a log can bear."""
-    return ascii(raw[:1024].decode("latin-1"))[1:-1]
+def _origin(text: str) -> str:
+    """An origin in the form in which two can be compared (RFC 6454, 4 and 6)."""
+    scheme, _, authority = text.lower().partition("://")
+    return f"{scheme}://{authority.removesuffix(_PORTS.get(scheme, ''))}"
 
 
 def _uri(text: str) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Any, Final
 
 from klein import Klein
+from werkzeug.exceptions import HTTPException
 
 from mig.api import errors
 from mig.api.read import Read
@@ -16,6 +18,14 @@ from mig.records import urls
 Handler = Callable[[Request], Awaitable[bytes | None]]
 
 
+class Body(Enum):
+    """What a route does with a request's body; the site knows how long each may be."""
+
+    DISCARDED = auto()
+    ACTION = auto()
+    KEY = auto()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Route:
     """*right* is what the caller must be allowed to do; with authentication off, all is granted."""
@@ -23,11 +33,12 @@ class Route:
     path: str
     method: str
     right: str
-    handler: Callable[[Read, Request], Awaitable[bytes | None]]
+    body: Body
+    handler: Callable[[Any, Request], Awaitable[bytes | None]]
 
 
 def _get(path: str, right: str, handler: Callable[[Read, Request], Any]) -> Route:
-    return Route(path=path, method="GET", right=right, handler=handler)
+    return Route(path=path, method="GET", right=right, body=Body.DISCARDED, handler=handler)
 
 
 ROUTES: Final = (
@@ -45,32 +56,63 @@ ROUTES: Final = (
 )
 
 
-def application(base_path: str, read: Read) -> Klein:
-    """The Klein application that serves :data:`ROUTES` below *base_path*."""
-    app = Klein()
-    app.url_map.merge_slashes = False
-    errors.install(app)
-    for path in dict.fromkeys(route.path for route in ROUTES):
-        methods = {route.method: route.handler for route in ROUTES if route.path == path}
-        app.route(base_path + path, strict_slashes=False, endpoint=path)(_endpoint(read, methods))
-    if base_path:
-        app.route("/", endpoint="root")(_endpoint(read, {"GET": Read.root}))
-    return app
+class Application:
+    """The Klein application that serves *routes* below *base_path*."""
+
+    def __init__(self, base_path: str, read: Read, routes: Iterable[Route] = ROUTES) -> None:
+        self.klein = Klein()
+        self.klein.url_map.merge_slashes = False
+        self._paths: dict[str, dict[str, Route]] = {}
+        self._map = self.klein.url_map.bind("localhost")
+        errors.install(self.klein)
+        for route in routes:
+            self._paths.setdefault(route.path, {})[route.method] = route
+        for path, methods in self._paths.items():
+            register = self.klein.route(base_path + path, strict_slashes=False, endpoint=path)
+            register(_endpoint(read, methods))
+        if base_path:
+            self._paths["root"] = {"GET": _get("/", "", Read.root)}
+            self.klein.route("/", endpoint="root")(_endpoint(read, self._paths["root"]))
+
+    def body(self, path: str, method: str) -> Body:
+        """What is done with the body of a request for the decoded *path*.
+
+        :raises NotFound: for a path that has no route.
+        :raises MethodNotAllowed: for a method that the path does not know.
+        """
+        try:
+            endpoint, _ = self._map.match(path)
+        except HTTPException:
+            raise errors.nothing_here() from None
+        methods = self._paths[endpoint]
+        route = _route(methods, method)
+        return Body.DISCARDED if route is None else route.body
 
 
-def _endpoint(read: Read, methods: dict[str, Any]) -> Handler:
-    allowed = ", ".join([*methods, *(["HEAD"] if "GET" in methods else []), "OPTIONS"])
+def _allowed(methods: dict[str, Route]) -> str:
+    return ", ".join([*methods, *(["HEAD"] if "GET" in methods else []), "OPTIONS"])
+
+
+def _route(methods: dict[str, Route], method: str) -> Route | None:
+    """The route of *method*; ``None`` stands for OPTIONS, which every path answers.
+
+    :raises MethodNotAllowed: when there is none.
+    """
+    route = methods.get("GET" if method == "HEAD" else method)
+    if route is None and method != "OPTIONS":
+        raise errors.MethodNotAllowed(method, _allowed(methods))
+    return route
+
+
+def _endpoint(read: Read, methods: dict[str, Route]) -> Handler:
+    allowed = _allowed(methods).encode()
 
     async def endpoint(request: Request) -> bytes | None:
-        method = request.method.decode()
-        handler = methods.get("GET" if method == "HEAD" else method)
-        if handler is not None:
-            answer: bytes | None = await handler(read, request)
-            return answer
-        if method == "OPTIONS":
-            request.setHeader(b"allow", allowed.encode())
-            request.setResponseCode(204)
-            return b""
-        raise errors.MethodNotAllowed(method, allowed)
+        route = _route(methods, request.method.decode())
+        if route is not None:
+            return await route.handler(read, request)
+        request.setHeader(b"allow", allowed)
+        request.setResponseCode(204)
+        return b""
 
     return endpoint
