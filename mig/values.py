@@ -43,11 +43,11 @@ class NotFound(Refusal):
 
 
 class Conflict(Refusal):
-    """What is asked for is there already, or cannot be once more. *href* is where it is."""
+    """What is asked for is there already, or cannot be once more. *id* is what stands there."""
 
-    def __init__(self, message: str, href: str = "") -> None:
+    def __init__(self, message: str, id: str = "") -> None:
         super().__init__(message)
-        self.href = href
+        self.id = id
 
 
 class Unavailable(Refusal):

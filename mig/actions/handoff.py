@@ -1,4 +1,6 @@
-"""The outbox: what was accepted reaches the scheduler's spool exactly once, whatever happens.
+"""How accepted actions reach the scheduler: through its spool, or because it polls the database.
+
+The outbox sees to it that each gets into the spool exactly once, whatever happens.
 
 A row of ``submissions`` without ``handedover`` is an action that the scheduler may not have yet. It
 is locked while it is handed over, so several daemons share the work. One that was killed in between
@@ -17,6 +19,7 @@ from twisted.logger import Logger
 
 from mig.actions.faults import reached
 from mig.actions.spool import Spool
+from mig.actions.submission import NEW_STATUS
 from mig.database.pool import Database
 from mig.values import Unavailable, explained
 
@@ -35,13 +38,52 @@ _WAITING = (
 _HANDED_OVER = (
     "update submissions set handedover = now(), document = null where actionid = any(%s::numeric[])"
 )
-_NEW = "init"
 
 
-class Outbox:
-    """Hands over what waits, when asked and every :data:`POLL_SECONDS`."""
+class Polled:
+    """The scheduler polls the database for actions of status pending: nothing else is to be done.
+
+    ``status`` is that of a new action, ``spooled`` whether it goes through the outbox.
+    """
+
+    status = "pending"
+    spooled = False
+
+    def start(self) -> None:
+        """Begin to hand over."""
+
+    async def stop(self) -> None:
+        """Come back when nothing is being handed over any more."""
+
+    def check(self) -> None:
+        """Refuse to take actions that would not reach the scheduler.
+
+        :raises Unavailable: saying why.
+        """
+
+    async def flush(self) -> None:
+        """Hand over what waits now; come back when that is done, failed, or takes too long."""
+
+
+class NoSpool(Polled):
+    """Nobody said where the spool is."""
+
+    def check(self) -> None:
+        raise Unavailable(
+            "no action can be handed over: the configuration has no spool ([directories] spool),"
+            " and [scheduler] handoff is not database"
+        )
+
+
+class Outbox(Polled):
+    """Hands over what waits, when asked and every :data:`POLL_SECONDS`.
+
+    What failed stays in the outbox and is tried again; meanwhile no more is taken.
+    """
 
     log = Logger()
+    status = NEW_STATUS
+    spooled = True
 
     def __init__(self, reactor: Any, database: Database, spool: Spool) -> None:
         self._reactor = reactor
@@ -59,7 +101,6 @@ class Outbox:
         self._poll.start(POLL_SECONDS)
 
     async def stop(self) -> None:
-        """Come back when nothing is being handed over any more."""
         if self._poll.running:
             self._poll.stop()
         if self._working:
@@ -67,18 +108,10 @@ class Outbox:
             await self._rest.addTimeout(WAIT_SECONDS, self._reactor, lambda *_: None)
 
     def check(self) -> None:
-        """Refuse to take more while nothing reaches the scheduler.
-
-        :raises Unavailable: since when the last attempt failed.
-        """
         if self._stuck:
             raise Unavailable("actions do not reach the scheduler at present", self._stuck)
 
     async def flush(self) -> None:
-        """Hand over what waits now; come back when that is done, failed, or takes too long.
-
-        What failed stays in the outbox and is tried again.
-        """
         waiter: Deferred[None] = Deferred()
         self._waiters.append(waiter)
         self._wake()
@@ -131,7 +164,7 @@ class Outbox:
             reached("locked")
             if not rows:
                 return False
-            new = {id: document.encode() for id, document, status in rows if status == _NEW}
+            new = {id: document.encode() for id, document, status in rows if status == NEW_STATUS}
             failures = await self._write(new)
             reached("handed over")
             done = [id for id, _, _ in rows if id not in failures]

@@ -84,7 +84,7 @@ class Investigators:
         """The id of a new, active investigator with an armored public key.
 
         :raises InvalidInput: for a name or key that is not accepted.
-        :raises Conflict: when the key belongs to an investigator; ``href`` is that one's id.
+        :raises Conflict: when the key belongs to an investigator; ``id`` is theirs.
         :raises Unavailable: when the key cannot be checked or stored now.
         """
         name = checked_name(name)
@@ -119,7 +119,7 @@ class Investigators:
 
     async def _refuse_known(self, transaction: Transaction, key: Certificate) -> None:
         for id, name in await transaction.query(_SAME_FINGERPRINT, (key.fingerprint,)):
-            raise Conflict(f"this is the key of investigator {id}, {name!r}", href=id)
+            raise Conflict(f"this is the key of investigator {id}, {name!r}", id)
         new = {part.fingerprint for part in key.keys}
         for signer in await self._keyring.signers(transaction.query):
             known = {part.fingerprint for part in signer.certificate.keys} & new
@@ -133,4 +133,3 @@ def _adopted(signer: Signer, fingerprint: str) -> InvalidInput:
         f" {signer.name!r}; each key may have one owner",
         "publickey",
     )
-

@@ -127,9 +127,7 @@ def _listed(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list) or not value:
         raise InvalidInput("pgpsignatures must be an array of signatures", "pgpsignatures")
     if len(value) > MOST_SIGNATURES:
-        raise InvalidInput(
-            f"there may be at most {MOST_SIGNATURES} pgpsignatures", "pgpsignatures"
-        )
+        raise InvalidInput(f"there may be at most {MOST_SIGNATURES} pgpsignatures", "pgpsignatures")
     texts = tuple(plain_text(text, f"pgpsignatures[{n}]") for n, text in enumerate(value))
     for n, text in enumerate(texts):
         if text in texts[:n]:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from mig.actions import submission
 from mig.actions.faults import reached
-from mig.actions.handoff import Outbox
+from mig.actions.handoff import Polled
 from mig.actions.keyring import ACTIVE, Keyring, Signer, owners
 from mig.actions.submission import NOT_FINISHED, NOT_STARTED, SYNTAX_VERSION, Submission
 from mig.database.pool import Database, TooLong, Transaction
@@ -18,7 +18,6 @@ from mig.signing.gpg import BadSignature, Gpg
 from mig.signing.packet import Signature
 from mig.values import Conflict, InvalidInput, Unavailable, new_id, parse_json
 
-PENDING: Final = "pending"
 ATTEMPTS: Final = 3
 """How often signatures are verified when keys change meanwhile."""
 
@@ -45,9 +44,7 @@ _ACTION = (
     " expireafter, starttime, finishtime, lastupdatetime, status, pgpsignatures, syntaxversion)"
     " values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
 )
-_SIGNATURE = (
-    "insert into signatures (actionid, investigatorid, pgpsignature) values (%s, %s, %s)"
-)
+_SIGNATURE = "insert into signatures (actionid, investigatorid, pgpsignature) values (%s, %s, %s)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,17 +66,14 @@ class _KeysChanged(Exception):
 class Actions:
     """Takes signed actions.
 
-    :param outbox: what hands actions over to a scheduler with a spool; ``None`` for one that polls
-        the database.
+    :param handoff: how they reach the scheduler.
     """
 
-    def __init__(
-        self, reactor: Any, database: Database, gpg: Gpg, outbox: Outbox | None
-    ) -> None:
+    def __init__(self, reactor: Any, database: Database, gpg: Gpg, handoff: Polled) -> None:
         self._reactor = reactor
         self._database = database
         self._gpg = gpg
-        self._outbox = outbox
+        self._handoff = handoff
         self._keyring = Keyring()
 
     async def submit(self, value: Any) -> Accepted:
@@ -92,11 +86,10 @@ class Actions:
         """
         submitted = submission.read(value)
         self._check_time(submitted.signable)
-        if self._outbox is not None:
-            self._outbox.check()
+        self._handoff.check()
         accepted = await self._store(submitted)
-        if self._outbox is not None and accepted.new:
-            await self._outbox.flush()
+        if accepted.new:
+            await self._handoff.flush()
         return accepted
 
     def _check_time(self, action: Signable) -> None:
@@ -157,7 +150,7 @@ class Actions:
 
     def _check_precision(self, text: Text, action: Signable) -> None:
         """The older text has nanoseconds, of which the database keeps microseconds."""
-        if self._outbox is not None or text.form != "gotime":
+        if self._handoff.spooled or text.form != "gotime":
             return
         for name, time in (("validfrom", action.validfrom), ("expireafter", action.expireafter)):
             if not time.exact:
@@ -173,7 +166,7 @@ class Actions:
         await _check_signers(transaction, signers)
         action = submitted.signable
         id = new_id()
-        spooled = self._outbox is not None
+        spooled = self._handoff.spooled
         document = submitted.document(id) if spooled else None
         claim = (action.identity, id, spooled, document)
         if not await transaction.query(_CLAIM, claim):
@@ -194,7 +187,6 @@ class Actions:
         self, transaction: Transaction, id: int, submitted: Submission
     ) -> None:
         action = submitted.signable
-        status = submission.NEW_STATUS if self._outbox is not None else PENDING
         row = (
             id,
             action.name,
@@ -207,7 +199,7 @@ class Actions:
             NOT_STARTED,
             NOT_FINISHED,
             NOT_STARTED,
-            status,
+            self._handoff.status,
             submitted.pgpsignatures_json,
             SYNTAX_VERSION,
         )

@@ -11,8 +11,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from werkzeug.exceptions import HTTPException
 
-from mig.records.collection import Error, Item, document
-from mig.values import InvalidInput, NotFound, Refusal, Unavailable, explained
+from mig.records.collection import Error, Item, Link, document
+from mig.values import Conflict, InvalidInput, NotFound, Refusal, Unavailable, explained
 
 if TYPE_CHECKING:
     from mig.api.request import Request
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 STATUS: Final[dict[type[Refusal], HTTPStatus]] = {
     InvalidInput: HTTPStatus.BAD_REQUEST,
     NotFound: HTTPStatus.NOT_FOUND,
+    Conflict: HTTPStatus.CONFLICT,
     Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 RETRY_AFTER = b"5"
@@ -80,7 +81,12 @@ def nothing_here() -> NotFound:
     return NotFound("there is nothing at this path")
 
 
-def refused(request: Request, refusal: Refusal, items: list[Item] | None = None) -> bytes:
+def refused(
+    request: Request,
+    refusal: Refusal,
+    items: list[Item] | None = None,
+    links: list[Link] | None = None,
+) -> bytes:
     """The answer that tells a client why it gets none."""
     status = STATUS[type(refusal)]
     if isinstance(refusal, Unavailable):
@@ -88,14 +94,18 @@ def refused(request: Request, refusal: Refusal, items: list[Item] | None = None)
     if isinstance(refusal, MethodNotAllowed):
         request.setHeader(b"allow", refusal.allowed.encode())
     request.outcome = f"refused: {explained(refusal)}"
-    return _answer(request, status, str(refusal), items)
+    return _answer(request, status, str(refusal), items, links)
 
 
 def _answer(
-    request: Request, status: HTTPStatus, message: str, items: list[Item] | None = None
+    request: Request,
+    status: HTTPStatus,
+    message: str,
+    items: list[Item] | None = None,
+    links: list[Link] | None = None,
 ) -> bytes:
     error = Error(title=status.phrase, code=request.operation, message=message)
-    return request.answer(document(request.href(), items=items, error=error), status)
+    return request.answer(document(request.href(), items=items, links=links, error=error), status)
 
 
 def install(app: Klein) -> None:

@@ -13,6 +13,7 @@ from werkzeug.exceptions import HTTPException
 from mig.api import errors
 from mig.api.read import Read
 from mig.api.request import Request
+from mig.api.write import Write
 from mig.records import urls
 
 Handler = Callable[[Request], Awaitable[bytes | None]]
@@ -34,11 +35,18 @@ class Route:
     method: str
     right: str
     body: Body
+    owner: type
     handler: Callable[[Any, Request], Awaitable[bytes | None]]
 
 
 def _get(path: str, right: str, handler: Callable[[Read, Request], Any]) -> Route:
-    return Route(path=path, method="GET", right=right, body=Body.DISCARDED, handler=handler)
+    return Route(
+        path=path, method="GET", right=right, body=Body.DISCARDED, owner=Read, handler=handler
+    )
+
+
+def _post(path: str, right: str, body: Body, handler: Callable[[Write, Request], Any]) -> Route:
+    return Route(path=path, method="POST", right=right, body=body, owner=Write, handler=handler)
 
 
 ROUTES: Final = (
@@ -53,13 +61,22 @@ ROUTES: Final = (
     _get(urls.CREATE_ACTION, "", Read.action_template),
     _get(urls.CREATE_INVESTIGATOR, "", Read.investigator_template),
     _get(urls.UPDATE_INVESTIGATOR, "", Read.update_template),
+    _post(urls.CREATE_ACTION, "action_create", Body.ACTION, Write.create_action),
+    _post(urls.CREATE_INVESTIGATOR, "investigator_create", Body.KEY, Write.create_investigator),
+    _post(urls.UPDATE_INVESTIGATOR, "investigator_update", Body.KEY, Write.update_investigator),
 )
 
 
 class Application:
-    """The Klein application that serves *routes* below *base_path*."""
+    """The Klein application that serves *routes* below *base_path*.
 
-    def __init__(self, base_path: str, read: Read, routes: Iterable[Route] = ROUTES) -> None:
+    :param owners: whose method each handler is called as.
+    """
+
+    def __init__(
+        self, base_path: str, owners: Iterable[Any], routes: Iterable[Route] = ROUTES
+    ) -> None:
+        by_type = {type(owner): owner for owner in owners}
         self.klein = Klein()
         self.klein.url_map.merge_slashes = False
         self._paths: dict[str, dict[str, Route]] = {}
@@ -69,10 +86,10 @@ class Application:
             self._paths.setdefault(route.path, {})[route.method] = route
         for path, methods in self._paths.items():
             register = self.klein.route(base_path + path, strict_slashes=False, endpoint=path)
-            register(_endpoint(read, methods))
+            register(_endpoint(by_type, methods))
         if base_path:
             self._paths["root"] = {"GET": _get("/", "", Read.root)}
-            self.klein.route("/", endpoint="root")(_endpoint(read, self._paths["root"]))
+            self.klein.route("/", endpoint="root")(_endpoint(by_type, self._paths["root"]))
 
     def body(self, path: str, method: str) -> Body:
         """What is done with the body of a request for the decoded *path*.
@@ -104,13 +121,13 @@ def _route(methods: dict[str, Route], method: str) -> Route | None:
     return route
 
 
-def _endpoint(read: Read, methods: dict[str, Route]) -> Handler:
+def _endpoint(owners: dict[type, Any], methods: dict[str, Route]) -> Handler:
     allowed = _allowed(methods).encode()
 
     async def endpoint(request: Request) -> bytes | None:
         route = _route(methods, request.method.decode())
         if route is not None:
-            return await route.handler(read, request)
+            return await route.handler(owners[route.owner], request)
         request.setHeader(b"allow", allowed)
         request.setResponseCode(204)
         return b""

@@ -8,10 +8,13 @@ from urllib.parse import urlsplit
 
 from twisted.web.server import Site
 
+from mig.actions.investigators import Investigators
+from mig.actions.submit import Actions
 from mig.api.channel import Channel
 from mig.api.read import Read
 from mig.api.request import Request
 from mig.api.routes import ROUTES, Application, Body, Route
+from mig.api.write import Write
 from mig.database.pool import Database
 from mig.records.urls import Urls
 from mig.values import Unavailable
@@ -41,6 +44,8 @@ class ApiSite(Site):
         database: Database,
         base: str,
         *,
+        actions: Actions,
+        investigators: Investigators,
         action_bytes: int = 1_048_576,
         key_bytes: int = 65_536,
         routes: Iterable[Route] = ROUTES,
@@ -58,8 +63,11 @@ class ApiSite(Site):
             Body.ACTION: action_bytes,
             Body.KEY: key_bytes,
         }
-        read = Read(reactor, database, self.urls)
-        self._application = Application(parts.path.rstrip("/"), read, routes)
+        owners = (
+            Read(reactor, database, self.urls),
+            Write(database, self.urls, actions, investigators),
+        )
+        self._application = Application(parts.path.rstrip("/"), owners, routes)
         super().__init__(
             self._application.klein.resource(),
             requestFactory=Request,
