@@ -66,7 +66,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--sign", type=int, default=200, help="actions to sign for each run")
     parser.add_argument(
-        "--against", metavar="URL", help="also measure the report of another server"
+        "--against", metavar="URL", help="also measure the report of another server, at an http URL"
     )
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument("--markdown", action="store_true", help="print docs/performance.md instead")
@@ -141,6 +141,9 @@ async def _measure(
         machine = Machine.here(children.run([postgres.program("postgres"), "--version"]))
         _tell(str(machine))
         postmaster = int((postgres.folder / "data" / "postmaster.pid").read_text().split()[0])
+        if plan.against:
+            rows.append(await deferToThread(run.against, children, plan.against, plan.runs))
+            _show(rows[-1])
         place = run.Place(children=children, folder=folder, psql=psql, postmaster=postmaster)
         for kind in plan.kinds:
             dsn = await _database(reactor, postgres, f"fleet_{kind}")
@@ -148,8 +151,6 @@ async def _measure(
             await deferToThread(fleet.load, children, dsn, plan.size, kind)
             rows += await deferToThread(run.measure, plan, place, kind, dsn, _show)
             await _execute(reactor, postgres, f"drop database fleet_{kind}")
-        if plan.against:
-            rows.append(await deferToThread(run.against, children, plan.against, plan.runs))
     finally:
         await postgres.stop()
     return rows, machine

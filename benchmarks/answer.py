@@ -1,4 +1,4 @@
-"""The least that takes an HTTP/1.1 answer apart: its status, its size, and whether it is whole."""
+"""The least that takes an HTTP/1 answer apart: its status, its size, and whether it is whole."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Answer:
     def feed(self, data: bytes) -> bool:
         """Take *data*; whether the answer is whole.
 
-        :raises Malformed: for what is no HTTP/1.1.
+        :raises Malformed: for what is no HTTP/1.
         """
         at = 0
         if not self.status:
@@ -57,8 +57,8 @@ class Answer:
             raise Malformed(f"the answer breaks off after {self.bytes} bytes of its body")
 
     def _start(self, head: bytes) -> None:
-        if not head.startswith(b"HTTP/1.1 ") or not head[9:12].isdigit():
-            raise Malformed(f"no HTTP/1.1: {head[:40]!r}")
+        if not head.startswith((b"HTTP/1.1 ", b"HTTP/1.0 ")) or not head[9:12].isdigit():
+            raise Malformed(f"no HTTP/1: {head[:40]!r}")
         self.status = int(head[9:12])
         self._chunked = _CHUNKED.search(head) is not None
         length = _LENGTH.search(head)
