@@ -185,8 +185,8 @@ def _part_name(part: MultipartSegment) -> str:
     if len(headers) < len(part.headerlist):
         raise InvalidInput("a part of the body has a header twice")
     _, parameters = _with_parameters("Content-Disposition", headers["Content-Disposition"])
-    if "name" not in parameters:
-        raise InvalidInput("a part of the body has no name (of the form name*= none is taken)")
+    if "name" not in parameters or "name*" in parameters:
+        raise InvalidInput("a part of the body has no name, or one of the form name*=")
     encoding = headers.get("Content-Transfer-Encoding", "binary").strip().lower()
     if encoding not in ("7bit", "8bit", "binary"):
         raise InvalidInput("a part of the body has a Content-Transfer-Encoding; none is taken")

@@ -1,0 +1,100 @@
+"""The site without a database, with POST handlers that answer what they were given."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from twisted.internet.address import IPv4Address
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+
+from mig.api.bodies import form
+from mig.api.request import Request
+from mig.api.routes import ROUTES, Body, Route
+from mig.api.site import ApiSite
+from mig.records import home, urls
+from mig.records.collection import Template
+
+BASE = "http://mig.example:1664/api/v1"
+CREATE = "/api/v1/action/create/"
+FORM = "Content-Type: application/x-www-form-urlencoded"
+
+
+class Posts:
+    """Routes whose handlers answer the form that they got, and count how often they ran."""
+
+    def __init__(self) -> None:
+        self.ran = 0
+        self.routes = [
+            *ROUTES,
+            self._route(urls.CREATE_ACTION, Body.ACTION, home.ACTION, whole="action"),
+            self._route(urls.CREATE_INVESTIGATOR, Body.KEY, home.INVESTIGATOR),
+            self._route(urls.UPDATE_INVESTIGATOR, Body.KEY, home.INVESTIGATOR_UPDATE),
+        ]
+
+    def _route(self, path: str, body: Body, template: Template, whole: str = "") -> Route:
+        async def handler(_: Any, request: Request) -> bytes:
+            self.ran += 1
+            return request.answer(json.dumps(form(request, template, whole=whole)).encode())
+
+        return Route(path=path, method="POST", right="", body=body, handler=handler)
+
+
+class Front:
+    """One connection to the site, in memory, under a clock that the test moves."""
+
+    def __init__(self, base: str = BASE) -> None:
+        self.clock = Clock()
+        self.posts = Posts()
+        nothing: Any = None
+        self.site = ApiSite(self.clock, nothing, base, routes=self.posts.routes)
+        self.connect()
+
+    def connect(self) -> None:
+        self.transport = StringTransport()
+        self.channel: Any = self.site.buildProtocol(IPv4Address("TCP", "127.0.0.1", 1))
+        self.channel.makeConnection(self.transport)
+
+    def send(self, data: bytes) -> bytes:
+        """What the site has answered since the last call, after it got *data*."""
+        self.channel.dataReceived(data)
+        return self.answered()
+
+    def answered(self) -> bytes:
+        value = self.transport.value()
+        self.transport.clear()
+        return value
+
+    def after(self, seconds: float) -> bytes:
+        """What the site answers in the next *seconds*."""
+        self.clock.advance(seconds)
+        return self.answered()
+
+    def post(self, path: str, body: bytes, *headers: str) -> tuple[int, Any]:
+        """Status and document for a POST below the base route."""
+        lines = [f"Content-Length: {len(body)}", *headers]
+        return answer_of(self.send(post(f"/api/v1{path}", *lines) + body))
+
+
+def post(path: str, *headers: str, host: str = "mig.example:1664") -> bytes:
+    """The head of a POST."""
+    lines = [f"POST {path} HTTP/1.1", f"Host: {host}", *headers, "", ""]
+    return "\r\n".join(lines).encode("latin-1")
+
+
+def answer_of(answer: bytes) -> tuple[int, Any]:
+    """Status and document of one answer that has a Content-Length."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    return int(head.split()[1]), json.loads(body)
+
+
+def refusal_of(answer: bytes) -> tuple[int, str]:
+    """Status and message of an answer that refuses, whose form is checked."""
+    status, document = answer_of(answer)
+    error = document["collection"]["error"]
+    head = answer.partition(b"\r\n\r\n")[0].decode().lower()
+    assert f"x-request-id: {error['code']}" in head
+    assert "connection: close" in head
+    assert "content-type: application/vnd.collection+json" in head
+    return status, error["message"]

@@ -1,0 +1,473 @@
+"""What is refused while it still comes, and what a slow client may do; H1 to H16 of the attacks.
+
+Deadlines are tested in memory under a clock that the test moves, the rest on a real socket.
+"""
+
+from __future__ import annotations
+
+import socket
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.interfaces import IListeningPort
+from twisted.internet.threads import deferToThread
+from twisted.logger import formatEvent, globalLogPublisher
+
+from mig.api import channel, site
+from mig.api.site import ApiSite
+from tests.front import CREATE, FORM, Front, Posts, answer_of, post, refusal_of
+
+CHUNKED = "Transfer-Encoding: chunked"
+HEARTBEAT = b"GET /api/v1/heartbeat HTTP/1.1\r\nHost: localhost\r\n\r\n"
+MOST = 1_048_576
+
+
+class Server:
+    """The site of :mod:`tests.front` on a real socket."""
+
+    def __init__(self) -> None:
+        self.posts = Posts()
+        nothing: Any = None
+        base = "http://mig.example:1664/api/v1"
+        self.site = ApiSite(reactor, nothing, base, routes=self.posts.routes)
+        self.port: IListeningPort = reactor.listenTCP(0, self.site, interface="127.0.0.1")
+
+    async def talk(self, *data: bytes) -> bytes:
+        """All that is answered to *data*, read to the end; only then the client closes."""
+
+        def talk() -> bytes:
+            address = ("127.0.0.1", self.port.getHost().port)
+            with socket.create_connection(address, timeout=20) as client:
+                for piece in data:
+                    client.sendall(piece)
+                parts = []
+                while part := client.recv(65536):
+                    parts.append(part)
+                return b"".join(parts)
+
+        return await deferToThread(talk)
+
+
+@pytest_twisted.async_yield_fixture
+async def server() -> AsyncIterator[Server]:
+    running = Server()
+    yield running
+    await running.port.stopListening()
+
+
+@pytest.fixture
+def front() -> Front:
+    return Front()
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+# What is too long
+
+
+@pytest.mark.parametrize(
+    ("path", "length", "most"),
+    [
+        (CREATE, 10**9, MOST),
+        (CREATE, MOST + 1, MOST),
+        (CREATE, 10**30, MOST),
+        ("/api/v1/investigator/create/", 65_537, 65_536),
+        ("/api/v1/investigator/update/", 65_537, 65_536),
+    ],
+)
+@pytest.mark.parametrize("expect", [(), ("Expect: 100-continue",)])
+def test_a_body_announced_too_long_is_refused_before_it_comes(
+    front: Front, path: str, length: int, most: int, expect: tuple[str]
+) -> None:
+    answer = front.send(post(path, FORM, f"Content-Length: {length}", *expect))
+    assert answer.startswith(b"HTTP/1.1 413 ") and b"100 Continue" not in answer
+    assert f"at most {most} bytes" in refusal_of(answer)[1]
+    assert front.transport.disconnecting
+
+
+@pytest.mark.parametrize("length", [MOST, MOST - 1])
+def test_the_longest_body_is_taken(front: Front, length: int) -> None:
+    head = post(CREATE, FORM, f"Content-Length: {length}", "Expect: 100-continue")
+    assert front.send(head) == b"HTTP/1.1 100 Continue\r\n\r\n"
+    body = b"action=" + b"a" * (length - 7)
+    status, document = answer_of(front.send(body))
+    assert status == 200 and len(document["action"]) == length - 7
+    assert front.site.held_bytes == 0
+
+
+def test_chunks_are_refused_when_they_grow_too_long(front: Front) -> None:
+    assert not front.send(post(CREATE, FORM, CHUNKED))
+    assert not front.send(chunk(b"a" * MOST))
+    assert front.site.held_bytes == MOST
+    assert refusal_of(front.send(chunk(b"a") + chunk(b"b")))[0] == 413
+    assert front.site.held_bytes == 0
+    assert front.posts.ran == 0
+
+
+@pytest.mark.parametrize("size", [b"ffffffffffffffff", b"f" * 40])
+def test_a_chunk_of_absurd_length_takes_no_memory(front: Front, size: bytes) -> None:
+    front.send(post(CREATE, FORM, CHUNKED) + size + b"\r\n" + b"a" * 1000)
+    assert front.site.held_bytes <= 1000
+    assert refusal_of(front.after(channel.BODY_SECONDS))[0] == 408
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_client_that_sends_40_mb_in_chunks_reads_why_it_is_refused(server: Server) -> None:
+    pieces = [chunk(b"GET / HTTP/1.1\r\n\r\n" * 10_000)] * 220
+    answer = await server.talk(post(CREATE, FORM, CHUNKED), *pieces)
+    assert refusal_of(answer)[0] == 413
+    assert answer.count(b"HTTP/1.1") == 1
+    assert server.posts.ran == server.site.held_bytes == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_nothing_after_a_refusal_is_taken_for_a_request(server: Server) -> None:
+    answer = await server.talk(post(CREATE, FORM, "Content-Length: 9999999") + HEARTBEAT * 9)
+    assert refusal_of(answer)[0] == 413
+    assert answer.count(b"HTTP/1.1") == 1
+
+
+def test_a_refused_client_is_cut_when_it_goes_on_sending(
+    front: Front, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(channel, "LINGER_BYTES", 1000)
+    front.send(post(CREATE, FORM, "Content-Length: 9999999"))
+    front.send(b"a" * 1000)
+    assert not front.transport.disconnected
+    front.send(b"a")
+    assert front.transport.disconnected
+
+
+def test_a_refused_client_is_cut_when_it_does_not_close(front: Front) -> None:
+    front.send(post(CREATE, FORM, "Content-Length: 9999999"))
+    front.after(channel.LINGER_SECONDS - 1)
+    assert not front.transport.disconnected
+    front.after(1)
+    assert front.transport.disconnected
+
+
+@pytest.mark.parametrize("method", [b"GET", b"HEAD", b"OPTIONS"])
+def test_the_body_of_a_request_that_needs_none_is_dropped(front: Front, method: bytes) -> None:
+    head = method + b" /api/v1/heartbeat HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
+    short = head % 8192 + b"GET /evil HTTP/1.1\r\n\r\n".ljust(8192, b"a")
+    answer = front.send(short + HEARTBEAT)
+    assert answer.count(b"HTTP/1.1 20") == 2 and answer.count(b"HTTP/1.1") == 2
+    assert front.site.held_bytes == 0
+    assert b" 413 " in front.send(head % 8193)
+
+
+def test_all_bodies_together_are_bounded(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(site, "MOST_HELD_BYTES", 1000)
+    first = front.channel
+    front.send(post(CREATE, FORM, "Content-Length: 900") + b"a" * 800)
+    front.connect()
+    answer = front.send(post(CREATE, FORM, "Content-Length: 900") + b"a" * 201)
+    assert refusal_of(answer)[0] == 503
+    assert b"Retry-After" in answer
+    assert front.site.held_bytes == 800
+    first.connectionLost()
+    assert front.site.held_bytes == 0
+
+
+def test_a_body_never_goes_to_a_file(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "TemporaryFile", None)
+    body = b"action=" + b"a" * 900_000
+    assert front.post("/action/create/", body, FORM)[0] == 200
+
+
+# What the headers show
+
+
+@pytest.mark.parametrize(
+    ("head", "status", "message"),
+    [
+        (post(CREATE, FORM, host="evil.example"), 400, "the header Host must be"),
+        (post("@evil", FORM), 400, "target must be a path"),
+        (post("http://evil.example" + CREATE, FORM), 400, "the header Host must be"),
+        (post("/api/v1/%ff", FORM), 400, "the path is not UTF-8"),
+        (post("/api/v1/nothing", FORM), 404, "nothing at this path"),
+        (post("/api/v1//action/create/", FORM), 404, "nothing at this path"),
+        (post("/api/v1/heartbeat", FORM), 405, "the method POST is not allowed here"),
+        (post(CREATE, FORM).replace(b"POST", b"PUT"), 405, "allowed are GET, POST, HEAD, OPTIONS"),
+        (post(CREATE, FORM).replace(b"POST", b"post"), 400, "in capital letters"),
+        (post(CREATE), 415, "must be application/x-www-form-urlencoded or multipart/form-data"),
+        (post(CREATE, "Content-Type: text/plain"), 415, "or application/vnd.collection+json"),
+        (post(CREATE, "Content-Type: ;;"), 400, "Content-Type is not well formed"),
+        (post(CREATE, FORM, FORM), 400, "Content-Type is given twice"),
+        (post(CREATE, FORM + "; charset=utf-16"), 415, "must be utf-8"),
+        (post(CREATE, FORM + "; charset=utf-8; charset=utf-16"), 400, "a parameter twice"),
+        (post(CREATE, "Content-Type: multipart/form-data"), 400, "has no boundary"),
+        (post(CREATE, FORM, "Content-Encoding: gzip"), 415, "without a Content-Encoding"),
+        (post(CREATE, FORM, "Content-Encoding: identity, gzip"), 415, "Content-Encoding"),
+        (post(CREATE, FORM, "Expect: payment"), 417, "only 100-continue"),
+        (post(CREATE, FORM, "Expect: 100-continue", "Expect: x"), 417, "only 100-continue"),
+    ],
+)
+def test_what_the_headers_show_is_refused_before_the_body(
+    front: Front, head: bytes, status: int, message: str
+) -> None:
+    head = head[:-2] + b"Content-Length: 100\r\nExpect: 100-continue\r\n\r\n"
+    answer = front.send(head)
+    assert b"100 Continue" not in answer
+    refused, text = refusal_of(answer)
+    assert (refused, message in text) == (status, True), text
+    assert not front.send(HEARTBEAT * 10)
+    assert front.posts.ran == 0
+
+
+def test_a_refusal_says_which_methods_there_are(front: Front) -> None:
+    answer = front.send(post("/api/v1/heartbeat", FORM, "Content-Length: 5"))
+    assert b"\r\nAllow: GET, HEAD, OPTIONS\r\n" in answer
+
+
+@pytest.mark.parametrize("path", [CREATE, CREATE.rstrip("/")])
+def test_the_last_slash_does_not_matter(front: Front, path: str) -> None:
+    assert b" 200 " in front.send(post(path, FORM, "Content-Length: 8") + b"action=1")
+
+
+def test_a_method_cannot_be_overridden(front: Front) -> None:
+    override = b"X-HTTP-Method-Override: POST\r\n\r\n"
+    answer = front.send(HEARTBEAT[:-2].replace(b"heartbeat", b"action/create/") + override)
+    assert b" 200 " in answer and front.posts.ran == 0
+
+
+FOREIGN = [
+    ("Sec-Fetch-Site: cross-site",),
+    ("Sec-Fetch-Site: same-site",),
+    ("Sec-Fetch-Site: same-origin", "Sec-Fetch-Site: cross-site"),
+    ("Origin: http://evil.example",),
+    ("Origin: null",),
+    ("Origin:",),
+    ("Origin: http://mig.example:1664.evil.example",),
+    ("Origin: http://mig.example",),
+    ("Origin: ftp://mig.example:1664",),
+    ("Origin: http://mig.example:1664", "Origin: http://evil.example"),
+    ("Origin: http://mig.example:1664", "Sec-Fetch-Site: cross-site"),
+]
+
+
+@pytest.mark.parametrize("headers", FOREIGN)
+@pytest.mark.parametrize("path", ["action/create/", "investigator/create/", "investigator/update/"])
+@pytest.mark.parametrize("length", [0, 8])
+def test_the_page_of_another_site_cannot_post(
+    front: Front, path: str, headers: tuple[str], length: int
+) -> None:
+    head = post(f"/api/v1/{path}", FORM, f"Content-Length: {length}", *headers)
+    status, message = refusal_of(front.send(head))
+    assert (status, "page of another site" in message) == (403, True)
+    assert front.posts.ran == 0
+
+
+@pytest.mark.parametrize(
+    ("host", "headers"),
+    [
+        ("mig.example:1664", ("Origin: http://mig.example:1664", "Sec-Fetch-Site: same-origin")),
+        ("mig.example:1664", ("Origin: HTTP://MIG.example:1664",)),
+        ("mig.example", ("Origin: https://mig.example",)),
+        ("localhost:8080", ("Origin: http://localhost:8080",)),
+        ("localhost:80", ("Origin: http://localhost",)),
+        ("localhost:8080", ("Origin: http://mig.example:1664",)),
+        ("mig.example:1664", ("Sec-Fetch-Site: none",)),
+        ("mig.example:1664", ()),
+    ],
+)
+def test_our_own_pages_and_programs_can_post(
+    front: Front, host: str, headers: tuple[str, ...]
+) -> None:
+    head = post(CREATE, FORM, "Content-Length: 8", *headers, host=host)
+    assert answer_of(front.send(head + b"action=1"))[0] == 200
+
+
+def test_another_site_may_link_to_us(front: Front) -> None:
+    headers = b"Sec-Fetch-Site: cross-site\r\nOrigin: http://evil.example\r\n\r\n"
+    assert b" 200 " in front.send(HEARTBEAT[:-2] + headers)
+
+
+# How requests are told apart
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ("Content-Length: 8", "Content-Length: 8"),
+        ("Content-Length: 8, 8",),
+        ("Content-Length: +8",),
+        ("Content-Length: 0x8",),
+        ("Content-Length: -8",),
+        ("Content-Length: 8", CHUNKED),
+        (CHUNKED, "Content-Length: 8"),
+        ("Transfer-Encoding: gzip, chunked",),
+        ("Transfer-Encoding : chunked",),
+        ("Transfer-Encoding: \vchunked",),
+        ("Content-Length : 8",),
+        ("no colon",),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_a_body_of_doubtful_length_ends_the_connection(
+    server: Server, lines: tuple[str]
+) -> None:
+    answer = await server.talk(post(CREATE, FORM, *lines) + b"action=1" + HEARTBEAT * 2)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.count(b"HTTP/1.1") == 1
+    assert server.posts.ran == 0
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ("X: a\r\n b",),
+        ("X: a\r\n\tb",),
+        ("X:\r\n a",),
+        ("Transfer-Encoding:\r\n chunked",),
+        ("\tX: a",),
+        ("X: a\r\n ",),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_a_folded_header_ends_the_connection(server: Server, lines: tuple[str]) -> None:
+    answer = await server.talk(post(CREATE, FORM, *lines) + HEARTBEAT * 2)
+    status, message = refusal_of(answer)
+    assert (status, "folded" in message) == (400, True)
+    assert answer.count(b"HTTP/1.1") == 1
+
+
+@pytest.mark.parametrize("line", [b"GET / http/1.1", b"GET  / HTTP/1.1", b"GET / HTTP/2.0", b" "])
+def test_a_first_line_that_is_none_ends_the_connection(front: Front, line: bytes) -> None:
+    answer = front.send(line + b"\r\nHost: localhost\r\n\r\n" + HEARTBEAT)
+    assert answer == b"HTTP/1.1 400 Bad Request\r\n\r\n"
+    assert front.transport.disconnecting
+
+
+def test_bytes_that_are_no_text_break_nothing(front: Front) -> None:
+    for name in ("Authorization", "Cookie", "X-Forwarded-For", "Accept", "Connection"):
+        for value in ("\xff\x80\x01", "=;,=" * 3_000):
+            head = post(CREATE, FORM, "Content-Length: 8", f"{name}: {value}")
+            assert b" 200 " in front.send(head + b"action=1")
+
+
+def test_a_header_that_is_too_long_closes_the_connection(front: Front) -> None:
+    assert not front.send(post(CREATE, FORM, "X: " + "a" * 17_000))
+    assert front.transport.disconnecting
+
+
+@pytest.mark.parametrize("pieces", [1, 7, 10_000])
+@pytest_twisted.ensureDeferred
+async def test_pipelined_requests_are_answered_in_order(server: Server, pieces: int) -> None:
+    requests = b"".join(
+        post(CREATE, FORM, "Content-Length: 9", *(["Connection: close"] if n == 9 else []))
+        + b"action=_%d" % n
+        for n in range(10)
+    )
+    size = -(-len(requests) // pieces)
+    answer = await server.talk(*(requests[n : n + size] for n in range(0, len(requests), size)))
+    assert [int(part[:1]) for part in answer.split(b'{"action": "_')[1:]] == list(range(10))
+    assert server.posts.ran == 10
+
+
+# Slow clients
+
+
+def drip(front: Front, data: bytes, seconds: float, step: float = 0.9) -> bytes:
+    """What is answered to *data* when it comes byte by byte for *seconds*."""
+    answer = b""
+    for n in range(int(seconds / step)):
+        answer += front.send(data[n : n + 1]) + front.after(step)
+    return answer
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET /" + b"a" * 100,
+        b"GET /api/v1/heartbeat HTTP/1.1\r\n" + b"X: a\r\n" * 100,
+        HEARTBEAT + b"\r\nG" + b"a" * 100,
+    ],
+    ids=["first line", "headers", "second request"],
+)
+def test_headers_have_a_deadline(front: Front, data: bytes) -> None:
+    if data.startswith(HEARTBEAT):
+        assert b" 200 " in front.send(HEARTBEAT)
+        front.after(50)
+        data = data[len(HEARTBEAT) :]
+    else:
+        front.after(50)
+    front.send(data[:40])
+    assert not drip(front, data[40:], channel.HEADER_SECONDS - 1)
+    status, message = refusal_of(front.after(2))
+    assert (status, message) == (408, "the request's headers must come within 15 seconds")
+    front.after(channel.LINGER_SECONDS)
+    assert front.transport.disconnected
+
+
+@pytest.mark.parametrize("header", ["Content-Length: 1000", CHUNKED])
+def test_a_body_has_a_deadline(front: Front, header: str) -> None:
+    front.send(post(CREATE, FORM, header))
+    data = chunk(b"a" * 500) if header == CHUNKED else b"a" * 500
+    assert not drip(front, data, channel.BODY_SECONDS - 1)
+    status, message = refusal_of(front.after(2))
+    assert (status, message) == (408, "the request's body must come within 60 seconds")
+    assert front.posts.ran == front.site.held_bytes == 0
+
+
+def test_a_body_that_never_comes_has_the_same_deadline(front: Front) -> None:
+    front.send(post(CREATE, FORM, "Content-Length: 1000"))
+    assert not front.after(channel.BODY_SECONDS - 1)
+    assert refusal_of(front.after(1))[0] == 408
+
+
+def test_each_request_has_its_own_time(front: Front) -> None:
+    request = post(CREATE, FORM, "Content-Length: 8") + b"action=1"
+    for _ in range(5):
+        assert not front.send(request[:20])
+        front.after(channel.HEADER_SECONDS - 1)
+        assert not front.send(request[20:-1])
+        front.after(channel.BODY_SECONDS - 1)
+        assert b" 200 " in front.send(request[-1:])
+
+
+def test_a_deadline_starts_anew_with_a_request_in_the_same_piece(front: Front) -> None:
+    front.send(HEARTBEAT[:20])
+    front.after(14)
+    assert b" 200 " in front.send(HEARTBEAT[20:] + HEARTBEAT[:20])
+    front.after(14)
+    assert b" 200 " in front.send(HEARTBEAT[20:])
+
+
+def test_an_idle_connection_is_closed_without_an_answer(front: Front) -> None:
+    assert b" 200 " in front.send(HEARTBEAT)
+    assert not front.after(site.IDLE_SECONDS - 1)
+    assert not front.transport.disconnecting
+    assert not front.after(1)
+    assert front.transport.disconnecting
+
+
+def test_nothing_is_left_behind_by_a_client_that_leaves(front: Front) -> None:
+    front.channel.connectionLost()
+    for data in (b"GET", post(CREATE, FORM, "Content-Length: 9") + b"a", HEARTBEAT):
+        front.connect()
+        front.send(data)
+        front.channel.connectionLost()
+    assert not front.clock.getDelayedCalls()
+    assert front.site.held_bytes == 0
+
+
+def test_a_refusal_has_its_line_in_the_access_log(front: Front) -> None:
+    lines: list[str] = []
+    observer: Callable[[Any], None] = lambda event: lines.append(formatEvent(event))  # noqa: E731
+    globalLogPublisher.addObserver(observer)
+    try:
+        front.send(post(CREATE, FORM, "Content-Length: 9999999"))
+        front.connect()
+        front.send(b"GET \xff\x1b")
+        front.after(channel.HEADER_SECONDS)
+    finally:
+        globalLogPublisher.removeObserver(observer)
+    assert any(f"POST {CREATE} 413" in line and "refused: the request" in line for line in lines)
+    assert any("- / 408" in line for line in lines)
