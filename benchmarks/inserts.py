@@ -23,6 +23,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
 from benchmarks import fleet
+from benchmarks.children import Children
 from mig.database import migrate
 from mig.database.pool import Database
 from mig.database.wanted import wanted
@@ -100,14 +101,16 @@ async def main(reactor: Any, options: argparse.Namespace) -> None:
     settings = {**SETTINGS, "fsync": "on" if options.fsync else "off"}
     postgres = EmbeddedPostgres(reactor, folder, settings)
     postgres.lock()
+    children = Children()
     try:
         await postgres.start()
         indexed, bare = [await _database(reactor, postgres, name) for name in DATABASES]
         await deferToThread(drop_indexes, bare)
         for dsn in (indexed, bare):
-            await deferToThread(fleet.load, dsn, size, "file")
+            await deferToThread(fleet.load, children, dsn, size, "file")
         print(await deferToThread(compare, indexed, bare, size, options.count, options.runs))
     finally:
+        children.stop()
         await postgres.stop()
         postgres.remove()
 

@@ -20,11 +20,16 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IListeningPort
 from twisted.web.client import HTTPConnectionPool
 
+from mig.actions.handoff import NoSpool, Outbox, Polled
+from mig.actions.investigators import Investigators
+from mig.actions.spool import Spool
+from mig.actions.submit import Actions
 from mig.api.site import ApiSite
 from mig.database import migrate
 from mig.database.pool import Database
 from mig.demo.postgres import EmbeddedPostgres
 from mig.service.listeners import bind
+from mig.signing.gpg import Gpg
 from tests import fleet
 
 REPETITIONS = int(os.environ.get("REPETITIONS", "1"))
@@ -124,13 +129,26 @@ def many(database: TestDatabase) -> TestDatabase:
 class Api:
     """The API of a database, on a real socket, and a client for it."""
 
-    def __init__(self, dsn: str) -> None:
+    def __init__(self, dsn: str, spool: Path | None = None, handoff: str = "spool") -> None:
         self.database = Database(reactor, dsn)
+        self.gpg = Gpg(reactor)
+        self.spool = spool
+        if spool:
+            Spool(spool).prepare()
+            self.handoff: Polled = Outbox(reactor, self.database, Spool(spool))
+        else:
+            self.handoff = Polled() if handoff == "database" else NoSpool()
         self.pool = HTTPConnectionPool(reactor, persistent=False)
         listener = bind("tcp:0")
         self.root = f"http://localhost:{listener.port}"
         self.base = f"{self.root}/api/v1"
-        site = ApiSite(reactor, self.database, self.base)
+        site = ApiSite(
+            reactor,
+            self.database,
+            self.base,
+            actions=Actions(reactor, self.database, self.gpg, self.handoff),
+            investigators=Investigators(self.database, self.gpg),
+        )
         fd, family = listener.socket.fileno(), listener.socket.family
         self.port: IListeningPort = reactor.adoptStreamPort(fd, family, site)
         listener.socket.close()
@@ -154,12 +172,14 @@ class Api:
 
     async def stop(self) -> None:
         await self.port.stopListening()
+        await self.gpg.stop()
+        await self.handoff.stop()
         self.database.stop()
         await self.pool.closeCachedConnections()
 
 
 @pytest_twisted.async_yield_fixture
-async def api(database: TestDatabase) -> AsyncIterator[Api]:
-    running = Api(database.dsn)
+async def api(database: TestDatabase, tmp_path: Path) -> AsyncIterator[Api]:
+    running = Api(database.dsn, tmp_path / "spool")
     yield running
     await running.stop()

@@ -13,6 +13,7 @@ from mig.api.bodies import form
 from mig.api.request import Request
 from mig.api.routes import ROUTES, Body, Route
 from mig.api.site import ApiSite
+from mig.api.write import Write
 from mig.records import home, urls
 from mig.records.collection import Template
 
@@ -38,7 +39,9 @@ class Posts:
             self.ran += 1
             return request.answer(json.dumps(form(request, template, whole=whole)).encode())
 
-        return Route(path=path, method="POST", right="", body=body, handler=handler)
+        return Route(
+            path=path, method="POST", right="", body=body, owner=Write, handler=handler
+        )
 
 
 class Front:
@@ -48,7 +51,14 @@ class Front:
         self.clock = Clock()
         self.posts = Posts()
         nothing: Any = None
-        self.site = ApiSite(self.clock, nothing, base, routes=self.posts.routes)
+        self.site = ApiSite(
+            self.clock,
+            nothing,
+            base,
+            actions=nothing,
+            investigators=nothing,
+            routes=self.posts.routes,
+        )
         self.connect()
 
     def connect(self) -> None:

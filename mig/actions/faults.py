@@ -1,7 +1,7 @@
 """Faults on purpose, for tests of what survives them; nothing happens without these variables.
 
 ``MIG_API_TEST_KILL_AT=NAME`` kills the process at the point of that name (:data:`POINTS`), and
-``MIG_API_TEST_FAIL_CALL=N:ENOSPC`` lets the N-th call of :func:`call` fail with that error.
+``MIG_API_TEST_FAIL_CALLS=N:ENOSPC,M:EIO`` lets the N-th and M-th call of :func:`call` fail so.
 """
 
 from __future__ import annotations
@@ -26,7 +26,11 @@ POINTS: Final = (
 """In the order in which a submission passes them."""
 
 _kill_at = os.environ.get("MIG_API_TEST_KILL_AT")
-_fail_call, _, _error = os.environ.get("MIG_API_TEST_FAIL_CALL", "0:").partition(":")
+_failures = dict(
+    failure.split(":")
+    for failure in os.environ.get("MIG_API_TEST_FAIL_CALLS", "").split(",")
+    if failure
+)
 _calls = 0
 
 
@@ -40,7 +44,7 @@ def call(function: Callable[..., Any], *args: Any, **kw: Any) -> Any:
     """Call a function of the operating system."""
     global _calls
     _calls += 1
-    if str(_calls) == _fail_call:
-        code = getattr(errno, _error)
+    if _failures and str(_calls) in _failures:
+        code = getattr(errno, _failures[str(_calls)])
         raise OSError(code, os.strerror(code))
     return function(*args, **kw)

@@ -78,7 +78,8 @@ class NoSpool(Polled):
 class Outbox(Polled):
     """Hands over what waits, when asked and every :data:`POLL_SECONDS`.
 
-    What failed stays in the outbox and is tried again; meanwhile no more is taken.
+    What failed stays in the outbox and is tried again, at once when somebody wants to submit more;
+    meanwhile no more is taken.
     """
 
     log = Logger()
@@ -109,6 +110,7 @@ class Outbox(Polled):
 
     def check(self) -> None:
         if self._stuck:
+            self._wake()
             raise Unavailable("actions do not reach the scheduler at present", self._stuck)
 
     async def flush(self) -> None:
@@ -161,9 +163,9 @@ class Outbox(Polled):
             raise Unavailable("the spool's file system does not answer")
         async with self._database.transaction() as transaction:
             rows = await transaction.query(_WAITING, (MOST_AT_ONCE,))
-            reached("locked")
             if not rows:
                 return False
+            reached("locked")
             new = {id: document.encode() for id, document, status in rows if status == NEW_STATUS}
             failures = await self._write(new)
             reached("handed over")

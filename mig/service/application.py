@@ -19,6 +19,10 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 
+from mig.actions.handoff import NoSpool, Outbox, Polled
+from mig.actions.investigators import Investigators
+from mig.actions.spool import Spool, SpoolFault
+from mig.actions.submit import Actions
 from mig.api.site import ApiSite
 from mig.database.migrate import SchemaFault, prepare
 from mig.database.pool import Database
@@ -27,6 +31,7 @@ from mig.service import config, logs
 from mig.service.config import BadConfig, Config
 from mig.service.listeners import DEFAULT_LISTENER, BadListener, Listener, bind_all
 from mig.service.options import EMBEDDED, Options
+from mig.signing.gpg import Gpg
 from mig.values import Unavailable, explained
 
 NO_DATABASE: Final = (
@@ -52,6 +57,10 @@ class Given:
     listeners_from: str
     url: str | None
     base_route: str
+    handoff: str
+    spool: Path | None
+    action_bytes: int
+    key_bytes: int
 
 
 def make_service(options: Options) -> IService:
@@ -68,11 +77,14 @@ def make_service(options: Options) -> IService:
         given = _given(options, configuration)
         observer = logs.redirect(configuration.logging, options.parent or {})
         database = _database(given.database)
+        spool = _spool(given)
         listeners = _bound(given)
-    except (BadConfig, logs.BadLog, PostgresFailed) as reason:
+    except (BadConfig, logs.BadLog, PostgresFailed, SpoolFault) as reason:
         raise StartFailed(str(reason)) from None
     base = (given.url or _local_url(listeners)) + given.base_route
-    return ApiService(database, listeners, base, idle=configuration.idle, observer=observer)
+    return ApiService(
+        database, listeners, base, given, spool, idle=configuration.idle, observer=observer
+    )
 
 
 def _given(options: Options, configuration: Config) -> Given:
@@ -93,6 +105,10 @@ def _given(options: Options, configuration: Config) -> Given:
         listeners_from="[server] ip, port" if from_file and not options["listen"] else "--listen",
         url=url,
         base_route=configuration.server.baseroute,
+        handoff=configuration.scheduler.handoff,
+        spool=configuration.directories.spool,
+        action_bytes=configuration.server.actionsize,
+        key_bytes=configuration.server.keysize,
     )
 
 
@@ -115,6 +131,18 @@ def _database(text: str) -> str | EmbeddedPostgres:
             "--database is no postgresql:// URL or connection string, nor embedded:FOLDER"
         ) from None
     return text
+
+
+def _spool(given: Given) -> Spool | None:
+    """The scheduler's spool, when actions go through one: its folders are there and can be trusted.
+
+    :raises SpoolFault: when they cannot.
+    """
+    if given.handoff != "spool" or given.spool is None:
+        return None
+    spool = Spool(given.spool)
+    spool.prepare()
+    return spool
 
 
 def _bound(given: Given) -> list[Listener]:
@@ -141,6 +169,8 @@ class ApiService(Service):
 
     :param database: a connection string, or a locked PostgreSQL of our own, to be started.
     :param base: the public URL of the API.
+    :param given: what else the daemon is to do.
+    :param spool: of a scheduler that takes its actions from there.
     :param idle: keys of the configuration file that have no effect.
     :param observer: what is to write the log of the process, if not what twistd chooses.
     """
@@ -153,11 +183,17 @@ class ApiService(Service):
         database: str | EmbeddedPostgres,
         listeners: Sequence[Listener],
         base: str,
+        given: Given,
+        spool: Spool | None,
         *,
         idle: Sequence[str] = (),
         observer: Any = None,
     ) -> None:
         self._given = database
+        self._options = given
+        self._spool = spool
+        self._gpg: Gpg | None = None
+        self._handoff: Polled | None = None
         self._listeners = listeners
         self._base = base
         self._idle = idle
@@ -191,11 +227,30 @@ class ApiService(Service):
         if self._idle:
             self.log.warn("given but without effect: {keys}", keys=", ".join(self._idle))
         self._database = Database(reactor, await self._prepared(reactor))
-        site = ApiSite(reactor, self._database, self._base)
+        site = self._site(reactor, self._database)
         self._ports.extend(listener.accept(reactor, site) for listener in self._listeners)
         gc.collect()
         gc.freeze()
         self.log.info("ready at {base}/", base=self._base)
+
+    def _site(self, reactor: Any, database: Database) -> ApiSite:
+        self._gpg = Gpg(reactor)
+        if self._options.handoff == "database":
+            self._handoff = Polled()
+        elif self._spool is None:
+            self._handoff = NoSpool()
+        else:
+            self._handoff = Outbox(reactor, database, self._spool)
+        self._handoff.start()
+        return ApiSite(
+            reactor,
+            database,
+            self._base,
+            actions=Actions(reactor, database, self._gpg, self._handoff),
+            investigators=Investigators(database, self._gpg),
+            action_bytes=self._options.action_bytes,
+            key_bytes=self._options.key_bytes,
+        )
 
     async def _prepared(self, reactor: Any) -> str:
         """The connection string of a database that runs and has the schema.
@@ -235,6 +290,10 @@ class ApiService(Service):
             listener.close()
         for port in self._ports:
             await maybeDeferred(port.stopListening)
+        if self._gpg:
+            await self._gpg.stop()
+        if self._handoff:
+            await self._handoff.stop()
         if self._database:
             self._database.stop()
         if isinstance(self._given, EmbeddedPostgres):

@@ -52,12 +52,11 @@ _RETIRED: Final = {
     ("postgres", "maxconn"),
     ("logging", "maxfilesize"),
     ("logging", "facility"),
+    ("directories", "tmp"),
 }
 """What older files hold and this program has no use for."""
 _IDLE: Final = {
     ("server", "clientpublicip"),
-    ("directories", "spool"),
-    ("directories", "tmp"),
     ("authentication", "tokenduration"),
     ("manifest", "requiredsignatures"),
     ("maxmind", "path"),
@@ -177,13 +176,19 @@ def _by(read: Callable[[str], Any]) -> Mapping[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class Server:
-    """Where it listens, and how clients name it; *ip* and *port* are ``None`` when not given."""
+    """Where it listens, and how clients name it; *ip* and *port* are ``None`` when not given.
+
+    *actionsize* and *keysize* are the longest bodies of requests that submit an action and a key,
+    in bytes.
+    """
 
     ip: str | None = field(default=None, metadata=_by(_ip))
     port: int | None = field(default=None, metadata=_by(_whole(1, 65535)))
     host: str | None = field(default=None, metadata=_by(host))
     baseroute: str = field(default=DEFAULT_BASEROUTE, metadata=_by(_baseroute))
     clientpublicip: str = field(default="peer", metadata=_by(_clientpublicip))
+    actionsize: int = field(default=1_048_576, metadata=_by(_whole(1024, 67_108_864)))
+    keysize: int = field(default=65_536, metadata=_by(_whole(1024, 1_048_576)))
 
     @property
     def listener(self) -> str | None:
@@ -222,7 +227,13 @@ class Directories:
     """Where the scheduler finds actions."""
 
     spool: Path | None = field(default=None, metadata=_by(_path))
-    tmp: Path | None = field(default=None, metadata=_by(_path))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scheduler:
+    """How actions reach the scheduler: through its spool, or because it polls the database."""
+
+    handoff: str = field(default="spool", metadata=_by(_one_of("spool", "database")))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,6 +277,7 @@ class Config:
     server: Server = Server()
     postgres: Postgres = Postgres()
     directories: Directories = Directories()
+    scheduler: Scheduler = Scheduler()
     logging: Logging = Logging()
     authentication: Authentication = Authentication()
     manifest: Manifest = Manifest()
@@ -277,6 +289,7 @@ SECTIONS: Final[Mapping[str, type[Any]]] = {
     "server": Server,
     "postgres": Postgres,
     "directories": Directories,
+    "scheduler": Scheduler,
     "logging": Logging,
     "authentication": Authentication,
     "manifest": Manifest,

@@ -99,6 +99,8 @@ class _Answer:
 class _Process(ProcessProtocol):
     """One gpg; *feed* is what it reads, by file descriptor."""
 
+    transport: Any
+
     def __init__(self, feed: Mapping[int, bytes]) -> None:
         self._feed = feed
         self._received = {OUTPUT: bytearray(), ERRORS: bytearray(), STATUS: bytearray()}
@@ -112,10 +114,10 @@ class _Process(ProcessProtocol):
             self.transport.writeToChild(fd, data)
             self.transport.closeChildFD(fd)
 
-    def childDataReceived(self, childFD: int, data: bytes) -> None:
+    def childDataReceived(self, fd: int, data: bytes) -> None:
         self._size += len(data)
         if self._size <= LONGEST_OUTPUT:
-            self._received[childFD] += data
+            self._received[fd] += data
         else:
             self.fail("its output has no end")
 
@@ -123,7 +125,7 @@ class _Process(ProcessProtocol):
         self._running = False
         self.exited.callback(None)
 
-    def processEnded(self, reason: Failure) -> None:
+    def processEnded(self, reason: Any) -> None:
         if not self.answer.called:
             received = {fd: bytes(data) for fd, data in self._received.items()}
             self.answer.callback(

@@ -14,7 +14,7 @@ import sysconfig
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from importlib.metadata import Distribution
 from pathlib import Path
@@ -60,6 +60,7 @@ class Daemon:
         cwd: Path,
         log: Path | None = None,
         inherited: Sequence[int] = (),
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.output = cwd / "output"
         self.log = log or self.output
@@ -69,6 +70,7 @@ class Daemon:
             stdout=self.output.open("wb"),
             stderr=subprocess.STDOUT,
             pass_fds=inherited,
+            env={**os.environ, **(environment or {})},
         )
         self.base = wait_for(self._ready)
 

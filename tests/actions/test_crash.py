@@ -1,0 +1,174 @@
+"""Actions survive whatever happens to the daemon: exactly once, or not at all."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.parse import urlencode
+
+import pytest
+
+from mig.actions.faults import POINTS
+from tests.conftest import TestDatabase
+from tests.fleet import VECTORS, load
+from tests.service.test_start import Daemon, wait_for
+
+ACTION = (VECTORS / "actions" / "unix-plain.json").read_text()
+FOLDERS = ("new", "inflight", "done", "invalid")
+DURABLE = POINTS.index("committed")
+
+
+class Service:
+    """A daemon with a spool, its database, and what became of an action."""
+
+    def __init__(self, database: TestDatabase, folder: Path) -> None:
+        load(database.dsn)
+        database.execute("delete from signatures")
+        database.execute("delete from commands")
+        database.execute("delete from actions")
+        self.database = database
+        self.folder = folder
+        self.spool = folder / "spool"
+        self.config = folder / "api.cfg"
+        self.config.write_text(f'[directories]\nspool = "{self.spool}"\n')
+        self.daemon: Daemon | None = None
+
+    def start(self, **environment: str) -> Daemon:
+        self.daemon = Daemon(
+            *("--config", str(self.config), "--database", self.database.dsn),
+            *("--listen", "tcp:0"),
+            cwd=self.folder,
+            environment=environment,
+        )
+        return self.daemon
+
+    def post(self, action: str = ACTION) -> int | None:
+        """The status of the answer; ``None`` when the connection broke."""
+        assert self.daemon
+        url = f"{self.daemon.base}action/create/"
+        try:
+            return int(urllib.request.urlopen(url, urlencode({"action": action}).encode()).status)
+        except HTTPError as answer:
+            return answer.code
+        except (OSError, http.client.HTTPException):
+            return None
+
+    def files(self) -> list[str]:
+        return [file.name for f in FOLDERS for file in (self.spool / "action" / f).iterdir()]
+
+    def ids(self) -> list[str]:
+        return [id for (id,) in self.database.execute("select id::text from actions")]
+
+    def waiting(self) -> int:
+        sql = "select count(*) from submissions where handedover is null"
+        return int(self.database.execute(sql)[0][0])
+
+    def settle(self) -> None:
+        wait_for(lambda: not self.waiting())
+
+    def check_nothing_else(self) -> None:
+        """The spool has the scheduler's folders and whole documents, nothing else."""
+        for path in self.spool.rglob("*"):
+            if path.is_file():
+                assert path.suffix == ".json" and json.loads(path.read_text())["id"]
+        assert {p.name for p in (self.spool / "action").iterdir()} == set(FOLDERS)
+
+    def stop(self) -> None:
+        if self.daemon and self.daemon.process.poll() is None:
+            self.daemon.process.kill()
+            self.daemon.process.wait()
+
+
+@pytest.fixture
+def service(database: TestDatabase, tmp_path: Path) -> Iterator[Service]:
+    running = Service(database, tmp_path)
+    yield running
+    running.stop()
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_killed_between_any_two_steps(service: Service, point: str) -> None:
+    service.start(MIG_API_TEST_KILL_AT=point)
+    assert service.post() is None
+    assert service.daemon and service.daemon.process.wait(10) == -9
+    there = service.ids()
+    assert len(there) == (POINTS.index(point) >= DURABLE)
+    service.start()
+    service.settle()
+    assert service.files() == [f"{id}.json" for id in there]
+    assert service.post() == (200 if there else 202)
+    assert len(service.ids()) == 1
+    assert service.files() == [f"{id}.json" for id in service.ids()]
+    service.check_nothing_else()
+
+
+@pytest.mark.parametrize("point", ["linked", "handed over", "marked"])
+@pytest.mark.parametrize("where", ["inflight", "done", "invalid", "away"])
+def test_what_the_scheduler_took_already_is_not_written_again(
+    service: Service, point: str, where: str
+) -> None:
+    service.start(MIG_API_TEST_KILL_AT=point)
+    assert service.post() is None
+    (id,) = service.ids()
+    taken = service.spool / "action" / "new" / f"{id}.json"
+    if where == "away":
+        service.database.execute("update actions set status = 'preparing'")
+        taken.unlink()
+    else:
+        taken.rename(service.spool / "action" / where / taken.name)
+    service.start()
+    service.settle()
+    assert service.files() == ([] if where == "away" else [taken.name])
+    assert not list((service.spool / "action" / "new").iterdir())
+
+
+def test_every_call_to_the_file_system_may_fail(service: Service) -> None:
+    """Each call fails once with each error; the action is tried again until it is there."""
+    errors = ("ENOSPC", "EIO", "EROFS")
+    first = 8  # the start itself makes seven calls
+    failures, call = [], first
+    for error in errors:
+        for n in range(16):
+            failures.append(f"{call + n}:{error}")
+            call += n + 1
+    service.start(MIG_API_TEST_FAIL_CALLS=",".join(failures))
+    assert service.post() == 202
+    assert service.ids() and not service.files()
+    answers = set()
+    for _ in range(len(failures) + 100):
+        answer = service.post()
+        answers.add(answer)
+        if answer == 200:
+            break
+    assert answers == {200, 503}
+    service.settle()
+    assert service.files() == [f"{id}.json" for id in service.ids()]
+    assert len(service.ids()) == 1
+    service.check_nothing_else()
+
+
+def test_nothing_is_taken_while_the_spool_is_away(service: Service) -> None:
+    service.start()
+    folder = service.spool / "action" / "new"
+    away = folder.rename(folder.with_name("elsewhere"))
+    assert service.post() == 202
+    assert service.post((VECTORS / "actions" / "unix-two-signers.json").read_text()) == 503
+    assert len(service.ids()) == 1
+    away.rename(folder)
+    wait_for(service.files)
+    assert service.post((VECTORS / "actions" / "unix-two-signers.json").read_text()) == 202
+    assert sorted(service.files()) == sorted(f"{id}.json" for id in service.ids())
+
+
+def test_a_database_that_goes_away_leaves_nothing_half(service: Service) -> None:
+    service.start()
+    service.database.execute("alter table signatures rename to gone")
+    assert service.post() == 500
+    service.database.execute("alter table gone rename to signatures")
+    assert not service.ids() and not service.files() and not service.waiting()
+    assert service.post() == 202
+    assert len(service.files()) == 1
