@@ -177,6 +177,6 @@ def parse_json(text: str, where: str) -> Any:
         )
     except json.JSONDecodeError as reason:
         place = f"line {reason.lineno}, column {reason.colno}"
-        raise InvalidInput(f"{where} is no JSON: {reason.msg} at {place}", where) from None
+        raise InvalidInput(f"{where} is not JSON: {reason.msg} at {place}", where) from None
     except RecursionError:
         raise InvalidInput(f"{where} is nested too deep", where) from None

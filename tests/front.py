@@ -14,6 +14,7 @@ from mig.api.request import Request
 from mig.api.routes import ROUTES, Body, Route
 from mig.api.site import ApiSite
 from mig.api.write import Write
+from mig.database.pool import Database
 from mig.records import home, urls
 from mig.records.collection import Template
 
@@ -39,9 +40,7 @@ class Posts:
             self.ran += 1
             return request.answer(json.dumps(form(request, template, whole=whole)).encode())
 
-        return Route(
-            path=path, method="POST", right="", body=body, owner=Write, handler=handler
-        )
+        return Route(path=path, method="POST", right="", body=body, owner=Write, handler=handler)
 
 
 class Front:
@@ -53,7 +52,7 @@ class Front:
         nothing: Any = None
         self.site = ApiSite(
             self.clock,
-            nothing,
+            Database(self.clock, ""),
             base,
             actions=nothing,
             investigators=nothing,

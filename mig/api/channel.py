@@ -54,7 +54,7 @@ class Channel(HTTPChannel):
             return
         if not self.line_mode:
             self._deadline = self.callLater(BODY_SECONDS, self._late, "body", BODY_SECONDS)
-        elif self._buffer or self.requests:
+        elif self.persistent and (self._buffer or self.requests):
             self._deadline = self.callLater(HEADER_SECONDS, self._late, "headers", HEADER_SECONDS)
 
     def _no_deadline(self) -> None:
