@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, Final, NoReturn
 
 import click
 from psycopg2 import ProgrammingError
@@ -13,13 +13,19 @@ from twisted.internet import task
 from twisted.internet.defer import CancelledError, Deferred
 
 from mig import __version__
+from mig.actions.investigators import DISABLED, Investigators
+from mig.actions.keyring import ACTIVE
 from mig.database.migrate import SchemaFault, Step, migrate, plan
 from mig.database.pool import Database
 from mig.demo import run as demo
 from mig.demo.postgres import PostgresFailed
-from mig.values import Unavailable, explained
+from mig.records.investigator import COLUMNS
+from mig.signing.gpg import Gpg
+from mig.values import InvalidInput, Refusal, Unavailable, explained, parse_id
 
-INTERRUPTED = 130
+INTERRUPTED: Final = 130
+LARGEST_KEY: Final = 65_536
+ALL_INVESTIGATORS: Final = f"select {COLUMNS} from investigators i order by i.id"  # noqa: S608
 
 
 def _dsn(_context: click.Context, _option: click.Parameter, value: str) -> str:
@@ -38,17 +44,21 @@ def main() -> None:
     """Administer the MIG API. The daemon itself is `twistd mig-api`."""
 
 
+def _database_option(command: Callable[..., None]) -> Callable[..., None]:
+    return click.option(
+        "--database",
+        envvar="MIG_DATABASE",
+        show_envvar=True,
+        required=True,
+        metavar="URL",
+        callback=_dsn,
+        help="postgresql://USER@host/name; a password is better in PGPASSFILE.",
+    )(command)
+
+
 @main.command("migrate")
 @click.option("--plan", "only_plan", is_flag=True, help="Print what would be done, and do nothing.")
-@click.option(
-    "--database",
-    envvar="MIG_DATABASE",
-    show_envvar=True,
-    required=True,
-    metavar="URL",
-    callback=_dsn,
-    help="postgresql://OWNER@host/name; a password is better in PGPASSFILE.",
-)
+@_database_option
 def migrate_command(only_plan: bool, database: str) -> None:
     """Set up an empty database, or bring an existing one up to date.
 
@@ -56,6 +66,70 @@ def migrate_command(only_plan: bool, database: str) -> None:
     tables. A run that was broken off can be repeated.
     """
     _run(database, _print_plan if only_plan else _migrate)
+
+
+@main.group()
+def investigator() -> None:
+    """Add, list, enable and disable investigators, at the database itself."""
+
+
+@investigator.command("add")
+@click.argument("name")
+@click.argument("publickey", type=click.File("rb"))
+@_database_option
+def add_command(name: str, publickey: BinaryIO, database: str) -> None:
+    """Add the investigator NAME with the armored public key in the file PUBLICKEY (- for stdin)."""
+    key = publickey.read(LARGEST_KEY + 1)
+
+    async def add(known: Database, gpg: Gpg) -> None:
+        if len(key) > LARGEST_KEY:
+            raise InvalidInput(f"publickey must have at most {LARGEST_KEY} bytes")
+        id = await Investigators(known, gpg).add(name, key)
+        click.echo(f"added investigator {id}")
+
+    _run_with_gpg(database, add)
+
+
+@investigator.command("list")
+@_database_option
+def list_command(database: str) -> None:
+    """List the investigators: id, status, key fingerprint, name."""
+
+    async def show(known: Database) -> None:
+        for id, name, fingerprint, status, *_ in await known.query(ALL_INVESTIGATORS):
+            click.echo(f"{id}\t{status}\t{fingerprint or '-'}\t{_printable(name)}")
+
+    _run(database, show)
+
+
+@investigator.command("enable")
+@click.argument("id")
+@_database_option
+def enable_command(id: str, database: str) -> None:
+    """Let the investigator ID submit actions again."""
+    _set_status(database, id, ACTIVE)
+
+
+@investigator.command("disable")
+@click.argument("id")
+@_database_option
+def disable_command(id: str, database: str) -> None:
+    """Take no more actions that only the investigator ID has signed."""
+    _set_status(database, id, DISABLED)
+
+
+def _printable(text: str) -> str:
+    """*text* on one line, whatever a database holds."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def _set_status(database: str, text: str, status: str) -> None:
+    async def change(known: Database, gpg: Gpg) -> None:
+        id = parse_id("ID", text)
+        await Investigators(known, gpg).set_status(id, status)
+        click.echo(f"investigator {id} is {status}")
+
+    _run_with_gpg(database, change)
 
 
 @main.command("demo")
@@ -97,6 +171,20 @@ async def _migrate(database: Database) -> None:
     click.echo("the database is up to date" if steps else "nothing to do")
 
 
+def _run_with_gpg(dsn: str, verb: Callable[[Database, Gpg], Awaitable[None]]) -> NoReturn:
+    from twisted.internet import reactor
+
+    gpg = Gpg(reactor)
+
+    async def run(database: Database) -> None:
+        try:
+            await verb(database, gpg)
+        finally:
+            await gpg.stop()
+
+    _run(dsn, run)
+
+
 def _run(dsn: str, verb: Callable[[Database], Awaitable[None]]) -> NoReturn:
     """Run a verb on a database and end the process: 0, or not with one line on standard error."""
 
@@ -104,7 +192,7 @@ def _run(dsn: str, verb: Callable[[Database], Awaitable[None]]) -> NoReturn:
         database = Database(reactor, dsn)
         try:
             await verb(database)
-        except (SchemaFault, Unavailable) as reason:
+        except (SchemaFault, Refusal) as reason:
             click.echo(f"mig-api: {explained(reason)}", err=True)
             raise SystemExit(1) from None
         except CancelledError:

@@ -43,21 +43,26 @@ class Posts:
         return Route(path=path, method="POST", right="", body=body, owner=Write, handler=handler)
 
 
+def a_site(reactor: Any, base: str, posts: Posts) -> ApiSite:
+    """A site that has nothing to answer from but *posts*."""
+    nothing: Any = None
+    return ApiSite(
+        reactor,
+        Database(reactor, ""),
+        base,
+        actions=nothing,
+        investigators=nothing,
+        routes=posts.routes,
+    )
+
+
 class Front:
     """One connection to the site, in memory, under a clock that the test moves."""
 
     def __init__(self, base: str = BASE) -> None:
         self.clock = Clock()
         self.posts = Posts()
-        nothing: Any = None
-        self.site = ApiSite(
-            self.clock,
-            Database(self.clock, ""),
-            base,
-            actions=nothing,
-            investigators=nothing,
-            routes=self.posts.routes,
-        )
+        self.site = a_site(self.clock, base, self.posts)
         self.connect()
 
     def connect(self) -> None:

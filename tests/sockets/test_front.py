@@ -18,8 +18,7 @@ from twisted.internet.threads import deferToThread
 from twisted.logger import formatEvent, globalLogPublisher
 
 from mig.api import channel, site
-from mig.api.site import ApiSite
-from tests.front import CREATE, FORM, Front, Posts, answer_of, post, refusal_of
+from tests.front import BASE, CREATE, FORM, Front, Posts, a_site, answer_of, post, refusal_of
 
 CHUNKED = "Transfer-Encoding: chunked"
 HEARTBEAT = b"GET /api/v1/heartbeat HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -31,9 +30,7 @@ class Server:
 
     def __init__(self) -> None:
         self.posts = Posts()
-        nothing: Any = None
-        base = "http://mig.example:1664/api/v1"
-        self.site = ApiSite(reactor, nothing, base, routes=self.posts.routes)
+        self.site = a_site(reactor, BASE, self.posts)
         self.port: IListeningPort = reactor.listenTCP(0, self.site, interface="127.0.0.1")
 
     async def talk(self, *data: bytes) -> bytes:
