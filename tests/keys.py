@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import base64
-import os
 import shutil
 import subprocess
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-
-import pytest
 
 from mig.signing import certificate
 from mig.signing.packet import crc24, packets
@@ -99,6 +95,7 @@ class Keys:
 
     def __init__(self, home: Path) -> None:
         self.home = home
+        self._program = shutil.which("gpg") or "gpg"
         self._made: dict[str, Key] = {}
 
     def gpg(self, *arguments: str | bytes, given: bytes = b"", time: str = "") -> bytes:
@@ -106,7 +103,15 @@ class Keys:
         faked = ["--faked-system-time", time, "--ignore-time-conflict"] if time else []
         done = subprocess.run(
             [
-                *("gpg", "--homedir", str(self.home), "--batch", "--no-tty", "--yes", "--quiet"),
+                *(
+                    self._program,
+                    "--homedir",
+                    str(self.home),
+                    "--batch",
+                    "--no-tty",
+                    "--yes",
+                    "--quiet",
+                ),
                 *("--no-options", "--pinentry-mode", "loopback", "--passphrase", ""),
                 *("--trust-model", "always", "--allow-weak-digest-algos", "--expert"),
                 *faked,
@@ -357,11 +362,3 @@ COMMANDS = ("--detach-sign", "--sign", "--clear-sign")
 
 def _ring(ring: Path | None) -> list[str]:
     return ["--no-default-keyring", "--keyring", str(ring)] if ring else []
-
-
-@pytest.fixture(scope="session")
-def keys() -> Iterator[Keys]:
-    home = Path(tempfile.mkdtemp(prefix="mig", dir=os.environ.get("TMPDIR", "/tmp")))
-    made = Keys(home)
-    yield made
-    made.stop()
