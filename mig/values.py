@@ -122,6 +122,11 @@ LONGEST_NUMBER: Final = 400
 """Letters of a JSON number; every float64 has a shorter form."""
 
 
+def shortest(number: float) -> Decimal:
+    """The number of the fewest digits that is read as *number*: what encoders write for it."""
+    return Decimal(repr(number))
+
+
 def parse_json(text: str, where: str) -> Any:
     """The value of a JSON text of a client, of which every reader must think the same.
 
