@@ -155,12 +155,8 @@ def parse_json(text: str, where: str) -> Any:
         if math.isinf(number):
             refuse(f"holds {digits[:40]}, which is beyond the numbers of float64")
         exact = Decimal(digits)
-        if (
-            number != exact
-            and number.is_integer()
-            and number
-            and exact == exact.to_integral_value()
-        ):
+        inexact = exact not in (number, shortest(number))
+        if number and inexact and exact == exact.to_integral_value():
             refuse(f"holds {digits[:40]}, a whole number that float64 does not hold")
         return number
 
