@@ -23,7 +23,7 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
 
 from mig.signing import certificate as certificates
-from mig.signing.certificate import Certificate
+from mig.signing.certificate import Certificate, Key
 from mig.signing.packet import HASHES, Signature
 from mig.values import InvalidInput, Unavailable
 
@@ -228,6 +228,7 @@ class Gpg:
         :raises InvalidInput: for a key that cannot sign, or is too weak for it.
         :raises Unavailable: when gpg gave no answer that can be relied on.
         """
+        _refuse_weak(certificate.keys[0])
         answer = await self._run(
             ["--import-options", "import-export,import-minimal,self-sigs-only", "--import"],
             keyring=b"",
@@ -452,6 +453,14 @@ def _listing(output: bytes) -> _Listing:
     return _Listing(keys=keys, user_states=user_states)
 
 
+def _refuse_weak(key: Key) -> None:
+    """:raises InvalidInput: when the key is too weak to sign."""
+    weak = certificates.weakness(key)
+    if weak:
+        which = "key" if key.primary else f"signing subkey {key.fingerprint}"
+        raise InvalidInput(f"the {which} is too weak: {weak}")
+
+
 def _refuse_unusable(certificate: Certificate, listing: _Listing) -> None:
     """:raises InvalidInput: when the key cannot sign, or is too weak for it."""
     primary = listing.keys[0]
@@ -459,13 +468,11 @@ def _refuse_unusable(certificate: Certificate, listing: _Listing) -> None:
         raise InvalidInput(f"the key {STATE_NAMES[primary.state]}")
     if not any(state not in STATE_NAMES for state in listing.user_states):
         raise InvalidInput("the key has no user id that is valid")
-    for key in certificate.keys:
-        listed = [other for other in listing.keys if other.fingerprint == key.fingerprint]
-        weak = certificates.weakness(key)
-        if weak and (key.primary or any(other.signs for other in listed)):
-            which = "key" if key.primary else f"signing subkey {key.fingerprint}"
-            raise InvalidInput(f"the {which} is too weak: {weak}")
     signing = [key for key in listing.keys if key.signs]
+    for listed in signing:
+        key = certificate.key(listed.fingerprint)
+        if key is not None:
+            _refuse_weak(key)
     if not signing:
         raise InvalidInput("the key cannot sign: it has no key or subkey for signing")
     if all(key.state in STATE_NAMES for key in signing):
