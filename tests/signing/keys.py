@@ -17,7 +17,9 @@ from mig.signing import certificate, packet
 from mig.signing.certificate import Certificate
 
 OLD = "20200101T000000"
-"""A time of gpg's, long ago."""
+"""Long ago, in gpg's words."""
+STILL = "20240101T000000!"
+"""A clock that stands: two commands at this time make the same key packet of one secret key."""
 
 
 def one_line(raw: bytes) -> str:
@@ -97,11 +99,12 @@ class TestKey:
     def revoke_subkey(self, number: int = 1) -> None:
         self.edit(f"key {number}", "revkey", "y", "0", "", "y", "save")
 
-    def edit(self, *commands: str) -> None:
+    def edit(self, *commands: str, at: str | None = None) -> None:
         script = "\n".join(commands) + "\n"
         self.keys.run(
             *("--command-fd", "0", "--expert", "--edit-key", self.fingerprint),
             data=script.encode(),
+            at=at,
         )
 
 

@@ -19,7 +19,7 @@ from mig.signing.certificate import Certificate
 from mig.signing.gpg import Gpg
 from mig.signing.packet import Signature
 from mig.values import InvalidInput, Unavailable
-from tests.signing.keys import OLD, Keys, TestKey, framed, one_line
+from tests.signing.keys import OLD, STILL, Keys, TestKey, framed, one_line
 
 VECTORS = Path(__file__).parents[1] / "vectors"
 TEXT = b"name=x;target=y;"
@@ -165,9 +165,9 @@ def reissued(keys: Keys, area: bytes) -> Any:
 
 def adopted(keys: Keys, *, back_signature: bool = False) -> tuple[TestKey, bytes, TestKey]:
     """Eve's certificate with another's primary key as her signing subkey, and that other one."""
-    other = keys.make("Victim", algorithm="rsa2048")
-    eve = keys.make("Eve adopts")
-    eve.edit("addkey", "13", other.keygrip, "q", "0", "save")
+    other = keys.make("Victim", algorithm="rsa2048", at=STILL)
+    eve = keys.make("Eve adopts", at=STILL)
+    eve.edit("addkey", "13", other.keygrip, "q", "0", "save", at=STILL)
     if back_signature:
         return eve, eve.raw, other
     found = packet.packets(eve.raw)
@@ -275,7 +275,7 @@ BAD: dict[str, tuple[Callable[[Keys], Any], str]] = {
         "dated before the key",
     ),
     "S12 critical notation": (own("--sig-notation", "!a@example.net=1"), "bad"),
-    "S15 adopted primary key": (adopting, "may not be used|damaged"),
+    "S15 adopted primary key": (adopting, "may not be used for signing"),
     "S20 RSA 1024": (weak("rsa1024"), "too weak: it has 1024 bits"),
     "S17 brainpool": (weak("brainpoolP256r1"), "too weak: it is on brainpoolP256r1"),
 }
@@ -318,8 +318,23 @@ async def test_s15_who_is_adopted_still_verifies_and_signs_for_nobody_else(
     eve, raw, other = adopted(keys)
     signature = packet.signature(other.signature(TEXT))
     assert (await gpg.verify(other.certificate, signature, TEXT)).fingerprint == other.fingerprint
-    assert other.fingerprint not in (eve.fingerprint, certificate.parse(raw).fingerprint)
-    assert other.certificate.keys[0].bits == certificate.parse(raw).keys[1].bits
+    assert [key.fingerprint for key in certificate.parse(raw).keys] == [
+        eve.fingerprint,
+        other.fingerprint,
+    ]
+    with pytest.raises(InvalidInput, match="may not be used for signing"):
+        await gpg.verify(certificate.parse(raw), signature, TEXT)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_key_of_2014_that_vouches_for_itself_by_sha_1_signs_by_sha_2(
+    gpg: Gpg, keys: Keys
+) -> None:
+    """So gpg made them then, and adopted databases hold such keys."""
+    old = keys.make("Old", algorithm="rsa2048", options=("--cert-digest-algo", "SHA1"))
+    key, signature = plain(old)
+    assert (await gpg.verify(key, packet.signature(signature), TEXT)).fingerprint == key.fingerprint
+    assert (await gpg.minimal(key))[0] == key
 
 
 @pytest_twisted.ensureDeferred
@@ -443,7 +458,7 @@ SCRIPTS = {
     "exit 2 after GOODSIG": f"printf '{GOODSIG}' >&3; exit 2",
     "exit 2 after VALIDSIG": f"printf '{VALID}' >&3; exit 2",
     "sleeps": f"printf '{VALID}' >&3; exec sleep 1000",
-    "sleeps with its output open": f"printf '{VALID}' >&3; sleep 1000 & exit 0",
+    "sleeps with its output open": f"printf '{VALID}' >&3; sleep 2 & exit 0",
     "out of memory": "echo 'gpg: out of memory' >&2; exit 2",
     "garbled": f"printf 'x{VALID}' >&3",
     "unfinished line": f"printf '{VALID[:-2]}' >&3",
