@@ -122,6 +122,11 @@ LONGEST_NUMBER: Final = 400
 """Letters of a JSON number; every float64 has a shorter form."""
 
 
+def shortest(number: float) -> Decimal:
+    """The number of the fewest digits that is read as *number*: what encoders write for it."""
+    return Decimal(repr(number))
+
+
 def parse_json(text: str, where: str) -> Any:
     """The value of a JSON text of a client, of which every reader must think the same.
 
@@ -150,12 +155,8 @@ def parse_json(text: str, where: str) -> Any:
         if math.isinf(number):
             refuse(f"holds {digits[:40]}, which is beyond the numbers of float64")
         exact = Decimal(digits)
-        if (
-            number != exact
-            and number.is_integer()
-            and number
-            and exact == exact.to_integral_value()
-        ):
+        inexact = exact not in (number, shortest(number))
+        if number and inexact and exact == exact.to_integral_value():
             refuse(f"holds {digits[:40]}, a whole number that float64 does not hold")
         return number
 

@@ -14,8 +14,6 @@ from typing import Any, Final
 
 POINTS: Final = (
     "verified",
-    "claimed",
-    "inserted",
     "committed",
     "locked",
     "written",

@@ -49,14 +49,16 @@ class _Read:
 class Keyring:
     """Every investigator's key, read once for each version of its row.
 
-    The version is only a hint: whoever relies on a signer reads the row again in the transaction
-    that does so, and says :meth:`forget` when it has another key.
+    ``known`` is what :meth:`signers` last answered. It and the version are only hints: whoever relies
+    on a signer checks the row again in the transaction that does so, and says :meth:`forget` when
+    it has another key.
     """
 
     log = Logger()
 
     def __init__(self) -> None:
         self._read: dict[str, _Read] = {}
+        self.known: list[Signer] = []
 
     async def signers(self, query: RunQuery) -> list[Signer]:
         """All investigators that have a readable key, disabled ones too."""
@@ -67,7 +69,7 @@ class Keyring:
             for id, key in await query(_KEYS, (id_array(new),)):
                 self._keep(id, versions[id], bytes(key or b""))
         self._read = {id: self._read[id] for id in versions if id in self._read}
-        return [
+        self.known = [
             Signer(
                 id=id,
                 name=name,
@@ -78,6 +80,7 @@ class Keyring:
             for id, name, status, _, _ in rows
             if id in self._read and (known := self._read[id].certificate)
         ]
+        return self.known
 
     def forget(self, ids: Iterable[str]) -> None:
         """Read the keys of these investigators anew at the next call."""

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any, Final
 
 from mig.actions import submission
 from mig.actions.faults import reached
 from mig.actions.handoff import Polled
-from mig.actions.keyring import ACTIVE, Keyring, Signer, owners
+from mig.actions.keyring import Keyring, Signer, owners
 from mig.actions.submission import NOT_FINISHED, NOT_STARTED, SYNTAX_VERSION, Submission
-from mig.database.pool import Database, TooLong, Transaction
+from mig.database.pool import Database, Rows, TooLong
 from mig.records.stored import id_array
 from mig.signing.canonical import Signable, Text, operations, texts
 from mig.signing.gpg import BadSignature, Gpg
@@ -21,15 +22,42 @@ from mig.values import Conflict, InvalidInput, Unavailable, new_id, parse_json
 ATTEMPTS: Final = 3
 """How often signatures are verified when keys change meanwhile."""
 
-_SIGNERS = (
-    "select id::text, status, publickey from investigators where id = any(%s::numeric[])"
-    " order by id for share"
+_STORE = """
+with signer as (
+    select i.id, signed.pgpsignature
+    from unnest(%(signers)s::numeric[], %(keys)s::bytea[], %(pgpsignatures)s::text[])
+        as signed (id, key, pgpsignature)
+    join investigators i on i.id = signed.id and sha256(i.publickey) = signed.key
+    where i.status = 'active' order by i.id for share of i
+), valid as (
+    select count(*) = cardinality(%(signers)s::numeric[]) as signers from signer
+), alike as (
+    select exists (
+        select from actions where validfrom >= to_timestamp(%(begin)s)
+        and validfrom < to_timestamp(%(begin)s + 1) and expireafter >= to_timestamp(%(end)s)
+        and expireafter < to_timestamp(%(end)s + 1) and name = %(name)s and target = %(target)s
+        and id <> all (%(others)s::numeric[])
+    ) as there
+), claimed as (
+    insert into submissions (identity, actionid, handedover, document)
+    select %(identity)s, %(id)s, case when %(spooled)s then null else now() end, %(document)s
+    from valid, alike where valid.signers and not alike.there
+    on conflict (identity) do nothing returning actionid
+), stored as (
+    insert into actions (id, name, target, description, threat, operations, validfrom,
+        expireafter, starttime, finishtime, lastupdatetime, status, pgpsignatures, syntaxversion)
+    select actionid, %(name)s, %(target)s, %(description)s::json, %(threat)s::json,
+        %(operations)s::json, %(validfrom)s::timestamptz, %(expireafter)s::timestamptz,
+        %(not_started)s::timestamptz, %(not_finished)s::timestamptz,
+        %(not_started)s::timestamptz, %(status)s, %(all_signatures)s::json,
+        %(syntaxversion)s
+    from claimed
+), signed as (
+    insert into signatures (actionid, investigatorid, pgpsignature)
+    select claimed.actionid, signer.id, signer.pgpsignature from claimed, signer
 )
-_CLAIM = (
-    "insert into submissions (identity, actionid, handedover, document)"
-    " values (%s, %s, case when %s then null else now() end, %s)"
-    " on conflict (identity) do nothing returning actionid"
-)
+select valid.signers, alike.there, exists (select from claimed) from valid, alike
+"""
 _CLAIMED = (
     "select s.actionid, a.id is not null from submissions s"
     " left join actions a on a.id = s.actionid where s.identity = %s"
@@ -39,12 +67,6 @@ _ALIKE = (
     " and validfrom < to_timestamp(%s + 1) and expireafter >= to_timestamp(%s)"
     " and expireafter < to_timestamp(%s + 1) and name = %s and target = %s order by id"
 )
-_ACTION = (
-    "insert into actions (id, name, target, description, threat, operations, validfrom,"
-    " expireafter, starttime, finishtime, lastupdatetime, status, pgpsignatures, syntaxversion)"
-    " values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
-)
-_SIGNATURE = "insert into signatures (actionid, investigatorid, pgpsignature) values (%s, %s, %s)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,14 +75,6 @@ class Accepted:
 
     id: int
     new: bool
-
-
-class _KeysChanged(Exception):
-    """A signer's row is no longer what the signature was verified against."""
-
-    def __init__(self, ids: Sequence[str]) -> None:
-        super().__init__()
-        self.ids = ids
 
 
 class Actions:
@@ -97,23 +111,30 @@ class Actions:
             raise InvalidInput("expireafter must be in the future", "expireafter")
 
     async def _store(self, submitted: Submission) -> Accepted:
+        """Verify with the keys that are known, and with fresh ones before anything is refused."""
+        fresh = not self._keyring.known
         for _ in range(ATTEMPTS):
-            signers = await self._verify(submitted)
-            reached("verified")
+            known = await self._fresh_keys() if fresh else self._keyring.known
             try:
-                async with self._database.transaction() as transaction:
-                    accepted = await self._insert(transaction, submitted, signers)
-                    reached("inserted")
-            except _KeysChanged as changed:
-                self._keyring.forget(changed.ids)
+                signers = await self._verify(submitted, known)
+            except InvalidInput:
+                if fresh or await self._fresh_keys() == known:
+                    raise
                 continue
-            reached("committed")
-            return accepted
+            reached("verified")
+            accepted = await self._insert(submitted, signers)
+            if accepted is not None:
+                reached("committed")
+                return accepted
+            self._keyring.forget(signer.id for signer in signers)
+            fresh = True
         raise Unavailable("the keys of investigators are being changed")
 
-    async def _verify(self, submitted: Submission) -> list[Signer]:
+    async def _fresh_keys(self) -> list[Signer]:
+        return await self._keyring.signers(self._database.query)
+
+    async def _verify(self, submitted: Submission, known: Sequence[Signer]) -> list[Signer]:
         """Who signed, in the order of the signatures."""
-        known = await self._keyring.signers(self._database.query)
         forms = texts(submitted.signable)
         signers = []
         for n, signature in enumerate(submitted.signatures):
@@ -184,51 +205,54 @@ class Actions:
                     name,
                 )
 
-    async def _insert(
-        self, transaction: Transaction, submitted: Submission, signers: Sequence[Signer]
-    ) -> Accepted:
-        await _check_signers(transaction, signers)
-        action = submitted.signable
-        id = new_id()
-        spooled = self._handoff.spooled
-        document = submitted.document(id) if spooled else None
-        claim = (action.identity, id, spooled, document)
-        if not await transaction.query(_CLAIM, claim):
-            return await _claimed(transaction, action)
-        reached("claimed")
-        earlier = await _alike(transaction, action)
-        if earlier is not None:
-            raise Conflict(
-                f"this action is there already as {earlier}, which did not come through this API"
-            )
-        await self._insert_action(transaction, id, submitted)
-        signed = dict(zip((signer.id for signer in signers), submitted.pgpsignatures, strict=True))
-        for signer, signature in signed.items():
-            await transaction.query(_SIGNATURE, (id, signer, signature))
-        return Accepted(id=id, new=True)
+    async def _insert(self, submitted: Submission, signers: Sequence[Signer]) -> Accepted | None:
+        """Store the action, if its signers still are what was verified against, else ``None``."""
+        row = self._row(submitted, signers)
+        for _ in range(ATTEMPTS):
+            ((valid, alike, new),) = await self._stored(row)
+            if not valid:
+                return None
+            if new:
+                return Accepted(id=row["id"], new=True)
+            earlier = await self._claimed(submitted.signable)
+            if earlier is not None:
+                return earlier
+            if alike:
+                row["others"] = await self._others(submitted.signable)
+        raise Unavailable("the same action is being submitted and deleted at once")
 
-    async def _insert_action(
-        self, transaction: Transaction, id: int, submitted: Submission
-    ) -> None:
-        action = submitted.signable
-        row = (
-            id,
-            action.name,
-            action.target,
-            submitted.description,
-            submitted.threat,
-            action.operations,
-            action.validfrom.microseconds,
-            action.expireafter.microseconds,
-            NOT_STARTED,
-            NOT_FINISHED,
-            NOT_STARTED,
-            self._handoff.status,
-            submitted.pgpsignatures_json,
-            SYNTAX_VERSION,
-        )
+    def _row(self, submitted: Submission, signers: Sequence[Signer]) -> dict[str, Any]:
+        """The parameters of :data:`_STORE`; an investigator who signed twice is one signer."""
+        action, id = submitted.signable, new_id()
+        signed = {s.id: (s, p) for s, p in zip(signers, submitted.pgpsignatures, strict=True)}
+        return {
+            "identity": action.identity,
+            "id": id,
+            "spooled": self._handoff.spooled,
+            "document": submitted.document(id) if self._handoff.spooled else None,
+            "signers": id_array(signed),
+            "keys": [sha256(signer.publickey).digest() for signer, _ in signed.values()],
+            "pgpsignatures": [signature for _, signature in signed.values()],
+            "begin": action.validfrom.seconds,
+            "end": action.expireafter.seconds,
+            "others": "{}",
+            "name": action.name,
+            "target": action.target,
+            "description": submitted.description,
+            "threat": submitted.threat,
+            "operations": action.operations,
+            "validfrom": action.validfrom.microseconds,
+            "expireafter": action.expireafter.microseconds,
+            "not_started": NOT_STARTED,
+            "not_finished": NOT_FINISHED,
+            "status": self._handoff.status,
+            "all_signatures": submitted.pgpsignatures_json,
+            "syntaxversion": SYNTAX_VERSION,
+        }
+
+    async def _stored(self, row: dict[str, Any]) -> Rows:
         try:
-            await transaction.query(_ACTION, row)
+            return await self._database.query(_STORE, row)
         except TooLong:
             raise InvalidInput(
                 "the pgpsignatures together are too long for this database, which takes 4096"
@@ -236,32 +260,34 @@ class Actions:
                 "pgpsignatures",
             ) from None
 
+    async def _claimed(self, action: Signable) -> Accepted | None:
+        """The same action, accepted earlier."""
+        for id, there in await self._database.query(_CLAIMED, (action.identity,)):
+            if not there:
+                raise Conflict(f"this action was accepted as {id} and has been deleted since")
+            return Accepted(id=int(id), new=False)
+        return None
 
-async def _check_signers(transaction: Transaction, signers: Sequence[Signer]) -> None:
-    """Hold the signers' rows until the end, when they are still what was verified against."""
-    ids = sorted({signer.id for signer in signers})
-    rows = await transaction.query(_SIGNERS, (id_array(ids),))
-    now = {id: (status, bytes(key or b"")) for id, status, key in rows}
-    changed = [s.id for s in signers if now.get(s.id) != (ACTIVE, s.publickey)]
-    if changed:
-        raise _KeysChanged(changed)
+    async def _others(self, action: Signable) -> str:
+        """Ids of the actions that look alike, but have other operations, as an array.
+
+        :raises Conflict: when there is the same one, which came into the database without us.
+        """
+        begin, end = action.validfrom.seconds, action.expireafter.seconds
+        parameters = (begin, begin, end, end, action.name, action.target)
+        others = []
+        for id, stored in await self._database.query(_ALIKE, parameters):
+            if _canonical(stored) == action.operations:
+                raise Conflict(
+                    f"this action is there already as {id}, which did not come through this API"
+                )
+            others.append(str(id))
+        return id_array(others)
 
 
-async def _claimed(transaction: Transaction, action: Signable) -> Accepted:
-    ((id, there),) = await transaction.query(_CLAIMED, (action.identity,))
-    if not there:
-        raise Conflict(f"this action was accepted as {id} and has been deleted since")
-    return Accepted(id=int(id), new=False)
-
-
-async def _alike(transaction: Transaction, action: Signable) -> int | None:
-    """The same action, that came into the database without this API."""
-    begin, end = action.validfrom.seconds, action.expireafter.seconds
-    rows = await transaction.query(_ALIKE, (begin, begin, end, end, action.name, action.target))
-    for id, stored in rows:
-        try:
-            if operations(parse_json(stored or "null", "operations")) == action.operations:
-                return int(id)
-        except InvalidInput:
-            continue
-    return None
+def _canonical(stored: str | None) -> str | None:
+    """Stored operations in their signed form; ``None`` when they have none."""
+    try:
+        return operations(parse_json(stored or "null", "operations"))
+    except InvalidInput:
+        return None

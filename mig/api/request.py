@@ -238,19 +238,13 @@ class Request(server.Request):
         if self._logged:
             return
         self._logged = True
-        self.log.info(
-            "{operation} {client} {method} {uri} {status} {seconds:.3f}s"
-            " {rows} rows {bytes} bytes: {outcome}",
-            operation=self.operation,
-            client=getattr(self.client, "host", "unix"),
-            method=printable(self.method),
-            uri=printable(self.uri),
-            status=self.code,
-            seconds=self.site.clock.seconds() - self._started,
-            rows=self.rows,
-            bytes=self.sentLength,
-            outcome=self.outcome[:LONGEST_OUTCOME],
+        line = (
+            f"{self.operation} {getattr(self.client, 'host', 'unix')} {printable(self.method)}"
+            f" {printable(self.uri)} {self.code} {self.site.clock.seconds() - self._started:.3f}s"
+            f" {self.rows} rows {self.sentLength} bytes: {self.outcome[:LONGEST_OUTCOME]}"
         )
+        # made here, since Twisted takes three times as long to fill in a format of many fields
+        self.log.info(line.replace("{", "{{").replace("}", "}}"))
 
 
 @lru_cache(maxsize=256)

@@ -9,7 +9,7 @@ wanted is cancelled by ``pg_cancel_backend`` from a reserved connection.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -26,6 +26,7 @@ from mig.database.names import resolve
 from mig.values import InvalidInput, Unavailable
 
 Rows = list[tuple[Any, ...]]
+Parameters = Sequence[Any] | Mapping[str, Any]
 
 CONNECT_SECONDS = 10.0
 QUERY_SECONDS = 10.0
@@ -51,10 +52,11 @@ BEGIN = (
     " select set_config('application_name', %s, true), set_config('statement_timeout', %s, true),"
     " set_config('idle_in_transaction_session_timeout', %s, true)"
 )
-BEGIN_DURABLE = (
-    "begin; select set_config('synchronous_commit', 'on', true)"
+DURABLE = (
+    "select set_config('synchronous_commit', 'on', false)"
     " where current_setting('synchronous_commit') = 'off'"
 )
+"""What is committed is on disk, also where the server would rather be fast."""
 
 
 class Locked(Unavailable):
@@ -95,9 +97,7 @@ class Connection:
     def backend_pid(self) -> int:
         return int(self._connection.get_backend_pid())
 
-    def execute(
-        self, sql: str, parameters: Sequence[Any] = (), *, seconds: float
-    ) -> Deferred[Rows]:
+    def execute(self, sql: str, parameters: Parameters = (), *, seconds: float) -> Deferred[Rows]:
         """Start a statement; its rows. Cancelling the Deferred does not stop the statement.
 
         :raises Unavailable: when the server does not answer within *seconds*, is gone, or
@@ -291,11 +291,11 @@ class Snapshot:
         self._connection = connection
         self._seconds = seconds
 
-    def query(self, sql: str, parameters: Sequence[Any] = ()) -> Deferred[Rows]:
+    def query(self, sql: str, parameters: Parameters = ()) -> Deferred[Rows]:
         """All rows of a statement."""
         return self._connection.execute(sql, parameters, seconds=self._seconds)
 
-    async def declare(self, sql: str, parameters: Sequence[Any] = ()) -> None:
+    async def declare(self, sql: str, parameters: Parameters = ()) -> None:
         """Open the transaction's cursor; :meth:`fetch` takes rows from it."""
         await self.query(f"declare rows no scroll cursor for {sql}", parameters)
 
@@ -310,7 +310,7 @@ class Transaction:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def query(self, sql: str, parameters: Sequence[Any] = ()) -> Deferred[Rows]:
+    def query(self, sql: str, parameters: Parameters = ()) -> Deferred[Rows]:
         """All rows of a statement."""
         return self._connection.execute(sql, parameters, seconds=QUERY_SECONDS + GRACE_SECONDS)
 
@@ -328,11 +328,11 @@ class Database:
     def __init__(self, reactor: Any, dsn: str, *, connections: int = 8, streams: int = 8) -> None:
         limit = f"{SETTINGS}; set statement_timeout = {QUERY_SECONDS * 1000:.0f}"
         self.reactor = reactor
-        self._queries = Pool(reactor, dsn, size=connections, setup=limit)
+        self._queries = Pool(reactor, dsn, size=connections, setup=f"{limit}; {DURABLE}")
         self._streams = Pool(reactor, dsn, size=streams, setup=f"{SETTINGS}; {LARGE_INPUT_BUFFER}")
         self._control = Pool(reactor, dsn, size=1, setup=limit)
 
-    async def query(self, sql: str, parameters: Sequence[Any] = ()) -> Rows:
+    async def query(self, sql: str, parameters: Parameters = ()) -> Rows:
         """All rows of one statement, in a transaction of its own."""
         connection = await self._queries.acquire()
         try:
@@ -380,7 +380,7 @@ class Database:
         """
         connection = await self._queries.acquire()
         try:
-            await connection.execute(BEGIN_DURABLE, seconds=BEGIN_SECONDS)
+            await connection.execute("begin", seconds=BEGIN_SECONDS)
             yield Transaction(connection)
             await connection.execute("commit", seconds=QUERY_SECONDS + GRACE_SECONDS)
         except BaseException:

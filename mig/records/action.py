@@ -23,18 +23,22 @@ WIDTH = 15
 
 BY_IDS = f"select {COLUMNS} from actions a where a.id = any(%s::numeric[])"
 
-_BY_ID = f"select {COLUMNS} from actions a where a.id = %s"
-
 LINKED_COMMANDS = 1_000
-_COMMANDS = (
-    "select c.id::text, g.name from commands c left join agents g on g.id = c.agentid"
-    f" where c.actionid = %s order by c.starttime, c.id limit {LINKED_COMMANDS + 1}"
+_BY_ID = (
+    f"select {COLUMNS}, (select json_object_agg(s.status, s.count)::text from (select status,"
+    " count(*) from commands where actionid = a.id group by status) s),"
+    " (select json_agg(json_build_array(c.id::text, c.name))::text from (select c.id, g.name"
+    " from commands c left join agents g on g.id = c.agentid where c.actionid = a.id"
+    f" order by c.starttime, c.id limit {LINKED_COMMANDS + 1}) c)"
+    " from actions a where a.id = %s"
 )
 _STATUSES = (
     "select a.id::text, c.status, c.count from unnest(%s::numeric[]) as a (id),"
     " lateral (select status, count(*) from commands where actionid = a.id group by status) c"
 )
 _signatures = msgspec.json.Decoder(list[str] | None).decode
+_counts = msgspec.json.Decoder(dict[str, int]).decode
+_linked = msgspec.json.Decoder(list[tuple[str, str | None]]).decode
 _DONE = ("success", "cancelled", "expired", "failed", "timeout")
 
 
@@ -123,16 +127,16 @@ async def by_id(query: RunQuery, urls: Urls, id: int) -> bytes | None:
     rows = await query(_BY_ID, (id,))
     if not rows:
         return None
-    counts = await counters_by_id(query, [rows[0][0]])
-    commands = await query(_COMMANDS, (id,))
+    *row, statuses, commands = rows[0]
+    linked = _linked(commands or "[]")
     links = [
         Link(rel=f"Command ID {command} on agent {agent}", href=urls.command(command))
-        for command, agent in commands[:LINKED_COMMANDS]
+        for command, agent in linked[:LINKED_COMMANDS]
     ]
-    if len(commands) > LINKED_COMMANDS:
+    if len(linked) > LINKED_COMMANDS:
         everything = [("type", "command"), ("actionid", str(id)), ("after", UNSET_TIME)]
         links.append(Link(rel="commands", href=urls.search(everything)))
-    return item(urls, rows[0], counts[rows[0][0]], links or None)
+    return item(urls, row, counters(_counts(statuses or "{}")), links or None)
 
 
 class ActionList:

@@ -9,12 +9,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any, Final
 
 from whenever import OffsetDateTime
 
-from mig.values import RFC3339, InvalidInput
+from mig.values import RFC3339, InvalidInput, shortest
 
 DEEPEST: Final = 64
 """Levels of arrays and objects in an operation."""
@@ -97,7 +96,8 @@ def _number(value: float, where: str) -> str:
         number = float(value)
     except OverflowError:
         number = 0.0
-    if number != value:
+    digits = shortest(number)
+    if value not in (number, digits):
         shown = str(value)[:40]
         raise InvalidInput(
             f"{where} holds {shown}, which float64 does not hold exactly:"
@@ -107,7 +107,7 @@ def _number(value: float, where: str) -> str:
     if number and not 1e-6 <= abs(number) < 1e21:
         mantissa, _, exponent = repr(number).partition("e")
         return f"{mantissa}e{exponent[0]}{exponent[1:].lstrip('0')}"
-    return f"{Decimal(repr(number)):f}".removesuffix(".0")
+    return f"{digits:f}".removesuffix(".0")
 
 
 def operations(value: Any) -> str:

@@ -23,7 +23,7 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
 
 from mig.signing import certificate as certificates
-from mig.signing.certificate import Certificate
+from mig.signing.certificate import Certificate, Key
 from mig.signing.packet import HASHES, Signature
 from mig.values import InvalidInput, Unavailable
 
@@ -38,12 +38,13 @@ STATUS: Final = 3
 SIGNATURE: Final = 4
 KEYRING: Final = 5
 
+# No --weak-digest: it would also refuse the keys of 2014, whose self-signatures are by SHA-1.
+# The digest of the signature itself is checked before gpg and in its verdict.
 OPTIONS: Final = [
     *("--no-options", "--batch", "--no-tty", "--no-autostart"),
     *("--homedir", "/dev/null"),
     *("--trust-model", "always", "--no-auto-check-trustdb"),
     *("--no-auto-key-retrieve", "--no-auto-key-import", "--disable-dirmngr"),
-    *("--weak-digest", "SHA1", "--weak-digest", "RIPEMD160"),
     *("--lock-never", "--enable-special-filenames"),
 ]
 ONE_KEYRING: Final = ["--no-default-keyring", "--keyring", f"/dev/fd/{KEYRING}"]
@@ -62,6 +63,7 @@ BAD: Final = {
 ERRORS_IN_SIGNATURE: Final = {
     b"4": "gpg does not know the algorithm of the signature",
     b"5": "the digest of the signature is weak: SHA-224, SHA-256, SHA-384 or SHA-512 is accepted",
+    b"6": "the key that made the signature may not be used for signing: it is not bound to the key",
     b"9": BAD[b"NO_PUBKEY"],
     b"39": "the signature is dated before the key that made it",
     b"125": "the key that made the signature may not be used for signing",
@@ -72,7 +74,7 @@ STATE_NAMES: Final = {b"e": "has expired", b"r": "is revoked", b"i": "is invalid
 
 
 class BadSignature(InvalidInput):
-    """The signature was made over another text, or by another key."""
+    """The signature was made over another text, or has been changed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,10 +116,10 @@ class _Process(ProcessProtocol):
             self.transport.writeToChild(fd, data)
             self.transport.closeChildFD(fd)
 
-    def childDataReceived(self, fd: int, data: bytes) -> None:
+    def childDataReceived(self, childFD: int, data: bytes) -> None:  # noqa: N803
         self._size += len(data)
         if self._size <= LONGEST_OUTPUT:
-            self._received[fd] += data
+            self._received[childFD] += data
         else:
             self.fail("its output has no end")
 
@@ -125,12 +127,13 @@ class _Process(ProcessProtocol):
         self._running = False
         self.exited.callback(None)
 
-    def processEnded(self, reason: Any) -> None:
+    def processEnded(self, reason: Failure) -> None:
+        ended: Any = reason.value
         if not self.answer.called:
             received = {fd: bytes(data) for fd, data in self._received.items()}
             self.answer.callback(
                 _Answer(
-                    code=reason.value.exitCode,
+                    code=ended.exitCode,
                     output=received[OUTPUT],
                     status=received[STATUS],
                     errors=received[ERRORS],
@@ -138,7 +141,7 @@ class _Process(ProcessProtocol):
             )
 
     def fail(self, detail: str) -> None:
-        """Kill it, and tell who waits."""
+        """Kill it, and tell who waits why."""
         self.kill()
         if not self.answer.called:
             self.answer.errback(Unavailable(FAILED, f"gpg was killed: {detail}"))
@@ -231,6 +234,7 @@ class Gpg:
         :raises InvalidInput: for a key that cannot sign, or is too weak for it.
         :raises Unavailable: when gpg gave no answer that can be relied on.
         """
+        _refuse_weak(certificate.keys[0])
         answer = await self._run(
             ["--import-options", "import-export,import-minimal,self-sigs-only", "--import"],
             keyring=b"",
@@ -456,6 +460,14 @@ def _listing(output: bytes) -> _Listing:
     return _Listing(keys=keys, user_states=user_states)
 
 
+def _refuse_weak(key: Key) -> None:
+    """:raises InvalidInput: when the key is too weak to sign."""
+    weak = certificates.weakness(key)
+    if weak:
+        which = "key" if key.primary else f"signing subkey {key.fingerprint}"
+        raise InvalidInput(f"the {which} is too weak: {weak}")
+
+
 def _refuse_unusable(certificate: Certificate, listing: _Listing) -> None:
     """:raises InvalidInput: when the key cannot sign, or is too weak for it."""
     primary = listing.keys[0]
@@ -463,13 +475,11 @@ def _refuse_unusable(certificate: Certificate, listing: _Listing) -> None:
         raise InvalidInput(f"the key {STATE_NAMES[primary.state]}")
     if not any(state not in STATE_NAMES for state in listing.user_states):
         raise InvalidInput("the key has no user id that is valid")
-    for key in certificate.keys:
-        listed = [other for other in listing.keys if other.fingerprint == key.fingerprint]
-        weak = certificates.weakness(key)
-        if weak and (key.primary or any(other.signs for other in listed)):
-            which = "key" if key.primary else f"signing subkey {key.fingerprint}"
-            raise InvalidInput(f"the {which} is too weak: {weak}")
     signing = [key for key in listing.keys if key.signs]
+    for listed in signing:
+        key = certificate.key(listed.fingerprint)
+        if key is not None:
+            _refuse_weak(key)
     if not signing:
         raise InvalidInput("the key cannot sign: it has no key or subkey for signing")
     if all(key.state in STATE_NAMES for key in signing):

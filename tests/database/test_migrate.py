@@ -415,7 +415,7 @@ async def test_a_daemon_refuses_an_old_database(old: TestDatabase) -> None:
     """It changes nothing, and says what brings the database up."""
     before = catalog.everything(old)
     line = await refusal(on(old.dsn, lambda d: prepare(d, upgrade=False)))
-    assert line.startswith("the database has no schema version, version 1 is needed")
+    assert line.startswith("the database has no schema version, version 2 is needed")
     assert "`mig-api migrate`, run as its owner," in line
     assert catalog.everything(old) == before
 

@@ -1,0 +1,185 @@
+"""Keys: one public key in one armor, named as gpg names it, and strong enough to sign."""
+
+from __future__ import annotations
+
+import base64
+import time
+from math import prod
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mig.signing import certificate, packet
+from mig.signing.certificate import Key
+from mig.values import InvalidInput
+from tests.signing.keys import Keys, framed
+
+VECTORS = Path(__file__).parents[1] / "vectors" / "keys"
+BOB = (VECTORS / "bob.asc").read_bytes()
+SHER = (VECTORS / "sher.asc").read_bytes()
+BOB_RAW = certificate.read(BOB).packets
+KEY, USER, BINDING = packet.packets(BOB_RAW)
+
+
+def armored(data: bytes) -> bytes:
+    return certificate.armor(data).encode()
+
+
+@pytest.mark.parametrize("name", ["bob", "sher", "mallory"])
+def test_the_keys_of_the_original_service_are_read_and_armored_again(name: str) -> None:
+    text = (VECTORS / f"{name}.asc").read_bytes()
+    read = certificate.read(text)
+    assert certificate.stored(text) == read
+    assert certificate.read(armored(read.packets)) == read
+    assert read.keys[0].bits == 2048
+    assert certificate.weakness(read.keys[0]) is None
+    assert read.fingerprint.endswith(read.keys[0].key_id)
+
+
+def test_fingerprints_are_those_that_gpg_computes(keys: Keys) -> None:
+    key = keys.make("Prints")
+    for algorithm, use in [("rsa2048", "sign"), ("nistp384/ecdsa", "sign"), ("cv25519", "encr")]:
+        key.add_subkey(algorithm, use)
+    lines = keys.run("--with-colons", "--list-keys", key.fingerprint).split(b"\n")
+    wanted = [line.split(b":")[9].decode() for line in lines if line.startswith(b"fpr")]
+    assert [found.fingerprint for found in key.certificate.keys] == wanted
+    assert [found.bits for found in key.certificate.keys] == [256, 2048, 384, 256]
+
+
+def test_line_ends_headers_and_a_missing_checksum_do_not_matter() -> None:
+    lines = BOB.decode().strip().split("\n")
+    variant = [lines[0], "Version: x", "Comment: ü", *lines[1:-2], lines[-1]]
+    text = "\r\n".join(variant).encode()
+    assert certificate.read(b" \n" + text + b"\r\n\r\n") == certificate.read(BOB)
+
+
+def test_a_stored_row_may_have_text_around_its_armor() -> None:
+    text = b"Bob's key:\n" + armored(framed(10, b"PGP") + BOB_RAW + framed(12, b"\0\0")) + b"\nend"
+    assert certificate.stored(text) == certificate.read(BOB)
+    with pytest.raises(InvalidInput, match="text around"):
+        certificate.read(b"Bob's key:\n" + BOB)
+
+
+def test_images_are_left_out_with_the_signatures_on_them() -> None:
+    image = framed(17, b"\2\1x") + BINDING.raw
+    read = certificate.read(armored(KEY.raw + USER.raw + BINDING.raw + image))
+    assert read.packets == BOB_RAW
+
+
+def test_s18_a_secret_key_is_refused_by_its_frame_and_by_its_packets(keys: Keys) -> None:
+    key = keys.make("Secret")
+    secret = keys.run("--export-secret-keys", key.fingerprint)
+    for text in (
+        keys.run("--armor", "--export-secret-keys", key.fingerprint),
+        armored(secret),
+        armored(key.raw + secret),
+    ):
+        for read in (certificate.read, certificate.stored):
+            with pytest.raises(InvalidInput, match="secret key"):
+                read(text)
+
+
+MESSAGE = b"-----BEGIN PGP MESSAGE-----\n\nAAAA\n-----END PGP MESSAGE-----\n"
+REFUSED = {
+    "S18 two keys": (armored(BOB_RAW + certificate.read(SHER).packets), "several keys"),
+    "S18 two armors": (BOB + SHER, "2 armors"),
+    "S18 compressed": (armored(framed(8, b"\0" + BOB_RAW)), "compressed"),
+    "S18 signature": (armored(BINDING.raw), "a signature, not a public key"),
+    "message": (MESSAGE, "a PGP MESSAGE"),
+    "empty": (b"", "not armored"),
+    "words": (b"hello", "not armored"),
+    "binary": (BOB_RAW, "not armored"),
+    "half": (BOB[:400], "cut short"),
+    "cut": (armored(BOB_RAW[:-1]), "cut short"),
+    "damaged": (BOB.replace(b"8L1aGpL", b"8L1aGpM"), "checksum does not match"),
+    "letters": (BOB.replace(b"8L1aGpL", b"8L1a*pL"), "base64 is damaged"),
+    "no content": (armored(b""), "armor is empty"),
+    "S20 no user id": (armored(KEY.raw), "no user id"),
+    "S17 version 3": (armored(framed(6, b"\3" + KEY.body[1:]) + USER.raw), "version 3"),
+    "S17 version 5": (armored(framed(6, b"\5" + KEY.body[1:]) + USER.raw), "version 5"),
+    "S17 version 6": (armored(framed(6, b"\6" + KEY.body[1:]) + USER.raw), "version 6"),
+    "other packet": (armored(BOB_RAW + framed(12, b"\0\0")), "type 12"),
+    "no key first": (armored(USER.raw + KEY.raw), "not a public key"),
+    "short key": (armored(framed(6, b"\4") + USER.raw), "damaged"),
+    "short number": (armored(framed(6, KEY.body[:20]) + USER.raw), "damaged"),
+}
+
+
+@pytest.mark.parametrize(("text", "reason"), REFUSED.values(), ids=REFUSED)
+def test_what_is_no_certificate(text: bytes, reason: str) -> None:
+    with pytest.raises(InvalidInput, match=reason):
+        certificate.read(text)
+
+
+PRIMES = [p for p in range(2, 702) if all(p % d for d in range(2, p))]
+ROCA = pow(65537, 1234567, prod(PRIMES)) + prod(PRIMES) * (1 << 1100)
+
+
+def rsa(modulus: int, exponent: int = 65537) -> Key:
+    return Key(
+        fingerprint="A" * 40,
+        primary=True,
+        algorithm=1,
+        bits=modulus.bit_length(),
+        modulus=modulus,
+        exponent=exponent,
+    )
+
+
+BOB_N = certificate.read(BOB).keys[0].modulus
+WEAK = {
+    "RSA 2047": (rsa(BOB_N >> 1 | 1), "2047 bits"),
+    "e=3": (rsa(BOB_N, 3), "exponent is 3"),
+    "even e": (rsa(BOB_N, 65538), "exponent is 65538"),
+    "even n": (rsa(BOB_N - 1), "even"),
+    "ROCA": (rsa(ROCA), "ROCA"),
+}
+
+
+@pytest.mark.parametrize(("key", "reason"), WEAK.values(), ids=WEAK)
+def test_s20_weak_rsa_keys_are_named_so(key: Key, reason: str) -> None:
+    assert reason in (certificate.weakness(key) or "")
+
+
+@pytest.mark.parametrize(
+    ("curve", "algorithm", "weak"),
+    [
+        *[
+            (name, 22 if name == "Ed25519" else 19, False)
+            for name, _ in certificate.CURVES.values()
+        ],
+        *[(name, 19, True) for name, _ in certificate.OTHER_CURVES.values()],
+        ("", 17, True),
+        ("", 28, True),
+    ],
+)
+def test_s17_curves(curve: str, algorithm: int, weak: bool) -> None:
+    key = Key(fingerprint="A" * 40, primary=True, algorithm=algorithm, bits=256, curve=curve)
+    assert bool(certificate.weakness(key)) is weak
+
+
+def test_s19_a_key_of_64_kib_is_read_in_well_under_100_ms() -> None:
+    many = armored(KEY.raw + USER.raw + BINDING.raw * 140)
+    assert len(many) > 62_000
+    start = time.perf_counter()
+    certificate.read(many)
+    assert time.perf_counter() - start < 0.1
+
+
+@given(st.binary(max_size=300), st.booleans())
+def test_any_bytes_are_a_certificate_or_refused(data: bytes, in_armor: bool) -> None:
+    text = armored(framed(6, b"\4" + data) + USER.raw) if in_armor else data
+    for read in (certificate.read, certificate.stored):
+        try:
+            found = read(text)
+        except InvalidInput:
+            continue
+        certificate.weakness(found.keys[0])
+
+
+def test_an_armor_is_what_base64_decoders_expect() -> None:
+    lines = certificate.armor(BOB_RAW).split("\n")
+    assert max(map(len, lines[1:-2])) == 64
+    assert base64.b64decode("".join(lines[2:-3])) == BOB_RAW

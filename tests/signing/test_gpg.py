@@ -1,0 +1,684 @@
+"""One row per attack: what real gpg, and a gpg that fails, may make us believe."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.defer import CancelledError, Deferred, DeferredList
+
+from mig.signing import certificate, packet
+from mig.signing.certificate import Certificate
+from mig.signing.gpg import Gpg
+from mig.signing.packet import Signature
+from mig.values import InvalidInput, Unavailable
+from tests.signing.keys import OLD, STILL, Keys, TestKey, framed, one_line
+
+VECTORS = Path(__file__).parents[1] / "vectors"
+TEXT = b"name=x;target=y;"
+
+
+def vector_key(name: str) -> Certificate:
+    return certificate.stored((VECTORS / "keys" / f"{name}.asc").read_bytes())
+
+
+BOB = vector_key("bob")
+
+
+def go_json(value: Any) -> str:
+    """Go's encoding, as far as the vectors need it."""
+    if isinstance(value, dict):
+        items = sorted(value.items(), key=lambda item: item[0].encode())
+        return "{" + ",".join(f"{go_json(key)}:{go_json(one)}" for key, one in items) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(go_json, value)) + "]"
+    if isinstance(value, Number):
+        return value
+    if isinstance(value, str):
+        text = json.dumps(value, ensure_ascii=False)
+        for letter in "<>&\u2028\u2029":
+            text = text.replace(letter, f"\\u{ord(letter):04x}")
+        return text.replace("\\b", "\\u0008").replace("\\f", "\\u000c")
+    return json.dumps(value)
+
+
+class Number(str):
+    """A number as it is written; in the vectors that is already how Go writes it."""
+
+    __slots__ = ()
+
+
+def vector_text(name: str) -> tuple[bytes, list[str]]:
+    """What a client signed, and its signatures."""
+    action = json.loads(
+        (VECTORS / "actions" / f"{name}.json").read_text(), parse_float=Number, parse_int=Number
+    )
+    operations = go_json(action["operations"])
+    times = [action["validfrom"], action["expireafter"]]
+    if name.startswith("unix"):
+        first, last = (int(datetime.fromisoformat(f"{t[:19]}+00:00").timestamp()) for t in times)
+        text = (
+            f"name={action['name']};target={action['target']};validfrom={first};"
+            f"expireafter=%!s(int64={last});operations={operations};"
+        )
+    else:
+        first, last = (
+            f"{t[:10]} {t[11:].removesuffix('Z').split('+')[0]} "
+            + (f"+{t[20:22]}{t[23:]} +{t[20:22]}{t[23:]}" if "+" in t else "+0000 UTC")
+            for t in times
+        )
+        text = (
+            f"name={action['name']}; target={action['target']}; validfrom={first};"
+            f" expireafter={last}; operations='{operations}';"
+        )
+    return text.encode(), action["pgpsignatures"]
+
+
+@pytest.mark.parametrize(
+    "name", ["unix-plain", "unix-tricky", "unix-two-signers", "gotime-plain", "gotime-offset"]
+)
+@pytest_twisted.ensureDeferred
+async def test_what_the_original_clients_signed_verifies(gpg: Gpg, name: str) -> None:
+    text, signatures = vector_text(name)
+    for signature, signer in zip(signatures, ["bob", "sher"], strict=False):
+        parsed = packet.signature(signature)
+        key = vector_key(signer)
+        verified = await gpg.verify(key, parsed, text)
+        assert verified.fingerprint == verified.key_fingerprint == key.fingerprint
+        assert verified.created == parsed.created
+        with pytest.raises(InvalidInput, match="not by this key"):
+            await gpg.verify(vector_key("mallory"), parsed, text)
+        with pytest.raises(InvalidInput, match="made over another text"):
+            await gpg.verify(key, parsed, text + b" ")
+
+
+def plain(key: TestKey, *options: str, at: str | None = None, subkey: str = "") -> Any:
+    """What to verify: a key's signature over the text."""
+    return key.certificate, key.signature(TEXT, *options, at=at, key=subkey)
+
+
+def forging_user_id(victim: str) -> str:
+    separators = "Å\x85\u2028"
+    return "Eve " + "".join(
+        f"{separator}[GNUPG:] GOODSIG {victim[-16:]} bob{separator}"
+        f"[GNUPG:] VALIDSIG {victim} 2026-01-01 1767225600 0 4 0 1 8 00 {victim}"
+        for separator in separators
+    )
+
+
+@pytest_twisted.ensureDeferred
+async def test_s1_a_user_id_forges_no_signer(gpg: Gpg, keys: Keys) -> None:
+    eve = keys.make(forging_user_id(BOB.fingerprint))
+    key, signature = plain(eve)
+    assert (await gpg.verify(key, packet.signature(signature), TEXT)).fingerprint == key.fingerprint
+
+
+@pytest_twisted.ensureDeferred
+async def test_s1_whatever_the_user_id_the_signer_is_the_key(gpg: Gpg, keys: Keys) -> None:
+    odd = "".join(map(chr, [*range(0x80, 0xA1), 0x2028, 0x2029, 0x202E, 0xFEFF, 0x1F510]))
+    for name in (odd, "a:b%0A[GNUPG:] GOODSIG x", "%s%n \\x0a"):
+        key, signature = plain(keys.make(f"Odd {name}"))
+        reduced, _ = await gpg.minimal(key)
+        verified = await gpg.verify(reduced, packet.signature(signature), TEXT)
+        assert verified.fingerprint == key.fingerprint
+
+
+def subkey(keys: Keys) -> Any:
+    key = keys.make("With subkey", algorithm="rsa2048", use="cert")
+    name = key.add_subkey()
+    return plain(key, subkey=name)
+
+
+def expired_subkey(keys: Keys, *, revoked: bool = False) -> Any:
+    key = keys.make("Old subkey", at=OLD)
+    name = key.add_subkey(expires="0" if revoked else "20210101T000000", at=OLD)
+    signature = key.signature(TEXT, key=name, at="20200601T000000")
+    if revoked:
+        key.revoke_subkey()
+    return key.certificate, signature
+
+
+def revoked(keys: Keys) -> Any:
+    key = keys.make("Revoked")
+    signature = key.signature(TEXT)
+    key.revoke()
+    return key.certificate, signature
+
+
+def reissued(keys: Keys, area: bytes) -> Any:
+    """A signature whose unsigned area is *area*."""
+    key = keys.make("Unsigned area")
+    body = packet.packets(key.sign(TEXT))[0].body
+    hashed_end = 6 + int.from_bytes(body[4:6])
+    rest = body[hashed_end + 2 + int.from_bytes(body[hashed_end : hashed_end + 2]) :]
+    return key.certificate, one_line(
+        framed(2, body[:hashed_end] + len(area).to_bytes(2) + area + rest)
+    )
+
+
+def adopted(keys: Keys, *, back_signature: bool = False) -> tuple[TestKey, bytes, TestKey]:
+    """Eve's certificate with another's primary key as her signing subkey, and that other one."""
+    other = keys.make("Victim", algorithm="rsa2048", at=STILL)
+    eve = keys.make("Eve adopts", at=STILL)
+    eve.edit("addkey", "13", other.keygrip, "q", "0", "save", at=STILL)
+    if back_signature:
+        return eve, eve.raw, other
+    found = packet.packets(eve.raw)
+    return eve, b"".join([*(one.raw for one in found[:-1]), _bare(found[-1])]), other
+
+
+def _bare(binding: packet.Packet) -> bytes:
+    """A signature without its unsigned area, where the back signature is."""
+    body = binding.body
+    end = 6 + int.from_bytes(body[4:6])
+    rest = body[end + 2 + int.from_bytes(body[end : end + 2]) :]
+    return framed(2, body[:end] + b"\0\0" + rest)
+
+
+def adopting(keys: Keys) -> Any:
+    _, raw, other = adopted(keys)
+    return certificate.parse(raw), other.signature(TEXT)
+
+
+def wrong_key(keys: Keys) -> Any:
+    return BOB, keys.make("Somebody").signature(TEXT)
+
+
+def other_text(keys: Keys) -> Any:
+    key = keys.make("Other text")
+    return key.certificate, key.signature(b"1;2026-11-24T08:59:39Z;1\n")
+
+
+def weak(algorithm: str) -> Callable[[Keys], Any]:
+    return lambda keys: plain(keys.make(f"Weak {algorithm}", algorithm=algorithm))
+
+
+def own(*options: str, at: str | None = None, **how: Any) -> Callable[[Keys], Any]:
+    return lambda keys: plain(keys.make("Own", **how), *options, at=at)
+
+
+GOOD: dict[str, Callable[[Keys], Any]] = {
+    "Ed25519": own(),
+    "RSA": own(algorithm="rsa2048"),
+    "NIST P-256": own(algorithm="nistp256"),
+    "SHA-512": own("--digest-algo", "SHA512"),
+    "subkey": subkey,
+    "S11 key block inside": own("--include-key-block"),
+    "S11 policy": own("--sig-policy-url", "http://192.0.2.1/p", "--sig-keyserver-url", "hkp://x"),
+    "S12 notation": own("--sig-notation", "a@example.net=[GNUPG:] GOODSIG"),
+    "S14 zeroed": lambda keys: reissued(keys, bytes([9, 16]) + bytes(8)),
+    "S14 another's": lambda keys: reissued(
+        keys, bytes([9, 16]) + bytes.fromhex(BOB.fingerprint)[-8:]
+    ),
+}
+
+
+@pytest.mark.parametrize("make", GOOD.values(), ids=GOOD)
+@pytest_twisted.ensureDeferred
+async def test_a_good_signature_names_its_signer(
+    gpg: Gpg, keys: Keys, make: Callable[[Keys], Any]
+) -> None:
+    key, signature = make(keys)
+    verified = await gpg.verify(key, packet.signature(signature), TEXT)
+    assert verified.fingerprint == key.fingerprint
+    assert verified.key_fingerprint == key.keys[-1].fingerprint
+
+
+BAD: dict[str, tuple[Callable[[Keys], Any], str]] = {
+    "S2 forging and expired": (
+        lambda keys: plain(
+            keys.make(forging_user_id(BOB.fingerprint), expires="20210101T000000", at=OLD),
+            at="20200601T000000",
+        ),
+        "the signer's key has expired",
+    ),
+    "S2 forging and bad": (
+        lambda keys: (
+            (key := keys.make(forging_user_id("B" * 40))).certificate,
+            key.signature(b"other"),
+        ),
+        "made over another text",
+    ),
+    "S3 other text": (other_text, "made over another text"),
+    "S3 wrong key": (wrong_key, "not by this key"),
+    "S6 expired": (
+        lambda keys: plain(
+            keys.make("Expired", expires="20210101T000000", at=OLD), at="20200601T000000"
+        ),
+        "the signer's key has expired",
+    ),
+    "S6 revoked": (revoked, "the signer's key is revoked"),
+    "S6 expired subkey": (expired_subkey, "the subkey that signed has expired"),
+    "S6 revoked subkey": (
+        lambda keys: expired_subkey(keys, revoked=True),
+        "the subkey that signed is revoked",
+    ),
+    "S7 expired signature": (
+        lambda keys: plain(
+            keys.make("Short", at=OLD), "--default-sig-expire", "1d", at="20200601T000000"
+        ),
+        "the signature has expired",
+    ),
+    "S7 future": (
+        lambda keys: plain(keys.make("Future"), at="20950101T000000"),
+        "dated in the future",
+    ),
+    "S7 before its key": (
+        lambda keys: plain(keys.make("Before"), "--ignore-time-conflict", at=OLD),
+        "dated before the key",
+    ),
+    "S12 critical notation": (own("--sig-notation", "!a@example.net=1"), "bad"),
+    "S15 adopted primary key": (adopting, "may not be used for signing"),
+    "S20 RSA 1024": (weak("rsa1024"), "too weak: it has 1024 bits"),
+    "S17 brainpool": (weak("brainpoolP256r1"), "too weak: it is on brainpoolP256r1"),
+}
+
+
+@pytest.mark.parametrize(("make", "reason"), BAD.values(), ids=BAD)
+@pytest_twisted.ensureDeferred
+async def test_a_bad_signature_is_refused_with_its_reason(
+    gpg: Gpg, keys: Keys, make: Callable[[Keys], Any], reason: str
+) -> None:
+    key, signature = make(keys)
+    with pytest.raises(InvalidInput, match=reason):
+        await gpg.verify(key, packet.signature(signature), TEXT)
+
+
+@pytest_twisted.ensureDeferred
+async def test_s7_a_clock_five_minutes_off_is_forgiven(keys: Keys) -> None:
+    key, signature = plain(keys.make("Clock"))
+    parsed = packet.signature(signature)
+    assert parsed.created is not None
+
+    class Late:
+        """The real reactor with another time."""
+
+        def __init__(self, seconds: float) -> None:
+            self.seconds = lambda: seconds
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(reactor, name)
+
+    await Gpg(Late(parsed.created - 300)).verify(key, parsed, TEXT)
+    with pytest.raises(InvalidInput, match="dated in the future"):
+        await Gpg(Late(parsed.created - 301)).verify(key, parsed, TEXT)
+
+
+@pytest_twisted.ensureDeferred
+async def test_s15_who_is_adopted_still_verifies_and_signs_for_nobody_else(
+    gpg: Gpg, keys: Keys
+) -> None:
+    eve, raw, other = adopted(keys)
+    signature = packet.signature(other.signature(TEXT))
+    assert (await gpg.verify(other.certificate, signature, TEXT)).fingerprint == other.fingerprint
+    assert [key.fingerprint for key in certificate.parse(raw).keys] == [
+        eve.fingerprint,
+        other.fingerprint,
+    ]
+    with pytest.raises(InvalidInput, match="may not be used for signing"):
+        await gpg.verify(certificate.parse(raw), signature, TEXT)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_key_of_2014_that_vouches_for_itself_by_sha_1_signs_by_sha_2(
+    gpg: Gpg, keys: Keys
+) -> None:
+    """So gpg made them then, and adopted databases hold such keys."""
+    old = keys.make("Old", algorithm="rsa2048", options=("--cert-digest-algo", "SHA1"))
+    key, signature = plain(old)
+    assert (await gpg.verify(key, packet.signature(signature), TEXT)).fingerprint == key.fingerprint
+    assert (await gpg.minimal(key))[0] == key
+
+
+@pytest_twisted.ensureDeferred
+async def test_s16_a_key_in_two_certificates_counts_for_the_one_that_is_asked(
+    gpg: Gpg, keys: Keys
+) -> None:
+    """Its owner agreed, by a back signature. Who registers keys must refuse a known one."""
+    eve, raw, other = adopted(keys, back_signature=True)
+    both = certificate.parse(raw)
+    signature = packet.signature(eve.signature(TEXT, key=f"{other.fingerprint}!"))
+    assert other.fingerprint in [key.fingerprint for key in both.keys]
+    for key in (both, other.certificate):
+        verified = await gpg.verify(key, signature, TEXT)
+        assert verified.fingerprint == key.fingerprint
+        assert verified.key_fingerprint == other.fingerprint
+
+
+@pytest_twisted.ensureDeferred
+async def test_any_change_of_a_signature_is_refused_and_never_an_error(
+    gpg: Gpg, keys: Keys
+) -> None:
+    key, signature = plain(keys.make("Changed"))
+    body = packet.packets(packet.signature(signature).raw)[0].body
+    for at in range(0, len(body), 3):
+        text = one_line(framed(2, body[:at] + bytes([body[at] ^ 0x41]) + body[at + 1 :]))
+        try:
+            verified = await gpg.verify(key, packet.signature(text), TEXT)
+        except InvalidInput:
+            continue
+        assert verified.fingerprint == key.fingerprint  # the unsigned area, which names nobody
+
+
+# Uploaded keys
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_uploaded_key_comes_back_minimal(gpg: Gpg, keys: Keys) -> None:
+    key, friend = keys.make("Minimal"), keys.make("Friend")
+    key.add_subkey()
+    clean = key.raw
+    keys.run("-u", friend.fingerprint, "--quick-sign-key", key.fingerprint)
+    assert len(key.raw) > len(clean)
+    reduced, text = await gpg.minimal(certificate.read(key.armored))
+    assert reduced.packets == clean
+    assert certificate.read(text.encode()) == reduced
+    assert (await gpg.minimal(reduced))[0] == reduced
+
+
+def exported(key: TestKey) -> bytes:
+    return key.raw
+
+
+def edited(key: TestKey, change: Callable[[TestKey], object]) -> bytes:
+    change(key)
+    return key.raw
+
+
+def without_self_signatures(key: TestKey) -> bytes:
+    return b"".join(one.raw for one in packet.packets(key.raw) if one.tag != 2)
+
+
+def old_subkey(keys: Keys) -> bytes:
+    key = keys.make("Only an old subkey", algorithm="rsa2048", use="cert", at=OLD)
+    key.add_subkey(expires="20210101T000000", at=OLD)
+    return key.raw
+
+
+UNUSABLE: dict[str, tuple[Callable[[Keys], bytes], str]] = {
+    "expired": (
+        lambda keys: keys.make("E", expires="20210101T000000", at=OLD).raw,
+        "the key has expired",
+    ),
+    "revoked": (lambda keys: edited(keys.make("R"), TestKey.revoke), "the key is revoked"),
+    "no valid user id": (lambda keys: without_self_signatures(keys.make("N")), "user id"),
+    "no signing key": (
+        lambda keys: keys.make("C", algorithm="rsa2048", use="cert").raw,
+        "cannot sign: it has no key",
+    ),
+    "S20 encrypts only": (
+        lambda keys: edited(
+            keys.make("S", algorithm="rsa2048", use="cert"),
+            lambda key: key.add_subkey("rsa2048", "encr"),
+        ),
+        "cannot sign: it has no key",
+    ),
+    "expired subkey": (old_subkey, "signing subkey has expired"),
+    "S20 RSA 1024": (lambda keys: keys.make("W", algorithm="rsa1024").raw, "1024 bits"),
+    "S20 weak subkey": (
+        lambda keys: edited(keys.make("V"), lambda key: key.add_subkey("rsa1024", "sign")),
+        "signing subkey .* is too weak: it has 1024 bits",
+    ),
+    "S20 DSA 1024": (
+        lambda keys: (
+            keys.make_by_parameters(
+                "Key-Type: DSA", "Key-Length: 1024", "Name-Real: Digital Old"
+            ).raw
+        ),
+        "DSA",
+    ),
+    "S17 brainpool": (lambda keys: keys.make("P", algorithm="brainpoolP384r1").raw, "brainpool"),
+}
+
+
+@pytest.mark.parametrize(("make", "reason"), UNUSABLE.values(), ids=UNUSABLE)
+@pytest_twisted.ensureDeferred
+async def test_a_key_that_cannot_sign_well_is_refused_with_its_reason(
+    gpg: Gpg, keys: Keys, make: Callable[[Keys], bytes], reason: str
+) -> None:
+    with pytest.raises(InvalidInput, match=reason):
+        await gpg.minimal(certificate.parse(make(keys)))
+
+
+# A gpg that fails
+
+GOODSIG = f"[GNUPG:] NEWSIG\\n[GNUPG:] GOODSIG {BOB.fingerprint[-16:]} bob\\n"
+VALIDSIG = f"[GNUPG:] VALIDSIG {BOB.fingerprint} 2026-11-24 1795510717 0 4 0 1 8 00 "
+VALID = f"{GOODSIG}{VALIDSIG}{BOB.fingerprint}\\n"
+SCRIPTS = {
+    "killed after GOODSIG": f"printf '{GOODSIG}' >&3; kill -9 $$",
+    "killed after VALIDSIG": f"printf '{VALID}' >&3; kill -9 $$",
+    "exit 2 after GOODSIG": f"printf '{GOODSIG}' >&3; exit 2",
+    "exit 2 after VALIDSIG": f"printf '{VALID}' >&3; exit 2",
+    "sleeps": f"printf '{VALID}' >&3; exec sleep 1000",
+    "sleeps with its output open": f"printf '{VALID}' >&3; sleep 2 & exit 0",
+    "out of memory": "echo 'gpg: out of memory' >&2; exit 2",
+    "garbled": f"printf 'x{VALID}' >&3",
+    "unfinished line": f"printf '{VALID[:-2]}' >&3",
+    "VALIDSIG of few words": f"printf '{GOODSIG}[GNUPG:] VALIDSIG x\\n' >&3",
+    "endless": "cat /dev/zero >&3",
+    "not in the version": None,
+}
+
+
+def fake(folder: Path, script: str, *, version: str = "") -> str:
+    """A gpg that answers what python-gnupg asks at its start, then runs *script*."""
+    file = folder / "gpg"
+    real = shutil.which("gpg")
+    file.write_text(
+        f'#!/bin/sh\ncase "$*" in\n*--version*|*--list-config*) {version} exec {real} "$@";;\n'
+        f"esac\ncat >/dev/null\n{script}\n"
+    )
+    file.chmod(0o700)
+    return str(file)
+
+
+@pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
+@pytest_twisted.ensureDeferred
+async def test_s23_a_gpg_that_fails_is_never_believed(tmp_path: Path, script: str | None) -> None:
+    text, (signature, *_) = vector_text("unix-plain")
+    program = (
+        fake(tmp_path, script)
+        if script is not None
+        else fake(tmp_path, "exit 0", version="exit 3;")
+    )
+    gpg = Gpg(reactor, program=program, seconds=0.5)
+    with pytest.raises(Unavailable, match="cannot be checked at the moment") as raised:
+        await gpg.verify(BOB, packet.signature(signature), text)
+    assert raised.value.detail
+    await gpg.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_fake_is_believed_when_it_does_not_fail(tmp_path: Path) -> None:
+    gpg = Gpg(reactor, program=fake(tmp_path, f"printf '{VALID}' >&3"))
+    text, (signature, *_) = vector_text("unix-plain")
+    assert await gpg.verify(BOB, packet.signature(signature), text)
+
+
+SAID = {
+    "two": (VALID + VALID, "exactly one"),
+    "no NEWSIG": (VALID.split("\\n", 1)[1], "exactly one"),
+    "nothing": ("", "exactly one"),
+    "expired too": (VALID + "[GNUPG:] EXPSIG x\\n", "has expired"),
+    "bad too": (VALID + "[GNUPG:] BADSIG x\\n", "is bad"),
+    "text mode": (VALID.replace(" 8 00 ", " 8 01 "), "class"),
+    "SHA-1": (VALID.replace(" 8 00 ", " 2 00 "), "digest"),
+    "another primary": (f"{GOODSIG}{VALIDSIG}{'A' * 40}\\n", "not by this key"),
+    "S14 another key": (
+        VALID.replace(f"VALIDSIG {BOB.fingerprint}", f"VALIDSIG {'A' * 40}"),
+        "not by",
+    ),
+}
+
+
+@pytest.mark.parametrize(("status", "reason"), SAID.values(), ids=SAID)
+@pytest_twisted.ensureDeferred
+async def test_only_one_good_signature_of_this_key_is_a_verdict(
+    tmp_path: Path, status: str, reason: str
+) -> None:
+    gpg = Gpg(reactor, program=fake(tmp_path, f"printf '{status}' >&3"))
+    text, (signature, *_) = vector_text("unix-plain")
+    with pytest.raises(InvalidInput, match=reason):
+        await gpg.verify(BOB, packet.signature(signature), text)
+
+
+@pytest_twisted.ensureDeferred
+async def test_s23_gpg_is_missing(tmp_path: Path) -> None:
+    signature = packet.signature(vector_text("unix-plain")[1][0])
+    with pytest.raises(Unavailable):
+        await Gpg(reactor, program=str(tmp_path / "none")).verify(BOB, signature, b"")
+    with pytest.raises(Unavailable):
+        await Gpg(reactor, program=str(tmp_path / "none")).minimal(BOB)
+
+
+class Hanging:
+    """A gpg that never ends, and writes its process number for each run."""
+
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        self._log = folder / "pids"
+        self._log.touch()
+        program = fake(folder, f"echo $$ >> {self._log}; exec sleep 1000")
+        self.gpg = Gpg(reactor, program=program, **settings)
+        self.signature: Signature = packet.signature(vector_text("unix-plain")[1][0])
+
+    def verify(self) -> Deferred[Any]:
+        return Deferred.fromCoroutine(self.gpg.verify(BOB, self.signature, b""))
+
+    @property
+    def started(self) -> list[int]:
+        return [int(line) for line in self._log.read_text().split()]
+
+    async def until_started(self, count: int) -> None:
+        while len(self.started) < count:
+            await turn()
+
+    async def until_gone(self) -> None:
+        while any(Path(f"/proc/{pid}").exists() for pid in self.started):
+            await turn()
+
+
+async def turn() -> None:
+    """Let the reactor work once."""
+    waiting: Deferred[None] = Deferred()
+    reactor.callLater(0.001, waiting.callback, None)
+    await waiting
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_client_that_leaves_takes_its_gpg_along_and_the_next_has_its_turn(
+    tmp_path: Path,
+) -> None:
+    hanging = Hanging(tmp_path, processes=1)
+    first, second = hanging.verify(), hanging.verify()
+    await hanging.until_started(1)
+    first.cancel()
+    with pytest.raises(CancelledError):
+        await first
+    await hanging.until_started(2)
+    assert not Path(f"/proc/{hanging.started[0]}").exists()
+    stopped = hanging.gpg.stop()
+    with pytest.raises(Unavailable):
+        await second
+    await stopped
+    await hanging.until_gone()
+    with pytest.raises(Unavailable):
+        await hanging.verify()
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_queue_is_bounded_and_who_waits_in_it_too(tmp_path: Path) -> None:
+    hanging = Hanging(tmp_path, processes=1, waiting=2, seconds=0.5)
+    waiting = [hanging.verify() for _ in range(3)]
+    with pytest.raises(Unavailable) as raised:
+        await hanging.verify()
+    assert "too many" in raised.value.detail
+    for _, failure in await DeferredList(waiting, consumeErrors=True):
+        assert failure.check(Unavailable)
+        assert "0.5 s" in failure.value.detail
+    await hanging.gpg.stop()
+    await hanging.until_gone()
+
+
+# What stays
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def agents() -> set[str]:
+    found = set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            name = (folder / "comm").read_text().strip()
+        except OSError:
+            continue
+        if name in ("gpg-agent", "dirmngr", "keyboxd"):
+            found.add(folder.name)
+    return found
+
+
+@pytest_twisted.ensureDeferred
+async def test_nothing_stays_on_disk_and_no_agent_runs_and_settings_are_ignored(
+    gpg: Gpg, keys: Keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S26: a gpg.conf in a home that the environment names is not read."""
+    (tmp_path / "gpg.conf").write_text("auto-key-retrieve\ntrust-model tofu\nno-such-option\n")
+    (tmp_path / "common.conf").write_text("use-keyboxd\n")
+    for name in ("HOME", "GNUPGHOME", "TMPDIR"):
+        monkeypatch.setenv(name, str(tmp_path))
+    key, signature = plain(keys.make("Leaves nothing"))
+    before, descriptors = agents(), open_files()
+    for _ in range(3):
+        await gpg.minimal(key)
+        await gpg.verify(key, packet.signature(signature), TEXT)
+        with pytest.raises(InvalidInput):
+            await gpg.verify(BOB, packet.signature(signature), TEXT)
+    assert agents() == before
+    assert {file.name for file in tmp_path.iterdir()} == {"common.conf", "gpg.conf"}
+    assert open_files() <= descriptors + 3
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+@pytest_twisted.ensureDeferred
+async def test_s11_no_connection_is_made_and_no_file_written(keys: Keys, tmp_path: Path) -> None:
+    """Also for an unknown key whose signature names a keyserver."""
+    trace = tmp_path / "trace"
+    program = tmp_path / "gpg"
+    program.write_text(
+        f"#!/bin/sh\nexec strace -f -A -o {trace} -e trace=network,openat,open,mkdir,rename,unlink"
+        f' {shutil.which("gpg")} "$@"\n'
+    )
+    program.chmod(0o700)
+    gpg = Gpg(reactor, program=str(program), processes=1)
+    options = ("--sig-keyserver-url", "hkp://192.0.2.1", "--include-key-block")
+    key, signature = plain(keys.make("Traced <traced@example.net>"), *options)
+    parsed = packet.signature(signature)
+    await gpg.verify(key, parsed, TEXT)
+    with pytest.raises(InvalidInput):
+        await gpg.verify(BOB, parsed, TEXT)
+    await gpg.minimal(key)
+    lines = trace.read_text().splitlines()
+    assert any("/dev/fd/5" in line for line in lines)
+    name_service = "/var/run/nscd/socket"
+    assert [x for x in lines if "connect(" in x and name_service not in x] == []
+    written = ("O_CREAT", "O_WRONLY", "O_RDWR", "mkdir(", "rename(", "unlink(")
+    assert [x for x in lines if any(word in x for word in written)] == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_many_at_once_are_never_refused_falsely(gpg: Gpg) -> None:
+    """S24, in one process: each check has a keyring of its own."""
+    text, (signature, *_) = vector_text("unix-plain")
+    parsed = packet.signature(signature)
+    checks = [Deferred.fromCoroutine(gpg.verify(BOB, parsed, text)) for _ in range(200)]
+    results = await DeferredList(checks, consumeErrors=True)
+    assert {value.fingerprint for _, value in results} == {BOB.fingerprint}
