@@ -139,11 +139,14 @@ def test_every_call_to_the_file_system_may_fail(service: Service) -> None:
     assert service.post() == 202
     assert service.ids() and not service.files()
     answers = set()
-    for _ in range(len(failures) + 100):
+
+    def taken() -> bool:
+        """Posts come faster than attempts are made."""
         answer = service.post()
         answers.add(answer)
-        if answer == 200:
-            break
+        return answer == 200
+
+    wait_for(taken)
     assert answers == {200, 503}
     service.settle()
     assert service.files() == [f"{id}.json" for id in service.ids()]
