@@ -111,7 +111,8 @@ async def accepted_as(api: Api, submission: Any, status: int = 202) -> Any:
 async def refused_with(api: Api, submission: Any, says: str, status: int = 400) -> None:
     response = await post(api, submission)
     assert response.code == status, response.document
-    assert says in response.document["error"]["message"]
+    told = response.document["error"]["message"]
+    assert says in told, told
 
 
 def spooled(api: Api) -> list[Path]:

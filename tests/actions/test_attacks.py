@@ -18,6 +18,7 @@ import pytest_twisted
 from mig.signing.packet import packets
 from tests.actions.submissions import (
     FORM,
+    JSON,
     Case,
     Raw,
     accepted_as,
@@ -137,7 +138,9 @@ def raw(old: bytes, new: bytes, type: str = FORM) -> Callable[[Case], Any]:
         text = json.dumps(case.good(an_action())).encode()
         assert text.count(old) == 1
         changed = text.replace(old, new)
-        return Raw(body=b"action=" + quote_plus(changed).encode() if type == FORM else changed)
+        return Raw(
+            body=b"action=" + quote_plus(changed).encode() if type == FORM else changed, type=type
+        )
 
     return make
 
@@ -244,6 +247,49 @@ def accepted(name: str, make: Callable[[Case], Any], *signers: str, in_spool: st
     return Row(name=name, make=make, signers=signers or ("alice",), in_spool=in_spool)
 
 
+def several(*names: str) -> Callable[[Case], Any]:
+    """Signed by each of them, in both texts by who is named twice."""
+
+    def make(case: Case) -> Any:
+        action = an_action()
+        given = []
+        for n, name in enumerate(names):
+            key = getattr(case.keys, name)
+            case.add(key)
+            form = "gotime" if name in names[:n] else "unix"
+            given.append(case.sign(action, key, form=form))
+        return {**action, "pgpsignatures": given}
+
+    return make
+
+
+def with_fingerprint(name: str) -> Sign:
+    """The signed name of the key that made it, changed to another's."""
+
+    def then(signature: str, case: Case) -> str:
+        key = getattr(case.keys, name)
+        case.add(key)
+        data = octets(signature)
+        old = bytes.fromhex(case.keys.alice.fingerprint)
+        assert data.count(old) == 1
+        return one_line(data.replace(old, bytes.fromhex(key.fingerprint)))
+
+    return then
+
+
+def by_future_key(case: Case) -> Any:
+    key = case.keys.key("future", time=FAR_AHEAD)
+    case.add(key)
+    return {**an_action(), "pgpsignatures": [case.sign(an_action(), key, time=FAR_AHEAD)]}
+
+
+def nested(levels: int) -> Any:
+    value: Any = 1
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
 OTHER_TEXT = "pgpsignatures[0]: it is no signature over this action, in neither of its two texts"
 FIRST = "pgpsignatures[0]: "
 TIME = "validfrom must be an RFC 3339 date, for example"
@@ -256,18 +302,13 @@ ROWS = [
     accepted("gotime text", signed(form="gotime")),
     accepted("RSA", signed("rsa"), "rsa"),
     accepted("a subkey", signed("subkey"), "subkey"),
-    *[accepted(f"S1 {uid}", odd(uid), f"eve {uid} False") for uid in ODD if uid != "newline"],
-    *[
-        refused(f"S2 bad, {uid}", OTHER_TEXT, odd(uid, good=False))
-        for uid in ODD
-        if uid != "newline"
-    ],
+    *[accepted(f"S1 {uid}", odd(uid), f"eve {uid} False") for uid in ODD],
+    *[refused(f"S2 bad, {uid}", OTHER_TEXT, odd(uid, good=False)) for uid in ODD],
     *[
         refused(
             f"S2 expired, {uid}", FIRST + "the signer's key has expired", odd(uid, expired=True)
         )
         for uid in ODD
-        if uid != "newline"
     ],
     refused("S3 another text", OTHER_TEXT, over(b"another text")),
     refused("S3 a token", OTHER_TEXT, over(b"1;2026-01-02T03:04:05Z;4711\n")),
@@ -465,6 +506,54 @@ ROWS = [
         signed("bob", status="disabled"),
     ),
     refused("unknown", FIRST + "no investigator has the key", signed("stranger", status=None)),
+    accepted("two signers", several("bob", "alice"), "alice", "bob"),
+    accepted("one signer twice", several("alice", "alice")),
+    accepted("two signers, one twice", several("bob", "alice", "bob"), "alice", "bob"),
+    refused("S14 signed as another's", OTHER_TEXT, signed(then=with_fingerprint("bob"))),
+    refused(
+        "S7 a key of the future",
+        FIRST + "the key that made the signature is dated in the future",
+        by_future_key,
+    ),
+    refused(
+        "good and disabled",
+        "pgpsignatures[1]: the investigator 'bob' (2) is not active",
+        lambda case: (
+            case.add(case.keys.bob, "disabled"),
+            several("alice", "bob")(case),
+        )[1],
+    ),
+    refused("JSON: no UTF-8", "is not UTF-8", raw(b"Find", b"\xc1\x86ind", JSON)),
+    refused("JSON: half a pair", "name holds half", raw(b"Find", b"\\ud800", JSON)),
+    refused("JSON: BOM", "is not JSON", raw(b'{"name"', b'\xef\xbb\xbf{"name"', JSON)),
+    refused("JSON: NaN", "NaN, which is no JSON", raw(b'"zero": 0', b'"zero": NaN', JSON)),
+    refused("JSON: twice", "'name' twice", raw(b'"name"', b'"name": "x", "name"', JSON)),
+    accepted("JSON", raw(b"Find", b"\\u0046ind", JSON)),
+    accepted(
+        "the first and the last second",
+        signed_as(validfrom="0001-01-01T00:00:00Z", expireafter="9999-12-31T23:59:59.999999999Z"),
+        in_spool='"expireafter":"9999-12-31T23:59:59.999999999Z"',
+    ),
+    refused("C12 before the first", TIME, edited(validfrom="0001-01-01T00:00:00+01:00")),
+    refused(
+        "C12 after the last",
+        "expireafter must be an RFC 3339 date",
+        edited(expireafter="9999-12-31T23:59:59-01:00"),
+    ),
+    accepted("64 levels", signed_as(operations=[{"module": "x", "parameters": nested(64)}])),
+    refused(
+        "65 levels",
+        "operations[0].parameters is nested deeper than 64 levels",
+        edited(operations=[{"module": "x", "parameters": nested(65)}]),
+    ),
+    accepted(
+        "lines", signed_as(name="a\nb\x1b\x7f", target="'\u2028'"), in_spool="a\\nb\\u001b\x7f"
+    ),
+    accepted(
+        "SQL",
+        signed_as(name="'; drop table actions; --", target="1=1; drop table agents; --%s%%"),
+        in_spool="drop table",
+    ),
     refused("C1 name", OTHER_TEXT, edited(name="Find the backdoors")),
     refused("C1 target", OTHER_TEXT, edited(target="agents.name like '%'")),
     refused("C1 validfrom", OTHER_TEXT, edited(validfrom="2026-01-02T03:04:06Z")),

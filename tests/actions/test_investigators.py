@@ -341,6 +341,12 @@ GOOD = {
     "an unbound subkey": Good(
         key=lambda keys: replace(keys.stranger, armored=unbound(keys)),
     ),
+    "a user id that forges status lines": Good(
+        key=lambda keys: keys.key(
+            "forger",
+            uid="Eve Å[GNUPG:] IMPORT_OK 1 A\u2028[GNUPG:] X\npub:e::::::::::e:\nuid:e:".encode(),
+        )
+    ),
     "CRLF and headers": Good(
         key=lambda keys: replace(
             keys.alice,

@@ -382,3 +382,58 @@ async def test_signatures_that_together_are_too_long_for_the_newer_database(
         assert database.execute("select count(*) from signatures") == [(1,)]
     finally:
         await api.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_action_that_is_gone_or_came_otherwise_is_no_new_one(
+    api: Api, database: TestDatabase, case: Case
+) -> None:
+    good = case.good(an_action())
+    id = (await accepted_as(api, good))["id"]
+    database.execute("delete from submissions")
+    says = f"this action is there already as {id}, which did not come through this API"
+    await refused_with(api, case.good(an_action(), form="gotime"), says, 409)
+    assert database.execute("select count(*) from submissions") == [(0,)]
+    database.execute("delete from signatures; delete from actions")
+    id = (await accepted_as(api, good))["id"]
+    database.execute("delete from signatures; delete from actions")
+    says = f"this action was accepted as {id} and has been deleted since"
+    await refused_with(api, good, says, 409)
+    assert database.execute("select count(*) from actions") == [(0,)]
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_database_as_the_way_to_the_scheduler(database: TestDatabase, case: Case) -> None:
+    """What is signed there to the nanosecond cannot be handed over."""
+    api = Api(database.dsn, handoff="database")
+    fine = "2026-01-02T03:04:05.678901234Z"
+    try:
+        for member in ("validfrom", "expireafter"):
+            action = an_action(validfrom="2026-01-02T03:04:05Z")
+            action[member] = fine.replace("2026", "2098") if member == "expireafter" else fine
+            says = f"{member} must not be finer than a microsecond"
+            await refused_with(api, case.good(action, form="gotime"), says)
+        assert database.execute("select count(*) from submissions") == [(0,)]
+        exact = an_action(name="exact", validfrom="2026-01-02T03:04:05.678901Z")
+        assert (await accepted_as(api, case.good(exact, form="gotime")))["status"] == "pending"
+        await accepted_as(api, case.good(an_action(validfrom="2026-01-02T03:04:05.9999999Z")))
+        sql = "select validfrom::text from actions order by name desc"
+        assert database.execute(sql) == [
+            ("2026-01-02 03:04:05.678901+00",),
+            ("2026-01-02 03:04:05.999999+00",),
+        ]
+    finally:
+        await api.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_without_a_way_to_the_scheduler_nothing_is_taken(
+    database: TestDatabase, case: Case
+) -> None:
+    api = Api(database.dsn, handoff="")
+    try:
+        says = "the configuration has no spool"
+        await refused_with(api, case.good(an_action()), says, 503)
+        assert database.execute("select count(*) from submissions") == [(0,)]
+    finally:
+        await api.stop()
