@@ -31,6 +31,7 @@ from mig.demo.postgres import EmbeddedPostgres
 from mig.service.listeners import bind
 from mig.signing.gpg import Gpg
 from tests import fleet
+from tests.keys import Keys
 
 REPETITIONS = int(os.environ.get("REPETITIONS", "1"))
 """How many times as many examples the property tests try."""
@@ -104,6 +105,13 @@ def new_database(postgres: EmbeddedPostgres) -> Iterator[Callable[[], TestDataba
 @pytest.fixture
 def database(new_database: Callable[[], TestDatabase]) -> TestDatabase:
     return new_database()
+
+
+@pytest.fixture(scope="session")
+def keys() -> Iterator[Keys]:
+    made = Keys(Path(tempfile.mkdtemp(prefix="mig")))
+    yield made
+    made.stop()
 
 
 MANY_COMMANDS = 20_000

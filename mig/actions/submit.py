@@ -160,14 +160,38 @@ class Actions:
                 if candidates
                 else f"no investigator has the key {signature.issuers[0]}"
             )
+        return await self._only_signer(active, signature, forms)
+
+    async def _only_signer(
+        self, active: Sequence[Signer], signature: Signature, forms: Sequence[Text]
+    ) -> tuple[Signer, Text]:
+        """One of those whose certificates have the key; another's may have it without right.
+
+        So a certificate with which the signature does not hold says nothing about the others.
+        """
+        found = []
+        reasons = []
         for signer in active:
-            for text in forms:
-                try:
-                    await self._gpg.verify(signer.certificate, signature, text.text)
-                except BadSignature:
-                    continue
-                return signer, text
-        raise InvalidInput("it is no signature over this action, in neither of its two texts")
+            try:
+                found.append((signer, await self._text(signer, signature, forms)))
+            except InvalidInput as reason:
+                reasons.append(reason)
+        if len(found) > 1:
+            names = ", ".join(f"{signer.name!r} ({signer.id})" for signer, _ in found)
+            raise InvalidInput(f"the key that made it belongs to several investigators: {names}")
+        if not found:
+            raise next((r for r in reasons if not isinstance(r, BadSignature)), reasons[0])
+        return found[0]
+
+    async def _text(self, signer: Signer, signature: Signature, forms: Sequence[Text]) -> Text:
+        """Which of the texts it is that *signer* has signed."""
+        for text in forms:
+            try:
+                await self._gpg.verify(signer.certificate, signature, text.text)
+            except BadSignature:
+                continue
+            return text
+        raise BadSignature("it is no signature over this action, in neither of its two texts")
 
     def _check_precision(self, text: Text, action: Signable) -> None:
         """The older text has nanoseconds, of which the database keeps microseconds."""

@@ -1,0 +1,46 @@
+"""A database for the tests of one folder, and keys and signed actions for it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mig.demo.postgres import EmbeddedPostgres
+from tests.actions.submissions import Case
+from tests.conftest import TestDatabase
+from tests.keys import Keys
+
+
+@pytest.fixture(scope="package")
+def kept(postgres: EmbeddedPostgres) -> Iterator[TestDatabase]:
+    admin = TestDatabase(dsn=postgres.dsn())
+    admin.execute("create database attacked template template1")
+    yield TestDatabase(dsn=postgres.dsn(database="attacked"))
+    admin.execute("drop database attacked with (force)")
+
+
+@pytest.fixture
+def emptied(kept: TestDatabase) -> TestDatabase:
+    """One for all, emptied: to make one takes longer than a test."""
+    kept.execute(
+        "delete from submissions; delete from signatures; delete from actions;"
+        " delete from investigators"
+    )
+    return kept
+
+
+@pytest.fixture
+def case(keys: Keys, emptied: TestDatabase) -> Case:
+    return Case(keys, emptied)
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where temporary files go meanwhile."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder

@@ -1,0 +1,148 @@
+"""Signed actions, posted to the real service, and what it has after that."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mig.signing.canonical import Signable, operations, signed_time, texts
+from tests.conftest import Api, TestDatabase
+from tests.keys import Key, Keys
+
+FORM = "application/x-www-form-urlencoded"
+JSON = "application/json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Raw:
+    """A body that is sent as it is."""
+
+    body: bytes
+    type: str = FORM
+
+
+class Case:
+    """What a row makes its submission of."""
+
+    def __init__(self, keys: Keys, database: TestDatabase) -> None:
+        self.keys = keys
+        self.database = database
+        self.ids: dict[str, int] = {}
+        self.add(keys.alice)
+
+    def add(self, key: Key, status: str = "active") -> int:
+        """Make the key's owner an investigator, unless they are one."""
+        if key.fingerprint not in self.ids:
+            id = self.ids[key.fingerprint] = len(self.ids) + 1
+            self.database.execute(
+                "insert into investigators (id, name, pgpfingerprint, publickey, status,"
+                " createdat, lastmodified) values (%s, %s, %s, %s, %s, now(), now())",
+                (id, key.name, key.fingerprint, key.armored.encode(), status),
+            )
+        return self.ids[key.fingerprint]
+
+    def sign(
+        self,
+        action: dict[str, Any],
+        key: Key | None = None,
+        *options: str,
+        form: str = "unix",
+        time: str = "",
+    ) -> str:
+        return self.keys.sign(key or self.keys.alice, text_of(action, form), *options, time=time)
+
+    def good(self, action: dict[str, Any], **kw: Any) -> dict[str, Any]:
+        """The action with Alice's signature."""
+        return {**action, "pgpsignatures": [self.sign(action, **kw)]}
+
+
+def an_action(**members: Any) -> dict[str, Any]:
+    return {
+        "name": "Find the backdoor",
+        "target": "agents.name='server1.example.net'",
+        "description": {"author": "Alice", "revision": 1},
+        "threat": {"level": "high", "family": "backdoor"},
+        "validfrom": "2026-01-02T03:04:05.678901234Z",
+        "expireafter": "2099-01-02T03:04:05Z",
+        "operations": [
+            {"module": "file", "parameters": {"number": 1, "zero": 0, "path": "/etc"}},
+            {"module": "netstat", "parameters": {"ip": "198.51.100.7"}},
+        ],
+        "syntaxversion": 2,
+        **members,
+    }
+
+
+def text_of(action: dict[str, Any], form: str = "unix") -> bytes:
+    """The text that is signed."""
+    signable = Signable(
+        name=action["name"],
+        target=action["target"],
+        validfrom=signed_time("validfrom", action["validfrom"]),
+        expireafter=signed_time("expireafter", action["expireafter"]),
+        operations=operations(action["operations"]),
+    )
+    return next(text.text for text in texts(signable) if text.form == form)
+
+
+async def post(api: Api, submission: Any) -> Any:
+    """The answer to a submission: an action, its text, or a whole body."""
+    if isinstance(submission, Raw):
+        kw: dict[str, Any] = {"data": submission.body, "headers": {"Content-Type": submission.type}}
+    else:
+        text = submission if isinstance(submission, str) else json.dumps(submission)
+        kw = {"data": {"action": text}}
+    response = await api.request("POST", "/action/create/", **kw)
+    response.document = json.loads(response.body)["collection"]
+    return response
+
+
+async def accepted_as(api: Api, submission: Any, status: int = 202) -> Any:
+    """The action in the answer to a submission that is taken."""
+    response = await post(api, submission)
+    assert response.code == status, response.document
+    return response.document["items"][0]["data"][0]["value"]
+
+
+async def refused_with(api: Api, submission: Any, says: str, status: int = 400) -> None:
+    response = await post(api, submission)
+    assert response.code == status, response.document
+    assert says in response.document["error"]["message"]
+
+
+def spooled(api: Api) -> list[Path]:
+    """Whatever there is below the spool's folders."""
+    assert api.spool
+    return sorted(path for path in api.spool.rglob("*") if not path.is_dir())
+
+
+def check_nothing_stored(api: Api, database: TestDatabase) -> None:
+    for table in ("actions", "signatures", "submissions"):
+        assert database.execute(f"select count(*) from {table}") == [(0,)]
+    assert spooled(api) == []
+
+
+def processes() -> Iterator[tuple[int, list[bytes]]]:
+    """The parent and the command line of what runs."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (folder / "cmdline").read_bytes().split(b"\0")
+            parent = int((folder / "stat").read_bytes().rpartition(b")")[2].split()[1])
+        except OSError:
+            continue
+        yield parent, words
+
+
+def check_nothing_left(temporary: Path) -> None:
+    """No file, no open keyring, no gpg or agent of the service."""
+    assert list(temporary.iterdir()) == []
+    opened = [path.readlink() for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
+    assert not [path for path in opened if "memfd:keyring" in str(path)]
+    for parent, words in processes():
+        gpg = Path(words[0].decode("latin-1")).name
+        assert not (gpg.startswith("gpg") and parent == os.getpid()), words
+        assert not (gpg == "gpg-agent" and b"/dev/null" in words), words

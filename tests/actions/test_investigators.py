@@ -1,0 +1,539 @@
+"""Investigators are added and changed: through a real socket, at the command line, by curl."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet.threads import deferToThread
+
+from mig.signing import certificate
+from mig.signing.packet import packets
+from tests.actions.submissions import (
+    accepted_as,
+    an_action,
+    check_nothing_left,
+    refused_with,
+    text_of,
+)
+from tests.conftest import Api, TestDatabase
+from tests.keys import Key, Keys, dearmored, packet, public_armor
+from tests.test_command import command
+
+Make = Callable[[Keys], str | bytes]
+
+
+@pytest.fixture
+def database(emptied: TestDatabase) -> TestDatabase:
+    emptied.execute("select setval('investigators_id_seq', 1, false)")
+    return emptied
+
+
+async def create(api: Api, name: str, publickey: str | bytes) -> Any:
+    """The answer to a form with the key as a file."""
+    key = publickey.encode() if isinstance(publickey, str) else publickey
+    response = await api.request(
+        "POST",
+        "/investigator/create/",
+        data={"name": name},
+        files={"publickey": ("key.asc", "application/octet-stream", key)},
+    )
+    response.document = json.loads(response.body)["collection"]
+    return response
+
+
+async def added(api: Api, key: Key) -> str:
+    """The id of a new investigator."""
+    response = await create(api, key.name, key.armored)
+    assert response.code == 201, response.document
+    (item,) = response.document["items"]
+    assert response.headers.getRawHeaders("Location") == [item["href"]]
+    value = item["data"][0]["value"]
+    assert (value["name"], value["status"]) == (key.name, "active")
+    assert value["pgpfingerprint"] == key.fingerprint
+    return str(value["id"])
+
+
+# -- keys that are not accepted ----------------------------------------------------------------
+
+
+def without(tag: int) -> Make:
+    """Alice's key without its packets of a type, and what belongs to them."""
+    return lambda keys: public_armor(
+        b"".join(p.raw for p in packets(keys.alice.packets) if p.tag != tag)
+    )
+
+
+def of_version(version: int) -> Make:
+    def make(keys: Keys) -> str:
+        first, *rest = packets(keys.alice.packets)
+        changed = packet(6, bytes([version]) + first.body[1:])
+        return public_armor(changed + b"".join(p.raw for p in rest))
+
+    return make
+
+
+def exponent_3(keys: Keys) -> str:
+    """Nobody can sign with it, but its user id could say so."""
+    first, *rest = packets(keys.rsa.packets)
+    assert first.body.endswith(b"\0\x11\1\0\1")
+    changed = packet(6, first.body[:-5] + b"\0\2\3")
+    return public_armor(changed + b"".join(p.raw for p in rest))
+
+
+def more(extra: Callable[[Keys], bytes]) -> Make:
+    """Alice's key and other packets in one armor."""
+    return lambda keys: public_armor(keys.alice.packets + extra(keys))
+
+
+def adopts(victim: str, *, sub: bool) -> Make:
+    def make(keys: Keys) -> str:
+        key = getattr(keys, victim)
+        fingerprint = key.signer[:-1] if sub else key.fingerprint
+        return keys.adopting(f"takes {victim}", fingerprint).armored
+
+    return make
+
+
+def unbound(keys: Keys) -> str:
+    """The subkey of another with the binding that its owner made."""
+    parts = [p.raw for p in packets(keys.subkey.packets)]
+    return public_armor(keys.stranger.packets + b"".join(parts[-2:]))
+
+
+def taken_for_a_subkey(keys: Keys) -> str:
+    """A primary key of which others' binding makes a subkey."""
+    parts = packets(keys.subkey.packets)
+    return public_armor(packet(6, parts[-2].body) + b"".join(p.raw for p in parts[1:3]))
+
+
+def sixty_kilobytes(keys: Keys) -> str:
+    return public_armor(keys.alice.packets + packet(13, b"x" * 65_000))
+
+
+REFUSED: dict[str, tuple[str, Make]] = {
+    "secret": ("this is a secret key: never send it", lambda keys: keys.secret(keys.alice)),
+    "public then secret": (
+        "this is a secret key: never send it",
+        lambda keys: keys.alice.armored + keys.secret(keys.alice),
+    ),
+    "secret in a public armor": (
+        "the armor holds a secret key: never send it",
+        lambda keys: public_armor(dearmored(keys.secret(keys.alice))),
+    ),
+    "secret subkey": (
+        "the armor holds a secret key: never send it",
+        more(lambda keys: packets(dearmored(keys.secret(keys.subkey)))[-2].raw),
+    ),
+    "two keys": ("there are several keys in one armor", more(lambda keys: keys.bob.packets)),
+    "two armors": ("there are 2 armors", lambda keys: keys.alice.armored + keys.bob.armored),
+    "compressed": (
+        "the key is compressed",
+        lambda keys: public_armor(packet(8, b"\0" + keys.alice.packets)),
+    ),
+    "marker before": (
+        "the key holds a packet of type 10",
+        lambda keys: public_armor(packet(10, b"PGP") + keys.alice.packets),
+    ),
+    "trust": ("the key holds a packet of type 12", more(lambda _: packet(12, b"\1\6"))),
+    "literal data": (
+        "the key holds a packet of type 11",
+        more(lambda _: packet(11, b"b\0\0\0\0\0x")),
+    ),
+    "a signature": (
+        "this is a PGP SIGNATURE, not a key",
+        lambda keys: keys.made_by(keys.alice, b"x", "--detach-sign", "--armor"),
+    ),
+    "a signature in a key's armor": (
+        "the armor holds a signature, not a public key",
+        lambda keys: public_armor(keys.made_by(keys.alice, b"x", "--detach-sign")),
+    ),
+    "a message": (
+        "this is a PGP MESSAGE, not a key",
+        lambda keys: keys.made_by(keys.alice, b"x", "--sign", "--armor"),
+    ),
+    "a clearsigned text": (
+        "this is a PGP SIGNED MESSAGE, not a key",
+        lambda keys: keys.made_by(keys.alice, b"x", "--clear-sign"),
+    ),
+    "garbage": ("the key is not armored", lambda _: "garbage"),
+    "binary": ("not UTF-8", lambda keys: keys.alice.packets),
+    "cut armor": (
+        "the armor is cut short",
+        lambda keys: keys.alice.armored[: len(keys.alice.armored) // 2],
+    ),
+    "half a key": (
+        "the OpenPGP data is cut short",
+        lambda keys: public_armor(keys.alice.packets[: len(keys.alice.packets) // 2]),
+    ),
+    "only the key packet": (
+        "the key has no user id",
+        lambda keys: public_armor(packets(keys.alice.packets)[0].raw),
+    ),
+    "text before": (
+        "the armor is cut short or has text around it",
+        lambda keys: "x\n" + keys.alice.armored,
+    ),
+    "text after": (
+        "the armor is cut short or has text around it",
+        lambda keys: keys.alice.armored + "x\n",
+    ),
+    "checksum": (
+        "the key is damaged: its checksum does not match",
+        lambda keys: wrong_checksum(keys.alice.armored),
+    ),
+    "no user id": ("the key has no user id", without(13)),
+    "no signature": ("the key has no user id that is signed by the key itself", without(2)),
+    "RSA 1024": ("the key is too weak: it has 1024 bits", lambda keys: keys.rsa1024.armored),
+    "DSA": ("the key is too weak: it is a DSA key", lambda keys: keys.dsa.armored),
+    "RSA exponent 3": ("the key has no user id that is signed by the key itself", exponent_3),
+    "secp256k1": (
+        "the key is too weak: it is on secp256k1",
+        lambda keys: keys.key("koblitz", "secp256k1").armored,
+    ),
+    "brainpool": (
+        "the key is too weak: it is on brainpoolP256r1",
+        lambda keys: keys.key("brainpool", "brainpoolP256r1").armored,
+    ),
+    "weak signing subkey": (
+        "is too weak: it has 1024 bits",
+        lambda keys: keys.with_subkey("weak-subkey", "rsa1024").armored,
+    ),
+    "encrypts only": (
+        "the key cannot sign: it has no key or subkey for signing",
+        lambda keys: keys.encrypts.armored,
+    ),
+    "expired": ("the key has expired", lambda keys: keys.expired.armored),
+    "revoked": ("the key is revoked", lambda keys: keys.revoked.armored),
+    "expired subkey": ("the key cannot sign", lambda keys: keys.expired_subkey.armored),
+    "revoked subkey": ("the key cannot sign", lambda keys: keys.revoked_subkey.armored),
+    **{
+        f"version {n}": (
+            f"OpenPGP keys of version {n} are not accepted: version 4",
+            of_version(n),
+        )
+        for n in (2, 3, 5, 6, 99)
+    },
+    "empty": ("the field publickey is missing", lambda _: ""),
+    "empty armor": ("the armor is empty", lambda _: public_armor(b"")),
+    "NUL": ("publickey holds a NUL character", lambda keys: keys.alice.armored + "\0"),
+}
+
+
+def wrong_checksum(armored: str) -> str:
+    lines = armored.strip().splitlines()
+    assert lines[-2].startswith("=")
+    lines[-2] = "=AAAA"
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize("name", REFUSED)
+@pytest_twisted.ensureDeferred
+async def test_a_key_that_is_not_accepted(
+    api: Api, database: TestDatabase, keys: Keys, temporary: Path, name: str
+) -> None:
+    says, make = REFUSED[name]
+    response = await create(api, "Bob Kelso", make(keys))
+    assert response.code == 400, response.document
+    assert says in response.document["error"]["message"]
+    assert database.execute("select count(*) from investigators") == [(0,)]
+    check_nothing_left(temporary)
+    await added(api, keys.alice)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_key_that_is_too_long_for_any_use(
+    api: Api, database: TestDatabase, keys: Keys
+) -> None:
+    response = await create(api, "Bob Kelso", sixty_kilobytes(keys))
+    assert response.code == 413
+    assert database.execute("select count(*) from investigators") == [(0,)]
+
+
+NAMES = {
+    "": "the field name is missing",
+    "  ": "name must not be empty",
+    "x" * 1025: "name must have at most 1024 letters",
+    "Bob\nKelso": "name holds the control character U+000A",
+    "Bob\rKelso": "name holds the control character U+000D",
+    "Bob\x1b[2J": "name holds the control character U+001B",
+    "Bob\x7f": "name holds the control character U+007F",
+    "Bob\x85Kelso": "name holds the control character U+0085",
+    "Bob\u2028Kelso": "name holds the control character U+2028",
+    "Bob\u202eosleK": "name holds the control character U+202E",
+    "Bob\0Kelso": "name holds a NUL character",
+}
+
+
+@pytest_twisted.ensureDeferred
+async def test_names(api: Api, database: TestDatabase, keys: Keys) -> None:
+    for name, says in NAMES.items():
+        data = {"name": name, "publickey": keys.alice.armored}
+        response = await api.request("POST", "/investigator/create/", data=data)
+        assert response.code == 400, name
+        assert says in (await response.json())["collection"]["error"]["message"]
+    assert database.execute("select count(*) from investigators") == [(0,)]
+    odd = "Bøb \u202fKelso 李"
+    response = await create(api, f" {odd} ", keys.alice.armored)
+    assert response.document["items"][0]["data"][0]["value"]["name"] == odd
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({}, "the field name is missing"),
+        ({"name": "Bob"}, "the field publickey is missing"),
+        ({"publickey": "x"}, "the field name is missing"),
+        ({"name": "Bob", "publickey": "x", "status": "active"}, "unknown field 'status'"),
+        ({"Name": "Bob", "publickey": "x"}, "did you mean name?"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_fields(api: Api, given: dict[str, str], says: str) -> None:
+    response = await api.request("POST", "/investigator/create/", data=given)
+    assert response.code == 400
+    assert says in (await response.json())["collection"]["error"]["message"]
+
+
+# -- keys that are accepted --------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Good:
+    key: Callable[[Keys], Key]
+    tags: list[int] = field(default_factory=lambda: [6, 13, 2])
+    """Of the packets that are stored."""
+
+
+def with_foreign_revocation(keys: Keys) -> Key:
+    """Somebody else's revocation of their own key, put into Alice's."""
+    first, *rest = packets(keys.alice.packets)
+    revocation = packets(keys.revoked.packets)[1]
+    assert revocation.tag == 2 and revocation.body[1] == 0x20
+    data = first.raw + revocation.raw + b"".join(p.raw for p in rest)
+    return replace(keys.alice, armored=public_armor(data))
+
+
+GOOD = {
+    "Ed25519": Good(key=lambda keys: keys.alice),
+    "RSA": Good(key=lambda keys: keys.rsa),
+    "P-256": Good(key=lambda keys: keys.key("p256", "nistp256")),
+    "P-384": Good(key=lambda keys: keys.key("p384", "nistp384")),
+    "P-521": Good(key=lambda keys: keys.key("p521", "nistp521")),
+    "a subkey": Good(key=lambda keys: keys.subkey, tags=[6, 13, 2, 14, 2]),
+    "foreign signatures and an image": Good(key=lambda keys: keys.decorated),
+    "foreign revocation": Good(key=with_foreign_revocation),
+    "an unsigned user id": Good(
+        key=lambda keys: replace(
+            keys.alice, armored=public_armor(keys.alice.packets + packet(13, b"Bob Kelso"))
+        )
+    ),
+    "an unbound subkey": Good(
+        key=lambda keys: replace(keys.stranger, armored=unbound(keys)),
+    ),
+    "CRLF and headers": Good(
+        key=lambda keys: replace(
+            keys.alice,
+            armored=keys.alice.armored.replace("\n\n", "\nVersion: 1\nComment: \n\n", 1).replace(
+                "\n", "\r\n"
+            ),
+        )
+    ),
+}
+
+
+@pytest.mark.parametrize("name", GOOD)
+@pytest_twisted.ensureDeferred
+async def test_what_is_stored_is_minimal_and_verifies_at_once(
+    api: Api, database: TestDatabase, keys: Keys, name: str
+) -> None:
+    key = GOOD[name].key(keys)
+    id = await added(api, key)
+    [(stored,)] = database.execute("select publickey from investigators where id = %s", (id,))
+    found = packets(dearmored(bytes(stored).decode()))
+    assert [part.tag for part in found] == GOOD[name].tags
+    assert b"".join(p.raw for p in found) == dearmored(keys.export(key.fingerprint)) or any(
+        word in name for word in ("image", "unbound")
+    )
+    assert certificate.read(bytes(stored)).fingerprint == key.fingerprint
+    action = an_action()
+    submission = {**action, "pgpsignatures": [keys.sign(key, text_of(action))]}
+    await accepted_as(api, submission)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_known_key_has_its_owner(api: Api, database: TestDatabase, keys: Keys) -> None:
+    id = await added(api, keys.bob)
+    longer = keys.with_subkey("longer")
+    first = replace(longer, armored=keys.export(longer.fingerprint))
+    await added(api, first)
+    for again in (keys.bob.armored, keys.bob.armored.replace("\n", "\r\n")):
+        response = await create(api, "Mallory", again)
+        assert response.code == 409
+        (link,) = response.document["links"]
+        assert link["href"] == f"{api.base}/investigator?investigatorid={id}"
+        told = response.document["error"]["message"]
+        assert told == f"this is the key of investigator {id}, 'bob'"
+    assert (await create(api, "Mallory", longer.armored)).code == 409
+    database.execute("update investigators set status = 'disabled'")
+    assert (await create(api, "Mallory", keys.bob.armored)).code == 409
+    assert database.execute("select count(*) from investigators") == [(2,)]
+
+
+@pytest.mark.parametrize(
+    ("make", "victim"),
+    [
+        (adopts("bob", sub=False), "bob"),
+        (adopts("subkey", sub=True), "subkey"),
+        (taken_for_a_subkey, "subkey"),
+    ],
+    ids=["primary key", "subkey", "subkey as a primary key"],
+)
+@pytest_twisted.ensureDeferred
+async def test_a_key_that_adopts_anothers_is_refused(
+    api: Api, database: TestDatabase, keys: Keys, make: Make, victim: str
+) -> None:
+    owner: Key = getattr(keys, victim)
+    id = await added(api, owner)
+    response = await create(api, "Mallory", make(keys))
+    assert response.code == 400
+    told = response.document["error"]["message"]
+    assert (
+        f"belongs to investigator {id}, {owner.name!r}; each key may have one owner" in told
+        or "the key has no user id that is signed by the key itself" in told
+    )
+    assert database.execute("select count(*) from investigators") == [(1,)]
+    action = an_action()
+    await accepted_as(api, {**action, "pgpsignatures": [keys.sign(owner, text_of(action))]})
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_primary_key_that_is_another_subkey_is_refused(
+    api: Api, database: TestDatabase, keys: Keys
+) -> None:
+    """The adopter came first, before the owner of the key."""
+    eve = keys.adopting("takes bob", keys.bob.fingerprint)
+    id = await added(api, eve)
+    response = await create(api, "bob", keys.bob.armored)
+    assert response.code == 400
+    assert f"belongs to investigator {id}" in response.document["error"]["message"]
+
+
+# -- status ------------------------------------------------------------------------------------
+
+
+@pytest_twisted.ensureDeferred
+async def test_update(api: Api, database: TestDatabase, keys: Keys) -> None:
+    id = await added(api, keys.alice)
+
+    async def update(**fields: str) -> Any:
+        response = await api.request("POST", "/investigator/update/", data=fields)
+        response.document = json.loads(response.body)["collection"]
+        return response
+
+    action = an_action()
+    submission = {**action, "pgpsignatures": [keys.sign(keys.alice, text_of(action))]}
+    for status in ("disabled", "disabled", "active"):
+        response = await update(id=id, status=status)
+        assert response.code == 200, response.document
+        (item,) = response.document["items"]
+        assert item["data"][0]["value"]["status"] == status
+        assert response.headers.getRawHeaders("Location") == [item["href"]]
+        if status == "disabled":
+            await refused_with(api, submission, "is not active")
+    await accepted_as(api, submission)
+    for fields, code, says in (
+        ({"id": "99", "status": "active"}, 404, "there is no investigator 99"),
+        ({"id": str(2**64 - 1), "status": "active"}, 404, "there is no investigator"),
+        ({"id": id, "status": "Active"}, 400, "status must be active or disabled"),
+        ({"id": id, "status": "deleted"}, 400, "status must be active or disabled"),
+        ({"id": id}, 400, "the field status is missing"),
+        ({"status": "active"}, 400, "the field id is missing"),
+        ({"id": "0", "status": "active"}, 400, "id must be a whole number from 1"),
+        ({"id": "abc", "status": "active"}, 400, "id must be a whole number from 1"),
+        ({"id": "١", "status": "active"}, 400, "id must be a whole number from 1"),
+        ({"id": "1_0", "status": "active"}, 400, "id must be a whole number from 1"),
+        ({"id": str(2**64), "status": "active"}, 400, "id must be a whole number from 1"),
+        ({"id": id, "status": "active", "name": "x"}, 400, "unknown field 'name'"),
+    ):
+        response = await update(**fields)
+        assert response.code == code, fields
+        assert says in response.document["error"]["message"]
+    assert database.execute("select id, name, status from investigators") == [
+        (int(id), "alice", "active")
+    ]
+
+
+# -- as it is written in the manual ------------------------------------------------------------
+
+
+async def curl(*arguments: str) -> tuple[str, Any]:
+    """The status line, and the collection."""
+    done = await deferToThread(
+        subprocess.run, ["curl", *arguments], capture_output=True, text=True, timeout=30
+    )
+    head, _, body = done.stdout.rpartition("\r\n\r\n")
+    statuses = [line for line in head.splitlines() if line.startswith("HTTP/")]
+    return statuses[-1], json.loads(body)["collection"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_commands_of_the_manual(
+    api: Api, database: TestDatabase, keys: Keys, tmp_path: Path
+) -> None:
+    """Only host, port and folder are other ones."""
+    file = tmp_path / "pubkey"
+    file.write_text(keys.bob.armored)
+    status, document = await curl(
+        *("-iv", "-F", "name=Bob Kelso", "-F", f"publickey=@{file}"),
+        f"{api.base}/investigator/create/",
+    )
+    assert status.startswith("HTTP/1.1 201 ")
+    assert document["items"][0]["data"][0]["value"]["name"] == "Bob Kelso"
+    database.execute("update investigators set id = 1234")
+    status, document = await curl(
+        *("-iv", "-X", "POST", "-d", "id=1234", "-d", "status=disabled"),
+        f"{api.base}/investigator/update/",
+    )
+    assert status.startswith("HTTP/1.1 200 ")
+    assert document["items"][0]["data"][0]["value"]["status"] == "disabled"
+
+
+@pytest_twisted.ensureDeferred
+async def test_at_the_command_line(
+    api: Api, database: TestDatabase, keys: Keys, tmp_path: Path
+) -> None:
+    """What it does counts at once in a service that runs."""
+    file = tmp_path / "key.asc"
+    file.write_text(keys.bob.armored)
+
+    def investigator(*arguments: str) -> Any:
+        where = ("--database", database.dsn)
+        return deferToThread(command, "investigator", *arguments, *where)
+
+    action = an_action()
+    submission = {**action, "pgpsignatures": [keys.sign(keys.bob, text_of(action))]}
+    await refused_with(api, submission, "no investigator has the key")
+    assert await investigator("add", "Bob Kelso", str(file)) == (0, "added investigator 1\n", "")
+    await accepted_as(api, submission)
+    assert await investigator("disable", "1") == (0, "investigator 1 is disabled\n", "")
+    await refused_with(api, submission, "the investigator 'Bob Kelso' (1) is not active")
+    line = f"1\tdisabled\t{keys.bob.fingerprint}\tBob Kelso\n"
+    assert await investigator("list") == (0, line, "")
+    assert await investigator("enable", "1") == (0, "investigator 1 is active\n", "")
+    await accepted_as(api, submission, 200)
+    file.write_text(keys.secret(keys.bob))
+    for arguments, says in (
+        (("add", "Bob", str(file)), "publickey: this is a secret key"),
+        (("enable", "2"), "there is no investigator 2"),
+        (("enable", "x"), "ID must be a whole number"),
+    ):
+        code, output, errors = await investigator(*arguments)
+        assert (code, output) == (1, "")
+        assert errors.startswith("mig-api: ") and says in errors and errors.count("\n") == 1

@@ -1,0 +1,384 @@
+"""An action is one action: re-posted, posted many times at once, or while keys change."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, gatherResults
+
+from mig.actions.keyring import Signer, owners
+from mig.actions.submission import LONGEST_TEXT
+from mig.database import migrate
+from mig.database.pool import Database
+from mig.signing.certificate import Certificate
+from mig.signing.certificate import Key as CertificateKey
+from tests.actions.submissions import (
+    JSON,
+    Case,
+    Raw,
+    accepted_as,
+    an_action,
+    check_nothing_left,
+    check_nothing_stored,
+    post,
+    refused_with,
+    spooled,
+)
+from tests.conftest import REPETITIONS, Api, TestDatabase
+from tests.database.generations import GENERATIONS
+from tests.keys import Keys
+
+POSTS = 200
+EQUAL = 24
+TOGGLES = 100 * REPETITIONS
+ROUNDS = 20 * REPETITIONS
+
+
+@pytest.fixture
+def database(emptied: TestDatabase) -> TestDatabase:
+    return emptied
+
+
+@pytest_twisted.async_yield_fixture
+async def other(api: Api, database: TestDatabase) -> AsyncIterator[Api]:
+    """Another process's API: over the same database and spool, it knows nothing of the first."""
+    running = Api(database.dsn, api.spool)
+    yield running
+    await running.stop()
+
+
+def at_once(coroutines: Iterator[Any]) -> Awaitable[list[Any]]:
+    return gatherResults([Deferred.fromCoroutine(one) for one in coroutines], consumeErrors=True)
+
+
+def state(api: Api, database: TestDatabase) -> Any:
+    """Everything that is stored of actions."""
+    rows = [
+        database.execute(f"select {table}::text from {table} order by 1")
+        for table in ("actions", "signatures", "submissions")
+    ]
+    return rows, [(path.name, path.read_bytes()) for path in spooled(api)]
+
+
+AGAIN: dict[str, Callable[[Case, dict[str, Any]], Any]] = {
+    "the same": lambda _, good: good,
+    "white space": lambda _, good: json.dumps(good, indent=4),
+    "key order": lambda _, good: dict(reversed(good.items())),
+    "order in parameters": lambda _, good: {
+        **good,
+        "operations": [
+            {
+                "parameters": dict(reversed(operation["parameters"].items())),
+                "module": operation["module"],
+            }
+            for operation in good["operations"]
+        ],
+    },
+    "another number's form": lambda _, good: json.dumps(good).replace(
+        '"number": 1,', '"number": 100e-2,'
+    ),
+    "escapes": lambda _, good: json.dumps(good).replace("Find", "\\u0046ind"),
+    "a new signature": lambda case, _: case.good(an_action()),
+    "another digest": lambda case, _: {
+        **an_action(),
+        "pgpsignatures": [case.sign(an_action(), None, "--digest-algo", "SHA512")],
+    },
+    "an offset": lambda _, good: {**good, "validfrom": "2026-01-02T05:04:05.678901234+02:00"},
+    "an offset, signed": lambda case, _: case.good(
+        an_action(validfrom="2026-01-02T05:04:05.678901234+02:00"), form="gotime"
+    ),
+    "no nanoseconds": lambda _, good: {**good, "validfrom": "2026-01-02T03:04:05Z"},
+    "other nanoseconds, signed": lambda case, _: case.good(
+        an_action(validfrom="2026-01-02T03:04:05.1Z"), form="gotime"
+    ),
+    "the older text": lambda case, _: case.good(an_action(), form="gotime"),
+    "another description": lambda _, good: {**good, "description": {"author": "Mallory"}},
+    "another threat": lambda _, good: {**good, "threat": None},
+    "another id": lambda _, good: {**good, "id": 5, "status": "completed", "counters": {"sent": 1}},
+    "not compressed": lambda _, good: {
+        **good,
+        "operations": [{**operation, "is_compressed": False} for operation in good["operations"]],
+    },
+    "another signer": lambda case, _: {
+        **an_action(),
+        "pgpsignatures": [case.sign(an_action(), case.keys.bob)],
+    },
+    "both signers": lambda case, good: {
+        **good,
+        "pgpsignatures": [case.sign(an_action(), case.keys.bob), *good["pgpsignatures"]],
+    },
+    "two of one signer": lambda case, good: {
+        **good,
+        "pgpsignatures": [*good["pgpsignatures"], case.sign(an_action(), form="gotime")],
+    },
+    "a JSON body": lambda _, good: Raw(body=json.dumps(good).encode(), type=JSON),
+    "a template": lambda _, good: Raw(
+        body=json.dumps({"template": {"data": [{"name": "action", "value": good}]}}).encode(),
+        type=JSON,
+    ),
+}
+
+NOT_AGAIN: dict[str, tuple[Callable[[Case, dict[str, Any]], Any], str]] = {
+    "no signature": (
+        lambda _, good: {**good, "pgpsignatures": []},
+        "pgpsignatures must be an array of signatures",
+    ),
+    "a bad signature": (
+        lambda case, good: {
+            **good,
+            "pgpsignatures": [case.keys.sign(case.keys.alice, b"another text")],
+        },
+        "it is no signature over this action",
+    ),
+    "an unknown signer": (
+        lambda case, good: {
+            **good,
+            "pgpsignatures": [
+                *good["pgpsignatures"],
+                case.sign(an_action(), case.keys.stranger),
+            ],
+        },
+        "pgpsignatures[1]: no investigator has the key",
+    ),
+    "a disabled signer": (
+        lambda case, good: {
+            **good,
+            "pgpsignatures": [case.sign(an_action(), case.keys.subkey)],
+        },
+        "is not active",
+    ),
+}
+
+
+@pytest_twisted.ensureDeferred
+async def test_posted_again_however_dressed_it_is_the_action_that_is_there(
+    api: Api, other: Api, database: TestDatabase, case: Case
+) -> None:
+    case.add(case.keys.bob)
+    case.add(case.keys.subkey, "disabled")
+    good = case.good(an_action())
+    id = (await accepted_as(api, good))["id"]
+    before = state(api, database)
+    for name, again in AGAIN.items():
+        for service in (api, other):
+            assert (await accepted_as(service, again(case, good), 200))["id"] == id, name
+            assert state(api, database) == before, name
+    for name, (again, says) in NOT_AGAIN.items():
+        await refused_with(api, again(case, good), says)
+        assert state(api, database) == before, name
+    assert len(spooled(api)) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_one_of_equal_posts_at_once_makes_the_action(
+    api: Api, other: Api, database: TestDatabase, case: Case
+) -> None:
+    good = case.good(an_action())
+    answers = await at_once(
+        post((api, other)[n % 2], good if n % 3 else {**good, "threat": {}}) for n in range(EQUAL)
+    )
+    assert sorted(answer.code for answer in answers) == [200] * (EQUAL - 1) + [202]
+    places = {answer.headers.getRawHeaders("Location")[0].split("=")[1] for answer in answers}
+    assert [f"{id}.json" for id in places] == [path.name for path in spooled(api)]
+    assert database.execute("select count(*) from actions") == [(1,)]
+    assert database.execute("select count(*) from signatures") == [(1,)]
+
+
+@pytest_twisted.ensureDeferred
+async def test_of_many_actions_at_once_none_is_lost_or_doubled(
+    api: Api, other: Api, database: TestDatabase, case: Case
+) -> None:
+    signers = [case.keys.alice, case.keys.bob, case.keys.subkey, case.keys.rsa]
+    for key in signers:
+        case.add(key)
+    actions = [an_action(name=f"action {n}") for n in range(POSTS)]
+    submissions = [
+        {**action, "pgpsignatures": [case.sign(action, signers[n % len(signers)])]}
+        for n, action in enumerate(actions)
+    ]
+    taken = await at_once(
+        accepted_as((api, other)[n % 2], submission) for n, submission in enumerate(submissions)
+    )
+    ids = {str(action["id"]): action["name"] for action in taken}
+    assert len(ids) == POSTS
+    assert dict(database.execute("select id::text, name from actions")) == ids
+    files = [json.loads(path.read_text()) for path in spooled(api)]
+    assert {str(file["id"]): file["name"] for file in files} == ids
+    assert len(files) == POSTS
+    assert database.execute("select count(*) from signatures") == [(POSTS,)]
+    assert database.execute("select count(*) from submissions where handedover is null") == [(0,)]
+
+
+async def set_status(api: Api, id: int, status: str) -> None:
+    data = {"id": str(id), "status": status}
+    response = await api.request("POST", "/investigator/update/", data=data)
+    assert response.code == 200, response.body
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_status_counts_at_once_in_another_process(
+    api: Api, other: Api, database: TestDatabase, case: Case
+) -> None:
+    good = case.good(an_action())
+    id = case.ids[case.keys.alice.fingerprint]
+    await set_status(api, id, "disabled")
+    await refused_with(other, good, f"the investigator 'alice' ({id}) is not active")
+    check_nothing_stored(api, database)
+    await set_status(api, id, "active")
+    await accepted_as(other, good)
+    for n in range(TOGGLES // 2):
+        one, two = (api, other) if n % 2 else (other, api)
+        await set_status(one, id, "disabled")
+        await refused_with(two, good, "is not active")
+        await set_status(one, id, "active")
+        await accepted_as(two, good, 200)
+
+
+@pytest_twisted.ensureDeferred
+async def test_keys_that_come_and_go_disturb_nobody_else(
+    api: Api, other: Api, database: TestDatabase, case: Case
+) -> None:
+    bob = case.add(case.keys.bob)
+    good = [case.good(an_action(name=f"action {n}")) for n in range(ROUNDS)]
+    by_bob = [
+        {**action, "pgpsignatures": [case.sign(action, case.keys.bob)]}
+        for action in (an_action(name=f"Bob's {n}") for n in range(ROUNDS))
+    ]
+    newcomers = [case.keys.key(f"newcomer{n}") for n in range(10)]
+    database.execute("select setval('investigators_id_seq', 100)")
+
+    async def create(service: Api, key: Any) -> None:
+        data = {"name": key.name, "publickey": key.armored}
+        response = await service.request("POST", "/investigator/create/", data=data)
+        assert response.code == 201, response.body
+
+    async def toggle() -> None:
+        for n in range(ROUNDS):
+            await set_status(api, bob, ("disabled", "active")[n % 2])
+
+    async def try_bob() -> None:
+        for n, submission in enumerate(by_bob):
+            response = await post((api, other)[n % 2], submission)
+            told = response.document.get("error", {}).get("message", "")
+            assert response.code == 202 or "is not active" in told or response.code == 503, told
+
+    def all() -> Iterator[Any]:
+        yield toggle()
+        yield try_bob()
+        for n, submission in enumerate(good):
+            yield accepted_as((api, other)[n % 2], submission)
+        for n, key in enumerate(newcomers):
+            yield create((api, other)[n % 2], key)
+
+    await at_once(all())
+    sql = "select count(*) from investigators where id >= 100 and status = 'active'"
+    assert database.execute(sql) == [(len(newcomers),)]
+    for key in newcomers:
+        action = an_action(name=f"by {key.name}")
+        await accepted_as(api, {**action, "pgpsignatures": [case.sign(action, key)]})
+
+
+@pytest.fixture
+def clock(keys: Keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file with the time that gpg sees: what stands first in the PATH adds it."""
+    file = tmp_path / "clock"
+    script = tmp_path / "bin" / "gpg"
+    script.parent.mkdir()
+    script.write_text(
+        f'#!/bin/sh\nexec {shutil.which("gpg")} --faked-system-time "$(cat {file})" "$@"\n'
+    )
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{script.parent}:{os.environ['PATH']}")
+    return file
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_key_that_expires_between_two_posts(
+    clock: Path, database: TestDatabase, tmp_path: Path, keys: Keys
+) -> None:
+    """What is kept of a key does not outlive it."""
+    case = Case(keys, database)
+    key = keys.key("short", expires="2020-06-01", time="20200101T000000!")
+    case.add(key)
+    action = an_action()
+    signature = case.sign(action, key, time="20200201T000000!")
+    submission = {**action, "pgpsignatures": [signature]}
+    clock.write_text("20200301T000000!")
+    api = Api(database.dsn, tmp_path / "spool")
+    try:
+        await accepted_as(api, submission)
+        clock.write_text("20200602T000000!")
+        await refused_with(api, submission, "pgpsignatures[0]: the signer's key has expired")
+    finally:
+        await api.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_configuration_of_gpg_in_a_home_is_not_read(
+    database: TestDatabase, tmp_path: Path, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / ".gnupg"
+    home.mkdir(mode=0o700)
+    for name in ("gpg.conf", "common.conf"):
+        (home / name).write_text("auto-key-retrieve\ntrust-model tofu\nthis-is-no-option\n")
+    case = Case(keys, database)
+    submission = case.good(an_action())
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("GNUPGHOME", str(home))
+    api = Api(database.dsn, tmp_path / "spool")
+    try:
+        await accepted_as(api, submission)
+    finally:
+        await api.stop()
+    assert {path.name for path in home.iterdir()} == {"gpg.conf", "common.conf"}
+
+
+def test_two_investigators_whose_key_ids_are_alike() -> None:
+    """A fingerprint finds its owner alone; a key id finds both, and the signature decides."""
+
+    def signer(id: str, fingerprint: str) -> Signer:
+        key = CertificateKey(fingerprint=fingerprint, primary=True, algorithm=22, bits=256)
+        certificate = Certificate(fingerprint=fingerprint, keys=(key,), packets=b"")
+        return Signer(id=id, name=id, status="active", publickey=b"", certificate=certificate)
+
+    one, two = signer("1", "A" * 24 + "5" * 16), signer("2", "B" * 24 + "5" * 16)
+    assert owners([one, two], [two.certificate.fingerprint]) == [two]
+    assert owners([one, two], ["5" * 16]) == [one, two]
+    assert owners([one, two], ["C" * 24 + "5" * 16]) == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_signatures_that_together_are_too_long_for_the_newer_database(
+    new_database: Callable[..., TestDatabase], tmp_path: Path, keys: Keys
+) -> None:
+    database = new_database("template0")
+    database.execute(GENERATIONS["2017"].sql)
+    pool = Database(reactor, database.dsn)
+    await migrate.migrate(pool, lambda _: None)
+    pool.stop()
+    case = Case(keys, database)
+    case.add(keys.rsa)
+    action = an_action()
+    many = [case.sign(action, keys.rsa, "--sig-notation", f"n@example.net={n}") for n in range(10)]
+    assert len(json.dumps(many)) > 2 * LONGEST_TEXT
+    api = Api(database.dsn, tmp_path / "spool")
+    try:
+        await refused_with(
+            api,
+            {**action, "pgpsignatures": many},
+            "the pgpsignatures together are too long for this database, which takes 4096 letters",
+        )
+        check_nothing_stored(api, database)
+        check_nothing_left(tmp_path / "spool" / "action" / "new")
+        await accepted_as(api, {**action, "pgpsignatures": many[:3]})
+        assert database.execute("select count(*) from signatures") == [(1,)]
+    finally:
+        await api.stop()
