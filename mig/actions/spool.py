@@ -76,7 +76,8 @@ class Spool:
                         _hand_over(f"{id}.json", document, folders)
                     except OSError as reason:
                         failures[id] = reason
-                call(os.fsync, folders["new"])
+                if len(failures) < len(documents):
+                    call(os.fsync, folders["new"])
         except OSError as reason:
             return dict.fromkeys(documents, reason)
         return failures
