@@ -293,6 +293,25 @@ class Keys:
 
         return self._once(name, make)
 
+    def with_primary(self, name: str, fingerprint: str) -> Key:
+        """A key whose primary key is the one of this fingerprint, wherever else it is in use."""
+
+        def make() -> Key:
+            ring = self._another_ring(name, self.bob.armored)
+            parameters = [
+                *("Key-Type: EDDSA", f"Key-Grip: {self._keygrip(fingerprint)}"),
+                *("Key-Usage: sign,cert", f"Name-Real: {name}", "Creation-Date: 20200101T000000"),
+                *("%no-protection", "%commit", ""),
+            ]
+            given = "\n".join(parameters).encode()
+            self.gpg(*_ring(ring), "--full-gen-key", given=given, time=LONG_AGO)
+            armored = self.export(fingerprint, ring=ring)
+            return Key(
+                name=name, fingerprint=fingerprint, signer=f"{fingerprint}!", armored=armored
+            )
+
+        return self._once(name, make)
+
     def _keygrip(self, fingerprint: str) -> str:
         arguments = ("--with-colons", "--with-keygrip", "--with-subkey-fingerprint")
         lines = self.gpg("--list-keys", *arguments, fingerprint).decode().splitlines()

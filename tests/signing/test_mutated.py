@@ -1,0 +1,105 @@
+"""Real keys and signatures with some bytes changed: read, or refused with a reason."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mig.signing import certificate, packet
+from mig.values import InvalidInput
+
+VECTORS = Path(__file__).parents[1] / "vectors"
+ARMORED = (VECTORS / "keys" / "bob.asc").read_bytes()
+KEY = certificate.stored(ARMORED).packets
+ACTION = json.loads((VECTORS / "actions" / "unix-plain.json").read_text())
+SIGNATURE = base64.b64decode(ACTION["pgpsignatures"][0][:-5])
+
+NOT_DETACHED = (
+    "-----BEGIN PGP SIGNED MESSAGE-----\nNotDashEscaped: x\n\nx\n",
+    "-----BEGIN PGP SIGNATURE-----\n\n\f\n-----END PGP SIGNATURE-----\n",
+    "\f" + ACTION["pgpsignatures"][0],
+    ACTION["pgpsignatures"][0] + "\n-----END PGP SIGNATURE-----",
+)
+
+
+def mutated(data: bytes) -> st.SearchStrategy[bytes]:
+    """Some bytes changed, put in, left out or cut off."""
+
+    def change(changes: list[tuple[int, int, int]]) -> bytes:
+        found = bytearray(data)
+        for at, kind, value in changes:
+            place = at % (len(found) or 1)
+            if kind == 0:
+                found[place : place + 1] = bytes([value])
+            elif kind == 1:
+                found[place:place] = bytes([value]) * (1 + value % 7)
+            elif kind == 2:
+                del found[place : place + 1 + value % 7]
+            elif value > 200:
+                del found[place:]
+        return bytes(found)
+
+    head = st.integers(0, 40) | st.integers(0, len(data))
+    one = st.tuples(head, st.integers(0, 3), st.integers(0, 255))
+    return st.lists(one, min_size=1, max_size=4).map(change)
+
+
+def one_line(data: bytes) -> str:
+    checksum = base64.b64encode(packet.crc24(data).to_bytes(3)).decode()
+    return f"{base64.b64encode(data).decode()}={checksum}"
+
+
+@given(mutated(SIGNATURE))
+def test_a_signature(data: bytes) -> None:
+    """S27: what gpg would get starts with the octet of a signature packet, and is one packet."""
+    try:
+        read = packet.signature(one_line(data))
+    except InvalidInput:
+        return
+    assert read.raw == data
+    assert data[0] in (0xC2, 0x88, 0x89, 0x8A)
+    assert [one.tag for one in packet.packets(data)] == [packet.SIGNATURE]
+    assert read.issuers
+
+
+@given(mutated(KEY))
+def test_a_certificate(data: bytes) -> None:
+    for text in (certificate.armor(data).encode(), data):
+        for read in (certificate.read, certificate.stored):
+            try:
+                found = read(text)
+            except InvalidInput:
+                continue
+            for key in found.keys:
+                certificate.weakness(key)
+            assert found.packets
+
+
+@given(mutated(ARMORED))
+def test_an_armor(text: bytes) -> None:
+    for read in (certificate.read, certificate.stored):
+        try:
+            found = read(text)
+        except InvalidInput:
+            continue
+        assert found.keys
+
+
+@given(st.binary(max_size=300) | mutated(KEY) | mutated(SIGNATURE))
+def test_packets(data: bytes) -> None:
+    try:
+        found = packet.packets(data)
+    except InvalidInput:
+        return
+    assert b"".join(one.raw for one in found) == data
+
+
+@pytest.mark.parametrize("text", NOT_DETACHED)
+def test_no_armor_of_a_signature_gets_through(text: str) -> None:
+    with pytest.raises(InvalidInput):
+        packet.signature(text)
