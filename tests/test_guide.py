@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,9 @@ from mig.demo import fleet as demo
 from tests.conftest import Api, TestDatabase
 
 GUIDE = (Path(__file__).parent.parent / "docs" / "guide.md").read_text()
-CURLS = re.findall(r"^    (curl .*)$", GUIDE, re.MULTILINE)
+CURLS = re.findall(r"^    (curl 'http.*)$", GUIDE, re.MULTILINE)
+KEY = re.findall(r"^    ((?:gpg|curl -F) .*)$", GUIDE, re.MULTILINE)
+[SIGN] = re.findall(r"```sh\n(.*?)```", GUIDE, re.DOTALL)
 [SCRIPT] = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
 
 
@@ -42,6 +46,27 @@ async def run(api: Api, command: str) -> str:
 @pytest_twisted.ensureDeferred
 async def test_the_guides_commands_are_answered(demo_api: Api, command: str) -> None:
     assert (await run(demo_api, command)).startswith('{"collection":{"version":"1.0"')
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_key_is_added_and_an_action_signed_as_the_guide_says(
+    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tempfile.mkdtemp()
+    monkeypatch.setenv("GNUPGHOME", home)
+    monkeypatch.chdir(tmp_path)
+    user = "Bob Kelso <bob_kelso@example.net>"
+    options = "--batch --passphrase '' --quick-gen-key"
+    try:
+        await deferToThread(shell, f"gpg {options} '{user}' ed25519 sign never")
+        assert len(KEY) == 2
+        added = await run(api, "\n".join(KEY))
+        assert '"name":"Bob Kelso"' in added
+        taken = await run(api, SIGN)
+        assert '"status":"init"' in taken and '"name":"Is it there?"' in taken
+    finally:
+        await deferToThread(shell, "gpgconf --kill all")
+        shutil.rmtree(home)
 
 
 @pytest_twisted.ensureDeferred

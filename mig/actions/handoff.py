@@ -181,16 +181,9 @@ class Outbox(Polled):
         if not documents:
             return {}
 
-        def write() -> dict[str, OSError]:
-            failures = {}
-            for id, document in documents.items():
-                try:
-                    self._spool.hand_over(id, document)
-                except OSError as reason:
-                    failures[id] = reason
-            return failures
-
-        self._files = deferToThreadPool(self._reactor, self._reactor.getThreadPool(), write)
+        self._files = deferToThreadPool(
+            self._reactor, self._reactor.getThreadPool(), self._spool.hand_over, documents
+        )
         answer: Deferred[dict[str, OSError]] = _copy(self._files)
         self._files.addBoth(self._written)
         return await answer.addTimeout(FILES_SECONDS, self._reactor)

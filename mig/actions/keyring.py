@@ -49,9 +49,9 @@ class _Read:
 class Keyring:
     """Every investigator's key, read once for each version of its row.
 
-    ``known`` is what :meth:`signers` last answered. It and the version are only hints: whoever relies
-    on a signer checks the row again in the transaction that does so, and says :meth:`forget` when
-    it has another key.
+    ``known`` is what :meth:`signers` last answered. It and the version are only hints: whoever
+    relies on a signer checks the row again in the transaction that does so, and says
+    :meth:`forget` when it has another key.
     """
 
     log = Logger()

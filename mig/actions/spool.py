@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
@@ -62,18 +62,25 @@ class Spool:
                 f"the spool {reason.filename or self._path} cannot be used: {reason.strerror}"
             ) from None
 
-    def hand_over(self, id: str, document: bytes) -> None:
-        """See that the scheduler has, or had, the action's file.
+    def hand_over(self, documents: Mapping[str, bytes]) -> dict[str, OSError]:
+        """See that the scheduler has, or had, the file of each action, given by its id.
 
-        :raises OSError: when that cannot be told or done; then it is not there, or can be asked
-            for again.
+        The answer has those of which that cannot be told or done: such a file is not there, or can
+        be asked for again.
         """
-        name = f"{id}.json"
-        with self._action_folders() as folders:
-            # in the order in which the scheduler moves it, so that it is not missed meanwhile
-            if any(_exists(name, folders[state]) for state in FOLDERS["action"]):
-                return
-            _create(name, document, folders["new"])
+        failures: dict[str, OSError] = {}
+        try:
+            with self._action_folders() as folders:
+                for id, document in documents.items():
+                    try:
+                        _hand_over(f"{id}.json", document, folders)
+                    except OSError as reason:
+                        failures[id] = reason
+                if len(failures) < len(documents):
+                    call(os.fsync, folders["new"])
+        except OSError as reason:
+            return dict.fromkeys(documents, reason)
+        return failures
 
     @contextmanager
     def _action_folders(self) -> Iterator[dict[str, int]]:
@@ -108,6 +115,12 @@ def _trusted(folder: Path, owner: int | None) -> int:
     return found.st_uid
 
 
+def _hand_over(name: str, document: bytes, folders: Mapping[str, int]) -> None:
+    # in the order in which the scheduler moves it, so that it is not missed meanwhile
+    if not any(_exists(name, folders[state]) for state in FOLDERS["action"]):
+        _create(name, document, folders["new"])
+
+
 def _exists(name: str, folder: int) -> bool:
     try:
         call(os.stat, name, dir_fd=folder, follow_symlinks=False)
@@ -127,6 +140,5 @@ def _create(name: str, document: bytes, folder: int) -> None:
         reached("written")
         call(os.link, f"/proc/self/fd/{file}", name, dst_dir_fd=folder, follow_symlinks=True)
         reached("linked")
-        call(os.fsync, folder)
     finally:
         os.close(file)

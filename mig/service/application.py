@@ -106,7 +106,7 @@ def _given(options: Options, configuration: Config) -> Given:
         url=url,
         base_route=configuration.server.baseroute,
         handoff=configuration.scheduler.handoff,
-        spool=configuration.directories.spool,
+        spool=Path(options["spool"]) if options["spool"] else configuration.directories.spool,
         action_bytes=configuration.server.actionsize,
         key_bytes=configuration.server.keysize,
     )

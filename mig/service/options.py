@@ -16,8 +16,8 @@ EMBEDDED: Final = "embedded:"
 class Options(usage.Options):
     """What an operator gives on the command line; it wins over the configuration file.
 
-    ``listen`` is a list, empty when the option is not given; ``config``, ``database`` and
-    ``public-url`` are ``None`` then. Paths are absolute: twistd may change its folder later.
+    ``listen`` is a list, empty when the option is not given; ``config``, ``database``, ``spool``
+    and ``public-url`` are ``None`` then. Paths are absolute: twistd may change its folder later.
     """
 
     synopsis = "[options]"
@@ -25,6 +25,7 @@ class Options(usage.Options):
     optParameters = (
         ["config", None, None, "The configuration file, an api.cfg of MIG"],
         ["database", None, None, "postgresql://USER@HOST/NAME, or embedded:FOLDER for a demo"],
+        ["spool", None, None, "The folder from which the scheduler takes new actions"],
         ["public-url", None, None, "The URL of clients for the server, without path"],
     )
 
@@ -56,6 +57,8 @@ class Options(usage.Options):
         """Make paths absolute; a foreground ``twistd -n`` gets no twistd.pid nobody asked for."""
         if self["config"]:
             self["config"] = str(Path(self["config"]).absolute())
+        if self["spool"]:
+            self["spool"] = str(Path(self["spool"]).absolute())
         database = self["database"] or ""
         if database.startswith(EMBEDDED) and database != EMBEDDED:
             self["database"] = f"{EMBEDDED}{Path(database.removeprefix(EMBEDDED)).absolute()}"

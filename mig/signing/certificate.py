@@ -26,6 +26,9 @@ DSA: Final = 17
 ECC: Final = frozenset({18, 19, 22})
 """ECDH, ECDSA, EdDSA: the curve is named by its object identifier."""
 
+MOST_USER_IDS: Final = 50
+"""gpg checks the signatures of each: 300 bogus ones take it an eighth of a second."""
+
 RSA_BITS: Final = 2048
 RSA_EXPONENT: Final = 65537
 CURVES: Final = {
@@ -199,8 +202,11 @@ def _certificate(found: list[Packet]) -> Certificate:
         raise InvalidInput(f"the armor holds {kind}, not a public key; {ACCEPTED}")
     if sum(packet.tag == PUBLIC_KEY for packet in found) > 1:
         raise InvalidInput("there are several keys in one armor; send them one by one")
-    if all(packet.tag != USER_ID for packet in found):
+    names = sum(packet.tag == USER_ID for packet in found)
+    if not names:
         raise InvalidInput("the key has no user id; a name and its self-signature are needed")
+    if names > MOST_USER_IDS:
+        raise InvalidInput(f"the key has more than {MOST_USER_IDS} user ids")
     keys = tuple(_key(packet) for packet in found if packet.tag in (PUBLIC_KEY, SUBKEY))
     return Certificate(
         fingerprint=keys[0].fingerprint, keys=keys, packets=_without_attributes(found)

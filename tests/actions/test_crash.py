@@ -127,30 +127,33 @@ def test_what_the_scheduler_took_already_is_not_written_again(
 
 
 def test_every_call_to_the_file_system_may_fail(service: Service) -> None:
-    """Each call fails once with each error; the action is tried again until it is there."""
-    errors = ("ENOSPC", "EIO", "EROFS")
-    first = 8  # the start itself makes seven calls
-    failures, call = [], first
+    """For each error an action is tried anew until the first, second, … last call has failed."""
+    errors = {"ENOSPC": "unix-plain", "EIO": "unix-tricky", "EROFS": "unix-two-signers"}
+    calls, again = 16, 8  # of an attempt, and of one that finds the file in its place
+    failures, call = [], 7  # the start itself makes seven calls
     for error in errors:
-        for n in range(16):
-            failures.append(f"{call + n}:{error}")
-            call += n + 1
+        for n in range(1, calls + 1):
+            call += n
+            failures.append(f"{call}:{error}")
+        call += again
     service.start(MIG_API_TEST_FAIL_CALLS=",".join(failures))
-    assert service.post() == 202
-    assert service.ids() and not service.files()
-    answers = set()
+    for name in errors.values():
+        action = (VECTORS / "actions" / f"{name}.json").read_text()
+        assert service.post(action) == 202
+        answers = set()
 
-    def taken() -> bool:
-        """Posts come faster than attempts are made."""
-        answer = service.post()
-        answers.add(answer)
-        return answer == 200
+        def accepted(action: str = action, answers: set[int | None] = answers) -> bool:
+            answers.add(service.post(action))
+            return 200 in answers
 
-    wait_for(taken)
-    assert answers == {200, 503}
+        wait_for(accepted)
+        assert answers == {200, 503}
     service.settle()
-    assert service.files() == [f"{id}.json" for id in service.ids()]
-    assert len(service.ids()) == 1
+    assert sorted(service.files()) == sorted(f"{id}.json" for id in service.ids())
+    assert len(service.ids()) == len(errors)
+    log = service.daemon.log.read_text() if service.daemon else ""
+    assert log.count("do not reach the scheduler: ") == len(errors)
+    assert log.count("reach the scheduler again") == len(errors)
     service.check_nothing_else()
 
 

@@ -67,13 +67,11 @@ def test_the_sample_holds_every_key_with_its_default() -> None:
             password="123456",
             sslmode="disable",
         ),
-        directories=Directories(spool=Path("/var/cache/mig"), tmp=Path("/var/tmp")),
+        directories=Directories(spool=Path("/var/cache/mig")),
         logging=Logging(file=Path("/var/log/mig-api.log")),
         maxmind=Maxmind(path=Path("/var/lib/mig/GeoLite2-City.mmdb")),
         idle=(
             "[server] clientpublicip",
-            "[directories] spool",
-            "[directories] tmp",
             "[authentication] tokenduration",
             "[manifest] requiredsignatures",
             "[maxmind] path",
@@ -96,7 +94,6 @@ def test_an_old_file_is_read_unchanged() -> None:
     assert config.logging == Logging(level="info")
     assert config.idle == (
         "[pgp] pubring",
-        "[directories] spool",
         "[directories] tmp",
         "[postgres] maxconn",
     )
