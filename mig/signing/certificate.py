@@ -71,6 +71,8 @@ class Key:
     curve: str = ""
     modulus: int = 0
     exponent: int = 0
+    created: int = 0
+    """Unix seconds, as its owner's clock had them."""
 
     @property
     def key_id(self) -> str:
@@ -236,6 +238,7 @@ def _key(packet: Packet) -> Key:
     digest = hashlib.sha1(b"\x99" + len(body).to_bytes(2) + body, usedforsecurity=False)
     fingerprint = digest.hexdigest().upper()
     primary, algorithm, material = packet.tag == PUBLIC_KEY, body[5], body[6:]
+    created = int.from_bytes(body[1:5])
     if algorithm in RSA:
         modulus, rest = _mpi(material)
         exponent, _ = _mpi(rest)
@@ -246,10 +249,16 @@ def _key(packet: Packet) -> Key:
             bits=modulus.bit_length(),
             modulus=modulus,
             exponent=exponent,
+            created=created,
         )
     curve, bits = _curve(material) if algorithm in ECC else ("", _first_bits(algorithm, material))
     return Key(
-        fingerprint=fingerprint, primary=primary, algorithm=algorithm, bits=bits, curve=curve
+        fingerprint=fingerprint,
+        primary=primary,
+        algorithm=algorithm,
+        bits=bits,
+        curve=curve,
+        created=created,
     )
 
 

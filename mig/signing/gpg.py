@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -186,6 +187,7 @@ class Gpg:
         :raises InvalidInput: when it does not, with the reason.
         :raises Unavailable: when gpg gave no answer that can be relied on.
         """
+        _refuse_future(certificate, "the key that made the signature")
         answer = await self._run(
             ["--verify", "--", f"-&{SIGNATURE}", "-"],
             keyring=certificate.packets,
@@ -235,6 +237,7 @@ class Gpg:
         :raises Unavailable: when gpg gave no answer that can be relied on.
         """
         _refuse_weak(certificate.keys[0])
+        _refuse_future(certificate, "the key")
         answer = await self._run(
             ["--import-options", "import-export,import-minimal,self-sigs-only", "--import"],
             keyring=b"",
@@ -458,6 +461,15 @@ def _listing(output: bytes) -> _Listing:
         elif fields[0] == b"uid" and len(fields) > 1:
             user_states.append(fields[1])
     return _Listing(keys=keys, user_states=user_states)
+
+
+def _refuse_future(certificate: Certificate, which: str) -> None:
+    """gpg does not use a key before its date, by the system's clock, and gives other reasons.
+
+    :raises InvalidInput: for such a key.
+    """
+    if certificate.keys[0].created > time.time():
+        raise InvalidInput(f"{which} is dated in the future: is its owner's clock right?")
 
 
 def _refuse_weak(key: Key) -> None:
