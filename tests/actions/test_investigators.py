@@ -23,7 +23,7 @@ from tests.actions.submissions import (
     text_of,
 )
 from tests.conftest import Api, TestDatabase
-from tests.keys import Key, Keys, dearmored, packet, public_armor
+from tests.keys import FAR_AHEAD, Key, Keys, dearmored, packet, public_armor
 from tests.test_command import command
 
 Make = Callable[[Keys], str | bytes]
@@ -194,6 +194,10 @@ REFUSED: dict[str, tuple[str, Make]] = {
     "no signature": ("the key has no user id; a name and its self-signature", without(2)),
     "RSA 1024": ("the key is too weak: it has 1024 bits", lambda keys: keys.rsa1024.armored),
     "DSA": ("the key is too weak: it is a DSA key", lambda keys: keys.dsa.armored),
+    "of the future": (
+        "the key is dated in the future",
+        lambda keys: keys.key("future", time=FAR_AHEAD).armored,
+    ),
     "RSA exponent 3": ("the key is too weak: its exponent is 3", exponent_3),
     "secp256k1": (
         "the key is too weak: it is on secp256k1",
