@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from twisted.logger import Logger
 
@@ -16,7 +16,7 @@ from mig.values import InvalidInput
 ACTIVE: Final = "active"
 
 _ALL = (
-    "select id::text, name, status, lastmodified::text, octet_length(publickey)"
+    "select id::text, name, status, lastmodified::text, octet_length(publickey), pgpfingerprint"
     " from investigators where publickey is not null order by id"
 )
 _KEYS = "select id::text, publickey from investigators where id = any(%s::numeric[])"
@@ -41,7 +41,7 @@ class Signer:
 class _Read:
     """A key as it was read; ``certificate`` is ``None`` when it cannot be."""
 
-    version: tuple[str, int]
+    version: tuple[Any, ...]
     publickey: bytes
     certificate: Certificate | None
 
@@ -63,7 +63,7 @@ class Keyring:
     async def signers(self, query: RunQuery) -> list[Signer]:
         """All investigators that have a readable key, disabled ones too."""
         rows = await query(_ALL, ())
-        versions = {id: (lastmodified, size) for id, _, _, lastmodified, size in rows}
+        versions = {id: tuple(version) for id, _, _, *version in rows}
         new = [id for id, version in versions.items() if self._version(id) != version]
         if new:
             for id, key in await query(_KEYS, (id_array(new),)):
@@ -77,7 +77,7 @@ class Keyring:
                 publickey=self._read[id].publickey,
                 certificate=known,
             )
-            for id, name, status, _, _ in rows
+            for id, name, status, *_ in rows
             if id in self._read and (known := self._read[id].certificate)
         ]
         return self.known
@@ -87,11 +87,11 @@ class Keyring:
         for id in ids:
             self._read.pop(id, None)
 
-    def _version(self, id: str) -> tuple[str, int] | None:
+    def _version(self, id: str) -> tuple[Any, ...] | None:
         known = self._read.get(id)
         return known.version if known else None
 
-    def _keep(self, id: str, version: tuple[str, int], publickey: bytes) -> None:
+    def _keep(self, id: str, version: tuple[Any, ...], publickey: bytes) -> None:
         try:
             readable = certificate.stored(publickey)
         except InvalidInput as reason:
