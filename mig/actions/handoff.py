@@ -10,6 +10,7 @@ had been there already.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
@@ -21,6 +22,7 @@ from mig.actions.faults import reached
 from mig.actions.spool import Spool
 from mig.actions.submission import NEW_STATUS
 from mig.database.pool import Database
+from mig.records.stored import id_array
 from mig.values import Unavailable, explained
 
 POLL_SECONDS: Final = 2.0
@@ -29,12 +31,15 @@ POLL_SECONDS: Final = 2.0
 FILES_SECONDS: Final = 30.0
 WAIT_SECONDS: Final = 5.0
 MOST_AT_ONCE: Final = 100
+MOST_TURNS: Final = 3
+"""How many batches are handed over at once; a thread of each mostly waits for the disk."""
 
 _WAITING = (
     "select s.actionid::text, s.document, a.status from submissions s"
     " left join actions a on a.id = s.actionid where s.handedover is null"
-    " order by s.submitted limit %s for update of s skip locked"
 )
+_ANY = f"{_WAITING} order by s.submitted limit {MOST_AT_ONCE} for update of s skip locked"
+_THESE = f"{_WAITING} and s.actionid = any(%s::numeric[]) order by s.actionid for update of s"
 _HANDED_OVER = (
     "update submissions set handedover = now(), document = null where actionid = any(%s::numeric[])"
 )
@@ -61,8 +66,8 @@ class Polled:
         :raises Unavailable: saying why.
         """
 
-    async def flush(self) -> None:
-        """Hand over what waits now; come back when that is done, failed, or takes too long."""
+    async def flush(self, id: int) -> None:
+        """Hand over a new action; come back when that is done, failed, or takes too long."""
 
 
 class NoSpool(Polled):
@@ -90,12 +95,13 @@ class Outbox(Polled):
         self._reactor = reactor
         self._database = database
         self._spool = spool
-        self._poll = LoopingCall(self._wake)
+        self._poll = LoopingCall(self._look)
         self._poll.clock = reactor
-        self._waiters: list[Deferred[None]] = []
-        self._working = False
+        self._waiting: dict[str, Deferred[None]] = {}
+        self._looking = False
+        self._turns = 0
+        self._threads = 0
         self._rest: Deferred[None] | None = None
-        self._files: Deferred[dict[str, OSError]] | None = None
         self._stuck = ""
 
     def start(self) -> None:
@@ -104,43 +110,55 @@ class Outbox(Polled):
     async def stop(self) -> None:
         if self._poll.running:
             self._poll.stop()
-        if self._working:
+        if self._turns:
             self._rest = Deferred()
             await self._rest.addTimeout(WAIT_SECONDS, self._reactor, lambda *_: None)
 
     def check(self) -> None:
         if self._stuck:
-            self._wake()
+            self._look()
             raise Unavailable("actions do not reach the scheduler at present", self._stuck)
 
-    async def flush(self) -> None:
+    async def flush(self, id: int) -> None:
         waiter: Deferred[None] = Deferred()
-        self._waiters.append(waiter)
-        self._wake()
+        self._waiting[str(id)] = waiter
+        self._next()
         await waiter.addTimeout(WAIT_SECONDS, self._reactor, lambda *_: None)
 
-    def _wake(self) -> None:
-        if not self._working:
-            self._working = True
-            Deferred.fromCoroutine(self._work())
+    def _look(self) -> None:
+        """Hand over whatever waits and nobody else is handing over."""
+        if not self._looking:
+            self._looking = True
+            Deferred.fromCoroutine(self._turn(_ANY, (), ()))
 
-    async def _work(self) -> None:
-        more = True
-        while more:
-            waiters, self._waiters = self._waiters, []
-            more = await self._attempt()
-            for waiter in waiters:
-                if not waiter.called:
-                    waiter.callback(None)
-            more = more or bool(self._waiters)
-        self._working = False
-        if self._rest is not None and not self._rest.called:
+    def _next(self) -> None:
+        """Hand over what is waited for, as many as have come together, if it is its turn."""
+        if self._waiting and self._turns < MOST_TURNS:
+            batch = list(self._waiting)[:MOST_AT_ONCE]
+            waiters = [self._waiting.pop(id) for id in batch]
+            Deferred.fromCoroutine(self._turn(_THESE, (id_array(batch),), waiters))
+
+    async def _turn(
+        self, sql: str, parameters: Sequence[Any], waiters: Sequence[Deferred[None]]
+    ) -> None:
+        self._turns += 1
+        more = await self._attempt(sql, parameters)
+        self._turns -= 1
+        for waiter in waiters:
+            if not waiter.called:
+                waiter.callback(None)
+        if not waiters:
+            self._looking = False
+        if more:
+            self._look()
+        self._next()
+        if self._rest is not None and not self._turns and not self._rest.called:
             self._rest.callback(None)
 
-    async def _attempt(self) -> bool:
-        """Hand over what waits; whether there may be more."""
+    async def _attempt(self, sql: str, parameters: Sequence[Any]) -> bool:
+        """Hand over the rows of *sql*; whether there may be more."""
         try:
-            more = await self._hand_over()
+            more = await self._hand_over(sql, parameters)
         except (OSError, Unavailable, TimeoutError, CancelledError) as reason:
             self._fail(explained(reason) or "the spool's file system does not answer")
         except Exception:
@@ -158,11 +176,11 @@ class Outbox(Polled):
             self.log.error("actions do not reach the scheduler: {reason}", reason=reason)
         self._stuck = reason
 
-    async def _hand_over(self) -> bool:
-        if self._files is not None:
+    async def _hand_over(self, sql: str, parameters: Sequence[Any]) -> bool:
+        if self._threads > MOST_TURNS:
             raise Unavailable("the spool's file system does not answer")
         async with self._database.transaction() as transaction:
-            rows = await transaction.query(_WAITING, (MOST_AT_ONCE,))
+            rows = await transaction.query(sql, parameters)
             if not rows:
                 return False
             reached("locked")
@@ -180,16 +198,16 @@ class Outbox(Polled):
         """Hand documents over to the spool, in a thread; those that failed, by their id."""
         if not documents:
             return {}
-
-        self._files = deferToThreadPool(
+        self._threads += 1
+        written = deferToThreadPool(
             self._reactor, self._reactor.getThreadPool(), self._spool.hand_over, documents
         )
-        answer: Deferred[dict[str, OSError]] = _copy(self._files)
-        self._files.addBoth(self._written)
+        answer: Deferred[dict[str, OSError]] = _copy(written)
+        written.addBoth(self._written)
         return await answer.addTimeout(FILES_SECONDS, self._reactor)
 
     def _written(self, result: Any) -> None:
-        self._files = None
+        self._threads -= 1
 
 
 def _copy(original: Deferred[Any]) -> Deferred[Any]:

@@ -103,7 +103,7 @@ class Actions:
         self._handoff.check()
         accepted = await self._store(submitted)
         if accepted.new:
-            await self._handoff.flush()
+            await self._handoff.flush(accepted.id)
         return accepted
 
     def _check_time(self, action: Signable) -> None:
