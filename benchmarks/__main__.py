@@ -68,6 +68,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--against", metavar="URL", help="also measure the report of another server, at an http URL"
     )
+    parser.add_argument(
+        "--twistd",
+        type=Path,
+        default=Path(sys.executable).parent / "twistd",
+        help="what starts the daemon; by default that beside this Python",
+    )
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument("--markdown", action="store_true", help="print docs/performance.md instead")
     parser.add_argument("--write", type=Path, metavar="FILE", help="write that page to a file")
@@ -144,7 +150,13 @@ async def _measure(
         if plan.against:
             rows.append(await deferToThread(run.against, children, plan.against, plan.runs))
             _show(rows[-1])
-        place = run.Place(children=children, folder=folder, psql=psql, postmaster=postmaster)
+        place = run.Place(
+            children=children,
+            folder=folder,
+            twistd=options.twistd.absolute(),
+            psql=psql,
+            postmaster=postmaster,
+        )
         for kind in plan.kinds:
             dsn = await _database(reactor, postgres, f"fleet_{kind}")
             _tell(f"filling the fleet {kind}, {plan.size.commands:,} commands")

@@ -37,10 +37,11 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where a run takes place: PostgreSQL, and a folder for the servers' files."""
+    """Where a run takes place: PostgreSQL, what starts a daemon, a folder for their files."""
 
     children: Children
     folder: Path
+    twistd: Path
     psql: Path
     postmaster: int
 
@@ -83,7 +84,7 @@ def _bench(plan: Plan, place: Place, kind: str, dsn: str) -> Iterator[Bench]:
 
 
 def _daemons(place: Place, dsn: str, count: int) -> Servers:
-    return Servers.daemons(place.children, place.folder, dsn, count)
+    return Servers.daemons(place.children, place.folder, place.twistd, dsn, count)
 
 
 def _scenario(scenario: Scenario, bench: Bench, place: Place, plan: Plan) -> list[Row]:

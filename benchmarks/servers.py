@@ -52,15 +52,14 @@ class Servers:
         self.base = ""
 
     @classmethod
-    def daemons(cls, children: Children, folder: Path, dsn: str, count: int) -> Self:
+    def daemons(cls, children: Children, folder: Path, twistd: Path, dsn: str, count: int) -> Self:
         """*count* times ``twistd -n mig-api``, each as it would run alone."""
         for name in SPOOL:
             (folder / name).mkdir(parents=True, exist_ok=True)
         configuration = folder / "api.cfg"
         configuration.write_text(CONFIGURATION.format(folder=folder))
-        twistd = [Path(sys.executable).parent / "twistd", "-n", "mig-api", "--config"]
-        options = [configuration, "--database", dsn, "--listen"]
-        return cls(children, folder)._start([*twistd, *options, "fd:{fd}"], count, folder)
+        command = [twistd, "-n", "mig-api", "--config", configuration, "--database", dsn]
+        return cls(children, folder)._start([*command, "--listen", "fd:{fd}"], count, folder)
 
     @classmethod
     def bare(cls, children: Children, folder: Path, dsn: str) -> Self:
