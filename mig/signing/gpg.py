@@ -1,57 +1,26 @@
 """gpg, asked about one signature or one key at a time.
 
-Each run has a keyring of its own in memory with one certificate, no home, no agent and no network,
-and leaves nothing behind. A run costs about 3 ms of a core. python-gnupg builds the command; what
-it makes of gpg's answer is not used, because it can be forged by a user id: the verdict comes from
-gpg's status lines as bytes, on a pipe of their own, together with its exit code.
+The verdict comes from gpg's status lines as bytes, on a pipe of their own, together with its exit
+code. A run costs about 3 ms of a core.
 """
 
 from __future__ import annotations
 
-import logging
-import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
-import gnupg
-from twisted.internet.defer import CancelledError, Deferred, DeferredList, DeferredSemaphore
-from twisted.internet.protocol import ProcessProtocol
-from twisted.internet.threads import deferToThreadPool
-from twisted.python.failure import Failure
+from twisted.internet.defer import Deferred
 
 from mig.signing import certificate as certificates
 from mig.signing.certificate import Certificate, Key
 from mig.signing.packet import HASHES, Signature
-from mig.values import InvalidInput, Unavailable
+from mig.signing.process import SIGNATURE, TEXT, Answer, Runner, unreliable
+from mig.values import InvalidInput
 
 FUTURE_SECONDS: Final = 300
 """How far ahead of our clock a signature may be dated."""
-LONGEST_OUTPUT: Final = 4 * 1024 * 1024
-
-TEXT: Final = 0
-OUTPUT: Final = 1
-ERRORS: Final = 2
-STATUS: Final = 3
-SIGNATURE: Final = 4
-KEYRING: Final = 5
-
-# No --weak-digest: it would also refuse the keys of 2014, whose self-signatures are by SHA-1.
-# The digest of the signature itself is checked before gpg and in its verdict.
-OPTIONS: Final = [
-    *("--no-options", "--batch", "--no-tty", "--no-autostart"),
-    *("--homedir", "/dev/null"),
-    *("--trust-model", "always", "--no-auto-check-trustdb"),
-    *("--no-auto-key-retrieve", "--no-auto-key-import", "--disable-dirmngr"),
-    *("--lock-never", "--enable-special-filenames"),
-]
-ONE_KEYRING: Final = ["--no-default-keyring", "--keyring", f"/dev/fd/{KEYRING}"]
-
-FAILED: Final = "signatures and keys cannot be checked at the moment"
-
 STATUS_PREFIX: Final = b"[GNUPG:] "
 ONCE: Final = (b"NEWSIG", b"GOODSIG", b"VALIDSIG")
 BAD: Final = {
@@ -90,96 +59,16 @@ class Verified:
     """Unix seconds."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Answer:
-    code: int | None
-    """The exit code, ``None`` when gpg was killed."""
-    output: bytes
-    status: bytes
-    errors: bytes
-
-
-class _Process(ProcessProtocol):
-    """One gpg; *feed* is what it reads, by file descriptor."""
-
-    transport: Any
-
-    def __init__(self, feed: Mapping[int, bytes]) -> None:
-        self._feed = feed
-        self._received = {OUTPUT: bytearray(), ERRORS: bytearray(), STATUS: bytearray()}
-        self._size = 0
-        self._running = True
-        self.exited: Deferred[None] = Deferred()
-        self.answer: Deferred[_Answer] = Deferred(lambda _: self.kill())
-
-    def connectionMade(self) -> None:
-        for fd, data in self._feed.items():
-            self.transport.writeToChild(fd, data)
-            self.transport.closeChildFD(fd)
-
-    def childDataReceived(self, childFD: int, data: bytes) -> None:  # noqa: N803
-        self._size += len(data)
-        if self._size <= LONGEST_OUTPUT:
-            self._received[childFD] += data
-        else:
-            self.fail("its output has no end")
-
-    def processExited(self, reason: Failure) -> None:
-        self._running = False
-        self.exited.callback(None)
-
-    def processEnded(self, reason: Failure) -> None:
-        ended: Any = reason.value
-        if not self.answer.called:
-            received = {fd: bytes(data) for fd, data in self._received.items()}
-            self.answer.callback(
-                _Answer(
-                    code=ended.exitCode,
-                    output=received[OUTPUT],
-                    status=received[STATUS],
-                    errors=received[ERRORS],
-                )
-            )
-
-    def fail(self, detail: str) -> None:
-        """Kill it, and tell who waits why."""
-        self.kill()
-        if not self.answer.called:
-            self.answer.errback(Unavailable(FAILED, f"gpg was killed: {detail}"))
-
-    def kill(self) -> None:
-        if self._running:
-            self.transport.signalProcess("KILL")
-        for fd in (*self._feed, *self._received):
-            self.transport.closeChildFD(fd)
-
-
 class Gpg:
-    """At most *processes* gpg at once; a bounded queue waits for them.
+    """Checks signatures and keys; *limits* are those of :class:`mig.signing.process.Runner`."""
 
-    :param program: the name or path of gpg.
-    :param seconds: a check that has no answer by then, its waiting counted, is given up.
-    """
-
-    def __init__(
-        self,
-        reactor: Any,
-        *,
-        program: str = "gpg",
-        processes: int = os.cpu_count() or 1,
-        waiting: int = 256,
-        seconds: float = 10.0,
-    ) -> None:
+    def __init__(self, reactor: Any, **limits: Any) -> None:
         self._reactor = reactor
-        self._program = program
-        self._environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
-        self._turns = DeferredSemaphore(processes)
-        self._waiting = waiting
-        self._seconds = seconds
-        self._commands: gnupg.GPG | None = None
-        self._checks: set[Deferred[_Answer]] = set()
-        self._processes: set[_Process] = set()
-        self._stopped = False
+        self._runner = Runner(reactor, **limits)
+
+    def stop(self) -> Deferred[Any]:
+        """Kill what runs and refuse the rest; fires when no gpg is left."""
+        return self._runner.stop()
 
     async def verify(self, certificate: Certificate, signature: Signature, text: bytes) -> Verified:
         """That *signature* over *text* holds and was made by a good key of *certificate*.
@@ -188,7 +77,7 @@ class Gpg:
         :raises Unavailable: when gpg gave no answer that can be relied on.
         """
         _refuse_future(certificate, "the key that made the signature")
-        answer = await self._run(
+        answer = await self._runner.run(
             ["--verify", "--", f"-&{SIGNATURE}", "-"],
             keyring=certificate.packets,
             feed={TEXT: text, SIGNATURE: signature.raw},
@@ -200,7 +89,7 @@ class Gpg:
                 raise InvalidInput(await self._why_not(certificate, state))
         _refuse(lines)
         if answer.code != 0:
-            raise _unreliable(answer)
+            raise unreliable(answer)
         if any(words[word] != 1 for word in ONCE):
             raise InvalidInput("gpg does not report exactly one good signature")
         valid = next(line for line in lines if line[0] == b"VALIDSIG")
@@ -238,7 +127,7 @@ class Gpg:
         """
         _refuse_weak(certificate.keys[0])
         _refuse_future(certificate, "the key")
-        answer = await self._run(
+        answer = await self._runner.run(
             ["--import-options", "import-export,import-minimal,self-sigs-only", "--import"],
             keyring=b"",
             feed={TEXT: certificate.packets},
@@ -247,143 +136,33 @@ class Gpg:
         if not answer.output:
             if answer.code is not None and any(line[0] == b"IMPORT_RES" for line in lines):
                 raise InvalidInput("the key has no user id that is signed by the key itself")
-            raise _unreliable(answer)
+            raise unreliable(answer)
         if answer.code != 0:
-            raise _unreliable(answer)
+            raise unreliable(answer)
         reduced = certificates.parse(answer.output)
         if reduced.fingerprint != certificate.fingerprint:
-            raise _unreliable(answer)
+            raise unreliable(answer)
         _refuse_unusable(reduced, await self._list(reduced))
         return reduced, certificates.armor(reduced.packets)
 
     async def _list(self, certificate: Certificate) -> _Listing:
-        answer = await self._run(
+        answer = await self._runner.run(
             ["--list-keys", "--with-subkey-fingerprint"], keyring=certificate.packets, feed={}
         )
         listing = _listing(answer.output)
         if answer.code != 0 or not listing.keys:
-            raise _unreliable(answer)
+            raise unreliable(answer)
         return listing
 
-    def stop(self) -> Deferred[Any]:
-        """Kill what runs and refuse the rest; fires when no gpg is left."""
-        self._stopped = True
-        for check in list(self._checks):
-            check.cancel()
-        return DeferredList([process.exited for process in self._processes])
 
-    async def _run(
-        self, arguments: list[str], *, keyring: bytes, feed: Mapping[int, bytes]
-    ) -> _Answer:
-        """What gpg answers, within the deadline."""
-        if self._stopped or len(self._turns.waiting) >= self._waiting:
-            raise Unavailable(FAILED, "too many checks wait for gpg")
-        check: Deferred[_Answer] = Deferred.fromCoroutine(
-            self._in_turn(arguments, keyring, {TEXT: b""} | dict(feed))
-        )
-        self._checks.add(check)
-        check.addTimeout(self._seconds, self._reactor, self._too_late)
-        try:
-            return await check
-        except CancelledError:
-            if self._stopped:
-                raise Unavailable(FAILED, "the service is stopping") from None
-            raise
-        finally:
-            self._checks.discard(check)
-
-    def _too_late(self, _: object, seconds: float) -> Failure:
-        return Failure(Unavailable(FAILED, f"gpg gave no answer within {seconds:g} s"))
-
-    async def _in_turn(
-        self, arguments: list[str], keyring: bytes, feed: Mapping[int, bytes]
-    ) -> _Answer:
-        await self._turns.acquire()
-        process = None
-        try:
-            if self._commands is None:
-                await self._prepare()
-            assert self._commands is not None
-            command = self._commands.make_args([*ONE_KEYRING, *arguments], False)
-            process = self._start(_with_status_pipe(command), keyring, feed)
-            return await process.answer
-        finally:
-            if process is None:
-                self._turns.release()
-            else:
-                process.exited.addCallback(lambda _: self._turns.release())
-
-    async def _prepare(self) -> None:
-        """Make python-gnupg's object: it runs gpg and blocks, so that gpg is tried before."""
-        process = self._start([self._program, "--version"], b"", {})
-        answer = await process.answer
-        if answer.code != 0:
-            raise _unreliable(answer)
-        logging.getLogger("gnupg").setLevel(logging.WARNING)
-        try:
-            self._commands = await deferToThreadPool(
-                self._reactor,
-                self._reactor.getThreadPool(),
-                gnupg.GPG,
-                self._program,
-                options=OPTIONS,
-                env=self._environment,
-            )
-        except (OSError, ValueError) as error:
-            raise Unavailable(FAILED, f"gpg cannot be run: {error}") from None
-
-    def _start(self, command: list[str], keyring: bytes, feed: Mapping[int, bytes]) -> _Process:
-        process = _Process(feed)
-        pipes: dict[int, int | str] = dict.fromkeys((OUTPUT, ERRORS, STATUS), "r")
-        pipes |= dict.fromkeys(feed, "w")
-        try:
-            with _in_memory(keyring) as fd:
-                self._reactor.spawnProcess(
-                    process,
-                    command[0],
-                    command,
-                    env=self._environment,
-                    childFDs=pipes | {KEYRING: fd},
-                )
-        except OSError as error:
-            raise Unavailable(FAILED, f"gpg cannot be run: {error}") from None
-        self._processes.add(process)
-        process.exited.addCallback(lambda _: self._processes.discard(process))
-        return process
-
-
-@contextmanager
-def _in_memory(data: bytes) -> Iterator[int]:
-    """A file descriptor of a nameless file in memory that holds *data*."""
-    fd = os.memfd_create("keyring")
-    try:
-        with open(fd, "wb", closefd=False) as file:
-            file.write(data)
-        yield fd
-    finally:
-        os.close(fd)
-
-
-def _with_status_pipe(command: list[str]) -> list[str]:
-    """python-gnupg has gpg mix its status lines with what it writes for people."""
-    at = command.index("--status-fd") + 1
-    return [*command[:at], str(STATUS), *command[at + 1 :]]
-
-
-def _unreliable(answer: _Answer) -> Unavailable:
-    end = "was killed" if answer.code is None else f"ended with exit code {answer.code}"
-    errors = " ".join(ascii(answer.errors[-500:].decode("latin-1"))[1:-1].split())
-    return Unavailable(FAILED, f"gpg {end} and gave no answer to rely on: {errors}")
-
-
-def _status(answer: _Answer) -> list[list[bytes]]:
+def _status(answer: Answer) -> list[list[bytes]]:
     """The words of each status line.
 
     :raises Unavailable: when gpg was killed, or its status is garbled.
     """
     *lines, rest = answer.status.split(b"\n")
     if answer.code is None or rest or any(not line.startswith(STATUS_PREFIX) for line in lines):
-        raise _unreliable(answer)
+        raise unreliable(answer)
     return [line.removeprefix(STATUS_PREFIX).split(b" ") for line in lines]
 
 
@@ -413,7 +192,7 @@ class _Valid:
     primary: str
 
 
-def _fields(answer: _Answer, line: list[bytes]) -> _Valid:
+def _fields(answer: Answer, line: list[bytes]) -> _Valid:
     try:
         _, key, _, created, _, _, _, _, hash_algorithm, kind, primary = line
         return _Valid(
@@ -424,7 +203,7 @@ def _fields(answer: _Answer, line: list[bytes]) -> _Valid:
             primary=primary.decode("ascii"),
         )
     except ValueError:
-        raise _unreliable(answer) from None
+        raise unreliable(answer) from None
 
 
 @dataclass(frozen=True, kw_only=True)
