@@ -309,9 +309,12 @@ class Transaction:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self.begun = False
 
     def query(self, sql: str, parameters: Parameters = ()) -> Deferred[Rows]:
-        """All rows of a statement."""
+        """All rows of a statement; the first one begins the transaction."""
+        sql = sql if self.begun else f"begin; {sql}"
+        self.begun = True
         return self._connection.execute(sql, parameters, seconds=QUERY_SECONDS + GRACE_SECONDS)
 
 
@@ -379,10 +382,11 @@ class Database:
         Only a commit whose answer did not come leaves that open: then it raises, too.
         """
         connection = await self._queries.acquire()
+        transaction = Transaction(connection)
         try:
-            await connection.execute("begin", seconds=BEGIN_SECONDS)
-            yield Transaction(connection)
-            await connection.execute("commit", seconds=QUERY_SECONDS + GRACE_SECONDS)
+            yield transaction
+            if transaction.begun:
+                await transaction.query("commit")
         except BaseException:
             await self._end(self._queries, connection)
             raise
