@@ -109,7 +109,7 @@ def database(new_database: Callable[[], TestDatabase]) -> TestDatabase:
 
 @pytest.fixture(scope="session")
 def keys() -> Iterator[Keys]:
-    made = Keys(Path(tempfile.mkdtemp(prefix="mig")))
+    made = Keys()
     yield made
     made.stop()
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import base64
+import os
 import shutil
 import subprocess
-from collections.abc import Callable
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, replace
+from functools import wraps
 from itertools import pairwise
 from pathlib import Path
+from typing import Concatenate, ParamSpec
 
 from mig.signing import certificate
+from mig.signing.certificate import Certificate
 from mig.signing.packet import crc24, packets
 
 LONG_AGO = "20200101T000000!"
@@ -21,7 +26,7 @@ FAR_AHEAD = "20350101T000000!"
 JPEG = bytes.fromhex("ffd8ffe000104a46494600010100000100010000ffd9")
 
 
-def packet(tag: int, body: bytes) -> bytes:
+def framed(tag: int, body: bytes) -> bytes:
     """An OpenPGP packet, its length in five octets."""
     return bytes([0xC0 | tag, 0xFF]) + len(body).to_bytes(4) + body
 
@@ -65,6 +70,16 @@ def with_version(signature: str, version: int) -> str:
     return one_line(bytes(data))
 
 
+def without_back_signature(raw: bytes) -> bytes:
+    """The binding of the last subkey without the consent of the subkey, which nobody signs."""
+    *before, binding = packets(raw)
+    hashed = 6 + int.from_bytes(binding.body[4:6])
+    unhashed = hashed + 2 + int.from_bytes(binding.body[hashed : hashed + 2])
+    assert binding.body[hashed + 3] == 32 or b"\x20\x04\x19" in binding.body[hashed:unhashed]
+    body = binding.body[:hashed] + b"\0\0" + binding.body[unhashed:]
+    return b"".join(part.raw for part in before) + framed(2, body)
+
+
 def packet_start(data: bytes | bytearray) -> int:
     """Where the content of the first packet starts."""
     (first, *_) = packets(bytes(data))
@@ -89,29 +104,49 @@ class Key:
     def packets(self) -> bytes:
         return dearmored(self.armored)
 
+    @property
+    def certificate(self) -> Certificate:
+        return certificate.read(self.armored.encode())
+
+
+P = ParamSpec("P")
+
+
+def once(
+    make: Callable[Concatenate[Keys, P], Key],
+) -> Callable[Concatenate[Keys, P], Key]:
+    """A method whose key is made when it is first asked for, and kept.
+
+    The same arguments give the same key; who needs one that nobody else has gives it a name of
+    its own.
+    """
+
+    @wraps(make)
+    def made(self: Keys, /, *arguments: P.args, **options: P.kwargs) -> Key:
+        asked = (make.__name__, arguments, frozenset(options.items()))
+        if asked not in self.made:
+            self.made[asked] = make(self, *arguments, **options)
+        return self.made[asked]
+
+    return made
+
 
 class Keys:
-    """A keyring of our own; each key is made when it is first asked for."""
+    """A keyring of our own, which heeds no setting of whoever runs the tests."""
 
-    def __init__(self, home: Path) -> None:
-        self.home = home
+    def __init__(self) -> None:
+        self.home = Path(tempfile.mkdtemp(prefix="mig"))
+        self.made: dict[Hashable, Key] = {}
         self._program = shutil.which("gpg") or "gpg"
-        self._made: dict[str, Key] = {}
+        self._environment = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"}
 
     def gpg(self, *arguments: str | bytes, given: bytes = b"", time: str = "") -> bytes:
         """What gpg answers; *time* is the clock that it sees."""
         faked = ["--faked-system-time", time, "--ignore-time-conflict"] if time else []
         done = subprocess.run(
             [
-                *(
-                    self._program,
-                    "--homedir",
-                    str(self.home),
-                    "--batch",
-                    "--no-tty",
-                    "--yes",
-                    "--quiet",
-                ),
+                *(self._program, "--homedir", str(self.home)),
+                *("--batch", "--no-tty", "--yes", "--quiet"),
                 *("--no-options", "--pinentry-mode", "loopback", "--passphrase", ""),
                 *("--trust-model", "always", "--allow-weak-digest-algos", "--expert"),
                 *faked,
@@ -119,16 +154,19 @@ class Keys:
             ],
             input=given,
             capture_output=True,
+            env=self._environment,
             timeout=60,
         )
         assert done.returncode == 0, (arguments, done.stderr.decode("latin-1"))
         return done.stdout
 
-    def _once(self, name: str, make: Callable[[], Key]) -> Key:
-        if name not in self._made:
-            self._made[name] = make()
-        return self._made[name]
+    def _created(self, *arguments: str | bytes, time: str) -> str:
+        """The fingerprint of the key or subkey that gpg makes."""
+        said = self.gpg("--status-fd", "1", *arguments, time=time).split(b"\n")
+        (line,) = [line for line in said if line.startswith(b"[GNUPG:] KEY_CREATED ")]
+        return line.split()[3].decode()
 
+    @once
     def key(
         self,
         name: str,
@@ -138,30 +176,18 @@ class Keys:
         uid: bytes = b"",
         expires: str = "0",
         time: str = "",
+        options: tuple[str, ...] = (),
     ) -> Key:
         """The key of this name, with the default of everything but what is given."""
-
-        def make() -> Key:
-            user = uid or f"{name} <{name}@example.net>".encode()
-            before = set(self._fingerprints())
-            self.gpg("--quick-gen-key", user, algorithm, usage, expires, time=time)
-            (fingerprint,) = set(self._fingerprints()) - before
-            return self._named(name, fingerprint, signer=fingerprint)
-
-        return self._once(name, make)
-
-    def _fingerprints(self) -> list[str]:
-        """Of the primary keys."""
-        lines = self.gpg("--list-keys", "--with-colons").decode("latin-1").splitlines()
-        return [
-            line.split(":")[9]
-            for before, line in pairwise(lines)
-            if before.startswith("pub:") and line.startswith("fpr:")
-        ]
-
-    def _named(self, name: str, fingerprint: str, signer: str) -> Key:
-        armored = self.export(fingerprint)
-        return Key(name=name, fingerprint=fingerprint, signer=f"{signer}!", armored=armored)
+        user = uid or f"{name} <{name}@example.net>".encode()
+        make = ("--quick-gen-key", user, algorithm, usage, expires)
+        fingerprint = self._created(*options, *make, time=time)
+        return Key(
+            name=name,
+            fingerprint=fingerprint,
+            signer=f"{fingerprint}!",
+            armored=self.export(fingerprint),
+        )
 
     def export(self, fingerprint: str, *, minimal: bool = True, ring: Path | None = None) -> str:
         """The armored public key."""
@@ -205,112 +231,89 @@ class Keys:
         return self.key("expired", expires="2020-06-01", time=LONG_AGO)
 
     @property
+    @once
     def revoked(self) -> Key:
         """Revoked for whoever gets it; it still signs here."""
+        made = self.key("revoked")
+        text = (self.home / f"openpgp-revocs.d/{made.fingerprint}.rev").read_text()
+        revocation = dearmored(text[text.index(":-----") + 1 :])
+        first, *rest = packets(made.packets)
+        data = first.raw + revocation + b"".join(packet.raw for packet in rest)
+        return replace(made, armored=public_armor(data))
 
-        def make() -> Key:
-            made = self.key("revoked-ring")
-            text = (self.home / f"openpgp-revocs.d/{made.fingerprint}.rev").read_text()
-            revocation = dearmored(text[text.index(":-----") + 1 :])
-            first, *rest = packets(made.packets)
-            data = first.raw + revocation + b"".join(packet.raw for packet in rest)
-            return self._other(made, "revoked", public_armor(data))
-
-        return self._once("revoked", make)
-
-    def _other(self, key: Key, name: str, armored: str) -> Key:
-        return Key(name=name, fingerprint=key.fingerprint, signer=key.signer, armored=armored)
-
+    @once
     def with_subkey(
         self,
-        name: str,
+        key: Key,
         algorithm: str = "ed25519",
         usage: str = "sign",
         *,
-        primary: str = "cert",
         expires: str = "0",
         time: str = "",
     ) -> Key:
-        """A key whose subkey signs."""
+        """The key with one more subkey, which signs for it."""
+        make = ("--quick-add-key", key.fingerprint, algorithm, usage, expires)
+        subkey = self._created(*make, time=time)
+        armored = self.export(key.fingerprint, minimal=False)  # keeps what has expired
+        return replace(key, signer=f"{subkey}!", armored=armored)
 
-        def make() -> Key:
-            made = self.key(f"{name}-ring", usage=primary, time=time)
-            self.gpg("--quick-add-key", made.fingerprint, algorithm, usage, expires, time=time)
-            armored = self.export(made.fingerprint, minimal=False)  # keeps what has expired
-            _, subkey = certificate.parse(dearmored(armored)).keys
-            return Key(
-                name=name,
-                fingerprint=made.fingerprint,
-                signer=f"{subkey.fingerprint}!",
-                armored=armored,
-            )
-
-        return self._once(name, make)
+    @once
+    def with_revoked_subkey(self, key: Key) -> Key:
+        """Its subkey is revoked for whoever gets it; it still signs here."""
+        ring = self._another_ring(f"revoked {key.fingerprint}", key.armored)
+        self._edit(key, ring, "key 1", "revkey", "y", "0", "", "y", "save")
+        return replace(key, armored=self.export(key.fingerprint, minimal=False, ring=ring))
 
     @property
     def subkey(self) -> Key:
-        return self.with_subkey("subkey", time=LONG_AGO)
+        return self.with_subkey(self.key("subkey", usage="cert", time=LONG_AGO), time=LONG_AGO)
 
     @property
     def expired_subkey(self) -> Key:
         """It signs with *time* :data:`SOON_AFTER`."""
-        return self.with_subkey("expired-subkey", expires="2020-06-01", time=LONG_AGO)
+        primary = self.key("expired-subkey", usage="cert", time=LONG_AGO)
+        return self.with_subkey(primary, expires="2020-06-01", time=LONG_AGO)
 
     @property
     def revoked_subkey(self) -> Key:
-        """Revoked for whoever gets it; it still signs here."""
-
-        def make() -> Key:
-            made = self.with_subkey("revoked-subkey-ring")
-            ring = self._another_ring("revoked-subkey", made.armored)
-            self._edit(made, ring, "key 1", "revkey", "y", "0", "", "y", "save")
-            armored = self.export(made.fingerprint, minimal=False, ring=ring)
-            return self._other(made, "revoked-subkey", armored)
-
-        return self._once("revoked-subkey", make)
+        primary = self.key("revoked-subkey", usage="cert")
+        return self.with_revoked_subkey(self.with_subkey(primary))
 
     @property
     def encrypts(self) -> Key:
         """A key that cannot sign."""
-        return self.with_subkey("encrypts", "cv25519", "encr")
+        return self.with_subkey(self.key("encrypts", usage="cert"), "cv25519", "encr")
 
+    @once
     def adopting(self, name: str, fingerprint: str, *capabilities: str) -> Key:
         """A key that has another's (sub)key, of this fingerprint, as a subkey of its own.
 
         It is bound as gpg does it, for signing, and by the adopted key as well; *capabilities*
-        are the letters that switch each use of it on or off.
+        are the letters that switch each use of it on or off. The adopted key must have been made
+        at :data:`LONG_AGO`.
         """
+        made = self.key(name, time=LONG_AGO)
+        ring = self._another_ring(name, made.armored)
+        grip = self._keygrip(fingerprint)
+        commands = ["addkey", "13", grip, *capabilities, "q", "0", "save"]
+        self._edit(made, ring, *commands, time=LONG_AGO)
+        adopted = replace(made, armored=self.export(made.fingerprint, ring=ring))
+        assert adopted.certificate.key(fingerprint), "not the same key"
+        return adopted
 
-        def make() -> Key:
-            made = self.key(f"{name}-ring", time=LONG_AGO)
-            ring = self._another_ring(name, made.armored)
-            grip = self._keygrip(fingerprint)
-            commands = ["addkey", "13", grip, *capabilities, "q", "0", "save"]
-            self._edit(made, ring, *commands, time=LONG_AGO)
-            adopted = self._other(made, name, self.export(made.fingerprint, ring=ring))
-            assert certificate.parse(adopted.packets).key(fingerprint), "not the same key"
-            return adopted
-
-        return self._once(name, make)
-
+    @once
     def with_primary(self, name: str, fingerprint: str) -> Key:
         """A key whose primary key is the one of this fingerprint, wherever else it is in use."""
-
-        def make() -> Key:
-            ring = self._another_ring(name, self.bob.armored)
-            parameters = [
-                *("Key-Type: EDDSA", f"Key-Grip: {self._keygrip(fingerprint)}"),
-                *("Key-Usage: sign,cert", f"Name-Real: {name}", "Creation-Date: 20200101T000000"),
-                *("%no-protection", "%commit", ""),
-            ]
-            given = "\n".join(parameters).encode()
-            self.gpg(*_ring(ring), "--full-gen-key", given=given, time=LONG_AGO)
-            armored = self.export(fingerprint, ring=ring)
-            return Key(
-                name=name, fingerprint=fingerprint, signer=f"{fingerprint}!", armored=armored
-            )
-
-        return self._once(name, make)
+        ring = self._another_ring(name, self.bob.armored)
+        parameters = [
+            *("Key-Type: EDDSA", f"Key-Grip: {self._keygrip(fingerprint)}"),
+            *("Key-Usage: sign,cert", f"Name-Real: {name}", "Creation-Date: 20200101T000000"),
+            *("%no-protection", "%commit", ""),
+        ]
+        given = "\n".join(parameters).encode()
+        self.gpg(*_ring(ring), "--full-gen-key", given=given, time=LONG_AGO)
+        armored = self.export(fingerprint, ring=ring)
+        return Key(name=name, fingerprint=fingerprint, signer=f"{fingerprint}!", armored=armored)
 
     def _keygrip(self, fingerprint: str) -> str:
         arguments = ("--with-colons", "--with-keygrip", "--with-subkey-fingerprint")
@@ -323,22 +326,20 @@ class Keys:
         return grips[0]
 
     @property
+    @once
     def decorated(self) -> Key:
         """With an image, and signatures by other keys on its user id."""
+        made = self.key("decorated")
+        image = self.home / "image.jpg"
+        image.write_bytes(JPEG)
+        self._edit(made, None, "addphoto", str(image), "y", "save")
+        for n in range(3):
+            self.certify(self.key(f"friend{n}"), made)
+        return replace(made, armored=self.export(made.fingerprint, minimal=False))
 
-        def make() -> Key:
-            made = self.key("decorated-ring")
-            image = self.home / "image.jpg"
-            image.write_bytes(JPEG)
-            self._edit(made, None, "addphoto", str(image), "y", "save")
-            for n in range(3):
-                other = self.key(f"friend{n}")
-                sign = ("--quick-sign-key", made.fingerprint)
-                self.gpg("--local-user", other.fingerprint, *sign)
-            armored = self.export(made.fingerprint, minimal=False)
-            return self._other(made, "decorated", armored)
-
-        return self._once("decorated", make)
+    def certify(self, by: Key, key: Key) -> None:
+        """Sign the user id of another's key."""
+        self.gpg("--local-user", by.fingerprint, "--quick-sign-key", key.fingerprint)
 
     def _another_ring(self, name: str, armored: str) -> Path:
         ring = self.home / f"{name}.gpg"

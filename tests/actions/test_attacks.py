@@ -35,12 +35,13 @@ from tests.keys import (
     LONG_AGO,
     SOON_AFTER,
     Key,
+    framed,
     octets,
     one_line,
-    packet,
     public_armor,
     with_issuer,
     with_version,
+    without_back_signature,
 )
 
 Sign = Callable[[str, "Case"], str]
@@ -166,16 +167,6 @@ def adopted(victim: str, kind: str, *, sub: bool) -> Callable[[Case], Any]:
     return make
 
 
-def without_back_signature(certificate: bytes) -> bytes:
-    """The binding of the last subkey without the consent of the subkey, which nobody signs."""
-    *before, binding = packets(certificate)
-    hashed = 6 + int.from_bytes(binding.body[4:6])
-    unhashed = hashed + 2 + int.from_bytes(binding.body[hashed : hashed + 2])
-    assert binding.body[hashed + 3] == 32 or b"\x20\x04\x19" in binding.body[hashed:unhashed]
-    body = binding.body[:hashed] + b"\0\0" + binding.body[unhashed:]
-    return b"".join(part.raw for part in before) + packet(2, body)
-
-
 def merged(case: Case) -> Any:
     """Eve's certificate holds another's subkey with the binding that its owner made."""
     eve, victim = case.keys.stranger, case.keys.subkey
@@ -294,8 +285,8 @@ OTHER_TEXT = "pgpsignatures[0]: it is no signature over this action, in neither 
 FIRST = "pgpsignatures[0]: "
 TIME = "validfrom must be an RFC 3339 date, for example"
 BIG = 2**53
-MARKER = packet(10, b"PGP")
-TRUST = packet(12, b"\1\6")
+MARKER = framed(10, b"PGP")
+TRUST = framed(12, b"\1\6")
 
 ROWS = [
     accepted("unix text", signed()),
@@ -357,7 +348,7 @@ ROWS = [
     refused(
         "S9 compressed",
         FIRST + "the signature holds compressed data",
-        signed(then=lambda signature, _: one_line(packet(8, b"\0" + octets(signature)))),
+        signed(then=lambda signature, _: one_line(framed(8, b"\0" + octets(signature)))),
     ),
     refused(
         "S9 marker", FIRST + "the signature holds a packet of type 10", signed(then=around(MARKER))

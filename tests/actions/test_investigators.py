@@ -23,7 +23,7 @@ from tests.actions.submissions import (
     text_of,
 )
 from tests.conftest import Api, TestDatabase
-from tests.keys import FAR_AHEAD, Key, Keys, dearmored, packet, public_armor
+from tests.keys import FAR_AHEAD, Key, Keys, dearmored, framed, public_armor
 from tests.test_command import command
 
 Make = Callable[[Keys], str | bytes]
@@ -73,7 +73,7 @@ def without(tag: int) -> Make:
 def of_version(version: int) -> Make:
     def make(keys: Keys) -> str:
         first, *rest = packets(keys.alice.packets)
-        changed = packet(6, bytes([version]) + first.body[1:])
+        changed = framed(6, bytes([version]) + first.body[1:])
         return public_armor(changed + b"".join(p.raw for p in rest))
 
     return make
@@ -83,7 +83,7 @@ def exponent_3(keys: Keys) -> str:
     """Nobody can sign with it, but its user id could say so."""
     first, *rest = packets(keys.rsa.packets)
     assert first.body.endswith(b"\0\x11\1\0\1")
-    changed = packet(6, first.body[:-5] + b"\0\2\3")
+    changed = framed(6, first.body[:-5] + b"\0\2\3")
     return public_armor(changed + b"".join(p.raw for p in rest))
 
 
@@ -116,7 +116,7 @@ def a_primary_key_of(victim: str) -> Make:
 
 
 def sixty_kilobytes(keys: Keys) -> str:
-    return public_armor(keys.alice.packets + packet(13, b"x" * 65_000))
+    return public_armor(keys.alice.packets + framed(13, b"x" * 65_000))
 
 
 REFUSED: dict[str, tuple[str, Make]] = {
@@ -137,16 +137,16 @@ REFUSED: dict[str, tuple[str, Make]] = {
     "two armors": ("there are 2 armors", lambda keys: keys.alice.armored + keys.bob.armored),
     "compressed": (
         "the key is compressed",
-        lambda keys: public_armor(packet(8, b"\0" + keys.alice.packets)),
+        lambda keys: public_armor(framed(8, b"\0" + keys.alice.packets)),
     ),
     "marker before": (
         "the key holds a packet of type 10",
-        lambda keys: public_armor(packet(10, b"PGP") + keys.alice.packets),
+        lambda keys: public_armor(framed(10, b"PGP") + keys.alice.packets),
     ),
-    "trust": ("the key holds a packet of type 12", more(lambda _: packet(12, b"\1\6"))),
+    "trust": ("the key holds a packet of type 12", more(lambda _: framed(12, b"\1\6"))),
     "literal data": (
         "the key holds a packet of type 11",
-        more(lambda _: packet(11, b"b\0\0\0\0\0x")),
+        more(lambda _: framed(11, b"b\0\0\0\0\0x")),
     ),
     "a signature": (
         "this is a PGP SIGNATURE, not a key",
@@ -209,7 +209,7 @@ REFUSED: dict[str, tuple[str, Make]] = {
     ),
     "weak signing subkey": (
         "is too weak: it has 1024 bits",
-        lambda keys: keys.with_subkey("weak-subkey", "rsa1024").armored,
+        lambda keys: keys.with_subkey(keys.key("weak-subkey", usage="cert"), "rsa1024").armored,
     ),
     "encrypts only": (
         "the key cannot sign: it has no key or subkey for signing",
@@ -339,7 +339,7 @@ GOOD = {
     "foreign revocation": Good(key=with_foreign_revocation),
     "an unsigned user id": Good(
         key=lambda keys: replace(
-            keys.alice, armored=public_armor(keys.alice.packets + packet(13, b"Bob Kelso"))
+            keys.alice, armored=public_armor(keys.alice.packets + framed(13, b"Bob Kelso"))
         )
     ),
     "an unbound subkey": Good(
@@ -383,7 +383,7 @@ async def test_what_is_stored_is_minimal_and_verifies_at_once(
 @pytest_twisted.ensureDeferred
 async def test_a_known_key_has_its_owner(api: Api, database: TestDatabase, keys: Keys) -> None:
     id = await added(api, keys.bob)
-    longer = keys.with_subkey("longer")
+    longer = keys.with_subkey(keys.key("longer", usage="cert"))
     first = replace(longer, armored=keys.export(longer.fingerprint))
     await added(api, first)
     for again in (keys.bob.armored, keys.bob.armored.replace("\n", "\r\n")):

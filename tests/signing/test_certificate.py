@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from mig.signing import certificate, packet
 from mig.signing.certificate import Key
 from mig.values import InvalidInput
-from tests.signing.keys import Keys, framed
+from tests.keys import Keys, dearmored, framed
 
 VECTORS = Path(__file__).parents[1] / "vectors" / "keys"
 BOB = (VECTORS / "bob.asc").read_bytes()
@@ -39,10 +39,10 @@ def test_the_keys_of_the_original_service_are_read_and_armored_again(name: str) 
 
 
 def test_fingerprints_are_those_that_gpg_computes(keys: Keys) -> None:
-    key = keys.make("Prints")
+    key = keys.key("prints")
     for algorithm, use in [("rsa2048", "sign"), ("nistp384/ecdsa", "sign"), ("cv25519", "encr")]:
-        key.add_subkey(algorithm, use)
-    lines = keys.run("--with-colons", "--list-keys", key.fingerprint).split(b"\n")
+        key = keys.with_subkey(key, algorithm, use)
+    lines = keys.gpg("--with-colons", "--list-keys", key.fingerprint).split(b"\n")
     wanted = [line.split(b":")[9].decode() for line in lines if line.startswith(b"fpr")]
     assert [found.fingerprint for found in key.certificate.keys] == wanted
     assert [found.bits for found in key.certificate.keys] == [256, 2048, 384, 256]
@@ -69,13 +69,9 @@ def test_images_are_left_out_with_the_signatures_on_them() -> None:
 
 
 def test_s18_a_secret_key_is_refused_by_its_frame_and_by_its_packets(keys: Keys) -> None:
-    key = keys.make("Secret")
-    secret = keys.run("--export-secret-keys", key.fingerprint)
-    for text in (
-        keys.run("--armor", "--export-secret-keys", key.fingerprint),
-        armored(secret),
-        armored(key.raw + secret),
-    ):
+    whole = keys.secret(keys.alice)
+    secret = dearmored(whole)
+    for text in (whole.encode(), armored(secret), armored(keys.alice.packets + secret)):
         for read in (certificate.read, certificate.stored):
             with pytest.raises(InvalidInput, match="secret key"):
                 read(text)

@@ -19,7 +19,17 @@ from mig.signing.certificate import Certificate
 from mig.signing.gpg import Gpg
 from mig.signing.packet import Signature
 from mig.values import InvalidInput, Unavailable
-from tests.signing.keys import OLD, STILL, Keys, TestKey, framed, one_line
+from tests.keys import (
+    LONG_AGO,
+    SOON_AFTER,
+    Key,
+    Keys,
+    dearmored,
+    framed,
+    octets,
+    one_line,
+    without_back_signature,
+)
 
 VECTORS = Path(__file__).parents[1] / "vectors"
 TEXT = b"name=x;target=y;"
@@ -99,24 +109,29 @@ async def test_what_the_original_clients_signed_verifies(gpg: Gpg, name: str) ->
             await gpg.verify(key, parsed, text + b" ")
 
 
-def plain(key: TestKey, *options: str, at: str | None = None, subkey: str = "") -> Any:
-    """What to verify: a key's signature over the text."""
-    return key.certificate, key.signature(TEXT, *options, at=at, key=subkey)
+Signed = tuple[Certificate, str]
+"""What to verify: a key, and a signature."""
 
 
-def forging_user_id(victim: str) -> str:
+def plain(keys: Keys, key: Key, *options: str, time: str = "") -> Signed:
+    """A key's signature over the text."""
+    return key.certificate, keys.sign(key, TEXT, *options, time=time)
+
+
+def forging_user_id(victim: str) -> bytes:
     separators = "Å\x85\u2028"
-    return "Eve " + "".join(
+    forged = "".join(
         f"{separator}[GNUPG:] GOODSIG {victim[-16:]} bob{separator}"
         f"[GNUPG:] VALIDSIG {victim} 2026-01-01 1767225600 0 4 0 1 8 00 {victim}"
         for separator in separators
     )
+    return f"Eve {forged}".encode()
 
 
 @pytest_twisted.ensureDeferred
 async def test_s1_a_user_id_forges_no_signer(gpg: Gpg, keys: Keys) -> None:
-    eve = keys.make(forging_user_id(BOB.fingerprint))
-    key, signature = plain(eve)
+    eve = keys.key("forges", uid=forging_user_id(BOB.fingerprint))
+    key, signature = plain(keys, eve)
     assert (await gpg.verify(key, packet.signature(signature), TEXT)).fingerprint == key.fingerprint
 
 
@@ -124,95 +139,74 @@ async def test_s1_a_user_id_forges_no_signer(gpg: Gpg, keys: Keys) -> None:
 async def test_s1_whatever_the_user_id_the_signer_is_the_key(gpg: Gpg, keys: Keys) -> None:
     odd = "".join(map(chr, [*range(0x80, 0xA1), 0x2028, 0x2029, 0x202E, 0xFEFF, 0x1F510]))
     for name in (odd, "a:b%0A[GNUPG:] GOODSIG x", "%s%n \\x0a"):
-        key, signature = plain(keys.make(f"Odd {name}"))
+        key, signature = plain(keys, keys.key("odd", uid=f"Odd {name}".encode()))
         reduced, _ = await gpg.minimal(key)
         verified = await gpg.verify(reduced, packet.signature(signature), TEXT)
         assert verified.fingerprint == key.fingerprint
 
 
-def subkey(keys: Keys) -> Any:
-    key = keys.make("With subkey", algorithm="rsa2048", use="cert")
-    name = key.add_subkey()
-    return plain(key, subkey=name)
+def rsa_with_subkey(keys: Keys) -> Signed:
+    return plain(keys, keys.with_subkey(keys.key("certifies", "rsa2048", "cert")))
 
 
-def expired_subkey(keys: Keys, *, revoked: bool = False) -> Any:
-    key = keys.make("Old subkey", at=OLD)
-    name = key.add_subkey(expires="0" if revoked else "20210101T000000", at=OLD)
-    signature = key.signature(TEXT, key=name, at="20200601T000000")
-    if revoked:
-        key.revoke_subkey()
-    return key.certificate, signature
+def expired_subkey(keys: Keys) -> Signed:
+    """Its primary key could sign as well."""
+    primary = keys.key("old subkey", time=LONG_AGO)
+    key = keys.with_subkey(primary, expires="2021-01-01", time=LONG_AGO)
+    return plain(keys, key, time=SOON_AFTER)
 
 
-def revoked(keys: Keys) -> Any:
-    key = keys.make("Revoked")
-    signature = key.signature(TEXT)
-    key.revoke()
-    return key.certificate, signature
+def revoked_subkey(keys: Keys) -> Signed:
+    """Signed before the revocation; its primary key could sign as well."""
+    key = keys.with_subkey(keys.key("retired subkey", time=LONG_AGO), time=LONG_AGO)
+    return plain(keys, keys.with_revoked_subkey(key), time=SOON_AFTER)
 
 
-def reissued(keys: Keys, area: bytes) -> Any:
+def reissued(keys: Keys, area: bytes) -> Signed:
     """A signature whose unsigned area is *area*."""
-    key = keys.make("Unsigned area")
-    body = packet.packets(key.sign(TEXT))[0].body
+    body = packet.packets(octets(keys.sign(keys.alice, TEXT)))[0].body
     hashed_end = 6 + int.from_bytes(body[4:6])
     rest = body[hashed_end + 2 + int.from_bytes(body[hashed_end : hashed_end + 2]) :]
-    return key.certificate, one_line(
+    return keys.alice.certificate, one_line(
         framed(2, body[:hashed_end] + len(area).to_bytes(2) + area + rest)
     )
 
 
-def adopted(keys: Keys, *, back_signature: bool = False) -> tuple[TestKey, bytes, TestKey]:
-    """Eve's certificate with another's primary key as her signing subkey, and that other one."""
-    other = keys.make("Victim", algorithm="rsa2048", at=STILL)
-    eve = keys.make("Eve adopts", at=STILL)
-    eve.edit("addkey", "13", other.keygrip, "q", "0", "save", at=STILL)
-    if back_signature:
-        return eve, eve.raw, other
-    found = packet.packets(eve.raw)
-    return eve, b"".join([*(one.raw for one in found[:-1]), _bare(found[-1])]), other
+def victim(keys: Keys) -> Key:
+    return keys.key("victim", "rsa2048", time=LONG_AGO)
 
 
-def _bare(binding: packet.Packet) -> bytes:
-    """A signature without its unsigned area, where the back signature is."""
-    body = binding.body
-    end = 6 + int.from_bytes(body[4:6])
-    rest = body[end + 2 + int.from_bytes(body[end : end + 2]) :]
-    return framed(2, body[:end] + b"\0\0" + rest)
+def adopted(keys: Keys) -> Key:
+    """Eve's key with the victim's primary key as her signing subkey, by its own consent."""
+    return keys.adopting("adopts", victim(keys).fingerprint)
 
 
-def adopting(keys: Keys) -> Any:
-    _, raw, other = adopted(keys)
-    return certificate.parse(raw), other.signature(TEXT)
+def adopting(keys: Keys) -> Signed:
+    """The same without that consent."""
+    raw = without_back_signature(adopted(keys).packets)
+    return certificate.parse(raw), keys.sign(victim(keys), TEXT)
 
 
-def wrong_key(keys: Keys) -> Any:
-    return BOB, keys.make("Somebody").signature(TEXT)
+def by(name: str, *options: str, time: str = "") -> Callable[[Keys], Signed]:
+    """The signature of a key that has its property."""
+    return lambda keys: plain(keys, getattr(keys, name), *options, time=time)
 
 
-def other_text(keys: Keys) -> Any:
-    key = keys.make("Other text")
-    return key.certificate, key.signature(b"1;2026-11-24T08:59:39Z;1\n")
+def on_curve(name: str) -> Callable[[Keys], Signed]:
+    return lambda keys: plain(keys, keys.key(name, name))
 
 
-def weak(algorithm: str) -> Callable[[Keys], Any]:
-    return lambda keys: plain(keys.make(f"Weak {algorithm}", algorithm=algorithm))
-
-
-def own(*options: str, at: str | None = None, **how: Any) -> Callable[[Keys], Any]:
-    return lambda keys: plain(keys.make("Own", **how), *options, at=at)
-
-
-GOOD: dict[str, Callable[[Keys], Any]] = {
-    "Ed25519": own(),
-    "RSA": own(algorithm="rsa2048"),
-    "NIST P-256": own(algorithm="nistp256"),
-    "SHA-512": own("--digest-algo", "SHA512"),
-    "subkey": subkey,
-    "S11 key block inside": own("--include-key-block"),
-    "S11 policy": own("--sig-policy-url", "http://192.0.2.1/p", "--sig-keyserver-url", "hkp://x"),
-    "S12 notation": own("--sig-notation", "a@example.net=[GNUPG:] GOODSIG"),
+GOOD: dict[str, Callable[[Keys], Signed]] = {
+    "Ed25519": by("alice"),
+    "RSA": by("rsa"),
+    "NIST P-256": on_curve("nistp256"),
+    "SHA-512": by("alice", "--digest-algo", "SHA512"),
+    "subkey": rsa_with_subkey,
+    "S11 key block inside": by("alice", "--include-key-block"),
+    "S11 policy": by(
+        "alice", "--sig-policy-url", "http://192.0.2.1/p", "--sig-keyserver-url", "hkp://x"
+    ),
+    "S12 notation": by("alice", "--sig-notation", "a@example.net=[GNUPG:] GOODSIG"),
     "S14 zeroed": lambda keys: reissued(keys, bytes([9, 16]) + bytes(8)),
     "S14 another's": lambda keys: reissued(
         keys, bytes([9, 16]) + bytes.fromhex(BOB.fingerprint)[-8:]
@@ -223,7 +217,7 @@ GOOD: dict[str, Callable[[Keys], Any]] = {
 @pytest.mark.parametrize("make", GOOD.values(), ids=GOOD)
 @pytest_twisted.ensureDeferred
 async def test_a_good_signature_names_its_signer(
-    gpg: Gpg, keys: Keys, make: Callable[[Keys], Any]
+    gpg: Gpg, keys: Keys, make: Callable[[Keys], Signed]
 ) -> None:
     key, signature = make(keys)
     verified = await gpg.verify(key, packet.signature(signature), TEXT)
@@ -231,60 +225,56 @@ async def test_a_good_signature_names_its_signer(
     assert verified.key_fingerprint == key.keys[-1].fingerprint
 
 
-BAD: dict[str, tuple[Callable[[Keys], Any], str]] = {
+BAD: dict[str, tuple[Callable[[Keys], Signed], str]] = {
     "S2 forging and expired": (
         lambda keys: plain(
-            keys.make(forging_user_id(BOB.fingerprint), expires="20210101T000000", at=OLD),
-            at="20200601T000000",
+            keys,
+            keys.key(
+                "forges and is expired",
+                uid=forging_user_id(BOB.fingerprint),
+                expires="2021-01-01",
+                time=LONG_AGO,
+            ),
+            time=SOON_AFTER,
         ),
         "the signer's key has expired",
     ),
     "S2 forging and bad": (
         lambda keys: (
-            (key := keys.make(forging_user_id("B" * 40))).certificate,
-            key.signature(b"other"),
+            (key := keys.key("forges B", uid=forging_user_id("B" * 40))).certificate,
+            keys.sign(key, b"other"),
         ),
         "made over another text",
     ),
-    "S3 other text": (other_text, "made over another text"),
-    "S3 wrong key": (wrong_key, "not by this key"),
-    "S6 expired": (
-        lambda keys: plain(
-            keys.make("Expired", expires="20210101T000000", at=OLD), at="20200601T000000"
+    "S3 other text": (
+        lambda keys: (
+            keys.alice.certificate,
+            keys.sign(keys.alice, b"1;2026-11-24T08:59:39Z;1\n"),
         ),
-        "the signer's key has expired",
+        "made over another text",
     ),
-    "S6 revoked": (revoked, "the signer's key is revoked"),
+    "S3 wrong key": (lambda keys: (BOB, keys.sign(keys.stranger, TEXT)), "not by this key"),
+    "S6 expired": (by("expired", time=SOON_AFTER), "the signer's key has expired"),
+    "S6 revoked": (by("revoked"), "the signer's key is revoked"),
     "S6 expired subkey": (expired_subkey, "the subkey that signed has expired"),
-    "S6 revoked subkey": (
-        lambda keys: expired_subkey(keys, revoked=True),
-        "the subkey that signed is revoked",
-    ),
+    "S6 revoked subkey": (revoked_subkey, "the subkey that signed is revoked"),
     "S7 expired signature": (
-        lambda keys: plain(
-            keys.make("Short", at=OLD), "--default-sig-expire", "1d", at="20200601T000000"
-        ),
+        by("bob", "--default-sig-expire", "1d", time=SOON_AFTER),
         "the signature has expired",
     ),
-    "S7 future": (
-        lambda keys: plain(keys.make("Future"), at="20950101T000000"),
-        "dated in the future",
-    ),
-    "S7 before its key": (
-        lambda keys: plain(keys.make("Before"), "--ignore-time-conflict", at=OLD),
-        "dated before the key",
-    ),
-    "S12 critical notation": (own("--sig-notation", "!a@example.net=1"), "bad"),
+    "S7 future": (by("alice", time="20950101T000000!"), "dated in the future"),
+    "S7 before its key": (by("alice", time=LONG_AGO), "dated before the key"),
+    "S12 critical notation": (by("alice", "--sig-notation", "!a@example.net=1"), "bad"),
     "S15 adopted primary key": (adopting, "may not be used for signing"),
-    "S20 RSA 1024": (weak("rsa1024"), "too weak: it has 1024 bits"),
-    "S17 brainpool": (weak("brainpoolP256r1"), "too weak: it is on brainpoolP256r1"),
+    "S20 RSA 1024": (by("rsa1024"), "too weak: it has 1024 bits"),
+    "S17 brainpool": (on_curve("brainpoolP256r1"), "too weak: it is on brainpoolP256r1"),
 }
 
 
 @pytest.mark.parametrize(("make", "reason"), BAD.values(), ids=BAD)
 @pytest_twisted.ensureDeferred
 async def test_a_bad_signature_is_refused_with_its_reason(
-    gpg: Gpg, keys: Keys, make: Callable[[Keys], Any], reason: str
+    gpg: Gpg, keys: Keys, make: Callable[[Keys], Signed], reason: str
 ) -> None:
     key, signature = make(keys)
     with pytest.raises(InvalidInput, match=reason):
@@ -293,7 +283,7 @@ async def test_a_bad_signature_is_refused_with_its_reason(
 
 @pytest_twisted.ensureDeferred
 async def test_s7_a_clock_five_minutes_off_is_forgiven(keys: Keys) -> None:
-    key, signature = plain(keys.make("Clock"))
+    key, signature = plain(keys, keys.key("clock"))  # both are made now
     parsed = packet.signature(signature)
     assert parsed.created is not None
 
@@ -315,15 +305,16 @@ async def test_s7_a_clock_five_minutes_off_is_forgiven(keys: Keys) -> None:
 async def test_s15_who_is_adopted_still_verifies_and_signs_for_nobody_else(
     gpg: Gpg, keys: Keys
 ) -> None:
-    eve, raw, other = adopted(keys)
-    signature = packet.signature(other.signature(TEXT))
+    other = victim(keys)
+    both, signed = adopting(keys)
+    signature = packet.signature(signed)
     assert (await gpg.verify(other.certificate, signature, TEXT)).fingerprint == other.fingerprint
-    assert [key.fingerprint for key in certificate.parse(raw).keys] == [
-        eve.fingerprint,
+    assert [key.fingerprint for key in both.keys] == [
+        adopted(keys).fingerprint,
         other.fingerprint,
     ]
     with pytest.raises(InvalidInput, match="may not be used for signing"):
-        await gpg.verify(certificate.parse(raw), signature, TEXT)
+        await gpg.verify(both, signature, TEXT)
 
 
 @pytest_twisted.ensureDeferred
@@ -331,8 +322,9 @@ async def test_a_key_of_2014_that_vouches_for_itself_by_sha_1_signs_by_sha_2(
     gpg: Gpg, keys: Keys
 ) -> None:
     """So gpg made them then, and adopted databases hold such keys."""
-    old = keys.make("Old", algorithm="rsa2048", options=("--cert-digest-algo", "SHA1"))
-    key, signature = plain(old)
+    old = keys.key("2014", "rsa2048", options=("--cert-digest-algo", "SHA1"))
+    key, signature = plain(keys, old)
+    assert packet.packets(key.packets)[-1].body[3] == 2
     assert (await gpg.verify(key, packet.signature(signature), TEXT)).fingerprint == key.fingerprint
     assert (await gpg.minimal(key))[0] == key
 
@@ -342,9 +334,8 @@ async def test_s16_a_key_in_two_certificates_counts_for_the_one_that_is_asked(
     gpg: Gpg, keys: Keys
 ) -> None:
     """Its owner agreed, by a back signature. Who registers keys must refuse a known one."""
-    eve, raw, other = adopted(keys, back_signature=True)
-    both = certificate.parse(raw)
-    signature = packet.signature(eve.signature(TEXT, key=f"{other.fingerprint}!"))
+    other, both = victim(keys), adopted(keys).certificate
+    signature = packet.signature(keys.sign(other, TEXT))
     assert other.fingerprint in [key.fingerprint for key in both.keys]
     for key in (both, other.certificate):
         verified = await gpg.verify(key, signature, TEXT)
@@ -356,7 +347,7 @@ async def test_s16_a_key_in_two_certificates_counts_for_the_one_that_is_asked(
 async def test_any_change_of_a_signature_is_refused_and_never_an_error(
     gpg: Gpg, keys: Keys
 ) -> None:
-    key, signature = plain(keys.make("Changed"))
+    key, signature = plain(keys, keys.alice)
     body = packet.packets(packet.signature(signature).raw)[0].body
     for at in range(0, len(body), 3):
         text = one_line(framed(2, body[:at] + bytes([body[at] ^ 0x41]) + body[at + 1 :]))
@@ -372,69 +363,47 @@ async def test_any_change_of_a_signature_is_refused_and_never_an_error(
 
 @pytest_twisted.ensureDeferred
 async def test_an_uploaded_key_comes_back_minimal(gpg: Gpg, keys: Keys) -> None:
-    key, friend = keys.make("Minimal"), keys.make("Friend")
-    key.add_subkey()
-    clean = key.raw
-    keys.run("-u", friend.fingerprint, "--quick-sign-key", key.fingerprint)
-    assert len(key.raw) > len(clean)
-    reduced, text = await gpg.minimal(certificate.read(key.armored))
-    assert reduced.packets == clean
+    key = keys.with_subkey(keys.key("minimal"))
+    keys.certify(keys.key("friend"), key)
+    signed = keys.export(key.fingerprint, minimal=False)
+    assert len(dearmored(signed)) > len(key.packets)
+    reduced, text = await gpg.minimal(certificate.read(signed.encode()))
+    assert reduced.packets == key.packets
     assert certificate.read(text.encode()) == reduced
     assert (await gpg.minimal(reduced))[0] == reduced
 
 
-def exported(key: TestKey) -> bytes:
-    return key.raw
-
-
-def edited(key: TestKey, change: Callable[[TestKey], object]) -> bytes:
-    change(key)
-    return key.raw
-
-
-def without_self_signatures(key: TestKey) -> bytes:
-    return b"".join(one.raw for one in packet.packets(key.raw) if one.tag != 2)
+def without_self_signatures(key: Key) -> bytes:
+    return b"".join(one.raw for one in packet.packets(key.packets) if one.tag != 2)
 
 
 def old_subkey(keys: Keys) -> bytes:
-    key = keys.make("Only an old subkey", algorithm="rsa2048", use="cert", at=OLD)
-    key.add_subkey(expires="20210101T000000", at=OLD)
-    return key.raw
+    primary = keys.key("only an old subkey", "rsa2048", "cert", time=LONG_AGO)
+    return keys.with_subkey(primary, expires="2021-01-01", time=LONG_AGO).packets
 
 
 UNUSABLE: dict[str, tuple[Callable[[Keys], bytes], str]] = {
-    "expired": (
-        lambda keys: keys.make("E", expires="20210101T000000", at=OLD).raw,
-        "the key has expired",
-    ),
-    "revoked": (lambda keys: edited(keys.make("R"), TestKey.revoke), "the key is revoked"),
-    "no valid user id": (lambda keys: without_self_signatures(keys.make("N")), "user id"),
+    "expired": (lambda keys: keys.expired.packets, "the key has expired"),
+    "revoked": (lambda keys: keys.revoked.packets, "the key is revoked"),
+    "no valid user id": (lambda keys: without_self_signatures(keys.alice), "user id"),
     "no signing key": (
-        lambda keys: keys.make("C", algorithm="rsa2048", use="cert").raw,
+        lambda keys: keys.key("only certifies", "rsa2048", "cert").packets,
         "cannot sign: it has no key",
     ),
     "S20 encrypts only": (
-        lambda keys: edited(
-            keys.make("S", algorithm="rsa2048", use="cert"),
-            lambda key: key.add_subkey("rsa2048", "encr"),
+        lambda keys: (
+            keys.with_subkey(keys.key("rsa encrypts", "rsa2048", "cert"), "rsa2048", "encr").packets
         ),
         "cannot sign: it has no key",
     ),
     "expired subkey": (old_subkey, "signing subkey has expired"),
-    "S20 RSA 1024": (lambda keys: keys.make("W", algorithm="rsa1024").raw, "1024 bits"),
+    "S20 RSA 1024": (lambda keys: keys.rsa1024.packets, "1024 bits"),
     "S20 weak subkey": (
-        lambda keys: edited(keys.make("V"), lambda key: key.add_subkey("rsa1024", "sign")),
+        lambda keys: keys.with_subkey(keys.key("weak subkey"), "rsa1024").packets,
         "signing subkey .* is too weak: it has 1024 bits",
     ),
-    "S20 DSA 1024": (
-        lambda keys: (
-            keys.make_by_parameters(
-                "Key-Type: DSA", "Key-Length: 1024", "Name-Real: Digital Old"
-            ).raw
-        ),
-        "DSA",
-    ),
-    "S17 brainpool": (lambda keys: keys.make("P", algorithm="brainpoolP384r1").raw, "brainpool"),
+    "S20 DSA 1024": (lambda keys: keys.dsa.packets, "DSA"),
+    "S17 brainpool": (lambda keys: keys.key("P", "brainpoolP384r1").packets, "brainpool"),
 }
 
 
@@ -635,7 +604,7 @@ async def test_nothing_stays_on_disk_and_no_agent_runs_and_settings_are_ignored(
     (tmp_path / "common.conf").write_text("use-keyboxd\n")
     for name in ("HOME", "GNUPGHOME", "TMPDIR"):
         monkeypatch.setenv(name, str(tmp_path))
-    key, signature = plain(keys.make("Leaves nothing"))
+    key, signature = plain(keys, keys.key("leaves nothing"))
     before, descriptors = agents(), open_files()
     for _ in range(3):
         await gpg.minimal(key)
@@ -660,7 +629,7 @@ async def test_s11_no_connection_is_made_and_no_file_written(keys: Keys, tmp_pat
     program.chmod(0o700)
     gpg = Gpg(reactor, program=str(program), processes=1)
     options = ("--sig-keyserver-url", "hkp://192.0.2.1", "--include-key-block")
-    key, signature = plain(keys.make("Traced <traced@example.net>"), *options)
+    key, signature = plain(keys, keys.alice, *options)
     parsed = packet.signature(signature)
     await gpg.verify(key, parsed, TEXT)
     with pytest.raises(InvalidInput):

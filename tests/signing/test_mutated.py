@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from mig.signing import certificate, packet
 from mig.values import InvalidInput
+from tests.keys import one_line
 
 VECTORS = Path(__file__).parents[1] / "vectors"
 ARMORED = (VECTORS / "keys" / "bob.asc").read_bytes()
@@ -47,11 +48,6 @@ def mutated(data: bytes) -> st.SearchStrategy[bytes]:
     head = st.integers(0, 40) | st.integers(0, len(data))
     one = st.tuples(head, st.integers(0, 3), st.integers(0, 255))
     return st.lists(one, min_size=1, max_size=4).map(change)
-
-
-def one_line(data: bytes) -> str:
-    checksum = base64.b64encode(packet.crc24(data).to_bytes(3)).decode()
-    return f"{base64.b64encode(data).decode()}={checksum}"
 
 
 @given(mutated(SIGNATURE))
