@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, BinaryIO, Final, NoReturn
@@ -15,7 +17,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from mig import __version__
 from mig.actions.investigators import DISABLED, Investigators
 from mig.actions.keyring import ACTIVE
-from mig.database.migrate import SchemaFault, Step, migrate, plan
+from mig.database.migrate import SchemaFault, Step, migrate, plan, prepare
 from mig.database.pool import Database
 from mig.demo import run as demo
 from mig.demo.postgres import PostgresFailed
@@ -96,6 +98,7 @@ def list_command(database: str) -> None:
     """List the investigators: id, status, key fingerprint, name."""
 
     async def show(known: Database) -> None:
+        await prepare(known, upgrade=False)
         for id, name, fingerprint, status, *_ in await known.query(ALL_INVESTIGATORS):
             click.echo(f"{id}\t{status}\t{fingerprint or '-'}\t{_printable(name)}")
 
@@ -178,6 +181,7 @@ def _run_with_gpg(dsn: str, verb: Callable[[Database, Gpg], Awaitable[None]]) ->
 
     async def run(database: Database) -> None:
         try:
+            await prepare(database, upgrade=False)
             await verb(database, gpg)
         finally:
             await gpg.stop()
@@ -195,6 +199,9 @@ def _run(dsn: str, verb: Callable[[Database], Awaitable[None]]) -> NoReturn:
         except (SchemaFault, Refusal) as reason:
             click.echo(f"mig-api: {explained(reason)}", err=True)
             raise SystemExit(1) from None
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(1) from None
         except CancelledError:
             click.echo("mig-api: interrupted; run it again to complete it", err=True)
             raise SystemExit(INTERRUPTED) from None
@@ -203,8 +210,19 @@ def _run(dsn: str, verb: Callable[[Database], Awaitable[None]]) -> NoReturn:
 
     def start(reactor: Any) -> Deferred[None]:
         running = Deferred.fromCoroutine(run(reactor))
-        reactor.addSystemEventTrigger("before", "shutdown", running.cancel)
-        return running
+        ended: Deferred[None] = Deferred()
+
+        def interrupt() -> Deferred[None]:
+            running.cancel()
+            return ended
+
+        def end(result: Any) -> Any:
+            if not ended.called:
+                ended.callback(None)
+            return result
+
+        reactor.addSystemEventTrigger("before", "shutdown", interrupt)
+        return running.addBoth(end)
 
     task.react(start)
 

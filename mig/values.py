@@ -6,6 +6,7 @@ import json
 import math
 import re
 import secrets
+from collections import Counter
 from decimal import Decimal
 from typing import Any, Final, NoReturn
 
@@ -127,6 +128,12 @@ def shortest(number: float) -> Decimal:
     return Decimal(repr(number))
 
 
+def _is_another(digits: str, number: float) -> bool:
+    """Whether *digits* are a whole number that was rounded to *number*."""
+    exact = Decimal(digits)
+    return exact not in (number, shortest(number)) and exact == exact.to_integral_value()
+
+
 def parse_json(text: str, where: str) -> Any:
     """The value of a JSON text of a client, of which every reader must think the same.
 
@@ -154,17 +161,15 @@ def parse_json(text: str, where: str) -> Any:
         number = float(digits)
         if math.isinf(number):
             refuse(f"holds {digits[:40]}, which is beyond the numbers of float64")
-        exact = Decimal(digits)
-        inexact = exact not in (number, shortest(number))
-        if number and inexact and exact == exact.to_integral_value():
+        if number and number.is_integer() and _is_another(digits, number):
             refuse(f"holds {digits[:40]}, a whole number that float64 does not hold")
         return number
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) < len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
+            counts = Counter(name for name, _ in pairs)
+            twice = next(name for name, count in counts.items() if count > 1)
             refuse(f"holds {twice[:80]!a} twice in one object")
         return found
 

@@ -141,3 +141,13 @@ def test_interrupted_it_says_so_and_can_be_repeated(old: TestDatabase) -> None:
     assert "Traceback" not in output
     assert command("migrate", "--database", old.dsn)[0] == 0
     assert catalog.invalid(old) == []
+
+
+@pytest.mark.parametrize("verb", [["list"], ["disable", "1"]])
+def test_investigators_of_a_database_that_was_not_migrated(
+    database: TestDatabase, verb: list[str]
+) -> None:
+    database.execute("alter table investigators drop column permissions")
+    status, output, errors = command("investigator", *verb, "--database", database.dsn)
+    assert (status, output, errors.count("\n")) == (1, "", 1)
+    assert "mig-api migrate" in errors

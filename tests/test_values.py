@@ -4,7 +4,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mig.values import MAX_ID, InvalidInput, Unreadable, new_id, parse_id, parse_time, rfc3339
+from mig.values import (
+    MAX_ID,
+    InvalidInput,
+    Unreadable,
+    new_id,
+    parse_id,
+    parse_json,
+    parse_time,
+    rfc3339,
+)
 
 
 @given(st.integers(1, MAX_ID))
@@ -74,3 +83,15 @@ def test_stored_times_are_served_as_rfc3339() -> None:
     for odd in ("infinity", "-infinity", "10000-01-01 00:00:00+00", "0044-03-15 00:00:00+00 BC"):
         with pytest.raises(Unreadable):
             rfc3339(odd)
+
+
+@pytest.mark.parametrize("text", ["1e-9999999999999999999", "0e99999999999999999999", "1e-400"])
+def test_numbers_too_small_for_float64_are_zero(text: str) -> None:
+    assert parse_json(text, "action") == 0.0
+
+
+def test_a_name_that_stands_twice_is_found_among_many() -> None:
+    """With a look at every pair this would take minutes."""
+    members = ",".join(f'"{n:x}":0' for n in range(100_000))
+    with pytest.raises(InvalidInput, match="'abc' twice"):
+        parse_json(f'{{{members},"abc":1}}', "action")

@@ -11,6 +11,7 @@ had been there already.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from threading import Event
 from typing import Any, Final
 
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
@@ -184,7 +185,11 @@ class Outbox(Polled):
             if not rows:
                 return False
             reached("locked")
-            new = {id: document.encode() for id, document, status in rows if status == NEW_STATUS}
+            new = {
+                id: document.encode()
+                for id, document, status in rows
+                if status == NEW_STATUS and document is not None
+            }
             failures = await self._write(new)
             reached("handed over")
             done = [id for id, _, _ in rows if id not in failures]
@@ -199,12 +204,18 @@ class Outbox(Polled):
         if not documents:
             return {}
         self._threads += 1
+        given_up = Event()
+        threads = self._reactor.getThreadPool()
         written = deferToThreadPool(
-            self._reactor, self._reactor.getThreadPool(), self._spool.hand_over, documents
+            self._reactor, threads, self._spool.hand_over, documents, given_up
         )
         answer: Deferred[dict[str, OSError]] = _copy(written)
         written.addBoth(self._written)
-        return await answer.addTimeout(FILES_SECONDS, self._reactor)
+        try:
+            return await answer.addTimeout(FILES_SECONDS, self._reactor)
+        except BaseException:
+            given_up.set()
+            raise
 
     def _written(self, result: Any) -> None:
         self._threads -= 1

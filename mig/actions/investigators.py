@@ -6,7 +6,7 @@ import unicodedata
 from typing import Final
 
 from mig.actions.keyring import ACTIVE, Keyring, Signer
-from mig.database.pool import Database, Transaction
+from mig.database.pool import Database, Taken, Transaction
 from mig.signing import certificate
 from mig.signing.canonical import plain_text
 from mig.signing.certificate import Certificate
@@ -89,6 +89,12 @@ class Investigators:
         """
         name = checked_name(name)
         key, armored = await self._checked(publickey)
+        try:
+            return await self._insert(name, key, armored)
+        except Taken:  # by somebody who does not take our lock: now it can be seen whose it is
+            return await self._insert(name, key, armored)
+
+    async def _insert(self, name: str, key: Certificate, armored: str) -> int:
         async with self._database.transaction() as transaction:
             await transaction.query(_ADD_LOCK, (_LOCK,))
             await self._refuse_known(transaction, key)

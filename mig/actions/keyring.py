@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from hashlib import sha256
+from typing import Final
 
 from twisted.logger import Logger
 
@@ -16,7 +17,7 @@ from mig.values import InvalidInput
 ACTIVE: Final = "active"
 
 _ALL = (
-    "select id::text, name, status, lastmodified::text, octet_length(publickey), pgpfingerprint"
+    "select id::text, name, status, sha256(publickey)"
     " from investigators where publickey is not null order by id"
 )
 _KEYS = "select id::text, publickey from investigators where id = any(%s::numeric[])"
@@ -41,17 +42,16 @@ class Signer:
 class _Read:
     """A key as it was read; ``certificate`` is ``None`` when it cannot be."""
 
-    version: tuple[Any, ...]
+    digest: bytes
     publickey: bytes
     certificate: Certificate | None
 
 
 class Keyring:
-    """Every investigator's key, read once for each version of its row.
+    """Every investigator's key, taken apart once.
 
-    ``known`` is what :meth:`signers` last answered. It and the version are only hints: whoever
-    relies on a signer checks the row again in the transaction that does so, and says
-    :meth:`forget` when it has another key.
+    ``known`` is what :meth:`signers` last answered, and only a hint: whoever relies on a signer
+    checks the row again in the statement that does so.
     """
 
     log = Logger()
@@ -63,12 +63,12 @@ class Keyring:
     async def signers(self, query: RunQuery) -> list[Signer]:
         """All investigators that have a readable key, disabled ones too."""
         rows = await query(_ALL, ())
-        versions = {id: tuple(version) for id, _, _, *version in rows}
-        new = [id for id, version in versions.items() if self._version(id) != version]
+        digests = {id: bytes(digest) for id, _, _, digest in rows}
+        new = [id for id, digest in digests.items() if self._digest(id) != digest]
         if new:
             for id, key in await query(_KEYS, (id_array(new),)):
-                self._keep(id, versions[id], bytes(key or b""))
-        self._read = {id: self._read[id] for id in versions if id in self._read}
+                self._keep(id, bytes(key or b""))
+        self._read = {id: self._read[id] for id in digests if id in self._read}
         self.known = [
             Signer(
                 id=id,
@@ -77,27 +77,24 @@ class Keyring:
                 publickey=self._read[id].publickey,
                 certificate=known,
             )
-            for id, name, status, *_ in rows
+            for id, name, status, _ in rows
             if id in self._read and (known := self._read[id].certificate)
         ]
         return self.known
 
-    def forget(self, ids: Iterable[str]) -> None:
-        """Read the keys of these investigators anew at the next call."""
-        for id in ids:
-            self._read.pop(id, None)
-
-    def _version(self, id: str) -> tuple[Any, ...] | None:
+    def _digest(self, id: str) -> bytes | None:
         known = self._read.get(id)
-        return known.version if known else None
+        return known.digest if known else None
 
-    def _keep(self, id: str, version: tuple[Any, ...], publickey: bytes) -> None:
+    def _keep(self, id: str, publickey: bytes) -> None:
         try:
             readable = certificate.stored(publickey)
         except InvalidInput as reason:
             readable = None
             self.log.warn("the key of investigator {id} cannot be read: {why}", id=id, why=reason)
-        self._read[id] = _Read(version=version, publickey=publickey, certificate=readable)
+        self._read[id] = _Read(
+            digest=sha256(publickey).digest(), publickey=publickey, certificate=readable
+        )
 
 
 def owners(signers: Sequence[Signer], names: Sequence[str]) -> list[Signer]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from threading import Event
 from typing import Final
 
 from mig.actions.faults import call, reached
@@ -45,7 +47,9 @@ class Spool:
             file system without nameless files.
         """
         try:
-            self._path.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+            for folder in (*reversed(self._path.parents), self._path):
+                _make(folder)
+            _refuse_renaming(self._path)
             owner = _trusted(self._path, None)
             for name, states in FOLDERS.items():
                 for folder in (self._path / name, *(self._path / name / s for s in states)):
@@ -62,20 +66,24 @@ class Spool:
                 f"the spool {reason.filename or self._path} cannot be used: {reason.strerror}"
             ) from None
 
-    def hand_over(self, documents: Mapping[str, bytes]) -> dict[str, OSError]:
+    def hand_over(self, documents: Mapping[str, bytes], given_up: Event) -> dict[str, OSError]:
         """See that the scheduler has, or had, the file of each action, given by its id.
 
         The answer has those of which that cannot be told or done: such a file is not there, or can
-        be asked for again.
+        be asked for again. Once *given_up* is set, no file appears any more.
         """
         failures: dict[str, OSError] = {}
         try:
-            with self._action_folders() as folders:
+            with self._action_folders() as folders, ExitStack() as stack:
+                files = {}
                 for id, document in documents.items():
                     try:
-                        _hand_over(f"{id}.json", document, folders)
+                        files[id] = stack.enter_context(_written(document, folders["new"]))
                     except OSError as reason:
                         failures[id] = reason
+                reached("written")
+                failures |= _named(files, folders, given_up)
+                reached("linked")
                 if len(failures) < len(documents):
                     call(os.fsync, folders["new"])
         except OSError as reason:
@@ -103,6 +111,14 @@ def _make(folder: Path) -> None:
     folder.chmod(FOLDER_MODE)
 
 
+def _refuse_renaming(path: Path) -> None:
+    """Refuse a spool that everybody could move away, since a folder above it is open to them."""
+    for folder in path.parents:
+        mode = folder.stat().st_mode
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            raise SpoolFault(f"the folder {folder} above the spool is open to everybody: chmod o-w")
+
+
 def _trusted(folder: Path, owner: int | None) -> int:
     """The owner of a folder in which nobody else can put files or links."""
     found = folder.lstat()
@@ -115,10 +131,52 @@ def _trusted(folder: Path, owner: int | None) -> int:
     return found.st_uid
 
 
-def _hand_over(name: str, document: bytes, folders: Mapping[str, int]) -> None:
+@contextmanager
+def _written(document: bytes, folder: int) -> Iterator[int]:
+    """A file without a name, on disk."""
+    file = call(os.open, ".", _NAMELESS, 0o600, dir_fd=folder)
+    try:
+        left = memoryview(document)
+        while left:
+            left = left[call(os.write, file, left) :]
+        call(os.fchmod, file, FILE_MODE)
+        call(os.fsync, file)
+        yield file
+    finally:
+        os.close(file)
+
+
+def _named(
+    files: Mapping[str, int], folders: Mapping[str, int], given_up: Event
+) -> dict[str, OSError]:
+    """Give each file its name, if the scheduler never had one of that name.
+
+    Looking and naming is one step for all daemons: one may have been held up since it took the
+    rows, and another may have done its work.
+    """
+    failures: dict[str, OSError] = {}
+    if not files:
+        return failures
+    call(fcntl.flock, folders["new"], fcntl.LOCK_EX)
+    try:
+        for id, file in files.items():
+            try:
+                _name(f"{id}.json", file, folders, given_up)
+            except OSError as reason:
+                failures[id] = reason
+    finally:
+        fcntl.flock(folders["new"], fcntl.LOCK_UN)
+    return failures
+
+
+def _name(name: str, file: int, folders: Mapping[str, int], given_up: Event) -> None:
     # in the order in which the scheduler moves it, so that it is not missed meanwhile
-    if not any(_exists(name, folders[state]) for state in FOLDERS["action"]):
-        _create(name, document, folders["new"])
+    if any(_exists(name, folders[state]) for state in FOLDERS["action"]):
+        return
+    if given_up.is_set():
+        raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+    path = f"/proc/self/fd/{file}"
+    call(os.link, path, name, dst_dir_fd=folders["new"], follow_symlinks=True)
 
 
 def _exists(name: str, folder: int) -> bool:
@@ -127,18 +185,3 @@ def _exists(name: str, folder: int) -> bool:
     except FileNotFoundError:
         return False
     return True
-
-
-def _create(name: str, document: bytes, folder: int) -> None:
-    file = call(os.open, ".", _NAMELESS, 0o600, dir_fd=folder)
-    try:
-        left = memoryview(document)
-        while left:
-            left = left[call(os.write, file, left) :]
-        call(os.fchmod, file, FILE_MODE)
-        call(os.fsync, file)
-        reached("written")
-        call(os.link, f"/proc/self/fd/{file}", name, dst_dir_fd=folder, follow_symlinks=True)
-        reached("linked")
-    finally:
-        os.close(file)

@@ -126,7 +126,6 @@ class Actions:
             if accepted is not None:
                 reached("committed")
                 return accepted
-            self._keyring.forget(signer.id for signer in signers)
             fresh = True
         raise Unavailable("the keys of investigators are being changed")
 
@@ -194,14 +193,14 @@ class Actions:
         raise BadSignature("it is no signature over this action, in neither of its two texts")
 
     def _check_precision(self, text: Text, action: Signable) -> None:
-        """The older text has nanoseconds, of which the database keeps microseconds."""
+        """The older text has nanoseconds and an offset; the database keeps neither."""
         if self._handoff.spooled or text.form != "gotime":
             return
         for name, time in (("validfrom", action.validfrom), ("expireafter", action.expireafter)):
             if not time.exact:
                 raise InvalidInput(
-                    f"{name} must not be finer than a microsecond: the hand-off through the"
-                    " database would lose what was signed",
+                    f"{name} must be in UTC and not finer than a microsecond: the hand-off through"
+                    " the database would lose what was signed",
                     name,
                 )
 
@@ -279,7 +278,8 @@ class Actions:
         for id, stored in await self._database.query(_ALIKE, parameters):
             if _canonical(stored) == action.operations:
                 raise Conflict(
-                    f"this action is there already as {id}, which did not come through this API"
+                    f"this action is there already as {id}, which did not come through this API",
+                    str(id),
                 )
             others.append(str(id))
         return id_array(others)

@@ -88,7 +88,7 @@ def refused(
     links: list[Link] | None = None,
 ) -> bytes:
     """The answer that tells a client why it gets none."""
-    status = STATUS[type(refusal)]
+    status = next(STATUS[kind] for kind in type(refusal).__mro__ if kind in STATUS)
     if isinstance(refusal, Unavailable):
         request.setHeader(b"retry-after", RETRY_AFTER)
     if isinstance(refusal, MethodNotAllowed):

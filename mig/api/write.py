@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import Any
 
 from mig.actions.investigators import Investigators
 from mig.actions.submit import Actions
 from mig.api import errors
 from mig.api.bodies import form
+from mig.api.read import ById
 from mig.api.request import Request
 from mig.database.pool import Database
 from mig.records import action, collection, home, investigator
 from mig.records.collection import Link
 from mig.records.urls import Urls
-from mig.values import Conflict, Unavailable, parse_id, parse_json
+from mig.values import Conflict, Unavailable, Unreadable, parse_id, parse_json
 
 
 class Write:
@@ -32,10 +32,13 @@ class Write:
         """Take a signed action: 202 when it is new, 200 when it was accepted before."""
         given = form(request, home.ACTION, whole="action")["action"]
         value = parse_json(given, "action") if isinstance(given, str) else given
-        accepted = await self._actions.submit(value)
-        item = await action.by_id(self._database.query, self._urls, accepted.id)
+        try:
+            accepted = await self._actions.submit(value)
+        except Conflict as conflict:
+            return self._conflict(request, conflict, "action", self._urls.action(conflict.id))
         status = HTTPStatus.ACCEPTED if accepted.new else HTTPStatus.OK
-        return self._stored(request, status, self._urls.action(accepted.id), item)
+        href = self._urls.action(accepted.id)
+        return await self._stored(request, status, href, "action", action.by_id, accepted.id)
 
     async def create_investigator(self, request: Request) -> bytes:
         """Add an investigator with a public key: 201, or 409 with a link to the key's owner."""
@@ -43,8 +46,8 @@ class Write:
         try:
             id = await self._investigators.add(given["name"], given["publickey"].encode())
         except Conflict as conflict:
-            link = Link(rel="investigator", href=self._urls.investigator(conflict.id))
-            return errors.refused(request, conflict, links=[link])
+            href = self._urls.investigator(conflict.id)
+            return self._conflict(request, conflict, "investigator", href)
         return await self._investigator(request, HTTPStatus.CREATED, id)
 
     async def update_investigator(self, request: Request) -> bytes:
@@ -55,10 +58,21 @@ class Write:
         return await self._investigator(request, HTTPStatus.OK, id)
 
     async def _investigator(self, request: Request, status: HTTPStatus, id: int) -> bytes:
-        item = await investigator.by_id(self._database.query, self._urls, id)
-        return self._stored(request, status, self._urls.investigator(id), item)
+        href = self._urls.investigator(id)
+        return await self._stored(request, status, href, "investigator", investigator.by_id, id)
 
-    def _stored(self, request: Request, status: HTTPStatus, href: str, item: Any) -> bytes:
+    def _conflict(self, request: Request, conflict: Conflict, rel: str, href: str) -> bytes:
+        links = [Link(rel=rel, href=href)] if conflict.id else None
+        return errors.refused(request, conflict, links=links)
+
+    async def _stored(
+        self, request: Request, status: HTTPStatus, href: str, noun: str, by_id: ById, id: int
+    ) -> bytes:
+        """The answer with the document that is now under *id*."""
+        try:
+            item = await by_id(self._database.query, self._urls, id)
+        except Unreadable as reason:
+            item = collection.unreadable_item(noun, href, reason)
         if item is None:
             raise Unavailable("what was stored has been deleted again")
         request.rows = 1

@@ -26,6 +26,7 @@ from twisted.logger import Logger
 
 from mig.database.pool import GRACE_SECONDS, Connection, Database, Locked, Rows
 from mig.database.wanted import API_ROLE, SHARED, VERSION, Grant, Index, Table, wanted
+from mig.values import explained
 
 OLDEST_SERVER: Final = 110000
 """From PostgreSQL 11 on, a new column with a constant default does not rewrite its table."""
@@ -39,7 +40,8 @@ LOCK_POLL_SECONDS: Final = 0.1
 PAUSE_SECONDS: Final = 1.0
 
 _SERVER = (
-    "select current_setting('server_version_num')::integer, current_user::text,"
+    "select current_setting('server_version_num')::integer,"
+    " current_setting('server_encoding'), current_user::text,"
     " coalesce(quote_ident(current_schema()), 'public'),"
     " coalesce(has_schema_privilege(current_schema(), 'create'), false),"
     " exists (select from pg_roles where rolname = %s),"
@@ -236,7 +238,11 @@ async def _look(query: RunQuery) -> _Found:
     columns: dict[str, dict[str, bool]] = {}
     for table, column, has_default in await query(_COLUMNS, (names,)):
         columns.setdefault(table, {})[column] = has_default
-    [[server, user, schema, may_create, api_role, versioned]] = await query(_SERVER, (API_ROLE,))
+    [[server, encoding, user, schema, may_create, api_role, versioned]] = await query(
+        _SERVER, (API_ROLE,)
+    )
+    if encoding != "UTF8":
+        raise SchemaFault(f"the database's encoding is {encoding}; it must be UTF8")
     if server < OLDEST_SERVER:
         raise SchemaFault("PostgreSQL 11 or newer is needed")
     version = (await query(_VERSION))[0][0] if versioned else None
@@ -403,7 +409,7 @@ class _Change:
             if failures[step] == step.patience.attempts:
                 raise SchemaFault(
                     f"{step.what}: other transactions hold what this needs for too long"
-                    f" ({reason}); run it again"
+                    f" ({explained(reason)}); run it again"
                 ) from None
             await self._pause(PAUSE_SECONDS)
             return False

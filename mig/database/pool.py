@@ -14,7 +14,13 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import psycopg2
-from psycopg2.errors import DeadlockDetected, LockNotAvailable, StringDataRightTruncation
+from psycopg2.errors import (
+    DeadlockDetected,
+    LockNotAvailable,
+    ReadOnlySqlTransaction,
+    StringDataRightTruncation,
+    UniqueViolation,
+)
 from psycopg2.extensions import make_dsn, parse_dsn
 from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.error import ConnectionDone
@@ -23,13 +29,16 @@ from twisted.python.failure import Failure
 from txpostgres import txpostgres
 
 from mig.database.names import resolve
-from mig.values import InvalidInput, Unavailable
+from mig.values import Conflict, InvalidInput, Unavailable
 
 Rows = list[tuple[Any, ...]]
 Parameters = Sequence[Any] | Mapping[str, Any]
 
 CONNECT_SECONDS = 10.0
 QUERY_SECONDS = 10.0
+LOCK_SECONDS = 2.0
+"""How long a small query waits for another's lock: it keeps a connection from all others."""
+
 CANCEL_SECONDS = 2.0
 BEGIN_SECONDS = 5.0
 GRACE_SECONDS = 5.0
@@ -61,6 +70,10 @@ DURABLE = (
 
 class Locked(Unavailable):
     """A statement gave up on a lock that another transaction holds."""
+
+
+class Taken(Conflict):
+    """A value that must be unique is there already."""
 
 
 class TooLong(InvalidInput):
@@ -151,7 +164,12 @@ def _explained(failure: Failure) -> Failure:
     if failure.check(CancelledError):
         return Failure(Unavailable("the query took too long, or was stopped at the database"))
     if failure.check(LockNotAvailable, DeadlockDetected):
-        return Failure(Locked(_one_line(failure)))
+        message = "another change is going on at the database; try again"
+        return Failure(Locked(message, _one_line(failure)))
+    if failure.check(ReadOnlySqlTransaction):
+        return Failure(Unavailable("the database takes no changes", _one_line(failure)))
+    if failure.check(UniqueViolation):
+        return Failure(Taken("a value that must be unique is there already"))
     if failure.check(StringDataRightTruncation):
         return Failure(TooLong("a value is too long for its column in the database"))
     if failure.check(psycopg2.OperationalError, psycopg2.InterfaceError, ConnectionDone):
@@ -329,7 +347,10 @@ class Database:
     log = Logger()
 
     def __init__(self, reactor: Any, dsn: str, *, connections: int = 8, streams: int = 8) -> None:
-        limit = f"{SETTINGS}; set statement_timeout = {QUERY_SECONDS * 1000:.0f}"
+        limit = (
+            f"{SETTINGS}; set statement_timeout = {QUERY_SECONDS * 1000:.0f};"
+            f" set lock_timeout = {LOCK_SECONDS * 1000:.0f}"
+        )
         self.reactor = reactor
         self._queries = Pool(reactor, dsn, size=connections, setup=f"{limit}; {DURABLE}")
         self._streams = Pool(reactor, dsn, size=streams, setup=f"{SETTINGS}; {LARGE_INPUT_BUFFER}")

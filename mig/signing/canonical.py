@@ -168,8 +168,8 @@ class SignedTime:
 
     @property
     def exact(self) -> bool:
-        """Whether a column of microseconds holds it."""
-        return self.nanosecond % 1000 == 0
+        """Whether a column of microseconds in UTC holds what was signed."""
+        return self.nanosecond % 1000 == 0 and self.text.endswith("Z")
 
     @property
     def microseconds(self) -> str:

@@ -29,7 +29,12 @@ ECC: Final = frozenset({18, 19, 22})
 MOST_USER_IDS: Final = 50
 """gpg checks the signatures of each: 300 bogus ones take it an eighth of a second."""
 
+MOST_LINES: Final = 20_000
+
 RSA_BITS: Final = 2048
+MOST_BITS: Final = 8192
+"""gpg needs seconds for keys of absurd sizes, and anybody may send signatures that name one."""
+MOST_EXPONENT_BITS: Final = 32
 RSA_EXPONENT: Final = 65537
 CURVES: Final = {
     "2b06010401da470f01": ("Ed25519", 256),
@@ -171,13 +176,15 @@ def _dearmored(text: str) -> bytes:
 
 
 def _without_headers(lines: list[str]) -> list[str]:
-    while lines and _HEADER.fullmatch(lines[0]):
-        lines = lines[1:]
-    if lines and not lines[0]:
-        lines = lines[1:]
-    while lines and not lines[-1]:
-        lines = lines[:-1]
-    return lines
+    if len(lines) > MOST_LINES:
+        raise InvalidInput(f"the armor has more than {MOST_LINES} lines")
+    begin, end = 0, len(lines)
+    while begin < end and _HEADER.fullmatch(lines[begin]):
+        begin += 1
+    begin += begin < end and not lines[begin]
+    while begin < end and not lines[end - 1]:
+        end -= 1
+    return lines[begin:end]
 
 
 def _decoded(lines: list[str]) -> bytes:
@@ -210,6 +217,12 @@ def _certificate(found: list[Packet]) -> Certificate:
     if names > MOST_USER_IDS:
         raise InvalidInput(f"the key has more than {MOST_USER_IDS} user ids")
     keys = tuple(_key(packet) for packet in found if packet.tag in (PUBLIC_KEY, SUBKEY))
+    for key in keys:
+        if key.bits > MOST_BITS or key.exponent.bit_length() > MOST_EXPONENT_BITS:
+            raise InvalidInput(
+                f"the key {key.fingerprint} is absurdly large; at most {MOST_BITS} bits, and"
+                f" {MOST_EXPONENT_BITS} of the exponent, are accepted"
+            )
     return Certificate(
         fingerprint=keys[0].fingerprint, keys=keys, packets=_without_attributes(found)
     )

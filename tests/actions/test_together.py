@@ -411,8 +411,11 @@ async def test_the_database_as_the_way_to_the_scheduler(database: TestDatabase, 
         for member in ("validfrom", "expireafter"):
             action = an_action(validfrom="2026-01-02T03:04:05Z")
             action[member] = fine.replace("2026", "2098") if member == "expireafter" else fine
-            says = f"{member} must not be finer than a microsecond"
+            says = f"{member} must be in UTC and not finer than a microsecond"
             await refused_with(api, case.good(action, form="gotime"), says)
+        offset = an_action(validfrom="2026-01-02T03:04:05+02:00")
+        says = "validfrom must be in UTC"
+        await refused_with(api, case.good(offset, form="gotime"), says)
         assert database.execute("select count(*) from submissions") == [(0,)]
         exact = an_action(name="exact", validfrom="2026-01-02T03:04:05.678901Z")
         assert (await accepted_as(api, case.good(exact, form="gotime")))["status"] == "pending"

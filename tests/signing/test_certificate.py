@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mig.signing import certificate, packet
-from mig.signing.certificate import Key
+from mig.signing.certificate import BEGIN, END, Key, parse
 from mig.values import InvalidInput
 from tests.keys import Keys, dearmored, framed
 
@@ -179,3 +179,27 @@ def test_an_armor_is_what_base64_decoders_expect() -> None:
     lines = certificate.armor(BOB_RAW).split("\n")
     assert max(map(len, lines[1:-2])) == 64
     assert base64.b64decode("".join(lines[2:-3])) == BOB_RAW
+
+
+def rsa(bits: int, exponent: int) -> bytes:
+    """An RSA key of that size, with a user id."""
+    modulus = (1 << (bits - 1)) | 1
+    numbers = b"".join(
+        number.bit_length().to_bytes(2) + number.to_bytes((number.bit_length() + 7) // 8)
+        for number in (modulus, exponent)
+    )
+    return framed(6, b"\x04\x60\x00\x00\x00\x01" + numbers) + framed(13, b"Eve")
+
+
+@pytest.mark.parametrize(("bits", "exponent"), [(8193, 65537), (16384, 65537), (4096, 2**33 + 1)])
+def test_a_key_that_gpg_needs_seconds_for_is_refused(bits: int, exponent: int) -> None:
+    with pytest.raises(InvalidInput, match="absurdly large"):
+        parse(rsa(bits, exponent))
+    assert parse(rsa(8192, 65537)).keys[0].bits == 8192
+
+
+@pytest.mark.parametrize("line", ["", "A:"])
+def test_an_armor_of_very_many_lines_is_refused(line: str) -> None:
+    text = f"{BEGIN}\n\nAAAA" + f"\n{line}" * 60_000 + f"\n{END}\n"
+    with pytest.raises(InvalidInput, match="more than 20000 lines"):
+        certificate.read(text.encode())

@@ -1,0 +1,99 @@
+"""Submissions when the database is in an unusual state."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+
+import psycopg2
+import pytest_twisted
+
+from mig.api.errors import STATUS
+from mig.values import Refusal
+from tests.conftest import Api, TestDatabase
+from tests.fleet import VECTORS, load
+
+ACTION = (VECTORS / "actions" / "unix-plain.json").read_text()
+SHER = (VECTORS / "keys" / "sher.asc").read_text()
+
+
+async def answer(api: Api, path: str, **fields: str) -> tuple[int, object]:
+    response = await api.request("POST", path, data=fields)
+    return response.code, json.loads(response.body)["collection"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_row_that_somebody_holds_is_not_waited_for_long(
+    api: Api, database: TestDatabase
+) -> None:
+    load(database.dsn)
+    with closing(psycopg2.connect(database.dsn)) as other, other.cursor() as cursor:
+        cursor.execute("update investigators set name = name where id = 1")
+        code, document = await answer(api, "/investigator/update/", id="1", status="disabled")
+        assert (code, "another change is going on" in str(document)) == (503, True)
+        code, document = await answer(api, "/action/create/", action=ACTION)
+        assert (code, "another change is going on" in str(document)) == (503, True)
+        other.rollback()
+    code, _ = await answer(api, "/action/create/", action=ACTION)
+    assert code == 202
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_database_that_takes_no_changes(api: Api, database: TestDatabase) -> None:
+    load(database.dsn)
+    name = psycopg2.extensions.parse_dsn(database.dsn)["dbname"]
+    database.execute(f"alter database {name} set default_transaction_read_only = on")
+    code, document = await answer(api, "/investigator/update/", id="1", status="disabled")
+    assert (code, "takes no changes" in str(document)) == (503, True)
+    code, document = await answer(api, "/action/create/", action=ACTION)
+    assert (code, "takes no changes" in str(document)) == (503, True)
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_cannot_be_read_back_is_stored_and_said_to_be(
+    api: Api, database: TestDatabase
+) -> None:
+    load(database.dsn)
+    database.execute("update investigators set createdat = 'infinity' where id = 2")
+    code, document = await answer(api, "/investigator/update/", id="2", status="disabled")
+    assert (code, "unreadable investigator" in str(document)) == (200, True)
+    assert database.execute("select status from investigators where id = 2") == [("disabled",)]
+    assert (await answer(api, "/action/create/", action=ACTION))[0] == 202
+    database.execute("update actions set finishtime = 'infinity'")
+    code, document = await answer(api, "/action/create/", action=ACTION)
+    assert (code, "unreadable action" in str(document)) == (200, True)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_key_changed_by_hand_counts_at_once(api: Api, database: TestDatabase) -> None:
+    load(database.dsn)
+    assert (await answer(api, "/action/create/", action=ACTION))[0] == 202
+    bob = database.execute("select publickey from investigators where id = 1")[0][0]
+    swap = "update investigators set publickey = %s where id = %s"
+    database.execute(swap, (SHER.encode(), 1))
+    code, document = await answer(api, "/action/create/", action=ACTION)
+    assert (code, "no investigator has the key" in str(document)) == (400, True)
+    database.execute(swap, (bob, 3))
+    code, document = await answer(api, "/action/create/", action=ACTION)
+    assert (code, "is not active" in str(document)) == (400, True)
+    database.execute("update investigators set status = 'active' where id = 3")
+    assert (await answer(api, "/action/create/", action=ACTION))[0] == 200
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_row_put_back_by_hand_without_a_document_is_passed_over(
+    api: Api, database: TestDatabase
+) -> None:
+    load(database.dsn)
+    assert (await answer(api, "/action/create/", action=ACTION))[0] == 202
+    database.execute("update submissions set handedover = null")
+    other = (VECTORS / "actions" / "unix-two-signers.json").read_text()
+    assert (await answer(api, "/action/create/", action=other))[0] == 202
+
+
+def test_every_refusal_has_a_status() -> None:
+    def kinds(kind: type[Refusal]) -> list[type[Refusal]]:
+        return [kind, *(k for sub in kind.__subclasses__() for k in kinds(sub))]
+
+    for kind in kinds(Refusal)[1:]:
+        assert any(base in STATUS for base in kind.__mro__), kind

@@ -1,0 +1,91 @@
+"""The scheduler's folders, seen by daemons that were held up."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event, Thread
+
+import pytest
+
+from mig.actions import spool as module
+from mig.actions.spool import FOLDERS, Spool, SpoolFault
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    Spool(tmp_path / "spool").prepare()
+    return tmp_path / "spool" / "action"
+
+
+class HandOver(Thread):
+    """A hand-over that is held up before its file gets its name."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__()
+        self.spool = Spool(folder.parent)
+        self.written = Event()
+        self.given_up = Event()
+        self.failures: dict[str, OSError] = {}
+        monkeypatch.setattr(module, "reached", lambda point: self.written.set())
+
+    def run(self) -> None:
+        self.failures = self.spool.hand_over({"7": b"{}"}, self.given_up)
+
+
+@contextmanager
+def held_up(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HandOver]:
+    new = os.open(folder / "new", os.O_RDONLY)
+    fcntl.flock(new, fcntl.LOCK_EX)
+    thread = HandOver(folder, monkeypatch)
+    thread.start()
+    assert thread.written.wait(20)
+    yield thread
+    os.close(new)
+    thread.join(20)
+
+
+@pytest.mark.parametrize("state", FOLDERS["action"])
+def test_what_another_daemon_handed_over_meanwhile_is_not_handed_over_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    with held_up(folder, monkeypatch) as thread:
+        (folder / state / "7.json").write_text("theirs")
+    assert not thread.failures
+    assert [path.read_text() for path in folder.glob("*/*")] == ["theirs"]
+
+
+def test_no_file_appears_after_it_was_given_up(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with held_up(folder, monkeypatch) as thread:
+        thread.given_up.set()
+    assert thread.failures["7"].errno == errno.ETIMEDOUT
+    assert not list(folder.glob("*/*"))
+
+
+@pytest.mark.parametrize("umask", [0, 0o022, 0o077])
+def test_the_umask_does_not_matter(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        Spool(tmp_path / "cache" / "mig").prepare()
+        Spool(tmp_path / "cache" / "mig").hand_over({"7": b"{}"}, Event())
+    finally:
+        os.umask(before)
+    made = [tmp_path / "cache", *(tmp_path / "cache").rglob("*")]
+    modes = {path.is_dir(): stat.S_IMODE(path.stat().st_mode) for path in made}
+    assert modes == {True: 0o750, False: 0o640}
+
+
+def test_a_spool_that_everybody_could_move_away_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    with pytest.raises(SpoolFault, match="above the spool is open to everybody"):
+        Spool(tmp_path / "open" / "spool").prepare()
+    (tmp_path / "open").chmod(0o1777)
+    Spool(tmp_path / "open" / "spool").prepare()
