@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_twisted
 
+from mig.signing.canonical import operations
+from mig.values import InvalidInput, parse_json
 from tests.conftest import Api, TestDatabase
 from tests.fleet import VECTORS, load
 
@@ -52,3 +55,66 @@ async def test_every_recorded_action_is_taken_stored_and_handed_over(
         "finishtime": "9998-01-11T11:11:11.000000011Z",
         "lastupdatetime": "0011-01-11T11:11:11.000000011Z",
     }
+
+
+def edited(value: Any) -> Iterator[Any]:
+    """*value* with one thing in it changed, each in turn: signed by nobody."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from ({**value, name: other} for other in edited(inner))
+            yield {key: value[key] for key in value if key != name}
+        yield {**value, "added": 1}
+    elif isinstance(value, list):
+        for n, inner in enumerate(value):
+            yield from ([*value[:n], other, *value[n + 1 :]] for other in edited(inner))
+            yield [*value[:n], *value[n + 1 :]]
+        yield [*value, "added"]
+        if value != value[::-1]:
+            yield value[::-1]
+    elif isinstance(value, bool) or value is None:
+        yield not value
+    elif isinstance(value, str):
+        yield value + "x"
+        yield value[:-1] if value else " "
+    else:
+        yield value + 1 if abs(value) < 1e15 else value * 2
+
+
+def edits(action: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for name in ("name", "target", "operations"):
+        yield from ({**action, name: other} for other in edited(action[name]))
+    for name in ("validfrom", "expireafter"):
+        for digits, other in (("04:05", "04:06"), ("04:05", "05:05"), ("-0", "-1")):
+            yield {**action, name: action[name].replace(digits, other, 1)}
+
+
+def same_operations(action: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether only operations were edited, and mean the same: null parameters are no parameters."""
+    if other != {**action, "operations": other["operations"]}:
+        return False
+    try:
+        return operations(other["operations"]) == operations(action["operations"])
+    except InvalidInput:
+        return False
+
+
+@pytest.mark.parametrize("path", ACTIONS, ids=lambda path: path.stem)
+@pytest_twisted.ensureDeferred
+async def test_no_recorded_action_is_taken_when_anything_signed_is_changed(
+    api: Api, database: TestDatabase, path: Path
+) -> None:
+    load(database.dsn)
+    before = database.execute("select count(*) from actions")
+    action = parse_json(path.read_text(), "action")
+    tried = 0
+    for other in edits(action):
+        if same_operations(action, other):
+            continue
+        response = await post(api, other)
+        assert response.code == 400, (other, response.body)
+        tried += 1
+    assert tried > 25
+    assert database.execute("select count(*) from actions") == before
+    assert database.execute("select count(*) from submissions") == [(0,)]
+    assert not spooled(api)
+    assert (await post(api, action)).code == 202

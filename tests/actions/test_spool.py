@@ -89,3 +89,31 @@ def test_a_spool_that_everybody_could_move_away_is_refused(tmp_path: Path) -> No
         Spool(tmp_path / "open" / "spool").prepare()
     (tmp_path / "open").chmod(0o1777)
     Spool(tmp_path / "open" / "spool").prepare()
+
+
+@pytest.mark.parametrize("name", ["", "action", "action/new", "action/invalid", "command/ready"])
+def test_no_link_is_followed(tmp_path: Path, name: str) -> None:
+    Spool(tmp_path / "spool").prepare()
+    folder = tmp_path / "spool" / name
+    folder.rename(tmp_path / "elsewhere")
+    folder.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(SpoolFault, match="links are not followed"):
+        Spool(tmp_path / "spool").prepare()
+    if name.startswith("action"):
+        failures = Spool(tmp_path / "spool").hand_over({"7": b"{}"}, Event())
+        assert failures["7"].errno in (errno.ELOOP, errno.ENOTDIR)
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_folders_that_others_may_write_to_and_files_are_refused(tmp_path: Path) -> None:
+    Spool(tmp_path / "spool").prepare()
+    new = tmp_path / "spool" / "action" / "new"
+    new.chmod(0o757)
+    with pytest.raises(SpoolFault, match="chmod o-w"):
+        Spool(tmp_path / "spool").prepare()
+    new.rmdir()
+    new.write_text("")
+    with pytest.raises(SpoolFault, match="is no folder"):
+        Spool(tmp_path / "spool").prepare()
+    with pytest.raises(SpoolFault, match="cannot be used"):
+        Spool(new / "spool").prepare()
