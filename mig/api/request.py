@@ -181,8 +181,10 @@ class Request(server.Request):
     def _check_host(self, text: str) -> None:
         match = _HOST.fullmatch(text)
         name = match[1].lower() if match else ""
+        if name in LOOPBACK or name in self.site.host_names:
+            return
         local = getattr(self.getHost(), "host", "")
-        if name not in LOOPBACK | self.site.host_names | {local, f"[{local}]"} - {""}:
+        if name not in {local, f"[{local}]"} - {""}:
             raise InvalidInput(
                 f"the header Host must be {' or '.join(sorted(self.site.host_names | LOOPBACK))}"
                 " or the address of a listener",

@@ -47,12 +47,11 @@ def signers(column: str | None) -> list[dict[str, Any]]:
 
 def item(urls: Urls, value: dict[str, Any], id: str) -> bytes:
     """The encoded item of an investigator."""
-    history = urls.search([("type", "action"), ("investigatorid", id), ("limit", "100")])
     return encode(
         Item(
             href=urls.investigator(id),
             data=[Data(name="investigator", value=value)],
-            links=[Link(rel="investigator history", href=history)],
+            links=[Link(rel="investigator history", href=urls.actions_of(id))],
         )
     )
 

@@ -40,6 +40,10 @@ class Urls:
     def investigator(self, id: int | str) -> str:
         return f"{self.base}{INVESTIGATOR}?investigatorid={id}"
 
+    def actions_of(self, investigator: str) -> str:
+        """The search for the last actions that an investigator signed."""
+        return f"{self.base}{SEARCH}?type=action&investigatorid={investigator}&limit=100"
+
     def search(self, parameters: Iterable[tuple[str, str]]) -> str:
         return f"{self.base}{SEARCH}?{query_string(parameters)}"
 
