@@ -62,10 +62,12 @@ class Listener:
     def accept(self, reactor: Any, factory: Any) -> IListeningPort:
         """Accept connections from now on; the socket now belongs to what is returned."""
         if self.socket.family == socket.AF_UNIX:
-            port = _UnixPort(reactor, self.socket.dup(), factory)
-            port.startListening()
+            port: tcp.Port = _UnixPort(reactor, self.socket.dup(), factory)
         else:
-            port = reactor.adoptStreamPort(self.socket.fileno(), self.socket.family, factory)
+            port = _TcpPort._fromListeningDescriptor(
+                reactor, self.socket.fileno(), self.socket.family, factory
+            )
+        port.startListening()
         self.socket.close()
         return port
 
@@ -93,7 +95,27 @@ class _File:
                 self.path.unlink()
 
 
-class _UnixPort(unix.Port):
+class _OneByOne:
+    """Takes one connection each time that there are some.
+
+    Twisted takes up to a hundred at once: of several daemons on one socket, the one that wakes up
+    first would get a whole burst of reports, and the others none.
+    """
+
+    @property
+    def numberAccepts(self) -> int:
+        return 1
+
+    @numberAccepts.setter
+    def numberAccepts(self, number: int) -> None:
+        """What Twisted has learned about the last burst is of no use here."""
+
+
+class _TcpPort(_OneByOne, tcp.Port):
+    """Accepts from a bound TCP socket."""
+
+
+class _UnixPort(_OneByOne, unix.Port):
     """Accepts from a bound Unix socket as it is.
 
     Twisted's own adoption would let everybody write to the socket, shorten its queue, and delete
@@ -113,7 +135,6 @@ class _UnixPort(unix.Port):
         self.connected = True
         self.socket = self._bound
         self.fileno = self.socket.fileno  # type: ignore[method-assign]
-        self.numberAccepts = 100
         self.startReading()
 
     def connectionLost(self, reason: Any) -> None:

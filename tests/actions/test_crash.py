@@ -6,6 +6,7 @@ import http.client
 import json
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.parse import urlencode
@@ -46,10 +47,10 @@ class Service:
         )
         return self.daemon
 
-    def post(self, action: str = ACTION) -> int | None:
+    def post(self, action: str = ACTION, base: str = "") -> int | None:
         """The status of the answer; ``None`` when the connection broke."""
         assert self.daemon
-        url = f"{self.daemon.base}action/create/"
+        url = f"{base or self.daemon.base}action/create/"
         try:
             return int(urllib.request.urlopen(url, urlencode({"action": action}).encode()).status)
         except HTTPError as answer:
@@ -178,3 +179,25 @@ def test_a_database_that_goes_away_leaves_nothing_half(service: Service) -> None
     assert not service.ids() and not service.files() and not service.waiting()
     assert service.post() == 202
     assert len(service.files()) == 1
+
+
+def test_equal_posts_to_two_daemons_make_one_action(service: Service) -> None:
+    bases = [service.start().base]
+    (service.folder / "second").mkdir()
+    second = Daemon(
+        *("--config", str(service.config), "--database", service.database.dsn),
+        *("--listen", "tcp:0"),
+        cwd=service.folder / "second",
+    )
+    bases.append(second.base)
+    try:
+        with ThreadPoolExecutor(24) as threads:
+            posts = [threads.submit(service.post, base=bases[n % 2]) for n in range(24)]
+            answers = sorted(str(post.result()) for post in posts)
+    finally:
+        second.process.kill()
+        second.process.wait()
+    assert answers == ["200"] * 23 + ["202"]
+    service.settle()
+    assert service.files() == [f"{id}.json" for id in service.ids()]
+    assert len(service.ids()) == 1

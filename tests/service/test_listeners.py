@@ -8,7 +8,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -309,3 +309,24 @@ async def test_an_inherited_unix_socket_stays_as_it_is(short: Path) -> None:
     with closing(socket.socket(socket.AF_UNIX)) as client:
         client.connect("theirs")
     theirs.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_one_connection_is_taken_at_a_time(short: Path) -> None:
+    """So daemons that share a socket share a burst of connections."""
+    for text in ("tcp:0", "unix:socket"):
+        taken: list[object] = []
+        factory = Factory()
+        factory.buildProtocol = lambda address, taken=taken: taken.append(address)
+        listener = bind(text)
+        family, address = listener.socket.family, listener.socket.getsockname()
+        port = listener.accept(reactor, factory)
+        with ExitStack() as stack:
+            for _ in range(5):
+                client = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
+                client.connect(address)
+            for count in (1, 2, 3):
+                port.doRead()
+                assert len(taken) == count
+            await port.stopListening()
+        listener.close()
