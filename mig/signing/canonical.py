@@ -15,6 +15,9 @@ from whenever import OffsetDateTime
 
 from mig.values import RFC3339, InvalidInput, shortest
 
+EXACT: Final = 2**53
+"""Up to here float64 holds every whole number."""
+
 DEEPEST: Final = 64
 """Levels of arrays and objects in an operation."""
 
@@ -92,22 +95,24 @@ def _quoted(text: str, where: str) -> str:
 
 
 def _number(value: float, where: str) -> str:
+    if isinstance(value, int) and abs(value) <= EXACT:
+        return str(value)
     try:
         number = float(value)
     except OverflowError:
         number = 0.0
-    digits = shortest(number)
-    if value not in (number, digits):
+    if number != value and shortest(number) != value:
         shown = str(value)[:40]
         raise InvalidInput(
             f"{where} holds {shown}, which float64 does not hold exactly:"
             " it would be another number than the one that was signed",
             where,
         )
+    text = repr(number)
+    mantissa, _, exponent = text.partition("e")
     if number and not 1e-6 <= abs(number) < 1e21:
-        mantissa, _, exponent = repr(number).partition("e")
         return f"{mantissa}e{exponent[0]}{exponent[1:].lstrip('0')}"
-    return f"{digits:f}".removesuffix(".0")
+    return (f"{shortest(number):f}" if exponent else text).removesuffix(".0")
 
 
 def operations(value: Any) -> str:
