@@ -15,8 +15,9 @@ from mig.actions.submission import NOT_FINISHED, NOT_STARTED, SYNTAX_VERSION, Su
 from mig.database.pool import Database, Rows, TooLong
 from mig.records.stored import id_array
 from mig.signing.canonical import Signable, Text, operations, texts
-from mig.signing.gpg import BadSignature, Gpg
+from mig.signing.gpg import Gpg
 from mig.signing.packet import Signature
+from mig.signing.status import BadSignature
 from mig.values import Conflict, InvalidInput, Unavailable, new_id, parse_json
 
 ATTEMPTS: Final = 3

@@ -7,7 +7,6 @@ code. A run costs about 3 ms of a core.
 from __future__ import annotations
 
 import time
-from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,35 +15,14 @@ from twisted.internet.defer import Deferred
 from mig.signing import certificate as certificates
 from mig.signing.certificate import Certificate, Key
 from mig.signing.packet import HASHES, Signature
-from mig.signing.process import SIGNATURE, TEXT, Answer, Runner, unreliable
+from mig.signing.process import SIGNATURE, TEXT, Runner, unreliable
+from mig.signing.status import BAD, ERRORS_IN_SIGNATURE, Valid, key_state, refuse, status, valid
+from mig.signing.together import Together
 from mig.values import InvalidInput
 
 FUTURE_SECONDS: Final = 300
 """How far ahead of our clock a signature may be dated."""
-STATUS_PREFIX: Final = b"[GNUPG:] "
-ONCE: Final = (b"NEWSIG", b"GOODSIG", b"VALIDSIG")
-BAD: Final = {
-    b"BADSIG": "the signature is bad: it was made over another text, or has been changed",
-    b"EXPSIG": "the signature has expired",
-    b"NO_PUBKEY": "the signature is not by this key",
-    b"NODATA": "gpg finds no signature in it",
-    b"UNEXPECTED": "gpg finds something else than a signature in it",
-}
-ERRORS_IN_SIGNATURE: Final = {
-    b"4": "gpg does not know the algorithm of the signature",
-    b"5": "the digest of the signature is weak: SHA-224, SHA-256, SHA-384 or SHA-512 is accepted",
-    b"6": "the key that made the signature may not be used for signing: it is not bound to the key",
-    b"9": BAD[b"NO_PUBKEY"],
-    b"39": "the signature is dated before the key that made it",
-    b"125": "the key that made the signature may not be used for signing",
-}
-UNREADABLE_SIGNATURE: Final = "gpg cannot check the signature: it or its key is damaged"
-KEY_STATES: Final = {b"EXPKEYSIG": b"e", b"REVKEYSIG": b"r"}
 STATE_NAMES: Final = {b"e": "has expired", b"r": "is revoked", b"i": "is invalid", b"d": "is off"}
-
-
-class BadSignature(InvalidInput):
-    """The signature was made over another text, or has been changed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +43,7 @@ class Gpg:
     def __init__(self, reactor: Any, **limits: Any) -> None:
         self._reactor = reactor
         self._runner = Runner(reactor, **limits)
+        self._together = Together(self._runner, self._alone)
 
     def stop(self) -> Deferred[Any]:
         """Kill what runs and refuse the rest; fires when no gpg is left."""
@@ -77,25 +56,29 @@ class Gpg:
         :raises Unavailable: when gpg gave no answer that can be relied on.
         """
         _refuse_future(certificate, "the key that made the signature")
+        check = Deferred.fromCoroutine(self._together.verify(certificate, signature, text))
+        check.addTimeout(self._runner.seconds, self._reactor, self._runner.too_late)
+        return self._verdict(certificate, await check)
+
+    async def _alone(self, certificate: Certificate, signature: Signature, text: bytes) -> Valid:
         answer = await self._runner.run(
             ["--verify", "--", f"-&{SIGNATURE}", "-"],
             keyring=certificate.packets,
             feed={TEXT: text, SIGNATURE: signature.raw},
         )
-        lines = _status(answer)
-        words = Counter(line[0] for line in lines)
-        for word, state in KEY_STATES.items():
-            if words[word]:
-                raise InvalidInput(await self._why_not(certificate, state))
-        _refuse(lines)
+        lines = status(answer)
+        state = key_state(lines)
+        if state is not None:
+            raise InvalidInput(await self._why_not(certificate, state))
+        refuse(lines)
         if answer.code != 0:
             raise unreliable(answer)
-        if any(words[word] != 1 for word in ONCE):
+        found = valid(answer, lines)
+        if found is None:
             raise InvalidInput("gpg does not report exactly one good signature")
-        valid = next(line for line in lines if line[0] == b"VALIDSIG")
-        return self._verdict(certificate, _fields(answer, valid))
+        return found
 
-    def _verdict(self, certificate: Certificate, valid: _Valid) -> Verified:
+    def _verdict(self, certificate: Certificate, valid: Valid) -> Verified:
         if valid.primary != certificate.fingerprint:
             raise InvalidInput(BAD[b"NO_PUBKEY"])
         key = certificate.key(valid.key)
@@ -132,7 +115,7 @@ class Gpg:
             keyring=b"",
             feed={TEXT: certificate.packets},
         )
-        lines = _status(answer)
+        lines = status(answer)
         if not answer.output:
             if answer.code is not None and any(line[0] == b"IMPORT_RES" for line in lines):
                 raise InvalidInput("the key has no user id that is signed by the key itself")
@@ -153,57 +136,6 @@ class Gpg:
         if answer.code != 0 or not listing.keys:
             raise unreliable(answer)
         return listing
-
-
-def _status(answer: Answer) -> list[list[bytes]]:
-    """The words of each status line.
-
-    :raises Unavailable: when gpg was killed, or its status is garbled.
-    """
-    *lines, rest = answer.status.split(b"\n")
-    if answer.code is None or rest or any(not line.startswith(STATUS_PREFIX) for line in lines):
-        raise unreliable(answer)
-    return [line.removeprefix(STATUS_PREFIX).split(b" ") for line in lines]
-
-
-def _refuse(lines: list[list[bytes]]) -> None:
-    """The reason in gpg's own words why a signature does not hold, if there is one.
-
-    :raises InvalidInput: with that reason.
-    """
-    for line in lines:
-        if line[0] == b"ERRSIG":
-            code = line[6] if len(line) > 6 else b""
-            raise InvalidInput(ERRORS_IN_SIGNATURE.get(code, UNREADABLE_SIGNATURE))
-    for line in lines:
-        if line[0] in BAD:
-            kind = BadSignature if line[0] == b"BADSIG" else InvalidInput
-            raise kind(BAD[line[0]])
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Valid:
-    """What a VALIDSIG line says."""
-
-    key: str
-    created: int
-    hash_algorithm: int
-    kind: bytes
-    primary: str
-
-
-def _fields(answer: Answer, line: list[bytes]) -> _Valid:
-    try:
-        _, key, _, created, _, _, _, _, hash_algorithm, kind, primary = line
-        return _Valid(
-            key=key.decode("ascii"),
-            created=int(created),
-            hash_algorithm=int(hash_algorithm),
-            kind=kind,
-            primary=primary.decode("ascii"),
-        )
-    except ValueError:
-        raise unreliable(answer) from None
 
 
 @dataclass(frozen=True, kw_only=True)

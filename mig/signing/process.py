@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -57,22 +57,16 @@ class Answer:
 
 
 class _Process(ProcessProtocol):
-    """One gpg; *feed* is what it reads, by file descriptor."""
+    """One gpg."""
 
     transport: Any
 
-    def __init__(self, feed: Mapping[int, bytes]) -> None:
-        self._feed = feed
+    def __init__(self) -> None:
         self._received = {OUTPUT: bytearray(), ERRORS: bytearray(), STATUS: bytearray()}
         self._size = 0
         self._running = True
         self.exited: Deferred[None] = Deferred()
         self.answer: Deferred[Answer] = Deferred(lambda _: self.kill())
-
-    def connectionMade(self) -> None:
-        for fd, data in self._feed.items():
-            self.transport.writeToChild(fd, data)
-            self.transport.closeChildFD(fd)
 
     def childDataReceived(self, childFD: int, data: bytes) -> None:  # noqa: N803
         self._size += len(data)
@@ -107,7 +101,7 @@ class _Process(ProcessProtocol):
     def kill(self) -> None:
         if self._running:
             self.transport.signalProcess("KILL")
-        for fd in (*self._feed, *self._received):
+        for fd in self._received:
             self.transport.closeChildFD(fd)
 
 
@@ -131,8 +125,8 @@ class Runner:
         self._program = program
         self._environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
         self._turns = DeferredSemaphore(processes)
-        self._waiting = waiting
-        self._seconds = seconds
+        self.waiting = waiting
+        self.seconds = seconds
         self._commands: gnupg.GPG | None = None
         self._checks: set[Deferred[Answer]] = set()
         self._processes: set[_Process] = set()
@@ -152,13 +146,11 @@ class Runner:
 
         :raises Unavailable: when there is no answer within the deadline.
         """
-        if self._stopped or len(self._turns.waiting) >= self._waiting:
-            raise Unavailable(FAILED, "too many checks wait for gpg")
-        check: Deferred[Answer] = Deferred.fromCoroutine(
-            self._in_turn(arguments, keyring, {TEXT: b""} | dict(feed))
-        )
+        if self._stopped or len(self._turns.waiting) >= self.waiting:
+            raise crowded()
+        check: Deferred[Answer] = Deferred.fromCoroutine(self._in_turn(arguments, keyring, feed))
         self._checks.add(check)
-        check.addTimeout(self._seconds, self._reactor, self._too_late)
+        check.addTimeout(self.seconds, self._reactor, self.too_late)
         try:
             return await check
         except CancelledError:
@@ -168,7 +160,7 @@ class Runner:
         finally:
             self._checks.discard(check)
 
-    def _too_late(self, _: object, seconds: float) -> Failure:
+    def too_late(self, _: object, seconds: float) -> Failure:
         return Failure(Unavailable(FAILED, f"gpg gave no answer within {seconds:g} s"))
 
     async def _in_turn(
@@ -209,17 +201,16 @@ class Runner:
             raise Unavailable(FAILED, f"gpg cannot be run: {error}") from None
 
     def _start(self, command: list[str], keyring: bytes, feed: Mapping[int, bytes]) -> _Process:
-        process = _Process(feed)
-        pipes: dict[int, int | str] = dict.fromkeys((OUTPUT, ERRORS, STATUS), "r")
-        pipes |= dict.fromkeys(feed, "w")
+        process = _Process()
+        pipes = dict.fromkeys((OUTPUT, ERRORS, STATUS), "r")
         try:
-            with _in_memory(keyring) as fd:
+            with ExitStack() as stack:
+                files = {
+                    fd: stack.enter_context(_in_memory(data))
+                    for fd, data in {TEXT: b"", KEYRING: keyring, **feed}.items()
+                }
                 self._reactor.spawnProcess(
-                    process,
-                    command[0],
-                    command,
-                    env=self._environment,
-                    childFDs=pipes | {KEYRING: fd},
+                    process, command[0], command, env=self._environment, childFDs=pipes | files
                 )
         except OSError as error:
             raise Unavailable(FAILED, f"gpg cannot be run: {error}") from None
@@ -231,10 +222,11 @@ class Runner:
 @contextmanager
 def _in_memory(data: bytes) -> Iterator[int]:
     """A file descriptor of a nameless file in memory that holds *data*."""
-    fd = os.memfd_create("keyring")
+    fd = os.memfd_create("gpg")
     try:
         with open(fd, "wb", closefd=False) as file:
             file.write(data)
+        os.lseek(fd, 0, os.SEEK_SET)
         yield fd
     finally:
         os.close(fd)
@@ -244,6 +236,11 @@ def _with_status_pipe(command: list[str]) -> list[str]:
     """python-gnupg has gpg mix its status lines with what it writes for people."""
     at = command.index("--status-fd") + 1
     return [*command[:at], str(STATUS), *command[at + 1 :]]
+
+
+def crowded() -> Unavailable:
+    """The refusal when too much waits already."""
+    return Unavailable(FAILED, "too many checks wait for gpg")
 
 
 def unreliable(answer: Answer) -> Unavailable:
