@@ -32,8 +32,8 @@ POLL_SECONDS: Final = 2.0
 FILES_SECONDS: Final = 30.0
 WAIT_SECONDS: Final = 5.0
 MOST_AT_ONCE: Final = 100
-MOST_TURNS: Final = 3
-"""How many batches are handed over at once; a thread of each mostly waits for the disk."""
+MOST_THREADS: Final = 3
+"""How many may hang in a file system that does not answer."""
 
 _WAITING = (
     "select s.actionid::text, s.document, a.status from submissions s"
@@ -99,8 +99,8 @@ class Outbox(Polled):
         self._poll = LoopingCall(self._look)
         self._poll.clock = reactor
         self._waiting: dict[str, Deferred[None]] = {}
-        self._looking = False
-        self._turns = 0
+        self._overdue = False
+        self._busy = False
         self._threads = 0
         self._rest: Deferred[None] | None = None
         self._stuck = ""
@@ -111,7 +111,7 @@ class Outbox(Polled):
     async def stop(self) -> None:
         if self._poll.running:
             self._poll.stop()
-        if self._turns:
+        if self._busy:
             self._rest = Deferred()
             await self._rest.addTimeout(WAIT_SECONDS, self._reactor, lambda *_: None)
 
@@ -128,33 +128,38 @@ class Outbox(Polled):
 
     def _look(self) -> None:
         """Hand over whatever waits and nobody else is handing over."""
-        if not self._looking:
-            self._looking = True
-            Deferred.fromCoroutine(self._turn(_ANY, (), ()))
+        self._overdue = True
+        self._next()
 
     def _next(self) -> None:
-        """Hand over what is waited for, as many as have come together, if it is its turn."""
-        if self._waiting and self._turns < MOST_TURNS:
+        """Hand over a batch, unless one is being handed over.
+
+        The larger the batches, the less each action costs; so what comes meanwhile waits.
+        """
+        if self._busy:
+            return
+        if self._overdue:
+            self._overdue = False
+            Deferred.fromCoroutine(self._turn(_ANY, (), ()))
+        elif self._waiting:
             batch = list(self._waiting)[:MOST_AT_ONCE]
             waiters = [self._waiting.pop(id) for id in batch]
             Deferred.fromCoroutine(self._turn(_THESE, (id_array(batch),), waiters))
+        elif self._rest is not None and not self._rest.called:
+            self._rest.callback(None)
 
     async def _turn(
         self, sql: str, parameters: Sequence[Any], waiters: Sequence[Deferred[None]]
     ) -> None:
-        self._turns += 1
+        self._busy = True
         more = await self._attempt(sql, parameters)
-        self._turns -= 1
+        self._busy = False
         for waiter in waiters:
             if not waiter.called:
                 waiter.callback(None)
-        if not waiters:
-            self._looking = False
         if more:
-            self._look()
+            self._overdue = True
         self._next()
-        if self._rest is not None and not self._turns and not self._rest.called:
-            self._rest.callback(None)
 
     async def _attempt(self, sql: str, parameters: Sequence[Any]) -> bool:
         """Hand over the rows of *sql*; whether there may be more."""
@@ -178,7 +183,7 @@ class Outbox(Polled):
         self._stuck = reason
 
     async def _hand_over(self, sql: str, parameters: Sequence[Any]) -> bool:
-        if self._threads > MOST_TURNS:
+        if self._threads >= MOST_THREADS:
             raise Unavailable("the spool's file system does not answer")
         async with self._database.transaction() as transaction:
             rows = await transaction.query(sql, parameters)
@@ -193,7 +198,7 @@ class Outbox(Polled):
             failures = await self._write(new)
             reached("handed over")
             done = [id for id, _, _ in rows if id not in failures]
-            await transaction.query(_HANDED_OVER, (done,))
+            await transaction.commit(_HANDED_OVER, (id_array(done),))
             reached("marked")
         if failures:
             raise next(iter(failures.values()))

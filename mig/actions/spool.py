@@ -81,8 +81,10 @@ class Spool:
                         files[id] = stack.enter_context(_written(document, folders["new"]))
                     except OSError as reason:
                         failures[id] = reason
+                failures |= _synced(files)
                 reached("written")
-                failures |= _named(files, folders, given_up)
+                whole = {id: file for id, file in files.items() if id not in failures}
+                failures |= _named(whole, folders, given_up)
                 reached("linked")
                 if len(failures) < len(documents):
                     call(os.fsync, folders["new"])
@@ -133,17 +135,32 @@ def _trusted(folder: Path, owner: int | None) -> int:
 
 @contextmanager
 def _written(document: bytes, folder: int) -> Iterator[int]:
-    """A file without a name, on disk."""
+    """A file without a name, on its way to the disk."""
     file = call(os.open, ".", _NAMELESS, 0o600, dir_fd=folder)
     try:
         left = memoryview(document)
         while left:
             left = left[call(os.write, file, left) :]
         call(os.fchmod, file, FILE_MODE)
-        call(os.fsync, file)
+        call(os.posix_fadvise, file, 0, 0, os.POSIX_FADV_DONTNEED)
         yield file
     finally:
         os.close(file)
+
+
+def _synced(files: Mapping[str, int]) -> dict[str, OSError]:
+    """Wait until the files are on disk; those of which that cannot be told.
+
+    All of them are on their way already, so that the first one that is waited for takes the
+    others along.
+    """
+    failures: dict[str, OSError] = {}
+    for id, file in files.items():
+        try:
+            call(os.fsync, file)
+        except OSError as reason:
+            failures[id] = reason
+    return failures
 
 
 def _named(

@@ -13,7 +13,9 @@ from mig.actions.handoff import Polled
 from mig.actions.keyring import Keyring, Signer, owners
 from mig.actions.submission import NOT_FINISHED, NOT_STARTED, SYNTAX_VERSION, Submission
 from mig.database.pool import Database, Rows, TooLong
-from mig.records.stored import id_array
+from mig.records.action import OWN_COLUMNS
+from mig.records.investigator import COLUMNS as SIGNER_COLUMNS
+from mig.records.stored import Row, id_array
 from mig.signing.canonical import Signable, Text, operations, texts
 from mig.signing.gpg import Gpg
 from mig.signing.packet import Signature
@@ -23,9 +25,9 @@ from mig.values import Conflict, InvalidInput, Unavailable, new_id, parse_json
 ATTEMPTS: Final = 3
 """How often signatures are verified when keys change meanwhile."""
 
-_STORE = """
+_STORE = f"""
 with signer as (
-    select i.id, signed.pgpsignature
+    select i.id, signed.pgpsignature, json_build_array({SIGNER_COLUMNS}) as row
     from unnest(%(signers)s::numeric[], %(keys)s::bytea[], %(pgpsignatures)s::text[])
         as signed (id, key, pgpsignature)
     join investigators i on i.id = signed.id and sha256(i.publickey) = signed.key
@@ -45,7 +47,7 @@ with signer as (
     from valid, alike where valid.signers and not alike.there
     on conflict (identity) do nothing returning actionid
 ), stored as (
-    insert into actions (id, name, target, description, threat, operations, validfrom,
+    insert into actions as a (id, name, target, description, threat, operations, validfrom,
         expireafter, starttime, finishtime, lastupdatetime, status, pgpsignatures, syntaxversion)
     select actionid, %(name)s, %(target)s, %(description)s::json, %(threat)s::json,
         %(operations)s::json, %(validfrom)s::timestamptz, %(expireafter)s::timestamptz,
@@ -53,11 +55,14 @@ with signer as (
         %(not_started)s::timestamptz, %(status)s, %(all_signatures)s::json,
         %(syntaxversion)s
     from claimed
+    returning {OWN_COLUMNS}
 ), signed as (
     insert into signatures (actionid, investigatorid, pgpsignature)
     select claimed.actionid, signer.id, signer.pgpsignature from claimed, signer
 )
-select valid.signers, alike.there, exists (select from claimed) from valid, alike
+select valid.signers, alike.there, stored.*,
+    (select json_agg(signer.row order by signer.id)::text from signer)
+from valid cross join alike left join stored on true
 """
 _CLAIMED = (
     "select s.actionid, a.id is not null from submissions s"
@@ -72,10 +77,11 @@ _ALIKE = (
 
 @dataclass(frozen=True, kw_only=True)
 class Accepted:
-    """An action that is stored under *id*; *new* tells whether this submission did it."""
+    """An action that is stored under *id*; *new* is its row, of the columns
+    :data:`mig.records.action.COLUMNS`, when this submission did it."""
 
     id: int
-    new: bool
+    new: Row | None = None
 
 
 class Actions:
@@ -103,7 +109,7 @@ class Actions:
         self._check_time(submitted.signable)
         self._handoff.check()
         accepted = await self._store(submitted)
-        if accepted.new:
+        if accepted.new is not None:
             await self._handoff.flush(accepted.id)
         return accepted
 
@@ -209,11 +215,11 @@ class Actions:
         """Store the action, if its signers still are what was verified against, else ``None``."""
         row = self._row(submitted, signers)
         for _ in range(ATTEMPTS):
-            ((valid, alike, new),) = await self._stored(row)
+            ((valid, alike, *stored),) = await self._stored(row)
             if not valid:
                 return None
-            if new:
-                return Accepted(id=row["id"], new=True)
+            if stored[0] is not None:
+                return Accepted(id=row["id"], new=stored)
             earlier = await self._claimed(submitted.signable)
             if earlier is not None:
                 return earlier
@@ -265,7 +271,7 @@ class Actions:
         for id, there in await self._database.query(_CLAIMED, (action.identity,)):
             if not there:
                 raise Conflict(f"this action was accepted as {id} and has been deleted since")
-            return Accepted(id=int(id), new=False)
+            return Accepted(id=int(id))
         return None
 
     async def _others(self, action: Signable) -> str:

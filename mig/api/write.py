@@ -36,9 +36,15 @@ class Write:
             accepted = await self._actions.submit(value)
         except Conflict as conflict:
             return self._conflict(request, conflict, "action", self._urls.action(conflict.id))
-        status = HTTPStatus.ACCEPTED if accepted.new else HTTPStatus.OK
         href = self._urls.action(accepted.id)
-        return await self._stored(request, status, href, "action", action.by_id, accepted.id)
+        if accepted.new is None:
+            by_id = action.by_id
+            return await self._stored(request, HTTPStatus.OK, href, "action", by_id, accepted.id)
+        try:
+            item = action.item(self._urls, accepted.new, {})
+        except Unreadable as reason:
+            item = collection.unreadable_item("action", href, reason)
+        return self._answer(request, HTTPStatus.ACCEPTED, href, item)
 
     async def create_investigator(self, request: Request) -> bytes:
         """Add an investigator with a public key: 201, or 409 with a link to the key's owner."""
@@ -75,6 +81,9 @@ class Write:
             item = collection.unreadable_item(noun, href, reason)
         if item is None:
             raise Unavailable("what was stored has been deleted again")
+        return self._answer(request, status, href, item)
+
+    def _answer(self, request: Request, status: HTTPStatus, href: str, item: bytes) -> bytes:
         request.rows = 1
         request.setHeader(b"location", href.encode())
         return request.answer(collection.head(request.href()) + item + collection.tail(), status)

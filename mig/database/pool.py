@@ -333,6 +333,15 @@ class Transaction:
         """All rows of a statement; the first one begins the transaction."""
         sql = sql if self.begun else f"begin; {sql}"
         self.begun = True
+        return self._execute(sql, parameters)
+
+    async def commit(self, sql: str = "", parameters: Parameters = ()) -> None:
+        """Make the transaction durable, with a last statement if there is one."""
+        if self.begun:
+            self.begun = False
+            await self._execute(f"{sql}; commit" if sql else "commit", parameters)
+
+    def _execute(self, sql: str, parameters: Parameters) -> Deferred[Rows]:
         return self._connection.execute(sql, parameters, seconds=QUERY_SECONDS + GRACE_SECONDS)
 
 
@@ -406,8 +415,7 @@ class Database:
         transaction = Transaction(connection)
         try:
             yield transaction
-            if transaction.begun:
-                await transaction.query("commit")
+            await transaction.commit()
         except BaseException:
             await self._end(self._queries, connection)
             raise

@@ -13,12 +13,12 @@ from mig.records.stored import Row, Rows, RunQuery, id_array, number, stored_jso
 from mig.records.urls import Urls
 from mig.values import UNSET_TIME, Unreadable, rfc3339
 
-COLUMNS = (
+OWN_COLUMNS = (
     "a.id::text, a.name, a.target, a.description::text, a.threat::text, a.validfrom::text,"
     " a.expireafter::text, a.operations::text, a.pgpsignatures::text, a.status,"
-    f" a.starttime::text, a.finishtime::text, a.lastupdatetime::text, a.syntaxversion,"
-    f" {SIGNERS_OF_ACTION}"
+    " a.starttime::text, a.finishtime::text, a.lastupdatetime::text, a.syntaxversion"
 )
+COLUMNS = f"{OWN_COLUMNS}, {SIGNERS_OF_ACTION}"
 WIDTH = 15
 
 BY_IDS = f"select {COLUMNS} from actions a where a.id = any(%s::numeric[])"
