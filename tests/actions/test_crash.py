@@ -130,7 +130,7 @@ def test_what_the_scheduler_took_already_is_not_written_again(
 def test_every_call_to_the_file_system_may_fail(service: Service) -> None:
     """For each error an action is tried anew until the first, second, … last call has failed."""
     errors = {"ENOSPC": "unix-plain", "EIO": "unix-tricky", "EROFS": "unix-two-signers"}
-    calls, again = 17, 13  # of an attempt, and of one that finds the file in its place
+    calls, again = 18, 14  # of an attempt, and of one that finds the file in its place
     failures, call = [], 7  # the start itself makes seven calls
     for error in errors:
         for n in range(1, calls + 1):
