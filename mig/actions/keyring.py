@@ -9,7 +9,7 @@ from typing import Final
 
 from twisted.logger import Logger
 
-from mig.records.stored import RunQuery, id_array
+from mig.records.stored import RunSQL, id_array
 from mig.signing import certificate
 from mig.signing.certificate import Certificate
 from mig.values import InvalidInput
@@ -60,7 +60,7 @@ class Keyring:
         self._read: dict[str, _Read] = {}
         self.known: list[Signer] = []
 
-    async def signers(self, query: RunQuery) -> list[Signer]:
+    async def signers(self, query: RunSQL) -> list[Signer]:
         """All investigators that have a readable key, disabled ones too."""
         rows = await query(_ALL, ())
         digests = {id: bytes(digest) for id, _, _, digest in rows}

@@ -13,6 +13,7 @@ from mig.actions.handoff import Polled
 from mig.actions.keyring import Keyring, Signer, owners
 from mig.actions.submission import NOT_FINISHED, NOT_STARTED, SYNTAX_VERSION, Submission
 from mig.database.pool import Database, Rows, TooLong
+from mig.database.prepared import Prepared
 from mig.records.action import OWN_COLUMNS
 from mig.records.investigator import COLUMNS as SIGNER_COLUMNS
 from mig.records.stored import Row, id_array
@@ -25,21 +26,23 @@ from mig.values import Conflict, InvalidInput, Unavailable, new_id, parse_json
 ATTEMPTS: Final = 3
 """How often signatures are verified when keys change meanwhile."""
 
-_STORE = f"""
+_STORE = Prepared(
+    "store_action",
+    f"""
 with signer as (
     select i.id, signed.pgpsignature, json_build_array({SIGNER_COLUMNS}) as row
-    from unnest(%(signers)s::numeric[], %(keys)s::bytea[], %(pgpsignatures)s::text[])
+    from unnest(%(signers)s, %(keys)s, %(pgpsignatures)s)
         as signed (id, key, pgpsignature)
     join investigators i on i.id = signed.id and sha256(i.publickey) = signed.key
     where i.status = 'active' order by i.id for share of i
 ), valid as (
-    select count(*) = cardinality(%(signers)s::numeric[]) as signers from signer
+    select count(*) = cardinality(%(signers)s) as signers from signer
 ), alike as (
     select exists (
         select from actions where validfrom >= to_timestamp(%(begin)s)
         and validfrom < to_timestamp(%(begin)s + 1) and expireafter >= to_timestamp(%(end)s)
         and expireafter < to_timestamp(%(end)s + 1) and name = %(name)s and target = %(target)s
-        and id <> all (%(others)s::numeric[])
+        and id <> all (%(others)s)
     ) as there
 ), claimed as (
     insert into submissions (identity, actionid, handedover, document)
@@ -63,7 +66,32 @@ with signer as (
 select valid.signers, alike.there, stored.*,
     (select json_agg(signer.row order by signer.id)::text from signer)
 from valid cross join alike left join stored on true
-"""
+""",
+    {
+        "identity": "bytea",
+        "id": "numeric",
+        "spooled": "boolean",
+        "document": "text",
+        "signers": "numeric[]",
+        "keys": "bytea[]",
+        "pgpsignatures": "text[]",
+        "begin": "bigint",
+        "end": "bigint",
+        "others": "numeric[]",
+        "name": "text",
+        "target": "text",
+        "description": "text",
+        "threat": "text",
+        "operations": "text",
+        "validfrom": "text",
+        "expireafter": "text",
+        "not_started": "text",
+        "not_finished": "text",
+        "status": "text",
+        "all_signatures": "text",
+        "syntaxversion": "integer",
+    },
+)
 _CLAIMED = (
     "select s.actionid, a.id is not null from submissions s"
     " left join actions a on a.id = s.actionid where s.identity = %s"

@@ -16,6 +16,8 @@ from typing import Any
 import psycopg2
 from psycopg2.errors import (
     DeadlockDetected,
+    FeatureNotSupported,
+    InvalidSqlStatementName,
     LockNotAvailable,
     ReadOnlySqlTransaction,
     StringDataRightTruncation,
@@ -29,6 +31,7 @@ from twisted.python.failure import Failure
 from txpostgres import txpostgres
 
 from mig.database.names import resolve
+from mig.database.prepared import Prepared
 from mig.values import Conflict, InvalidInput, Unavailable
 
 Rows = list[tuple[Any, ...]]
@@ -67,6 +70,9 @@ DURABLE = (
 )
 """What is committed is on disk, also where the server would rather be fast."""
 
+OUTDATED = (FeatureNotSupported, InvalidSqlStatementName)
+"""What happens to a prepared statement when the tables, or the session, are no longer the same."""
+
 
 class Locked(Unavailable):
     """A statement gave up on a lock that another transaction holds."""
@@ -96,6 +102,7 @@ class Connection:
         self._reactor = reactor
         self._connection = connection
         self._idle: Deferred[None] | None = None
+        self._prepared: set[str] = set()
 
     @property
     def closed(self) -> bool:
@@ -110,12 +117,30 @@ class Connection:
     def backend_pid(self) -> int:
         return int(self._connection.get_backend_pid())
 
-    def execute(self, sql: str, parameters: Parameters = (), *, seconds: float) -> Deferred[Rows]:
+    def execute(
+        self, sql: str | Prepared, parameters: Parameters = (), *, seconds: float
+    ) -> Deferred[Rows]:
         """Start a statement; its rows. Cancelling the Deferred does not stop the statement.
 
         :raises Unavailable: when the server does not answer within *seconds*, is gone, or
             cancelled the statement.
         """
+        if isinstance(sql, str):
+            return self._execute(sql, parameters, seconds)
+        if sql.name in self._prepared:
+            return self._execute(sql.execute, parameters, seconds)
+        return Deferred.fromCoroutine(self._prepare(sql, parameters, seconds))
+
+    async def _prepare(self, statement: Prepared, parameters: Parameters, seconds: float) -> Rows:
+        try:
+            await self._execute(statement.prepare, (), seconds)
+        except BaseException:  # whether it is prepared now is not known
+            self.close()
+            raise
+        self._prepared.add(statement.name)
+        return await self._execute(statement.execute, parameters, seconds)
+
+    def _execute(self, sql: str, parameters: Parameters, seconds: float) -> Deferred[Rows]:
         try:
             statement = self._connection.cursor().execute(sql, parameters or None)
         except psycopg2.Error:
@@ -128,6 +153,8 @@ class Connection:
             if deadline.active():
                 deadline.cancel()
             idle, self._idle = self._idle, None
+            if isinstance(result, Failure) and result.check(*OUTDATED):
+                self.close()
             if not answer.called:
                 _answer(answer, result)
             if idle:
@@ -168,6 +195,8 @@ def _explained(failure: Failure) -> Failure:
         return Failure(Locked(message, _one_line(failure)))
     if failure.check(ReadOnlySqlTransaction):
         return Failure(Unavailable("the database takes no changes", _one_line(failure)))
+    if failure.check(*OUTDATED):
+        return Failure(Unavailable("the database has changed; try again", _one_line(failure)))
     if failure.check(UniqueViolation):
         return Failure(Taken("a value that must be unique is there already"))
     if failure.check(StringDataRightTruncation):
@@ -309,7 +338,7 @@ class Snapshot:
         self._connection = connection
         self._seconds = seconds
 
-    def query(self, sql: str, parameters: Parameters = ()) -> Deferred[Rows]:
+    def query(self, sql: str | Prepared, parameters: Parameters = ()) -> Deferred[Rows]:
         """All rows of a statement."""
         return self._connection.execute(sql, parameters, seconds=self._seconds)
 
@@ -365,7 +394,7 @@ class Database:
         self._streams = Pool(reactor, dsn, size=streams, setup=f"{SETTINGS}; {LARGE_INPUT_BUFFER}")
         self._control = Pool(reactor, dsn, size=1, setup=limit)
 
-    async def query(self, sql: str, parameters: Parameters = ()) -> Rows:
+    async def query(self, sql: str | Prepared, parameters: Parameters = ()) -> Rows:
         """All rows of one statement, in a transaction of its own."""
         connection = await self._queries.acquire()
         try:

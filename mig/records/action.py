@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from mig.database.prepared import Prepared
 from mig.records.collection import Data, Item, Link, encode, unreadable_item
 from mig.records.investigator import SIGNERS_OF_ACTION, signers
 from mig.records.stored import Row, Rows, RunQuery, id_array, number, stored_json
@@ -24,13 +25,15 @@ WIDTH = 15
 BY_IDS = f"select {COLUMNS} from actions a where a.id = any(%s::numeric[])"
 
 LINKED_COMMANDS = 1_000
-_BY_ID = (
+_BY_ID = Prepared(
+    "action_by_id",
     f"select {COLUMNS}, (select json_object_agg(s.status, s.count)::text from (select status,"
     " count(*) from commands where actionid = a.id group by status) s),"
     " (select json_agg(json_build_array(c.id::text, c.name))::text from (select c.id, g.name"
     " from commands c left join agents g on g.id = c.agentid where c.actionid = a.id"
     f" order by c.starttime, c.id limit {LINKED_COMMANDS + 1}) c)"
-    " from actions a where a.id = %s"
+    " from actions a where a.id = %(id)s",
+    {"id": "numeric"},
 )
 _STATUSES = (
     "select a.id::text, c.status, c.count from unnest(%s::numeric[]) as a (id),"
@@ -124,7 +127,7 @@ def item(
 
 async def by_id(query: RunQuery, urls: Urls, id: int) -> bytes | None:
     """The action's item with links to its commands; ``None`` when there is no such action."""
-    rows = await query(_BY_ID, (id,))
+    rows = await query(_BY_ID, {"id": id})
     if not rows:
         return None
     *row, statuses, commands = rows[0]

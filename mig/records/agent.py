@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from mig.database.prepared import Prepared
 from mig.records.collection import Data, Item, encode, unreadable_item
 from mig.records.stored import Row, Rows, RunQuery, number, stored_json
 from mig.records.urls import Urls
@@ -20,7 +21,9 @@ WIDTH = 15
 
 BY_IDS = f"select {COLUMNS} from agents g where g.id = any(%s::numeric[])"
 
-_BY_ID = f"select {COLUMNS} from agents g where g.id = %s"
+_BY_ID = Prepared(
+    "agent_by_id", f"select {COLUMNS} from agents g where g.id = %(id)s", {"id": "numeric"}
+)
 
 
 class _Environment(msgspec.Struct):
@@ -88,7 +91,7 @@ def item(urls: Urls, row: Row) -> bytes:
 
 async def by_id(query: RunQuery, urls: Urls, id: int) -> bytes | None:
     """The agent's item, encoded; ``None`` when there is no such agent."""
-    rows = await query(_BY_ID, (id,))
+    rows = await query(_BY_ID, {"id": id})
     return item(urls, rows[0]) if rows else None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mig.database.prepared import Prepared
 from mig.records import action, agent
 from mig.records.collection import encode, unreadable_item
 from mig.records.stored import Lookup, Row, Rows, RunQuery, number
@@ -29,10 +30,12 @@ COLUMNS = (
 )
 WIDTH = 8
 
-_BY_ID = (
+_BY_ID = Prepared(
+    "command_by_id",
     f"select {COLUMNS}, {action.COLUMNS}, {agent.COLUMNS} from commands c"
     " left join actions a on a.id = c.actionid left join agents g on g.id = c.agentid"
-    " where c.id = %s"
+    " where c.id = %(id)s",
+    {"id": "numeric"},
 )
 
 
@@ -46,7 +49,7 @@ def _agent(row: Row) -> bytes:
 
 async def by_id(query: RunQuery, urls: Urls, id: int) -> bytes | None:
     """The command's item, encoded; ``None`` when there is no such command."""
-    rows = await query(_BY_ID, (id,))
+    rows = await query(_BY_ID, {"id": id})
     if not rows:
         return None
     row, rest = rows[0][:WIDTH], rows[0][WIDTH:]

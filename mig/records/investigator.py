@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from mig.database.prepared import Prepared
 from mig.records.collection import Data, Item, Link, encode, unreadable_item
 from mig.records.stored import Row, Rows, RunQuery, number
 from mig.records.urls import Urls
@@ -16,7 +17,11 @@ COLUMNS = "i.id::text, i.name, i.pgpfingerprint, i.status, i.createdat::text, i.
 
 WIDTH = 6
 
-_BY_ID = f"select {COLUMNS}, i.publickey from investigators i where i.id = %s"
+_BY_ID = Prepared(
+    "investigator_by_id",
+    f"select {COLUMNS}, i.publickey from investigators i where i.id = %(id)s",
+    {"id": "numeric"},
+)
 
 SIGNERS_OF_ACTION = (
     f"(select json_agg(json_build_array({COLUMNS}) order by i.id)::text"
@@ -58,7 +63,7 @@ def item(urls: Urls, value: dict[str, Any], id: str) -> bytes:
 
 async def by_id(query: RunQuery, urls: Urls, id: int) -> bytes | None:
     """The investigator's item with the public key; ``None`` when there is no such investigator."""
-    rows = await query(_BY_ID, (id,))
+    rows = await query(_BY_ID, {"id": id})
     if not rows:
         return None
     *row, publickey = rows[0]

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 from msgspec import Raw
 
+from mig.database.prepared import Prepared
 from mig.values import Unreadable
 
 Value = TypeVar("Value")
 
 Row = Sequence[Any]
 Rows = list[tuple[Any, ...]]
-RunQuery = Callable[[str, Sequence[Any]], Awaitable[Rows]]
+Parameters = Sequence[Any] | Mapping[str, Any]
+RunSQL = Callable[[str, Parameters], Awaitable[Rows]]
 """Runs one SQL statement with its parameters and answers all of its rows."""
+RunQuery = Callable[[str | Prepared, Parameters], Awaitable[Rows]]
+"""The same, also for a statement that is to be planned once."""
 
 
 def stored_json(text: str | None, otherwise: str = "null") -> Raw:
