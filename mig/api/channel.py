@@ -37,6 +37,13 @@ class Channel(HTTPChannel):
     _ending = False
     _dropped = 0
     _deadline: Any = None
+    _host: Any = None
+
+    def getHost(self) -> Any:
+        """Our address, which stays the same: the operating system is asked once."""
+        if self._host is None:
+            self._host = super().getHost()
+        return self._host
 
     def dataReceived(self, data: bytes) -> None:
         if self._ending:

@@ -7,17 +7,20 @@ import socket
 import stat
 import sys
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
 from twisted.logger import (
+    FileLogObserver,
     FilteringLogObserver,
     ILogObserver,
     LogEvent,
     LogLevel,
     LogLevelFilterPredicate,
     eventAsText,
-    textFileLogObserver,
+    formatEventAsClassicLogText,
+    formatTime,
 )
 from zope.interface import implementer
 
@@ -76,17 +79,28 @@ def _observer(logging: Logging, parent: Any) -> Any:
     A daemon in the background has no standard output: twistd alone knows what to do instead.
     """
     if logging.mode == "file":
-        return _filtered(textFileLogObserver(_opened(logging)), logging)
+        return _filtered(FileLogObserver(_opened(logging), _line), logging)
     if logging.mode == "syslog":
         return _filtered(_Syslog(*_address(logging)), logging)
-    if parent.get("nodaemon", True) and logging != Logging():
-        return _filtered(textFileLogObserver(sys.stdout), logging)
+    if parent.get("nodaemon", True):
+        return _filtered(FileLogObserver(sys.stdout, _line), logging)
     return None
 
 
 def _filtered(observer: Any, logging: Logging) -> Any:
     level = LogLevelFilterPredicate(defaultLogLevel=_LEVELS[logging.level])
     return FilteringLogObserver(observer, [level])
+
+
+def _line(event: LogEvent) -> str | None:
+    """A line as twistd writes it."""
+    return formatEventAsClassicLogText(event, lambda when: _time(int(when or 0)))
+
+
+@lru_cache(maxsize=1)
+def _time(seconds: int) -> str:
+    """The time of a line, which is the same for a second."""
+    return formatTime(seconds)
 
 
 def _opened(logging: Logging) -> Any:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import socket
 import stat
 import sys
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
-from twisted.logger import Logger, LogLevel
+from twisted.logger import Logger, LogLevel, textFileLogObserver
 from twisted.scripts.twistd import ServerOptions
 
 from mig.service import logs
@@ -78,9 +79,27 @@ def test_a_log_server_that_cannot_be_named_is_one_line(
             logs.redirect(logging, FOREGROUND)
 
 
-def test_by_default_twistd_is_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
-    assert logs.redirect(Logging(), FOREGROUND) is None
+def test_in_the_background_twistd_is_left_alone() -> None:
+    assert logs.redirect(Logging(), {"nodaemon": 0}) is None
     assert logs.redirect(Logging(level="error"), {"nodaemon": 0}) is None
+
+
+def test_lines_are_those_of_twistd(capsys: pytest.CaptureFixture[str]) -> None:
+    twistd = StringIO()
+    ours, theirs = logs.redirect(Logging(), FOREGROUND), textFileLogObserver(twistd)
+    for seconds in (0.0, 0.9, 1.1, 3600.0, 180 * 86_400.0):
+        event = {
+            "log_time": 1_790_000_000 + seconds,
+            "log_namespace": "test",
+            "log_level": LogLevel.info,
+            "log_format": "two\nlines",
+        }
+        ours(event)
+        theirs(event)
+    assert capsys.readouterr().out == twistd.getvalue() != ""
+
+
+def test_the_level_counts_in_the_foreground(capsys: pytest.CaptureFixture[str]) -> None:
     log = logger(Logging(level="error"))
     log.warn("not this")
     log.error("this")
