@@ -68,7 +68,8 @@ Alone = Callable[[Certificate, Signature, bytes], Coroutine[Any, Any, Valid]]
 class Together:
     """Checks signatures, in one run for each certificate at a time.
 
-    :param alone: checks one signature by a run of its own."""
+    :param alone: checks one signature by a run of its own.
+    """
 
     def __init__(self, runner: Runner, alone: Alone) -> None:
         self._runner = runner

@@ -1,0 +1,238 @@
+"""Signatures that share a run of gpg get the verdicts that each would get alone."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.defer import CancelledError, Deferred, DeferredList
+
+from mig.signing import packet
+from mig.signing.certificate import Certificate
+from mig.signing.gpg import Gpg, Verified
+from mig.signing.packet import Signature
+from mig.signing.together import MOST
+from mig.values import InvalidInput, Unavailable
+from tests.keys import Keys
+from tests.signing.test_gpg import (
+    BAD,
+    BOB,
+    GOOD,
+    SCRIPTS,
+    TEXT,
+    VALID,
+    Signed,
+    turn,
+    vector_text,
+)
+
+TEXTS = {
+    "empty": b"",
+    "line end": b"\n",
+    "other line ends": b"a\r\nb\rc\n\r",
+    "blanks at the end": b"a \t\n b \t",
+    "dashes": b"-----BEGIN PGP SIGNATURE-----\n- -\n",
+    "every octet": bytes(range(256)),
+    "packets": bytes([0xC0 | 2, 1, 4, 0xC0 | 11, 6, *b"b\0\0\0\0\0", 0xD2, 1]),
+    "large": b"0123456789abcdef" * 65_536,
+}
+REAL = shutil.which("gpg")
+
+
+def counting(folder: Path, together: str = f'exec {REAL} "$@"') -> str:
+    """A gpg that notes each run; *together* is done for several signatures."""
+    file = folder / "gpg"
+    file.write_text(
+        f'#!/bin/sh\ncase "$*" in\n*--verify-files*) echo "$*" | grep -o -e \'-&[0-9]*\' | wc -l'
+        f" >> {folder}/runs\n{together};;\n*--verify*) echo alone >> {folder}/runs;;\nesac\n"
+        f'exec {REAL} "$@"\n'
+    )
+    file.chmod(0o700)
+    return str(file)
+
+
+def runs(folder: Path) -> list[str]:
+    return (folder / "runs").read_text().split()
+
+
+async def at_once(gpg: Gpg, *checks: tuple[Certificate, str, bytes]) -> list[Any]:
+    """The verdicts, or the failures' values."""
+    waiting = [
+        Deferred.fromCoroutine(gpg.verify(key, packet.signature(signature), text))
+        for key, signature, text in checks
+    ]
+    results = await DeferredList(waiting, consumeErrors=True)
+    return [result if good else result.value for good, result in results]
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_comes_while_gpg_works_shares_the_next_run(keys: Keys, tmp_path: Path) -> None:
+    signature = keys.sign(keys.alice, TEXT)
+    gpg = Gpg(reactor, program=counting(tmp_path))
+    found = await at_once(gpg, *[(keys.alice.certificate, signature, TEXT)] * (MOST + 3))
+    assert {one.fingerprint for one in found} == {keys.alice.fingerprint}
+    assert runs(tmp_path) == ["alone", str(MOST), "2"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_each_text_is_the_one_that_was_signed(keys: Keys, tmp_path: Path) -> None:
+    key = keys.alice.certificate
+    signed = {name: keys.sign(keys.alice, text) for name, text in TEXTS.items()}
+    gpg = Gpg(reactor, program=counting(tmp_path))
+    good = [(key, signed[name], text) for name, text in TEXTS.items()]
+    found = await at_once(gpg, good[0], *good)
+    assert {one.key_fingerprint for one in found} == {keys.alice.fingerprint}
+    assert runs(tmp_path) == ["alone", str(len(TEXTS))]
+    for name, text in TEXTS.items():
+        found = await at_once(gpg, *good[:2], (key, signed[name], text + b"\n"), *good[2:])
+        assert [isinstance(one, Verified) for one in found] == [True] * 2 + [False] + [True] * 6
+        assert "made over another text" in str(found[2])
+
+
+@pytest.mark.parametrize("make", GOOD.values(), ids=GOOD)
+@pytest_twisted.ensureDeferred
+async def test_a_good_signature_is_good_in_a_shared_run(
+    keys: Keys, tmp_path: Path, make: Callable[[Keys], Signed]
+) -> None:
+    key, signature = make(keys)
+    gpg = Gpg(reactor, program=counting(tmp_path))
+    alone, *shared = await at_once(gpg, *[(key, signature, TEXT)] * 4)
+    assert isinstance(alone, Verified)
+    assert shared == [alone] * 3
+    assert runs(tmp_path) == ["alone", "3"]
+
+
+@pytest.mark.parametrize(("make", "reason"), BAD.values(), ids=BAD)
+@pytest_twisted.ensureDeferred
+async def test_a_bad_signature_is_bad_in_a_shared_run(
+    gpg: Gpg, keys: Keys, make: Callable[[Keys], Signed], reason: str
+) -> None:
+    key, signature = make(keys)
+    for one in await at_once(gpg, *[(key, signature, TEXT)] * 4):
+        assert isinstance(one, InvalidInput)
+        assert reason in str(one)
+
+
+@pytest.mark.parametrize("script", [s for s in SCRIPTS.values() if s], ids=[*SCRIPTS][:-1])
+@pytest_twisted.ensureDeferred
+async def test_s23_a_shared_run_that_fails_is_not_believed(tmp_path: Path, script: str) -> None:
+    text, (signature, *_) = vector_text("unix-plain")
+    gpg = Gpg(reactor, program=counting(tmp_path, script), seconds=2.0)
+    found = await at_once(gpg, *[(BOB, signature, text + bytes([n // 3])) for n in range(4)])
+    assert not any(isinstance(one, Verified) for one in found)
+    await gpg.stop()
+
+
+def said(*files: tuple[int, str]) -> str:
+    """The status of a shared run."""
+    return "".join(
+        f"[GNUPG:] FILE_START 1 -&{number}\\n{lines}[GNUPG:] FILE_DONE\\n"
+        for number, lines in files
+    )
+
+
+BOTH = said((6, VALID), (7, VALID))
+STATUS = {
+    "only one of them": said((6, VALID)),
+    "the first one twice": said((6, VALID), (6, VALID)),
+    "the wrong order": said((7, VALID), (6, VALID)),
+    "both in one": said((6, VALID + VALID), (7, "")),
+    "nothing of the second": said((6, VALID), (7, "")),
+    "more than was asked": BOTH + said((8, VALID)),
+    "a line more": f"{BOTH}[GNUPG:] FAILURE gpg-exit 1\\n",
+    "a line before": f"[GNUPG:] NEWSIG\\n{BOTH}",
+    "no end": BOTH.rsplit("[GNUPG:] FILE_DONE", 1)[0],
+    "no frames": VALID + VALID,
+    "nothing": "",
+    "an expired key": said((6, VALID), (7, f"{VALID}[GNUPG:] EXPKEYSIG x\\n")),
+    "a revoked key": said((6, f"{VALID}[GNUPG:] REVKEYSIG x\\n"), (7, VALID)),
+    "bad too": said((6, VALID), (7, f"{VALID}[GNUPG:] BADSIG x\\n")),
+    "an error too": said((6, f"{VALID}[GNUPG:] ERRSIG x\\n"), (7, VALID)),
+}
+
+
+async def two_bad_ones(tmp_path: Path, status: str, code: int = 0) -> list[Any]:
+    """The verdicts of two signatures over other texts, when a shared run says *status*."""
+    text, (signature, *_) = vector_text("unix-plain")
+    gpg = Gpg(reactor, program=counting(tmp_path, f"printf '{status}' >&3; exit {code}"))
+    checks = [(BOB, signature, text), (BOB, signature, b"one"), (BOB, signature, b"other")]
+    return (await at_once(gpg, *checks))[1:]
+
+
+@pytest.mark.parametrize("status", STATUS.values(), ids=STATUS)
+@pytest_twisted.ensureDeferred
+async def test_nothing_but_all_good_is_believed(tmp_path: Path, status: str) -> None:
+    for one in await two_bad_ones(tmp_path, status):
+        assert isinstance(one, InvalidInput)
+    assert runs(tmp_path) == ["alone", "2", "alone", "alone"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_all_good_is_believed_unless_gpg_failed(tmp_path: Path) -> None:
+    """So the table above is about what gpg says, not about the signatures."""
+    for one in await two_bad_ones(tmp_path, BOTH):
+        assert isinstance(one, Verified)
+    for one in await two_bad_ones(tmp_path, BOTH, code=2):
+        assert isinstance(one, InvalidInput)
+    wrong_class = BOTH.replace(" 8 00 ", " 8 01 ")
+    for one in await two_bad_ones(tmp_path, wrong_class):
+        assert isinstance(one, InvalidInput)
+
+
+class Slow:
+    """A gpg whose shared runs never end, and write their process numbers."""
+
+    def __init__(self, folder: Path) -> None:
+        self._log = folder / "pids"
+        self._log.touch()
+        text, (signature, *_) = vector_text("unix-plain")
+        self.text = text
+        self.signature: Signature = packet.signature(signature)
+        self.gpg = Gpg(
+            reactor, program=counting(folder, f"echo $$ >> {self._log}; exec sleep 1000")
+        )
+
+    def verify(self) -> Deferred[Any]:
+        return Deferred.fromCoroutine(self.gpg.verify(BOB, self.signature, self.text))
+
+    async def until_started(self) -> Path:
+        """The shared run's folder in /proc."""
+        while not self._log.read_text():
+            await turn()
+        return Path("/proc") / self._log.read_text().strip()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_shared_run_ends_when_the_last_client_has_left(tmp_path: Path) -> None:
+    slow = Slow(tmp_path)
+    first, *others = (slow.verify() for _ in range(4))
+    assert (await first).fingerprint == BOB.fingerprint
+    process = await slow.until_started()
+    late = slow.verify()
+    for left in others:
+        assert process.exists()
+        left.cancel()
+        with pytest.raises(CancelledError):
+            await left
+    assert (await late).fingerprint == BOB.fingerprint
+    while process.exists():
+        await turn()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_stop_reaches_who_shares_a_run_and_who_waits(tmp_path: Path) -> None:
+    slow = Slow(tmp_path)
+    waiting = [slow.verify() for _ in range(3)]
+    process = await slow.until_started()
+    waiting.append(slow.verify())
+    stopped = slow.gpg.stop()
+    for one in waiting[1:]:
+        with pytest.raises(Unavailable, match="cannot be checked"):
+            await one
+    await stopped
+    assert not process.exists()
