@@ -58,8 +58,14 @@ def _arguments() -> argparse.Namespace:
         help="measure only this one; may be repeated",
     )
     parser.add_argument("--kinds", nargs="+", choices=fleet.KINDS, default=list(fleet.KINDS))
+    cores = len(os.sched_getaffinity(0))
     parser.add_argument(
-        "--processes", type=int, default=1, metavar="N", help="daemons on one socket"
+        "--processes",
+        type=int,
+        choices=range(1, cores + 1),
+        default=cores,
+        metavar="N",
+        help="daemons on one socket and as many cores, to compare with one on one core",
     )
     parser.add_argument(
         "--seconds", type=float, default=2.0, help="of load in each measurement of small requests"

@@ -28,7 +28,7 @@ FILTERS: Final = {
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """A fleet of one kind in a database, the daemons before it, and the bare server beside them."""
+    """A fleet of one kind in a database, a daemon before it, and the bare server beside it."""
 
     children: Children
     psql: Path
@@ -39,6 +39,10 @@ class Bench:
     seconds: float
     sign: int
     signer: Signer | None
+    processes: int
+    """How many daemons, on as many cores, the scenarios of growth compare with one."""
+    daemons: Callable[[int], Servers]
+    """Starts so many daemons on one socket."""
     servers: Servers
     bare: Servers
 
@@ -89,7 +93,7 @@ class Bench:
 
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
-    """*measure* gives the rows of one run; what *scales* is also measured with one process.
+    """*measure* gives the rows of one run.
 
     *fresh* daemons have not been made large by the scenarios before: where memory counts.
     """
@@ -98,7 +102,6 @@ class Scenario:
     about: str
     kind: str
     measure: Callable[[Bench], list[Row]]
-    scales: bool = False
     fresh: bool = False
 
 

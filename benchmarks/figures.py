@@ -21,7 +21,7 @@ class Row:
     """One line of the table; ``None`` is what was not measured.
 
     :param floor: what the floor did, in the unit of *rate*; *floor_is* says what that is.
-    :param scaling: the rate as a multiple of one process' rate.
+    :param scaling: the rate as a multiple of that of one process on one core.
     """
 
     scenario: str

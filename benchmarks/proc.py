@@ -36,8 +36,16 @@ def parse_stat(text: str) -> Stat:
 
 def family_seconds(stats: Mapping[int, Stat], root: int) -> float:
     """Processor time of a process and of all its children, those that have ended included."""
-    family = (root, *(pid for pid, stat in stats.items() if stat.parent == root))
-    return sum(stats[pid].own + stats[pid].reaped for pid in family)
+    return sum(stats[pid].own + stats[pid].reaped for pid in _family(stats, root))
+
+
+def family(root: int) -> list[int]:
+    """A process and its children."""
+    return _family(dict(_all()), root)
+
+
+def _family(stats: Mapping[int, Stat], root: int) -> list[int]:
+    return [root, *(pid for pid, stat in stats.items() if stat.parent == root)]
 
 
 def seconds(pid: int) -> float:

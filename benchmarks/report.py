@@ -40,7 +40,8 @@ How to read it:
 {scaling}"""
 
 SCALING: Final = """\
-- *Scaling* is the rate as a multiple of what one process reached in the same run.
+- *Growth*: one daemon while it, PostgreSQL and the clients have one core, then as many daemons as
+  cores on one socket; *scaling* is the second rate as a multiple of the first.
 """
 
 

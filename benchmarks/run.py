@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -54,7 +55,7 @@ def measure(
     with _bench(plan, place, kind, dsn) as bench:
         for scenario in plan.scenarios:
             if scenario.kind == kind:
-                for row in _scenario(scenario, bench, place, plan):
+                for row in _scenario(scenario, bench, plan.runs):
                     show(row)
                     rows.append(row)
     return rows
@@ -68,6 +69,7 @@ def _bench(plan: Plan, place: Place, kind: str, dsn: str) -> Iterator[Bench]:
         if any(one.name == CREATE and one.kind == kind for one in plan.scenarios):
             signer = stack.enter_context(Signer.at(place.children, place.folder / "gnupg"))
             signer.enroll(dsn)
+        daemons = partial(Servers.daemons, place.children, place.folder, place.twistd, dsn)
         yield Bench(
             children=place.children,
             psql=place.psql,
@@ -78,30 +80,18 @@ def _bench(plan: Plan, place: Place, kind: str, dsn: str) -> Iterator[Bench]:
             seconds=plan.seconds,
             sign=plan.sign,
             signer=signer,
-            servers=stack.enter_context(_daemons(place, dsn, plan.processes)),
+            processes=plan.processes,
+            daemons=daemons,
+            servers=stack.enter_context(daemons(1)),
             bare=stack.enter_context(Servers.bare(place.children, place.folder, dsn)),
         )
 
 
-def _daemons(place: Place, dsn: str, count: int) -> Servers:
-    return Servers.daemons(place.children, place.folder, place.twistd, dsn, count)
-
-
-def _scenario(scenario: Scenario, bench: Bench, place: Place, plan: Plan) -> list[Row]:
+def _scenario(scenario: Scenario, bench: Bench, runs: int) -> list[Row]:
     if not scenario.fresh:
-        rows = _medians(scenario, bench, plan.runs)
-    else:
-        with _daemons(place, bench.dsn, plan.processes) as servers:
-            rows = _medians(scenario, replace(bench, servers=servers), plan.runs)
-    if plan.processes == 1 or not scenario.scales:
-        return rows
-    with _daemons(place, bench.dsn, 1) as single:
-        alone = _medians(scenario, replace(bench, servers=single), plan.runs)
-    scaled = [
-        replace(many, scaling=many.rate / one.rate if many.rate and one.rate else None)
-        for one, many in zip(alone, rows, strict=True)
-    ]
-    return [row for pair in zip(alone, scaled, strict=True) for row in pair]
+        return _medians(scenario, bench, runs)
+    with bench.daemons(1) as servers:
+        return _medians(scenario, replace(bench, servers=servers), runs)
 
 
 def _medians(scenario: Scenario, bench: Bench, runs: int) -> list[Row]:

@@ -8,12 +8,12 @@ from typing import Final
 from benchmarks.bench import EVERYTHING, ITEM, Bench, Scenario, by_id, form, row
 from benchmarks.figures import Row
 from benchmarks.floor import ALL_RESULTS, NEWEST_COMMANDS
+from benchmarks.growth import GROWTH, REPORTS_AT_ONCE
 from benchmarks.load import Group, Outcome, Request
 
 CONNECTIONS: Final = (1, 16, 256)
 SEARCH_CONNECTIONS: Final = (1, 16)
 LARGE_LIMIT: Final = 10_000
-REPORTS_AT_ONCE: Final = 8
 SLOW_BYTES: Final = 4_000_000
 """How many bytes a second the slow client takes."""
 SLOW_SECONDS: Final = 5.0
@@ -187,7 +187,7 @@ def _report(kind: str) -> Scenario:
 def _get(noun: str) -> Scenario:
     about = f"GET /{noun} on {', '.join(map(str, CONNECTIONS))} connections"
     measure = partial(_small, noun, CONNECTIONS)
-    return Scenario(name=f"get-{noun}", about=about, kind="file", measure=measure, scales=True)
+    return Scenario(name=f"get-{noun}", about=about, kind="file", measure=measure)
 
 
 _MANY: Final = "reports-at-once"
@@ -200,7 +200,6 @@ ALL: Final = (
         kind="file",
         measure=partial(_reports, _MANY, REPORTS_AT_ONCE),
         fresh=True,
-        scales=True,
     ),
     Scenario(
         name="report-slow-client",
@@ -222,7 +221,6 @@ ALL: Final = (
         about="search?type=command&limit=100",
         kind="file",
         measure=partial(_search, "command"),
-        scales=True,
     ),
     Scenario(
         name="search-command-large",
@@ -236,7 +234,6 @@ ALL: Final = (
         about="search?type=agent&limit=100",
         kind="file",
         measure=partial(_search, "agent"),
-        scales=True,
     ),
     Scenario(
         name=CREATE,
@@ -244,6 +241,7 @@ ALL: Final = (
         kind="file",
         measure=_create,
     ),
+    *GROWTH,
     _report("mixed"),
     _report("distinct"),
 )
