@@ -18,9 +18,9 @@ from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any, Final
 
-from twisted.internet import tcp, unix
 from twisted.internet.interfaces import IListeningPort
-from twisted.internet.protocol import Factory
+
+from mig.service.ports import TcpPort, UnixPort
 
 DEFAULT_LISTENER: Final = "tcp:1664:interface=127.0.0.1"
 BACKLOG: Final = 511
@@ -46,11 +46,16 @@ class BadListener(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Listener:
-    """A bound, listening socket; *made* is the socket file that was made for it, if one was."""
+    """A bound, listening socket.
+
+    *made* is the socket file that was made for it, if one was; *shared* is one that was inherited,
+    from which other daemons may accept, too.
+    """
 
     text: str
     socket: socket.socket
     made: _File | None = None
+    shared: bool = False
 
     @property
     def port(self) -> int | None:
@@ -62,11 +67,12 @@ class Listener:
     def accept(self, reactor: Any, factory: Any) -> IListeningPort:
         """Accept connections from now on; the socket now belongs to what is returned."""
         if self.socket.family == socket.AF_UNIX:
-            port: tcp.Port = _UnixPort(reactor, self.socket.dup(), factory)
+            port: TcpPort | UnixPort = UnixPort(reactor, self.socket.dup(), factory)
         else:
-            port = _TcpPort._fromListeningDescriptor(
+            port = TcpPort._fromListeningDescriptor(
                 reactor, self.socket.fileno(), self.socket.family, factory
             )
+        port.shared = self.shared
         port.startListening()
         self.socket.close()
         return port
@@ -93,52 +99,6 @@ class _File:
         with suppress(OSError):
             if _inode(self.path) == self.inode:
                 self.path.unlink()
-
-
-class _OneByOne:
-    """Takes one connection each time that there are some.
-
-    Twisted takes up to a hundred at once: of several daemons on one socket, the one that wakes up
-    first would get a whole burst of reports, and the others none.
-    """
-
-    @property
-    def numberAccepts(self) -> int:
-        return 1
-
-    @numberAccepts.setter
-    def numberAccepts(self, number: int) -> None:
-        """What Twisted has learned about the last burst is of no use here."""
-
-
-class _TcpPort(_OneByOne, tcp.Port):
-    """Accepts from a bound TCP socket."""
-
-
-class _UnixPort(_OneByOne, unix.Port):
-    """Accepts from a bound Unix socket as it is.
-
-    Twisted's own adoption would let everybody write to the socket, shorten its queue, and delete
-    at the end even a file that systemd made.
-    """
-
-    _shouldShutdown = False  # systemd may hold the same socket
-
-    def __init__(self, reactor: Any, bound: socket.socket, factory: Factory) -> None:
-        super().__init__(bound.getsockname() or b"\0", factory, reactor=reactor)
-        self._bound = bound
-        self._site = factory
-
-    def startListening(self) -> None:
-        tcp._reservedFD.reserve()
-        self._site.doStart()
-        self.connected = True
-        self.socket = self._bound
-        self.fileno = self.socket.fileno  # type: ignore[method-assign]
-        self.startReading()
-
-    def connectionLost(self, reason: Any) -> None:
-        tcp.Port.connectionLost(self, reason)
 
 
 def bind_all(texts: Iterable[str]) -> list[Listener]:
@@ -321,7 +281,7 @@ def _adopt(text: str, number: int, domain: str | None) -> Listener:
             raise ValueError(f"the socket of descriptor {number} is not of the domain {domain}")
         _refuse_public(inherited)
         inherited.setblocking(False)
-    return Listener(text=text, socket=inherited)
+    return Listener(text=text, socket=inherited, shared=True)
 
 
 @contextmanager
