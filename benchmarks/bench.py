@@ -93,7 +93,7 @@ class Bench:
 
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
-    """*measure* gives the rows of one run.
+    """*measure* gives the rows of one run; one that *signs* needs investigators.
 
     *fresh* daemons have not been made large by the scenarios before: where memory counts.
     """
@@ -103,6 +103,7 @@ class Scenario:
     kind: str
     measure: Callable[[Bench], list[Row]]
     fresh: bool = False
+    signs: bool = False
 
 
 def _once(group: Group) -> Group:

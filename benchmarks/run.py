@@ -14,7 +14,6 @@ from benchmarks.children import Children
 from benchmarks.figures import Row, medians
 from benchmarks.fleet import Size
 from benchmarks.load import Group, Request, ask
-from benchmarks.scenarios import CREATE
 from benchmarks.servers import Servers
 from benchmarks.signing import Signer
 
@@ -66,7 +65,7 @@ def _bench(plan: Plan, place: Place, kind: str, dsn: str) -> Iterator[Bench]:
     """The servers, and somebody who signs actions if a scenario needs it."""
     with ExitStack() as stack:
         signer = None
-        if any(one.name == CREATE and one.kind == kind for one in plan.scenarios):
+        if any(one.signs and one.kind == kind for one in plan.scenarios):
             signer = stack.enter_context(Signer.at(place.children, place.folder / "gnupg"))
             signer.enroll(dsn)
         daemons = partial(Servers.daemons, place.children, place.folder, place.twistd, dsn)

@@ -10,6 +10,7 @@ from benchmarks.figures import Row
 from benchmarks.floor import ALL_RESULTS, NEWEST_COMMANDS
 from benchmarks.growth import GROWTH, REPORTS_AT_ONCE
 from benchmarks.load import Group, Outcome, Request
+from benchmarks.signing import INVESTIGATORS
 
 CONNECTIONS: Final = (1, 16, 256)
 SEARCH_CONNECTIONS: Final = (1, 16)
@@ -18,9 +19,7 @@ SLOW_BYTES: Final = 4_000_000
 """How many bytes a second the slow client takes."""
 SLOW_SECONDS: Final = 5.0
 PAUSE: Final = 0.005
-SUBMITTERS: Final = 16
-CREATE: Final = "create-action"
-NOT_THERE: Final = {"404", "405"}
+SUBMITTERS: Final = (16, 64)
 
 
 def _reports(name: str, count: int, bench: Bench) -> list[Row]:
@@ -151,29 +150,30 @@ def _during_reports(bench: Bench) -> list[Row]:
     ]
 
 
-def _create(bench: Bench) -> list[Row]:
+def _create(name: str, investigators: int, bench: Bench) -> list[Row]:
     """New signed actions, each posted once; the floor is gpg alone on the same signatures."""
     if bench.signer is None:
         raise RuntimeError("nobody can sign")
-    signed = bench.signer.sign(bench.sign)
-    requests = [form("action", one.body, "/action/create/") for one in signed]
-    group = Group(name=CREATE, requests=requests, connections=SUBMITTERS, expect=202)
-    floor = len(signed) / bench.signer.verify(signed, SUBMITTERS)
-    [seen], used = bench.ask(group)
-    made = row(bench, group, seen, used, floor=floor, floor_is="gpg --verify, as many at once")
-    if seen.statuses and set(seen.statuses) <= NOT_THERE:
-        return [
-            Row(
-                scenario=group.name,
-                unit="requests",
-                connections=SUBMITTERS,
-                processes=bench.servers.count,
-                floor=floor,
-                floor_is=made.floor_is,
-                note="not there",
-            )
-        ]
-    return [made]
+    rows = []
+    for clients in SUBMITTERS:
+        signed = bench.signer.sign(bench.sign, investigators)
+        requests = [form("action", one.body, "/action/create/") for one in signed]
+        group = Group(name=name, requests=requests, connections=clients, expect=202)
+        floor = len(signed) / bench.signer.verify(signed, clients)
+        [seen], used = bench.ask(group)
+        floor_is = "gpg --verify, as many at once"
+        rows.append(row(bench, group, seen, used, floor=floor, floor_is=floor_is))
+    return rows
+
+
+def _creating(name: str, investigators: int) -> Scenario:
+    return Scenario(
+        name=name,
+        about=f"POST /action/create/ of new actions, signed by {investigators} in turn",
+        kind="file",
+        measure=partial(_create, name, investigators),
+        signs=True,
+    )
 
 
 def _report(kind: str) -> Scenario:
@@ -235,12 +235,8 @@ ALL: Final = (
         kind="file",
         measure=partial(_search, "agent"),
     ),
-    Scenario(
-        name=CREATE,
-        about="POST /action/create/ of signed actions, from 16 clients",
-        kind="file",
-        measure=_create,
-    ),
+    _creating("create-action", 1),
+    _creating("create-action-by-many", INVESTIGATORS),
     *GROWTH,
     _report("mixed"),
     _report("distinct"),

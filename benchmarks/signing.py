@@ -1,6 +1,6 @@
-"""Signed actions as an investigator's client makes them, and what gpg itself can verify.
+"""Signed actions as investigators' clients make them, and what gpg itself can verify.
 
-The key is new in every run and lives in a folder that goes at the end.
+The keys are new in every run and live in a folder that goes at the end.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from benchmarks.children import Children
 
 VALID_SECONDS: Final = 86_400
 INVESTIGATOR: Final = 1000
+INVESTIGATORS: Final = 4
 OPERATIONS: Final = [{"module": "file", "parameters": {"searches": {"s": {"paths": ["/etc"]}}}}]
 _FINGERPRINT: Final = re.compile(r"^fpr:+([0-9A-F]{40}):", re.MULTILINE)
 _SIGNERS_AT_ONCE: Final = 2
@@ -36,58 +37,63 @@ class Signed:
 
 
 class Signer:
-    """An investigator with a key of 2048 bits RSA, as the original clients use."""
+    """Investigators, each with a key of 2048 bits RSA, as the original clients use."""
 
     def __init__(self, children: Children, home: Path) -> None:
         self._children = children
         self._home = home
         self._gpg = ["gpg", "--homedir", home, "--batch", "--quiet", "--no-tty"]
         self._made = 0
+        self._fingerprints: list[str] = []
 
     @classmethod
     @contextmanager
     def at(cls, children: Children, home: Path) -> Iterator[Signer]:
-        """A signer whose key is made now; its agent ends with the block."""
+        """Signers whose keys are made now; their agent ends with the block."""
         home.mkdir(mode=0o700)
         signer = cls(children, home)
         try:
             unprotected = ["--pinentry-mode", "loopback", "--passphrase", ""]
-            name = ["Benchmark <bench@example.net>", "rsa2048", "sign", "never"]
-            children.run([*signer._gpg, *unprotected, "--quick-generate-key", *name])
+            for n in range(INVESTIGATORS):
+                name = [f"Benchmark {n} <bench{n}@example.net>", "rsa2048", "sign", "never"]
+                children.run([*signer._gpg, *unprotected, "--quick-generate-key", *name])
+            listed = children.run([*signer._gpg, "--with-colons", "--list-keys"])
+            signer._fingerprints = _FINGERPRINT.findall(listed)
             yield signer
         finally:
             # The children may be stopped already: this one must run all the same.
             Children().run(["gpgconf", "--homedir", home, "--kill", "all"])
 
     def enroll(self, dsn: str) -> None:
-        """Put the investigator into a database."""
-        listed = self._children.run([*self._gpg, "--with-colons", "--list-keys"])
-        [fingerprint] = _FINGERPRINT.findall(listed)
-        key = self._children.run([*self._gpg, "--armor", "--export"])
+        """Put the investigators into a database."""
         with (
             closing(psycopg2.connect(dsn)) as connection,
             connection,
             connection.cursor() as cursor,
         ):
-            cursor.execute(
-                "insert into investigators (id, name, pgpfingerprint, publickey, status, createdat,"
-                " lastmodified) values (%s, 'Benchmark', %s, %s, 'active', now(), now())",
-                (INVESTIGATOR, fingerprint, key.encode()),
-            )
+            for n, fingerprint in enumerate(self._fingerprints):
+                key = self._children.run([*self._gpg, "--armor", "--export", fingerprint])
+                cursor.execute(
+                    "insert into investigators (id, name, pgpfingerprint, publickey, status,"
+                    " createdat, lastmodified) values (%s, %s, %s, %s, 'active', now(), now())",
+                    (INVESTIGATOR + n, f"Benchmark {n}", fingerprint, key.encode()),
+                )
 
-    def sign(self, count: int) -> list[Signed]:
-        """*count* actions that nobody has signed before."""
+    def sign(self, count: int, investigators: int = 1) -> list[Signed]:
+        """*count* actions that nobody has signed before, by so many investigators in turn."""
         first, self._made = self._made, self._made + count
+        by = self._fingerprints[:investigators]
         with ThreadPoolExecutor(_SIGNERS_AT_ONCE) as pool:
-            return list(pool.map(self._sign, range(first, first + count)))
+            numbers = range(first, first + count)
+            return list(pool.map(lambda number: self._sign(number, by[number % len(by)]), numbers))
 
-    def _sign(self, number: int) -> Signed:
+    def _sign(self, number: int, fingerprint: str) -> Signed:
         now = int(time.time())
         action = _action(number, now - 60, now + VALID_SECONDS)
         text, signature = self._home / f"{number}.txt", self._home / f"{number}.asc"
         text.write_text(canonical(action, now - 60, now + VALID_SECONDS))
-        made = ["--armor", "--output", signature, "--detach-sign", text]
-        self._children.run([*self._gpg, *made])
+        who = ["--local-user", fingerprint, "--output", signature]
+        self._children.run([*self._gpg, *who, "--armor", "--detach-sign", text])
         action["pgpsignatures"] = [one_line(signature.read_text())]
         return Signed(body=json.dumps(action), signature=signature, text=text)
 
