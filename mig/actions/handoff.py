@@ -99,7 +99,7 @@ class Outbox(Polled):
         self._poll = LoopingCall(self._look)
         self._poll.clock = reactor
         self._waiting: dict[str, Deferred[None]] = {}
-        self._overdue = False
+        self._overdue = self._looked = False
         self._busy = False
         self._threads = 0
         self._rest: Deferred[None] | None = None
@@ -111,6 +111,7 @@ class Outbox(Polled):
     async def stop(self) -> None:
         if self._poll.running:
             self._poll.stop()
+        self._overdue = False
         if self._busy:
             self._rest = Deferred()
             await self._rest.addTimeout(WAIT_SECONDS, self._reactor, lambda *_: None)
@@ -134,14 +135,17 @@ class Outbox(Polled):
     def _next(self) -> None:
         """Hand over a batch, unless one is being handed over.
 
-        The larger the batches, the less each action costs; so what comes meanwhile waits.
+        The larger the batches, the less each action costs; so what comes meanwhile waits. What is
+        waited for and what is overdue take turns.
         """
         if self._busy:
             return
-        if self._overdue:
+        if self._overdue and not (self._waiting and self._looked):
             self._overdue = False
+            self._looked = True
             Deferred.fromCoroutine(self._turn(_ANY, (), ()))
         elif self._waiting:
+            self._looked = False
             batch = list(self._waiting)[:MOST_AT_ONCE]
             waiters = [self._waiting.pop(id) for id in batch]
             Deferred.fromCoroutine(self._turn(_THESE, (id_array(batch),), waiters))
@@ -153,12 +157,12 @@ class Outbox(Polled):
     ) -> None:
         self._busy = True
         more = await self._attempt(sql, parameters)
-        self._busy = False
         for waiter in waiters:
             if not waiter.called:
                 waiter.callback(None)
-        if more:
+        if more and not waiters and self._poll.running:
             self._overdue = True
+        self._busy = False
         self._next()
 
     async def _attempt(self, sql: str, parameters: Sequence[Any]) -> bool:

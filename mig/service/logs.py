@@ -76,13 +76,14 @@ def _decided(parent: Any) -> bool:
 def _observer(logging: Logging, parent: Any) -> Any:
     """What the configuration asks for.
 
-    A daemon in the background has no standard output: twistd alone knows what to do instead.
+    A daemon in the background has no standard output: twistd alone knows what to do instead. twist
+    is always in the foreground, and has options for what is not configured.
     """
     if logging.mode == "file":
         return _filtered(FileLogObserver(_opened(logging), _line), logging)
     if logging.mode == "syslog":
         return _filtered(_Syslog(*_address(logging)), logging)
-    if parent.get("nodaemon", True):
+    if parent.get("nodaemon", logging != Logging()):
         return _filtered(FileLogObserver(sys.stdout, _line), logging)
     return None
 

@@ -14,7 +14,8 @@ PAUSE_SECONDS: Final = 0.001
 
 MOST_PAUSES: Final = 4
 PART: Final = 4
-"""Of its connections, the part that a daemon takes at once."""
+MOST_AT_ONCE: Final = 16
+"""As many connections as this part of those that a daemon has, it takes at once."""
 
 PLACE_SECONDS: Final = 0.1
 """How long the place of a connection that has closed is kept for the next one."""
@@ -66,7 +67,7 @@ class _Sharing:
 
     @property
     def numberAccepts(self) -> int:
-        return max(1, self.open // PART)
+        return min(max(1, self.open // PART), MOST_AT_ONCE)
 
     @numberAccepts.setter
     def numberAccepts(self, number: int) -> None:

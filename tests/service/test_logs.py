@@ -84,6 +84,12 @@ def test_in_the_background_twistd_is_left_alone() -> None:
     assert logs.redirect(Logging(level="error"), {"nodaemon": 0}) is None
 
 
+def test_what_is_not_configured_is_left_to_twist() -> None:
+    parent = {"logFile": sys.stdout, "fileLogObserverFactory": None, "logLevel": LogLevel.info}
+    assert logs.redirect(Logging(), parent) is None
+    assert parent["fileLogObserverFactory"] is None
+
+
 def test_lines_are_those_of_twistd(capsys: pytest.CaptureFixture[str]) -> None:
     twistd = StringIO()
     ours, theirs = logs.redirect(Logging(), FOREGROUND), textFileLogObserver(twistd)

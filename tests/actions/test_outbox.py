@@ -1,0 +1,59 @@
+"""What is waited for does not wait for everything that lies there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from threading import Event
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+
+from mig.actions.handoff import MOST_AT_ONCE, Outbox
+from mig.database.pool import Database
+from tests.conftest import TestDatabase
+
+BACKLOG = 4 * MOST_AT_ONCE
+
+
+class Batches:
+    """A spool that keeps the ids of each batch."""
+
+    def __init__(self) -> None:
+        self.seen: list[list[int]] = []
+
+    def hand_over(self, documents: Mapping[str, bytes], given_up: Event) -> dict[str, OSError]:
+        self.seen.append(sorted(map(int, documents)))
+        return {}
+
+
+@pytest.fixture
+def waiting(database: TestDatabase) -> Iterator[Database]:
+    """Every action waits, the first one for the longest time."""
+    numbers = f"generate_series(1, {BACKLOG}) n"
+    database.execute(
+        "insert into actions (id, name, target, description, threat, operations, validfrom,"
+        " expireafter, starttime, finishtime, lastupdatetime, status, pgpsignatures, syntaxversion)"
+        " select n, 'x', 'x', '{}', '{}', '[]', now(), now(), now(), now(), now(), 'init', '[]', 2"
+        f" from {numbers}"
+    )
+    database.execute(
+        "insert into submissions (identity, actionid, submitted, document)"
+        f" select int8send(n), n, now() + n * interval '1 ms', '{{}}' from {numbers}"
+    )
+    pool = Database(reactor, database.dsn)
+    yield pool
+    pool.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_is_waited_for_takes_turns_with_what_lies_there(waiting: Database) -> None:
+    spool: Any = Batches()
+    outbox = Outbox(reactor, waiting, spool)
+    outbox.start()
+    await outbox.flush(BACKLOG)
+    assert spool.seen[:2] == [[*range(1, MOST_AT_ONCE + 1)], [BACKLOG]]
+    await outbox.stop()
+    left = await waiting.query("select count(*) from submissions where handedover is null")
+    assert left == [(BACKLOG - sum(map(len, spool.seen)),)]
