@@ -12,8 +12,8 @@ from twisted.internet.protocol import Factory
 PAUSE_SECONDS: Final = 0.001
 """How long a daemon leaves a new connection to others, for each connection that it has."""
 
-MOST_PAUSES: Final = 4
-PART: Final = 4
+MOST_PAUSES: Final = 2
+PART: Final = 2
 MOST_AT_ONCE: Final = 16
 """As many connections as this part of those that a daemon has, it takes at once."""
 
