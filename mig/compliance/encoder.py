@@ -15,7 +15,7 @@ from msgspec import Raw
 from mig.compliance import items
 from mig.records.collection import SEPARATOR, encode, unreadable_item
 from mig.records.command import RESULTS, check_size
-from mig.records.stored import Lookup, Row, Rows, RunQuery, number
+from mig.records.stored import Lookup, Row, Rows, RunQuery, whole_number
 from mig.records.urls import Urls
 from mig.values import Unreadable, rfc3339
 
@@ -98,6 +98,33 @@ class _Agent:
         self.target = encode(items.target(self.name))
 
 
+class _FileSearch:
+    """What a search of the module ``file`` checks: ``checks`` by the files that it found, with
+    the check when it found none as that of the file ""."""
+
+    def __init__(self, label: str, raw: bytes) -> None:
+        self.raw = Raw(raw)
+        search = _search(raw) or _Search()
+        tests = " and ".join(
+            f"{name}='{value}'"
+            for name, member in items.SEARCH_FILTERS
+            for value in getattr(search, member) or ()
+        )
+        self._not_found = _check(label, "file", tests, ", ".join(search.paths or ()), False)
+        location = encode({"location": ""})[1:-3]
+        self._before, self._after = (
+            location,
+            _check(label, "file", tests, "", True)[len(location) + 2 :],
+        )
+        self.forget()
+
+    def forget(self) -> None:
+        self.checks = {"": self._not_found}
+
+    def check(self, file: str) -> bytes:
+        return self._before + encode(items.without_nul(file)) + self._after
+
+
 def _check(name: str, type: str, value: str, location: str, compliance: bool) -> bytes:
     """The encoded members of an item from ``check.location`` to ``compliance``."""
     check = encode(items.check(name=name, type=type, value=value, location=location))
@@ -117,10 +144,12 @@ class ComplianceItems:
 
     def __init__(self, urls: Urls) -> None:
         self._urls = urls
+        self._link = urls.command("").encode()
         self._actions = Lookup(_ACTIONS, _Action, bound=1_000)
         self._agents = Lookup(_AGENTS, _Agent, bound=20_000)
-        self._file_checks: dict[tuple[str, str, bytes], bytes] = {}
-        self._searches: dict[tuple[str, bytes], tuple[bytes, bytes]] = {}
+        self._file_searches: dict[tuple[str, bytes], _FileSearch] = {}
+        self._last_searches: dict[str, _FileSearch] = {}
+        self._files_kept = 0
         self._filechecker_checks: dict[tuple[str, str, str, str, bool], bytes] = {}
 
     async def prepare(self, query: RunQuery, rows: Rows) -> None:
@@ -142,9 +171,10 @@ class ComplianceItems:
             action = self._actions.get(actionid)
             if action is None:
                 raise Unreadable("its action is not in the database")
-            number(id)
-            check_size(size)
-            timestamp = rfc3339(finishtime)
+            link = self._link + whole_number(id).encode()
+            if size is not None:
+                check_size(size)
+            timestamp = rfc3339(finishtime).encode()
             try:
                 checks = self._checks(action, results)
             except (msgspec.MsgspecError, RecursionError, _Unusual):
@@ -154,15 +184,29 @@ class ComplianceItems:
             return unreadable_item("command", self._urls.command(id), reason, target=target)
         if not checks:
             return b""
-        link = self._urls.command(id).encode()
-        head = b'{"href":"%b","data":[{"name":"compliance item","value":{"target":%b%b' % (
-            link,
-            agent.target,
-            action.head,
+        head = b"".join(
+            (
+                b'{"href":"',
+                link,
+                b'","data":[{"name":"compliance item","value":{"target":',
+                agent.target,
+                action.head,
+            )
         )
-        time = timestamp.encode()
-        tail = b',"link":"%b","timestamp":"%b","utctimestamp":"%b"}}]}' % (link, time, time)
-        return head + (tail + SEPARATOR + head).join(checks) + tail
+        tail = b"".join(
+            (
+                b',"link":"',
+                link,
+                b'","timestamp":"',
+                timestamp,
+                b'","utctimestamp":"',
+                timestamp,
+                b'"}}]}',
+            )
+        )
+        checks[0] = head + checks[0]
+        checks[-1] += tail
+        return (tail + SEPARATOR + head).join(checks)
 
     def _slowly(
         self, id: str, action: _Action, agent: _Agent, finishtime: str | None, results: str | None
@@ -208,38 +252,35 @@ class ComplianceItems:
         return checks
 
     def _file(self, result: _FileResult, checks: list[bytes]) -> None:
-        kept = self._file_checks
+        last_searches = self._last_searches
         append = checks.append
         for label, hits in (result.elements or {}).items():
+            search = last_searches.get(label)
             for hit in hits:
-                key = (label, hit.file, bytes(hit.search))
-                append(kept.get(key) or self._file_check(key))
+                if search is None or search.raw != hit.search:
+                    search = self._file_search(label, hit.search)
+                append(search.checks.get(hit.file) or self._file_check(search, hit.file))
 
-    def _file_check(self, key: tuple[str, str, bytes]) -> bytes:
-        label, file, raw = key
-        found, not_found = self._searches.get((label, raw)) or self._search(label, raw)
-        check = found % encode(items.without_nul(file)) if file else not_found
-        if len(raw) + len(file) <= LONGEST_KEY:
-            _keep(self._file_checks, key, check)
+    def _file_search(self, label: str, raw: Raw) -> _FileSearch:
+        key = (label, bytes(raw))
+        search = self._file_searches.get(key) or _FileSearch(*key)
+        if len(label) + len(key[1]) <= LONGEST_KEY:
+            if len(self._file_searches) >= CHECKS_KEPT:
+                self._file_searches.clear()
+                self._last_searches.clear()
+            self._file_searches[key] = self._last_searches[label] = search
+        return search
+
+    def _file_check(self, search: _FileSearch, file: str) -> bytes:
+        if self._files_kept >= CHECKS_KEPT:
+            self._files_kept = 0
+            for one in (search, *self._file_searches.values()):
+                one.forget()
+        check = search.check(file)
+        if len(file) <= LONGEST_KEY:
+            search.checks[file] = check
+            self._files_kept += 1
         return check
-
-    def _search(self, label: str, raw: bytes) -> tuple[bytes, bytes]:
-        """What a search of the module ``file`` checks: a template for the file that it found, and
-        the check when it found none."""
-        search = _search(raw) or _Search()
-        tests = " and ".join(
-            f"{name}='{value}'"
-            for name, member in items.SEARCH_FILTERS
-            for value in getattr(search, member) or ()
-        )
-        paths = ", ".join(search.paths or ())
-        not_found = _check(label, "file", tests, paths, False)
-        location = encode({"location": ""})[1:-3]
-        rest = _check(label, "file", tests, "", True).removeprefix(location + b'""')
-        known = location + b"%b" + rest.replace(b"%", b"%%"), not_found
-        if len(raw) <= LONGEST_KEY:
-            _keep(self._searches, (label, raw), known)
-        return known
 
     def _filechecker(self, result: _FilecheckerResult, checks: list[bytes]) -> None:
         kept = self._filechecker_checks

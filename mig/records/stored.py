@@ -26,14 +26,22 @@ def stored_json(text: str | None, otherwise: str = "null") -> Raw:
     return Raw(otherwise if text is None else text)
 
 
-def number(text: str) -> Raw:
-    """A stored numeric id as a JSON number.
+def whole_number(text: str) -> str:
+    """A stored numeric id, which is the same in JSON.
 
     :raises Unreadable: for what is no whole number (a column of type numeric holds NaN, too).
     """
     if not text.isdigit():
         raise Unreadable(f"the id {text!r} is not a whole number")
-    return Raw(text)
+    return text
+
+
+def number(text: str) -> Raw:
+    """A stored numeric id as a JSON number.
+
+    :raises Unreadable: as :func:`whole_number`.
+    """
+    return Raw(whole_number(text))
 
 
 def id_array(ids: Iterable[str]) -> str:
