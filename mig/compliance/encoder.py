@@ -28,6 +28,10 @@ _ACTIONS = (
 )
 _AGENTS = "select id::text, name from agents where id = any(%s::numeric[])"
 
+_HEAD = b'{"href":"%b","data":[{"name":"compliance item","value":{"target":%b%b'
+_TAIL = b',"link":"%b","timestamp":"%b","utctimestamp":"%b"}}]}'
+"""What stands around the check in each item of a command."""
+
 Key = TypeVar("Key")
 
 
@@ -111,18 +115,16 @@ class _FileSearch:
             for value in getattr(search, member) or ()
         )
         self._not_found = _check(label, "file", tests, ", ".join(search.paths or ()), False)
-        location = encode({"location": ""})[1:-3]
-        self._before, self._after = (
-            location,
-            _check(label, "file", tests, "", True)[len(location) + 2 :],
-        )
+        self._location = encode({"location": ""})[1:-3]
+        found = _check(label, "file", tests, "", True)
+        self._rest = found.removeprefix(self._location + b'""')
         self.forget()
 
     def forget(self) -> None:
         self.checks = {"": self._not_found}
 
     def check(self, file: str) -> bytes:
-        return self._before + encode(items.without_nul(file)) + self._after
+        return self._location + encode(items.without_nul(file)) + self._rest
 
 
 def _check(name: str, type: str, value: str, location: str, compliance: bool) -> bytes:
@@ -154,8 +156,8 @@ class ComplianceItems:
 
     async def prepare(self, query: RunQuery, rows: Rows) -> None:
         """Load the actions and agents that *rows* belong to."""
-        await self._actions.load(query, {row[1] for row in rows if row[1] is not None})
-        await self._agents.load(query, {row[2] for row in rows if row[2] is not None})
+        await self._actions.load(query, (row[1] for row in rows))
+        await self._agents.load(query, (row[2] for row in rows))
 
     def items(self, row: Row) -> bytes:
         """The items of one command, separated, b"" when there are none.
@@ -172,8 +174,7 @@ class ComplianceItems:
             if action is None:
                 raise Unreadable("its action is not in the database")
             link = self._link + whole_number(id).encode()
-            if size is not None:
-                check_size(size)
+            check_size(size)
             timestamp = rfc3339(finishtime).encode()
             try:
                 checks = self._checks(action, results)
@@ -184,26 +185,8 @@ class ComplianceItems:
             return unreadable_item("command", self._urls.command(id), reason, target=target)
         if not checks:
             return b""
-        head = b"".join(
-            (
-                b'{"href":"',
-                link,
-                b'","data":[{"name":"compliance item","value":{"target":',
-                agent.target,
-                action.head,
-            )
-        )
-        tail = b"".join(
-            (
-                b',"link":"',
-                link,
-                b'","timestamp":"',
-                timestamp,
-                b'","utctimestamp":"',
-                timestamp,
-                b'"}}]}',
-            )
-        )
+        head = _HEAD % (link, agent.target, action.head)
+        tail = _TAIL % (link, timestamp, timestamp)
         checks[0] = head + checks[0]
         checks[-1] += tail
         return (tail + SEPARATOR + head).join(checks)

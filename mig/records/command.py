@@ -119,8 +119,8 @@ class CommandList:
 
     async def prepare(self, query: RunQuery, rows: Rows) -> None:
         """Load the actions and agents that *rows* belong to."""
-        await self._actions.load(query, {row[1] for row in rows if row[1] is not None})
-        await self._agents.load(query, {row[2] for row in rows if row[2] is not None})
+        await self._actions.load(query, (row[1] for row in rows))
+        await self._agents.load(query, (row[2] for row in rows))
 
     def items(self, row: Row) -> bytes:
         """The item of one row, encoded; one that cannot be read says so."""

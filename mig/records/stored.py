@@ -60,20 +60,23 @@ class Lookup(Generic[Value]):
         self._sql = sql
         self._build = build
         self._bound = bound
-        self._values: dict[str, Value | Unreadable] = {}
+        self._values: dict[str, Value] = {}
+        self._unreadable: dict[str, str] = {}
 
-    async def load(self, query: RunQuery, ids: set[str]) -> None:
+    async def load(self, query: RunQuery, ids: Iterable[str | None]) -> None:
         """Make sure that *ids* can be asked for until the next call."""
-        new = [id for id in ids if id not in self._values]
-        if len(self._values) + len(new) > self._bound:
+        wanted = {id for id in ids if id is not None}
+        new = wanted.difference(self._values, self._unreadable)
+        if len(self._values) + len(self._unreadable) + len(new) > self._bound:
             self._values.clear()
-            new = list(ids)
+            self._unreadable.clear()
+            new = wanted
         if new:
             for row in await query(self._sql, (id_array(new),)):
                 try:
                     self._values[row[0]] = self._build(row)
                 except Unreadable as reason:
-                    self._values[row[0]] = reason
+                    self._unreadable[row[0]] = str(reason)
 
     def get(self, id: str) -> Value | None:
         """The value under *id*, ``None`` when there is no such row.
@@ -81,6 +84,6 @@ class Lookup(Generic[Value]):
         :raises Unreadable: when there is one that cannot be read.
         """
         value = self._values.get(id)
-        if isinstance(value, Unreadable):
-            raise value
+        if value is None and id in self._unreadable:
+            raise Unreadable(self._unreadable[id])
         return value
