@@ -66,7 +66,7 @@ class Lookup(Generic[Value]):
     async def load(self, query: RunQuery, ids: Iterable[str | None]) -> None:
         """Make sure that *ids* can be asked for until the next call."""
         wanted = {id for id in ids if id is not None}
-        new = wanted.difference(self._values, self._unreadable)
+        new = wanted.difference(self._values).difference(self._unreadable)
         if len(self._values) + len(self._unreadable) + len(new) > self._bound:
             self._values.clear()
             self._unreadable.clear()

@@ -23,8 +23,8 @@ from mig.values import InvalidInput
 MOST_IDS: Final = 20_000
 """More matching rows than this are not written into the query but left a subselect."""
 
-FIRST_PAGES: Final = (10, 40, 100)
-PAGE_ROWS: Final = 200
+FIRST_PAGES: Final = (10, 40)
+PAGE_ROWS: Final = 100
 PAGE_BYTES: Final = 1_000_000
 BODY: Final = -3
 SIZE: Final = -2

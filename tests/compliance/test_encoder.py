@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mig.compliance import encoder as encoders
 from mig.compliance.encoder import ComplianceItems
 from mig.compliance.items import compliance_items
 from mig.records.urls import Urls
@@ -84,6 +86,15 @@ def written(value: Any, indent: int | None, escaped: str) -> str:
 
 
 def fast(command: dict[str, Any], agent_name: str) -> list[Any]:
+    row = ("3", "2", "1", command["finishtime"], command["results"], None, "")
+    encoder = prepared(command, agent_name, row)
+    twice = [encoder.items(row), encoder.items(row)]
+    assert twice[0] == twice[1]
+    return json.loads(b"[%b]" % twice[0])
+
+
+def prepared(command: dict[str, Any], agent_name: str, row: Any) -> ComplianceItems:
+    """An encoder that knows the action and the agent of *row*."""
     encoder = ComplianceItems(URLS)
     answers = [
         [("1", agent_name)],
@@ -93,12 +104,9 @@ def fast(command: dict[str, Any], agent_name: str) -> list[Any]:
     async def query(sql: str, parameters: Any) -> Any:
         return answers["actions" in sql]
 
-    row = ("3", "2", "1", command["finishtime"], command["results"], None, "")
     with pytest.raises(StopIteration):
         encoder.prepare(query, [row]).send(None)
-    twice = [encoder.items(row), encoder.items(row)]
-    assert twice[0] == twice[1]
-    return json.loads(b"[%b]" % twice[0])
+    return encoder
 
 
 def slow(command: dict[str, Any], agent_name: str) -> list[Any]:
@@ -132,6 +140,49 @@ def test_fast_equals_readable(
     }
     command["finishtime"] = finishtime
     assert fast(command, agent_name) == slow(command, agent_name)
+
+
+@given(
+    many=st.lists(file_elements, min_size=3, max_size=8),
+    kept=st.integers(1, 4),
+    longest=st.sampled_from([0, 8, 4_096]),
+)
+def test_checks_are_right_whatever_was_forgotten(many: list[Any], kept: int, longest: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encoders, "CHECKS_KEPT", kept)
+        patch.setattr(encoders, "LONGEST_KEY", longest)
+        rows = [
+            ("3", "2", "1", COMMAND["finishtime"], json.dumps([{"elements": elements}]), None, "")
+            for elements in many
+        ]
+        encoder = prepared(COMMAND, "x", rows[0])
+        for row in rows + rows:
+            expected = slow({**COMMAND, "results": row[4]}, "x")
+            assert json.loads(b"[%b]" % encoder.items(row)) == expected
+
+
+@pytest.mark.parametrize("name", ["file", "label", "search"])
+def test_checks_that_never_come_again_take_a_bounded_amount_of_memory(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoders, "CHECKS_KEPT", 10)
+
+    def row(n: int) -> tuple[Any, ...]:
+        other = f"{n:01000d}"
+        file = other if name == "file" else "f"
+        search = {"paths": [other if name == "search" else "p"]}
+        elements = {other if name == "label" else "l": [{"file": file, "search": search}]}
+        return ("3", "2", "1", "2014-05-30 14:55:41+00", json.dumps([{"elements": elements}]), None)
+
+    encoder = prepared(COMMAND, "x", row(0))
+    tracemalloc.start()
+    try:
+        for n in range(500):
+            assert encoder.items(row(n))
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 100_000  # 500 texts of 1,000 letters would be more than 500,000
 
 
 COMMAND = {

@@ -1,0 +1,75 @@
+"""Lookups make each value once, keep a bounded number, and hold nothing of those who ask."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+from mig.records.stored import Lookup, Row, Rows
+from mig.values import Unreadable
+
+
+class Value:
+    def __init__(self, row: Row) -> None:
+        if row[1] == "odd":
+            raise Unreadable("it is odd")
+        self.text = row[1]
+
+
+class Table:
+    """A lookup in the rows of *texts*, which counts what it asks for."""
+
+    def __init__(self, texts: dict[str, str], bound: int = 1_000) -> None:
+        self._texts = texts
+        self.lookup = Lookup("select", Value, bound=bound)
+        self.asked: list[set[str]] = []
+
+    def load(self, ids: Iterable[str | None]) -> None:
+        with pytest.raises(StopIteration):
+            self.lookup.load(self._query, ids).send(None)  # type: ignore[attr-defined]
+
+    async def _query(self, _: Any, parameters: Any) -> Rows:
+        ids = set(parameters[0].strip("{}").split(","))
+        self.asked.append(ids)
+        return [(id, self._texts[id]) for id in sorted(ids & self._texts.keys())]
+
+
+def test_each_row_is_asked_for_once() -> None:
+    table = Table({"1": "one", "2": "odd"})
+    table.load(["1", "2", None])
+    table.load(["2", "1"])
+    table.load([None])
+    assert table.asked == [{"1", "2"}]
+    found = table.lookup.get("1")
+    assert found is not None and found.text == "one"
+    assert table.lookup.get("3") is None
+
+
+def test_the_bound_holds_and_what_was_just_loaded_is_there() -> None:
+    table = Table({str(n): "odd" if n % 2 else "even" for n in range(6)}, bound=4)
+    table.load(["0", "1", "2"])
+    table.load(["1", "2", "3", "4"])
+    table.load(["2", "4"])
+    assert table.asked == [{"0", "1", "2"}, {"1", "2", "3", "4"}]
+    for id in ("2", "4"):
+        found = table.lookup.get(id)
+        assert found is not None and found.text == "even"
+    assert table.lookup.get("0") is None
+
+
+def test_what_cannot_be_read_keeps_nothing_of_those_who_ask() -> None:
+    table = Table({"1": "odd"})
+    table.load(["1"])
+
+    def ask() -> weakref.ref[Value]:
+        held = Value(("", "held while asking"))
+        try:
+            table.lookup.get("1")
+        except Unreadable as reason:
+            assert str(reason) == "it is odd"
+        return weakref.ref(held)
+
+    assert ask()() is None
