@@ -7,6 +7,7 @@ an unusual shape go through the readable definition, which also has the reason w
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import msgspec
@@ -72,12 +73,21 @@ class _Search(msgspec.Struct):
     sha3: list[str] | None = None
 
 
-_file_results = msgspec.json.Decoder(list[_FileResult] | None).decode
-_any_results = msgspec.json.Decoder(list[Raw] | None).decode
-_file_result = msgspec.json.Decoder(_FileResult).decode
-_filechecker_result = msgspec.json.Decoder(_FilecheckerResult).decode
-_other_result = msgspec.json.Decoder(_OtherResult).decode
 _search = msgspec.json.Decoder(_Search | None).decode
+_DecodeAll = Callable[[str], list[Any] | None]
+_raw_results: _DecodeAll = msgspec.json.Decoder(list[Raw] | None).decode
+
+
+class _Kind:
+    """How the results of a module are decoded: ``one``, or ``all`` of a command."""
+
+    def __init__(self, shape: Any) -> None:
+        self.one: Callable[[Raw], Any] = msgspec.json.Decoder(shape).decode
+        self.all: _DecodeAll = msgspec.json.Decoder(list[shape] | None).decode
+
+
+_OTHER = _Kind(_OtherResult)
+_KINDS = {"file": _Kind(_FileResult), "filechecker": _Kind(_FilecheckerResult)}
 
 
 class _Action:
@@ -86,7 +96,8 @@ class _Action:
     def __init__(self, row: Row) -> None:
         _, self.name, self.description, self.threat, self.operations = row
         self.modules = items.modules_of(self.operations)
-        self.only_file = all(module == "file" for module, _ in self.modules)
+        self._kinds = [_KINDS.get(module, _OTHER) for module, _ in self.modules]
+        self._decode = self._kinds[0].all if len({*self._kinds}) == 1 else _raw_results
         policy, ref = items.policy_and_ref(self.description, self.threat)
         head = encode({"policy": policy, "check": {"ref": ref, "description": self.name}})
         self.head = b"," + head[1:-2] + b","
@@ -94,6 +105,15 @@ class _Action:
             {found: _check(module, module, parameters, "", found) for found in (False, True)}
             for module, parameters in self.modules
         ]
+
+    def results(self, stored: str) -> list[Any]:
+        """The results of a command, each in the shape of its operation's module."""
+        results = self._decode(stored) or []
+        if len(results) > len(self.modules):
+            raise _Unusual
+        if self._decode is _raw_results:
+            return [kind.one(raw) for kind, raw in zip(self._kinds, results, strict=False)]
+        return results
 
 
 class _Agent:
@@ -103,27 +123,25 @@ class _Agent:
 
 
 class _FileSearch:
-    """What a search of the module ``file`` checks: ``checks`` by the files that it found, with
-    the check when it found none as that of the file ""."""
+    """What a search of the module ``file`` checks, by the file that it found ("" for none)."""
 
     def __init__(self, label: str, raw: bytes) -> None:
         self.raw = Raw(raw)
+        self.checks: dict[str, bytes] = {}
         search = _search(raw) or _Search()
         tests = " and ".join(
             f"{name}='{value}'"
             for name, member in items.SEARCH_FILTERS
             for value in getattr(search, member) or ()
         )
-        self._not_found = _check(label, "file", tests, ", ".join(search.paths or ()), False)
+        self._none = (label, "file", tests, ", ".join(search.paths or ()), False)
         self._location = encode({"location": ""})[1:-3]
         found = _check(label, "file", tests, "", True)
         self._rest = found.removeprefix(self._location + b'""')
-        self.forget()
-
-    def forget(self) -> None:
-        self.checks = {"": self._not_found}
 
     def check(self, file: str) -> bytes:
+        if not file:
+            return _check(*self._none)
         return self._location + encode(items.without_nul(file)) + self._rest
 
 
@@ -214,24 +232,13 @@ class ComplianceItems:
         checks: list[bytes] = []
         if results is None:
             return checks
-        if action.only_file:
-            file_results = _file_results(results) or ()
-            if len(file_results) > len(action.modules):
-                raise _Unusual
-            for file_result in file_results:
-                self._file(file_result, checks)
-            return checks
-        any_results = _any_results(results) or ()
-        if len(any_results) > len(action.modules):
-            raise _Unusual
-        for index, raw in enumerate(any_results):
-            module = action.modules[index][0]
-            if module == "file":
-                self._file(_file_result(raw), checks)
-            elif module == "filechecker":
-                self._filechecker(_filechecker_result(raw), checks)
+        for index, result in enumerate(action.results(results)):
+            if type(result) is _FileResult:
+                self._file(result, checks)
+            elif type(result) is _FilecheckerResult:
+                self._filechecker(result, checks)
             else:
-                checks.append(action.others[index][bool(_other_result(raw).foundanything)])
+                checks.append(action.others[index][bool(result.foundanything)])
         return checks
 
     def _file(self, result: _FileResult, checks: list[bytes]) -> None:
@@ -258,7 +265,7 @@ class ComplianceItems:
         if self._files_kept >= CHECKS_KEPT:
             self._files_kept = 0
             for one in (search, *self._file_searches.values()):
-                one.forget()
+                one.checks.clear()
         check = search.check(file)
         if len(file) <= LONGEST_KEY:
             search.checks[file] = check

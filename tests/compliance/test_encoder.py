@@ -226,6 +226,14 @@ def test_a_check_names_the_searchs_filters_in_order() -> None:
     assert [i["data"][0]["value"]["compliance"] for i in (none, one)] == [False, True]
 
 
+def test_a_search_for_an_odd_path_is_readable_where_it_found_a_file() -> None:
+    hit = r'{"file":"%s","search":{"paths":["\u0000"]}}'
+    [found] = fast({**COMMAND, "results": '[{"elements":{"a":[%s]}}]' % (hit % "/f")}, "x")
+    assert found["data"][0]["value"]["check"]["location"] == "/f"
+    [none] = fast({**COMMAND, "results": '[{"elements":{"a":[%s]}}]' % (hit % "")}, "x")
+    assert none["data"][0]["name"] == "unreadable command"
+
+
 def test_another_module_shows_its_parameters_as_compact_json() -> None:
     operations = (
         '[{"module":"netstat","parameters":{"port": [ 631, 1.0 ], "big": 9007199254740993}}]'
