@@ -117,7 +117,7 @@ class Runner:
         reactor: Any,
         *,
         program: str = "gpg",
-        processes: int = os.cpu_count() or 1,
+        processes: int = len(os.sched_getaffinity(0)),
         waiting: int = 256,
         seconds: float = 10.0,
     ) -> None:
@@ -125,6 +125,7 @@ class Runner:
         self._program = program
         self._environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
         self._turns = DeferredSemaphore(processes)
+        self.processes = processes
         self.waiting = waiting
         self.seconds = seconds
         self._commands: gnupg.GPG | None = None

@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredSemaphore
 from twisted.python.failure import Failure
 
 from mig.signing.certificate import Certificate
@@ -52,6 +52,7 @@ class _Line:
     waiting: list[_Check] = field(default_factory=list)
     running: list[_Check] = field(default_factory=list)
     run: Deferred[None] | None = None
+    at_work: bool = False
 
     def leave(self, check: _Check) -> None:
         if check in self.waiting:
@@ -68,6 +69,8 @@ Alone = Callable[[Certificate, Signature, bytes], Coroutine[Any, Any, Valid]]
 class Together:
     """Checks signatures, in one run for each certificate at a time.
 
+    Whom a run checks is decided when its turn comes, so that the busier gpg is, the more share.
+
     :param alone: checks one signature by a run of its own.
     """
 
@@ -75,30 +78,33 @@ class Together:
         self._runner = runner
         self._alone = alone
         self._lines: dict[bytes, _Line] = {}
+        self._turns = DeferredSemaphore(runner.processes)
 
     async def verify(self, certificate: Certificate, signature: Signature, text: bytes) -> Valid:
         """What *alone* would answer.
 
         :raises Unavailable: when too many wait.
         """
-        line = self._lines.get(certificate.packets)
-        if line is None:
-            line = self._lines[certificate.packets] = _Line()
-        elif sum(len(one.waiting) for one in self._lines.values()) >= self._runner.waiting:
+        if sum(len(line.waiting) for line in self._lines.values()) >= self._runner.waiting:
             raise crowded()
+        line = self._lines.setdefault(certificate.packets, _Line())
         check = _Check(signature=signature, text=text, answer=Deferred(lambda _: line.leave(check)))
         line.waiting.append(check)
-        if line.run is None:
+        if not line.at_work:
             Deferred.fromCoroutine(self._work(certificate, line))
         found = await check.answer
         return found or await self._alone(certificate, signature, text)
 
     async def _work(self, certificate: Certificate, line: _Line) -> None:
         """Run gpg for the line until nobody waits in it."""
+        line.at_work = True
         while line.waiting:
+            await self._turns.acquire()
             line.running, line.waiting = line.waiting[:MOST], line.waiting[MOST:]
-            line.run = Deferred.fromCoroutine(self._run(certificate, list(line.running)))
-            await line.run
+            if line.running:
+                line.run = Deferred.fromCoroutine(self._run(certificate, list(line.running)))
+                await line.run
+            self._turns.release()
         del self._lines[certificate.packets]
 
     async def _run(self, certificate: Certificate, checks: Sequence[_Check]) -> None:

@@ -80,6 +80,35 @@ async def test_what_comes_while_gpg_works_shares_the_next_run(keys: Keys, tmp_pa
 
 
 @pytest_twisted.ensureDeferred
+async def test_who_comes_while_others_have_their_turn_shares_too(
+    keys: Keys, tmp_path: Path
+) -> None:
+    alice, bob = ((key.certificate, keys.sign(key, TEXT), TEXT) for key in (keys.alice, keys.bob))
+    gpg = Gpg(reactor, program=counting(tmp_path), processes=1)
+    found = await at_once(gpg, alice, bob, bob, bob, alice, alice)
+    assert [one.fingerprint for one in found] == [
+        key.fingerprint for key in (keys.alice, *[keys.bob] * 3, keys.alice, keys.alice)
+    ]
+    assert runs(tmp_path) == ["alone", "3", "2"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_line_that_was_left_takes_no_turn(keys: Keys, tmp_path: Path) -> None:
+    alice, bob = (
+        (key.certificate, packet.signature(keys.sign(key, TEXT)), TEXT)
+        for key in (keys.alice, keys.bob)
+    )
+    gpg = Gpg(reactor, program=counting(tmp_path), processes=1)
+    first, left = (Deferred.fromCoroutine(gpg.verify(*one)) for one in (alice, bob))
+    left.cancel()
+    with pytest.raises(CancelledError):
+        await left
+    await first
+    assert (await gpg.verify(*bob)).fingerprint == keys.bob.fingerprint
+    assert runs(tmp_path) == ["alone", "alone"]
+
+
+@pytest_twisted.ensureDeferred
 async def test_each_text_is_the_one_that_was_signed(keys: Keys, tmp_path: Path) -> None:
     key = keys.alice.certificate
     signed = {name: keys.sign(keys.alice, text) for name, text in TEXTS.items()}
