@@ -15,7 +15,7 @@ from twisted.internet import reactor as _reactor
 from twisted.web.server import Site
 from txpostgres import txpostgres
 
-from mig.records import action, agent, command, investigator
+from mig.model import action, agent, command, investigator
 
 CONNECTIONS: Final = 8
 

@@ -24,9 +24,9 @@ from twisted.internet.threads import deferToThread
 
 from benchmarks import fleet
 from benchmarks.children import Children
-from mig.database import migrate
 from mig.database.pool import Database
-from mig.database.wanted import wanted
+from mig.database.schema import migrate
+from mig.database.schema.declared import wanted
 from mig.demo.postgres import EmbeddedPostgres
 
 INSERT: Final = (

@@ -20,16 +20,16 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IListeningPort
 from twisted.web.client import HTTPConnectionPool
 
-from mig.actions.handoff import NoSpool, Outbox, Polled
-from mig.actions.investigators import Investigators
+from mig.actions.outbox import NoSpool, Outbox, Polled
 from mig.actions.spool import Spool
-from mig.actions.submit import Actions
-from mig.api.site import ApiSite
-from mig.database import migrate
+from mig.actions.store import Actions
 from mig.database.pool import Database
+from mig.database.schema import migrate
 from mig.demo.postgres import EmbeddedPostgres
+from mig.investigators.registry import Investigators
 from mig.service.listeners import bind
-from mig.signing.gpg import Gpg
+from mig.signing.gpg.verify import Gpg
+from mig.web.site import ApiSite
 from tests import fleet
 from tests.keys import Keys
 

@@ -9,14 +9,15 @@ from twisted.internet.address import IPv4Address
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
-from mig.api.bodies import form
-from mig.api.request import Request
 from mig.api.routes import ROUTES, Body, Route
-from mig.api.site import ApiSite
 from mig.api.write import Write
 from mig.database.pool import Database
-from mig.records import home, urls
-from mig.records.collection import Template
+from mig.hypermedia import templates as home
+from mig.hypermedia import urls
+from mig.hypermedia.document import Template
+from mig.web.forms import form
+from mig.web.request import Request
+from mig.web.site import ApiSite
 
 BASE = "http://mig.example:1664/api/v1"
 CREATE = "/api/v1/action/create/"

@@ -14,9 +14,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Concatenate, ParamSpec
 
-from mig.signing import certificate
-from mig.signing.certificate import Certificate
-from mig.signing.packet import crc24, packets
+from mig.openpgp import certificate
+from mig.openpgp.certificate import Certificate
+from mig.openpgp.packet import crc24, packets
 
 LONG_AGO = "20200101T000000!"
 """A time that stands still, so that whatever is made then has the same date."""

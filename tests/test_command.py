@@ -13,13 +13,13 @@ import pytest
 from click.testing import CliRunner
 
 from mig import __version__
-from mig.command import main
+from mig.cli import main
 from mig.demo.postgres import API, EmbeddedPostgres
 from tests.conftest import TestDatabase
 from tests.database import catalog
 from tests.database.test_migrate import holding, old_2014
 
-COMMAND = [sys.executable, "-P", "-m", "mig.command"]
+COMMAND = [sys.executable, "-P", "-m", "mig.cli"]
 
 
 def command(*arguments: str, **environment: str) -> tuple[int, str, str]:

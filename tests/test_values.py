@@ -4,16 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mig.values import (
-    MAX_ID,
-    InvalidInput,
-    Unreadable,
-    new_id,
-    parse_id,
-    parse_json,
-    parse_time,
-    rfc3339,
-)
+from mig.errors import InvalidInput, Unreadable
+from mig.values import MAX_ID, new_id, parse_id, parse_json, parse_time, rfc3339
 
 
 @given(st.integers(1, MAX_ID))

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from mig.errors import InvalidInput
+from mig.openpgp.packet import Signature, signature
 from mig.signing.canonical import (
     Signable,
     encode,
@@ -14,8 +16,6 @@ from mig.signing.canonical import (
     plain_text,
     signed_time,
 )
-from mig.signing.packet import Signature, signature
-from mig.values import InvalidInput
 
 LONGEST_TEXT: Final = 2048
 MOST_SIGNATURES: Final = 20

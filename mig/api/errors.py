@@ -11,11 +11,11 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from werkzeug.exceptions import HTTPException
 
-from mig.records.collection import Error, Item, Link, document
-from mig.values import Conflict, InvalidInput, NotFound, Refusal, Unavailable, explained
+from mig.errors import Conflict, InvalidInput, NotFound, Refusal, Unavailable, explained
+from mig.hypermedia.document import Error, Item, Link, document
 
 if TYPE_CHECKING:
-    from mig.api.request import Request
+    from mig.web.request import Request
 
 STATUS: Final[dict[type[Refusal], HTTPStatus]] = {
     InvalidInput: HTTPStatus.BAD_REQUEST,

@@ -11,19 +11,22 @@ from typing import Any, Final
 from whenever import Instant
 
 from mig.api import errors
-from mig.api.request import Request
-from mig.api.stream import LONGEST_WHOLE, send
-from mig.api.urlencoded import Parameters
+from mig.api.dashboard import Dashboard
 from mig.compliance.encoder import ComplianceItems
 from mig.database.pool import Database
-from mig.records import action, agent, collection, command, home, investigator
-from mig.records.collection import Data, Item, Link, Template
-from mig.records.dashboard import Dashboard
-from mig.records.stored import RunQuery
-from mig.records.urls import Urls
+from mig.errors import InvalidInput, NotFound, Unavailable, Unreadable
+from mig.hypermedia import document as collection
+from mig.hypermedia import templates as home
+from mig.hypermedia.document import Data, Item, Link, Template
+from mig.hypermedia.urls import Urls
+from mig.model import action, agent, command, investigator
+from mig.model.row import RunQuery
 from mig.search.parameters import PARAMETERS, Search, parse_search
-from mig.search.query import Format, Results
-from mig.values import InvalidInput, NotFound, Unavailable, Unreadable, parse_id
+from mig.search.results import Format, Results
+from mig.values import parse_id
+from mig.web.request import Request
+from mig.web.stream import LONGEST_WHOLE, send
+from mig.web.urlencoded import Parameters
 
 SLICE_BYTES: Final = 262_144
 MOST_LARGE: Final = 8

@@ -12,9 +12,9 @@ from werkzeug.exceptions import HTTPException
 
 from mig.api import errors
 from mig.api.read import Read
-from mig.api.request import Request
 from mig.api.write import Write
-from mig.records import urls
+from mig.hypermedia import urls
+from mig.web.request import Request
 
 Handler = Callable[[Request], Awaitable[bytes | None]]
 

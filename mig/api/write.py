@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from http import HTTPStatus
 
-from mig.actions.investigators import Investigators
-from mig.actions.submit import Actions
+from mig.actions.store import Actions
 from mig.api import errors
-from mig.api.bodies import form
 from mig.api.read import ById
-from mig.api.request import Request
 from mig.database.pool import Database
-from mig.records import action, collection, home, investigator
-from mig.records.collection import Link
-from mig.records.urls import Urls
-from mig.values import Conflict, Unavailable, Unreadable, parse_id, parse_json
+from mig.errors import Conflict, Unavailable, Unreadable
+from mig.hypermedia import document as collection
+from mig.hypermedia import templates as home
+from mig.hypermedia.document import Link
+from mig.hypermedia.urls import Urls
+from mig.investigators.registry import Investigators
+from mig.model import action, investigator
+from mig.values import parse_id, parse_json
+from mig.web.forms import form
+from mig.web.request import Request
 
 
 class Write:

@@ -1,4 +1,4 @@
-"""Compliance items as bytes, fast: equal to :mod:`mig.compliance.items`, which defines them.
+"""Compliance items as bytes, fast: equal to :mod:`mig.compliance.definition`, which defines them.
 
 What is the same in many items is encoded once: the check by (label, file, raw text of the search),
 what depends on the action or the agent by its id. A command's items are then one join. Results of
@@ -13,12 +13,13 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import Raw
 
-from mig.compliance import items
-from mig.records.collection import SEPARATOR, encode, unreadable_item
-from mig.records.command import RESULTS, check_size
-from mig.records.stored import Lookup, Row, Rows, RunQuery, whole_number
-from mig.records.urls import Urls
-from mig.values import Unreadable, rfc3339
+from mig.compliance import definition as items
+from mig.errors import Unreadable
+from mig.hypermedia.document import SEPARATOR, encode, unreadable_item
+from mig.hypermedia.urls import Urls
+from mig.model.command import RESULTS, check_size
+from mig.model.row import Lookup, Row, Rows, RunQuery, whole_number
+from mig.values import rfc3339
 
 CHECKS_KEPT = 4_096
 LONGEST_KEY = 4_096

@@ -30,9 +30,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from txpostgres import txpostgres
 
-from mig.database.names import resolve
 from mig.database.prepared import Prepared
-from mig.values import Conflict, InvalidInput, Unavailable
+from mig.database.resolver import resolve
+from mig.errors import Conflict, InvalidInput, Unavailable
 
 Rows = list[tuple[Any, ...]]
 Parameters = Sequence[Any] | Mapping[str, Any]

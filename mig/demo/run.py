@@ -11,8 +11,8 @@ from twisted.internet import task
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
-from mig.database.migrate import prepare
 from mig.database.pool import Database
+from mig.database.schema.migrate import prepare
 from mig.demo import fleet
 from mig.demo.postgres import EmbeddedPostgres
 

@@ -10,7 +10,8 @@ from typing import Any, Final
 
 from whenever import Instant
 
-from mig.values import InvalidInput, parse_id, parse_time
+from mig.errors import InvalidInput
+from mig.values import parse_id, parse_time
 
 TYPES: Final = ("action", "command", "agent", "investigator")
 REPORTS: Final = ("complianceitems",)

@@ -19,20 +19,21 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 
-from mig.actions.handoff import NoSpool, Outbox, Polled
-from mig.actions.investigators import Investigators
+from mig.actions.outbox import NoSpool, Outbox, Polled
 from mig.actions.spool import Spool, SpoolFault
-from mig.actions.submit import Actions
-from mig.api.site import ApiSite
-from mig.database.migrate import SchemaFault, prepare
+from mig.actions.store import Actions
 from mig.database.pool import Database
+from mig.database.schema.migrate import SchemaFault, prepare
 from mig.demo.postgres import API, EmbeddedPostgres, PostgresFailed
-from mig.service import config, logs
-from mig.service.config import BadConfig, Config
+from mig.errors import Unavailable, explained
+from mig.investigators.registry import Investigators
+from mig.service import apicfg as config
+from mig.service import logs
+from mig.service.apicfg import BadConfig, Config
 from mig.service.listeners import DEFAULT_LISTENER, BadListener, Listener, bind_all
 from mig.service.options import EMBEDDED, Options
-from mig.signing.gpg import Gpg
-from mig.values import Unavailable, explained
+from mig.signing.gpg.verify import Gpg
+from mig.web.site import ApiSite
 
 NO_DATABASE: Final = (
     "no database is given; use --database postgresql://USER@HOST/NAME, --database embedded:FOLDER"

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from twisted.internet.interfaces import IListeningPort
 
-from mig.service.ports import TcpPort, UnixPort
+from mig.service.shared_port import TcpPort, UnixPort
 
 DEFAULT_LISTENER: Final = "tcp:1664:interface=127.0.0.1"
 BACKLOG: Final = 511

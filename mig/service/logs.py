@@ -24,7 +24,7 @@ from twisted.logger import (
 )
 from zope.interface import implementer
 
-from mig.service.config import Logging
+from mig.service.apicfg import Logging
 
 SYSLOG_SOCKET: Final = Path("/dev/log")
 LOCAL3: Final = 19

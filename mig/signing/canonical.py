@@ -13,7 +13,8 @@ from typing import Any, Final
 
 from whenever import OffsetDateTime
 
-from mig.values import RFC3339, InvalidInput, shortest
+from mig.errors import InvalidInput
+from mig.values import RFC3339, shortest
 
 EXACT: Final = 2**53
 """Up to here float64 holds every whole number."""

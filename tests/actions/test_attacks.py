@@ -15,7 +15,7 @@ from urllib.parse import quote_plus
 import pytest
 import pytest_twisted
 
-from mig.signing.packet import packets
+from mig.openpgp.packet import packets
 from tests.actions.submissions import (
     FORM,
     JSON,

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import pytest_twisted
 
+from mig.errors import InvalidInput
 from mig.signing.canonical import operations
-from mig.values import InvalidInput, parse_json
+from mig.values import parse_json
 from tests.conftest import Api, TestDatabase
 from tests.fleet import VECTORS, load
 

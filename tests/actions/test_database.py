@@ -9,7 +9,7 @@ import psycopg2
 import pytest_twisted
 
 from mig.api.errors import STATUS
-from mig.values import Refusal
+from mig.errors import Refusal
 from tests.conftest import Api, TestDatabase
 from tests.fleet import VECTORS, load
 

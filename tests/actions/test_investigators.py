@@ -13,8 +13,8 @@ import pytest
 import pytest_twisted
 from twisted.internet.threads import deferToThread
 
-from mig.signing import certificate
-from mig.signing.packet import packets
+from mig.openpgp import certificate
+from mig.openpgp.packet import packets
 from tests.actions.submissions import (
     accepted_as,
     an_action,

@@ -10,7 +10,7 @@ import pytest
 import pytest_twisted
 from twisted.internet import reactor
 
-from mig.actions.handoff import MOST_AT_ONCE, Outbox
+from mig.actions.outbox import MOST_AT_ONCE, Outbox
 from mig.database.pool import Database
 from tests.conftest import TestDatabase
 

@@ -14,12 +14,12 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 
-from mig.actions.keyring import Signer, owners
 from mig.actions.submission import LONGEST_TEXT
-from mig.database import migrate
 from mig.database.pool import Database
-from mig.signing.certificate import Certificate
-from mig.signing.certificate import Key as CertificateKey
+from mig.database.schema import migrate
+from mig.openpgp.certificate import Certificate
+from mig.openpgp.certificate import Key as CertificateKey
+from mig.signing.keyring import Signer, owners
 from tests.actions.submissions import (
     JSON,
     Case,

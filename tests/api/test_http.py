@@ -10,9 +10,9 @@ import pytest
 import pytest_twisted
 from twisted.internet.threads import deferToThread
 
-from mig.api import stream
 from mig.api.routes import ROUTES
-from mig.records.collection import MEDIA_TYPE
+from mig.hypermedia.document import MEDIA_TYPE
+from mig.web import stream
 from tests import fleet
 from tests.conftest import Api, TestDatabase
 

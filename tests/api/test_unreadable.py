@@ -8,7 +8,7 @@ import pytest
 import pytest_twisted
 
 from mig.api import read
-from mig.records import command as commands
+from mig.model import command as commands
 from tests import fleet
 from tests.conftest import Api, TestDatabase
 

@@ -7,7 +7,7 @@ from urllib.parse import quote, urlsplit
 
 import pytest_twisted
 
-from mig.records.collection import MEDIA_TYPE
+from mig.hypermedia.document import MEDIA_TYPE
 from tests import fleet
 from tests.conftest import Api, TestDatabase
 

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mig.compliance import encoder as encoders
+from mig.compliance.definition import compliance_items
 from mig.compliance.encoder import ComplianceItems
-from mig.compliance.items import compliance_items
-from mig.records.urls import Urls
-from mig.values import Unreadable
+from mig.errors import Unreadable
+from mig.hypermedia.urls import Urls
 
 URLS = Urls("http://localhost:1664/api/v1")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mig.database.wanted import wanted
+from mig.database.schema.declared import wanted
 from tests.conftest import TestDatabase
 
 TABLES = [table.name for table in wanted().tables]

@@ -18,10 +18,10 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
-from mig.database import migrate
-from mig.database.migrate import SchemaFault, Step, prepare
 from mig.database.pool import Database
-from mig.database.wanted import SHARED, VERSION, wanted
+from mig.database.schema import migrate
+from mig.database.schema.declared import SHARED, VERSION, wanted
+from mig.database.schema.migrate import SchemaFault, Step, prepare
 from mig.demo.postgres import API, EmbeddedPostgres
 from tests import fleet
 from tests.conftest import TestDatabase
@@ -382,7 +382,7 @@ async def test_a_run_killed_between_any_two_steps_is_repeated(new_database: NewD
 def kill_while_building(database: TestDatabase) -> None:
     """Start ``mig-api migrate``, and kill it while an index waits for an open transaction."""
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "mig.command", "migrate", "--database", database.dsn],
+        [sys.executable, "-P", "-m", "mig.cli", "migrate", "--database", database.dsn],
         stdout=subprocess.DEVNULL,
     )
     while "commands_newest" not in catalog.invalid(database):

@@ -14,7 +14,7 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from mig.database.pool import Database
 from mig.database.prepared import Prepared
-from mig.values import Unavailable
+from mig.errors import Unavailable
 from tests.conftest import TestDatabase
 
 THINGS = Prepared(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mig.database.wanted import SHARED, read, wanted
+from mig.database.schema.declared import SHARED, read, wanted
 
 
 def test_tables_columns_and_indexes_are_read() -> None:

@@ -18,11 +18,11 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.internet.threads import blockingCallFromThread, deferToThread
 
+from mig.api import dashboard
+from mig.api.dashboard import Dashboard
 from mig.database.pool import Database
-from mig.records import dashboard
-from mig.records.dashboard import Dashboard
-from mig.records.urls import Urls
-from mig.values import Unavailable
+from mig.errors import Unavailable
+from mig.hypermedia.urls import Urls
 from tests import fleet
 from tests.conftest import TestDatabase
 

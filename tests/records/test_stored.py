@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from mig.records.stored import Lookup, Row, Rows
-from mig.values import Unreadable
+from mig.errors import Unreadable
+from mig.model.row import Lookup, Row, Rows
 
 
 class Value:

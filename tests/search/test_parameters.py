@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 from whenever import Instant
 
+from mig.errors import InvalidInput
 from mig.search.parameters import parse_search
-from mig.values import InvalidInput
 
 NOW = Instant.from_utc(2026, 1, 10)
 

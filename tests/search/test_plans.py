@@ -14,14 +14,14 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from whenever import Instant
 
+from mig.api.dashboard import Dashboard
 from mig.api.read import LISTS
 from mig.compliance.encoder import ComplianceItems
 from mig.database.pool import Database, Rows, Snapshot
 from mig.demo.postgres import EmbeddedPostgres
-from mig.records.dashboard import Dashboard
-from mig.records.urls import Urls
+from mig.hypermedia.urls import Urls
 from mig.search.parameters import PARAMETERS, TYPES, parse_search
-from mig.search.query import Format, Results
+from mig.search.results import Format, Results
 from tests.conftest import TestDatabase
 
 COMMANDS = 1_000_000

@@ -21,9 +21,9 @@ from whenever import Instant
 
 from mig.api.read import LISTS
 from mig.database.pool import Database
-from mig.records.urls import Urls
+from mig.hypermedia.urls import Urls
 from mig.search.parameters import FINISHED_COMMAND, parse_search
-from mig.search.query import Results
+from mig.search.results import Results
 from tests import fleet
 from tests.conftest import TestDatabase
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from psycopg2.extensions import parse_dsn
 
-from mig.service.config import (
+from mig.service.apicfg import (
     BadConfig,
     Config,
     Directories,

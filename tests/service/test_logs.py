@@ -14,7 +14,7 @@ from twisted.logger import Logger, LogLevel, textFileLogObserver
 from twisted.scripts.twistd import ServerOptions
 
 from mig.service import logs
-from mig.service.config import Logging
+from mig.service.apicfg import Logging
 
 FOREGROUND = {"nodaemon": True}
 

@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 
-from mig.service import ports
+from mig.service import shared_port as ports
 from mig.service.listeners import bind
 
 

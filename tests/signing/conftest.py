@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest_twisted
 from twisted.internet import reactor
 
-from mig.signing.gpg import Gpg
+from mig.signing.gpg.verify import Gpg
 
 
 @pytest_twisted.async_yield_fixture

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from mig.errors import InvalidInput
 from mig.signing.canonical import Signable, encode, operations, signed_time, texts
-from mig.values import InvalidInput, parse_json
+from mig.values import parse_json
 
 letters = st.characters(codec="utf-8", exclude_characters="\0")
 words = st.text(letters, max_size=12) | st.text('<>&"\\/\n\r\t\b\f\x7f\u2028\u2029é🔐', max_size=8)

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mig.signing import certificate, packet
-from mig.signing.certificate import BEGIN, END, Key, parse
-from mig.values import InvalidInput
+from mig.errors import InvalidInput
+from mig.openpgp import certificate, packet
+from mig.openpgp.certificate import BEGIN, END, Key, parse
 from tests.keys import Keys, dearmored, framed
 
 VECTORS = Path(__file__).parents[1] / "vectors" / "keys"

@@ -14,11 +14,11 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
 
-from mig.signing import certificate, packet
-from mig.signing.certificate import Certificate
-from mig.signing.gpg import Gpg
-from mig.signing.packet import Signature
-from mig.values import InvalidInput, Unavailable
+from mig.errors import InvalidInput, Unavailable
+from mig.openpgp import certificate, packet
+from mig.openpgp.certificate import Certificate
+from mig.openpgp.packet import Signature
+from mig.signing.gpg.verify import Gpg
 from tests.keys import (
     LONG_AGO,
     SOON_AFTER,

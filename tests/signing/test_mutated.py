@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mig.signing import certificate, packet
-from mig.values import InvalidInput
+from mig.errors import InvalidInput
+from mig.openpgp import certificate, packet
 from tests.keys import one_line
 
 VECTORS = Path(__file__).parents[1] / "vectors"

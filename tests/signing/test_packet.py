@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mig.signing import packet
-from mig.values import InvalidInput
+from mig.errors import InvalidInput
+from mig.openpgp import packet
 from tests.keys import Keys, framed, one_line
 
 VECTORS = Path(__file__).parents[1] / "vectors"

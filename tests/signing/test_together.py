@@ -12,12 +12,12 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
 
-from mig.signing import packet
-from mig.signing.certificate import Certificate
-from mig.signing.gpg import Gpg, Verified
-from mig.signing.packet import Signature
-from mig.signing.together import MOST
-from mig.values import InvalidInput, Unavailable
+from mig.errors import InvalidInput, Unavailable
+from mig.openpgp import packet
+from mig.openpgp.certificate import Certificate
+from mig.openpgp.packet import Signature
+from mig.signing.gpg.batch import MOST
+from mig.signing.gpg.verify import Gpg, Verified
 from tests.keys import Keys
 from tests.signing.test_gpg import (
     BAD,

@@ -17,7 +17,7 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.internet.threads import deferToThread
 from twisted.logger import formatEvent, globalLogPublisher
 
-from mig.api import channel, site
+from mig.web import channel, site
 from tests.front import BASE, CREATE, FORM, Front, Posts, a_site, answer_of, post, refusal_of
 
 CHUNKED = "Transfer-Encoding: chunked"

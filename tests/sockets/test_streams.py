@@ -15,7 +15,7 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 from twisted.logger import formatEvent, globalLogPublisher
 
-from mig.api import stream
+from mig.web import stream
 from tests import fleet
 from tests.conftest import MANY_COMMANDS, Api, TestDatabase
 

@@ -1,9 +1,9 @@
 -- The tables that the API shares with schedulers of 2014 and 2017. A scheduler of one generation
 -- does not name the columns of the other: each of those is nullable or has a default.
 --
--- An empty database is set up by this text as it stands; mig/database/wanted.py reads in it what an
+-- An empty database is set up by this text as it stands; mig/database/schema/declared.py reads in it what an
 -- existing one must have. It holds `create table` with one column a line, `create index` and
--- `create sequence`, nothing else; a new column goes into its table, and wanted.VERSION up by one.
+-- `create sequence`, nothing else; a new column goes into its table, and declared.VERSION up by one.
 
 create table mig_schema (
     version   integer primary key,

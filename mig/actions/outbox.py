@@ -1,0 +1,243 @@
+"""How accepted actions reach the scheduler: through its spool, or because it polls the database.
+
+The outbox sees to it that each gets into the spool exactly once, whatever happens.
+
+A row of ``submissions`` without ``handedover`` is an action that the scheduler may not have yet. It
+is locked while it is handed over, so several daemons share the work. One that was killed in between
+leaves the row waiting: then the scheduler's folders, and the action's status, tell whether the file
+had been there already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from threading import Event
+from typing import Any, Final
+
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError
+from twisted.internet.task import LoopingCall
+from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
+
+from mig.actions.faults import reached
+from mig.actions.spool import Spool
+from mig.actions.submission import NEW_STATUS
+from mig.database.pool import Database
+from mig.errors import Unavailable, explained
+from mig.model.row import id_array
+
+POLL_SECONDS: Final = 2.0
+"""How often what other daemons left, or what failed, is looked for."""
+
+FILES_SECONDS: Final = 30.0
+WAIT_SECONDS: Final = 5.0
+MOST_AT_ONCE: Final = 100
+MOST_THREADS: Final = 3
+"""How many may hang in a file system that does not answer."""
+
+_WAITING = (
+    "select s.actionid::text, s.document, a.status from submissions s"
+    " left join actions a on a.id = s.actionid where s.handedover is null"
+)
+_ANY = f"{_WAITING} order by s.submitted limit {MOST_AT_ONCE} for update of s skip locked"
+_THESE = f"{_WAITING} and s.actionid = any(%s::numeric[]) order by s.actionid for update of s"
+_HANDED_OVER = (
+    "update submissions set handedover = now(), document = null where actionid = any(%s::numeric[])"
+)
+
+
+class Polled:
+    """The scheduler polls the database for actions of status pending: nothing else is to be done.
+
+    ``status`` is that of a new action, ``spooled`` whether it goes through the outbox.
+    """
+
+    status = "pending"
+    spooled = False
+
+    def start(self) -> None:
+        """Begin to hand over."""
+
+    async def stop(self) -> None:
+        """Come back when nothing is being handed over any more."""
+
+    def check(self) -> None:
+        """Refuse to take actions that would not reach the scheduler.
+
+        :raises Unavailable: saying why.
+        """
+
+    async def flush(self, id: int) -> None:
+        """Hand over a new action; come back when that is done, failed, or takes too long."""
+
+
+class NoSpool(Polled):
+    """Nobody said where the spool is."""
+
+    def check(self) -> None:
+        raise Unavailable(
+            "no action can be handed over: the configuration has no spool ([directories] spool),"
+            " and [scheduler] handoff is not database"
+        )
+
+
+class Outbox(Polled):
+    """Hands over what waits, when asked and every :data:`POLL_SECONDS`.
+
+    What failed stays in the outbox and is tried again, at once when somebody wants to submit more;
+    meanwhile no more is taken.
+    """
+
+    log = Logger()
+    status = NEW_STATUS
+    spooled = True
+
+    def __init__(self, reactor: Any, database: Database, spool: Spool) -> None:
+        self._reactor = reactor
+        self._database = database
+        self._spool = spool
+        self._poll = LoopingCall(self._look)
+        self._poll.clock = reactor
+        self._waiting: dict[str, Deferred[None]] = {}
+        self._overdue = self._looked = False
+        self._busy = False
+        self._threads = 0
+        self._rest: Deferred[None] | None = None
+        self._stuck = ""
+
+    def start(self) -> None:
+        self._poll.start(POLL_SECONDS)
+
+    async def stop(self) -> None:
+        if self._poll.running:
+            self._poll.stop()
+        self._overdue = False
+        if self._busy:
+            self._rest = Deferred()
+            await self._rest.addTimeout(WAIT_SECONDS, self._reactor, lambda *_: None)
+
+    def check(self) -> None:
+        if self._stuck:
+            self._look()
+            raise Unavailable("actions do not reach the scheduler at present", self._stuck)
+
+    async def flush(self, id: int) -> None:
+        waiter: Deferred[None] = Deferred()
+        self._waiting[str(id)] = waiter
+        self._next()
+        await waiter.addTimeout(WAIT_SECONDS, self._reactor, lambda *_: None)
+
+    def _look(self) -> None:
+        """Hand over whatever waits and nobody else is handing over."""
+        self._overdue = True
+        self._next()
+
+    def _next(self) -> None:
+        """Hand over a batch, unless one is being handed over.
+
+        The larger the batches, the less each action costs; so what comes meanwhile waits. What is
+        waited for and what is overdue take turns.
+        """
+        if self._busy:
+            return
+        if self._overdue and not (self._waiting and self._looked):
+            self._overdue = False
+            self._looked = True
+            Deferred.fromCoroutine(self._turn(_ANY, (), ()))
+        elif self._waiting:
+            self._looked = False
+            batch = list(self._waiting)[:MOST_AT_ONCE]
+            waiters = [self._waiting.pop(id) for id in batch]
+            Deferred.fromCoroutine(self._turn(_THESE, (id_array(batch),), waiters))
+        elif self._rest is not None and not self._rest.called:
+            self._rest.callback(None)
+
+    async def _turn(
+        self, sql: str, parameters: Sequence[Any], waiters: Sequence[Deferred[None]]
+    ) -> None:
+        self._busy = True
+        more = await self._attempt(sql, parameters)
+        for waiter in waiters:
+            if not waiter.called:
+                waiter.callback(None)
+        if more and not waiters and self._poll.running:
+            self._overdue = True
+        self._busy = False
+        self._next()
+
+    async def _attempt(self, sql: str, parameters: Sequence[Any]) -> bool:
+        """Hand over the rows of *sql*; whether there may be more."""
+        try:
+            more = await self._hand_over(sql, parameters)
+        except (OSError, Unavailable, TimeoutError, CancelledError) as reason:
+            self._fail(explained(reason) or "the spool's file system does not answer")
+        except Exception:
+            self.log.failure("the hand-off to the scheduler failed")
+            self._stuck = "see the log"
+        else:
+            if self._stuck:
+                self.log.info("actions reach the scheduler again")
+            self._stuck = ""
+            return more
+        return False
+
+    def _fail(self, reason: str) -> None:
+        if reason != self._stuck:
+            self.log.error("actions do not reach the scheduler: {reason}", reason=reason)
+        self._stuck = reason
+
+    async def _hand_over(self, sql: str, parameters: Sequence[Any]) -> bool:
+        if self._threads >= MOST_THREADS:
+            raise Unavailable("the spool's file system does not answer")
+        async with self._database.transaction() as transaction:
+            rows = await transaction.query(sql, parameters)
+            if not rows:
+                return False
+            reached("locked")
+            new = {
+                id: document.encode()
+                for id, document, status in rows
+                if status == NEW_STATUS and document is not None
+            }
+            failures = await self._write(new)
+            reached("handed over")
+            done = [id for id, _, _ in rows if id not in failures]
+            await transaction.commit(_HANDED_OVER, (id_array(done),))
+            reached("marked")
+        if failures:
+            raise next(iter(failures.values()))
+        return len(rows) == MOST_AT_ONCE
+
+    async def _write(self, documents: dict[str, bytes]) -> dict[str, OSError]:
+        """Hand documents over to the spool, in a thread; those that failed, by their id."""
+        if not documents:
+            return {}
+        self._threads += 1
+        given_up = Event()
+        threads = self._reactor.getThreadPool()
+        written = deferToThreadPool(
+            self._reactor, threads, self._spool.hand_over, documents, given_up
+        )
+        answer: Deferred[dict[str, OSError]] = _copy(written)
+        written.addBoth(self._written)
+        try:
+            return await answer.addTimeout(FILES_SECONDS, self._reactor)
+        except BaseException:
+            given_up.set()
+            raise
+
+    def _written(self, result: Any) -> None:
+        self._threads -= 1
+
+
+def _copy(original: Deferred[Any]) -> Deferred[Any]:
+    """A Deferred with the same result, which may be cancelled without the original."""
+    copy: Deferred[Any] = Deferred()
+
+    def settle(result: Any) -> Any:
+        if not copy.called:
+            copy.callback(result)
+        return result
+
+    original.addBoth(settle)
+    return copy

@@ -1,0 +1,232 @@
+"""``mig-api VERB``: what an administrator does beside the daemon, on the same functions."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, BinaryIO, Final, NoReturn
+
+import click
+from psycopg2 import ProgrammingError
+from psycopg2.extensions import parse_dsn
+from twisted.internet import task
+from twisted.internet.defer import CancelledError, Deferred
+
+from mig import __version__
+from mig.database.pool import Database
+from mig.database.schema.migrate import SchemaFault, Step, migrate, plan, prepare
+from mig.demo import run as demo
+from mig.demo.postgres import PostgresFailed
+from mig.errors import InvalidInput, Refusal, Unavailable, explained
+from mig.investigators.registry import DISABLED, Investigators
+from mig.model.investigator import COLUMNS
+from mig.signing.gpg.verify import Gpg
+from mig.signing.keyring import ACTIVE
+from mig.values import parse_id
+
+INTERRUPTED: Final = 130
+LARGEST_KEY: Final = 65_536
+ALL_INVESTIGATORS: Final = f"select {COLUMNS} from investigators i order by i.id"  # noqa: S608
+
+
+def _dsn(_context: click.Context, _option: click.Parameter, value: str) -> str:
+    if value.startswith("embedded:"):
+        raise click.BadParameter("an embedded database is brought up when the daemon starts.")
+    try:
+        parse_dsn(value)
+    except ProgrammingError:
+        raise click.BadParameter("no postgresql:// URL or connection string.") from None
+    return value
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="mig-api", message="%(prog)s %(version)s")
+def main() -> None:
+    """Administer the MIG API. The daemon itself is `twistd mig-api`."""
+
+
+def _database_option(command: Callable[..., None]) -> Callable[..., None]:
+    return click.option(
+        "--database",
+        envvar="MIG_DATABASE",
+        show_envvar=True,
+        required=True,
+        metavar="URL",
+        callback=_dsn,
+        help="postgresql://USER@host/name; a password is better in PGPASSFILE.",
+    )(command)
+
+
+@main.command("migrate")
+@click.option("--plan", "only_plan", is_flag=True, help="Print what would be done, and do nothing.")
+@_database_option
+def migrate_command(only_plan: bool, database: str) -> None:
+    """Set up an empty database, or bring an existing one up to date.
+
+    Only what is missing is added, while a scheduler goes on writing. Run it as the owner of the
+    tables. A run that was broken off can be repeated.
+    """
+    _run(database, _print_plan if only_plan else _migrate)
+
+
+@main.group()
+def investigator() -> None:
+    """Add, list, enable and disable investigators, at the database itself."""
+
+
+@investigator.command("add")
+@click.argument("name")
+@click.argument("publickey", type=click.File("rb"))
+@_database_option
+def add_command(name: str, publickey: BinaryIO, database: str) -> None:
+    """Add the investigator NAME with the armored public key in the file PUBLICKEY (- for stdin)."""
+    key = publickey.read(LARGEST_KEY + 1)
+
+    async def add(known: Database, gpg: Gpg) -> None:
+        if len(key) > LARGEST_KEY:
+            raise InvalidInput(f"publickey must have at most {LARGEST_KEY} bytes")
+        id = await Investigators(known, gpg).add(name, key)
+        click.echo(f"added investigator {id}")
+
+    _run_with_gpg(database, add)
+
+
+@investigator.command("list")
+@_database_option
+def list_command(database: str) -> None:
+    """List the investigators: id, status, key fingerprint, name."""
+
+    async def show(known: Database) -> None:
+        await prepare(known, upgrade=False)
+        for id, name, fingerprint, status, *_ in await known.query(ALL_INVESTIGATORS):
+            click.echo(f"{id}\t{status}\t{fingerprint or '-'}\t{_printable(name)}")
+
+    _run(database, show)
+
+
+@investigator.command("enable")
+@click.argument("id")
+@_database_option
+def enable_command(id: str, database: str) -> None:
+    """Let the investigator ID submit actions again."""
+    _set_status(database, id, ACTIVE)
+
+
+@investigator.command("disable")
+@click.argument("id")
+@_database_option
+def disable_command(id: str, database: str) -> None:
+    """Take no more actions that only the investigator ID has signed."""
+    _set_status(database, id, DISABLED)
+
+
+def _printable(text: str) -> str:
+    """*text* on one line, whatever a database holds."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def _set_status(database: str, text: str, status: str) -> None:
+    async def change(known: Database, gpg: Gpg) -> None:
+        id = parse_id("ID", text)
+        await Investigators(known, gpg).set_status(id, status)
+        click.echo(f"investigator {id} is {status}")
+
+    _run_with_gpg(database, change)
+
+
+@main.command("demo")
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path, resolve_path=True),
+    help="Where the database lives; by default a folder of its own.",
+)
+@click.option("--port", type=click.IntRange(1, 65535), default=1664, show_default=True)
+def demo_command(folder: Path | None, port: int) -> None:
+    """Serve a made-up fleet from a PostgreSQL of our own, to try the API with.
+
+    A fleet older than a day is made anew. Ctrl-C leaves nothing running.
+    """
+    try:
+        demo.run(folder or demo.default_folder(), port)
+    except (PostgresFailed, SchemaFault, Unavailable, ValueError) as reason:
+        click.echo(f"mig-api: {explained(reason)}", err=True)
+        raise SystemExit(1) from None
+
+
+async def _print_plan(database: Database) -> None:
+    steps = await plan(database)
+    for step in steps:
+        click.echo(step.script)
+    if not steps:
+        click.echo("-- nothing to do")
+
+
+async def _migrate(database: Database) -> None:
+    steps = 0
+
+    def done(step: Step) -> None:
+        nonlocal steps
+        steps += 1
+        click.echo(f"done: {step.what}")
+
+    await migrate(database, done)
+    click.echo("the database is up to date" if steps else "nothing to do")
+
+
+def _run_with_gpg(dsn: str, verb: Callable[[Database, Gpg], Awaitable[None]]) -> NoReturn:
+    from twisted.internet import reactor
+
+    gpg = Gpg(reactor)
+
+    async def run(database: Database) -> None:
+        try:
+            await prepare(database, upgrade=False)
+            await verb(database, gpg)
+        finally:
+            await gpg.stop()
+
+    _run(dsn, run)
+
+
+def _run(dsn: str, verb: Callable[[Database], Awaitable[None]]) -> NoReturn:
+    """Run a verb on a database and end the process: 0, or not with one line on standard error."""
+
+    async def run(reactor: Any) -> None:
+        database = Database(reactor, dsn)
+        try:
+            await verb(database)
+        except (SchemaFault, Refusal) as reason:
+            click.echo(f"mig-api: {explained(reason)}", err=True)
+            raise SystemExit(1) from None
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(1) from None
+        except CancelledError:
+            click.echo("mig-api: interrupted; run it again to complete it", err=True)
+            raise SystemExit(INTERRUPTED) from None
+        finally:
+            database.stop()
+
+    def start(reactor: Any) -> Deferred[None]:
+        running = Deferred.fromCoroutine(run(reactor))
+        ended: Deferred[None] = Deferred()
+
+        def interrupt() -> Deferred[None]:
+            running.cancel()
+            return ended
+
+        def end(result: Any) -> Any:
+            if not ended.called:
+                ended.callback(None)
+            return result
+
+        reactor.addSystemEventTrigger("before", "shutdown", interrupt)
+        return running.addBoth(end)
+
+    task.react(start)
+
+
+if __name__ == "__main__":
+    main()

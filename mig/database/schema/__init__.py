@@ -1,0 +1,1 @@
+"""The schema: what is declared, what a database has, and the steps between them."""

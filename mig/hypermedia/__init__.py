@@ -1,0 +1,1 @@
+"""Collection+JSON, URLs and templates: what a client that knows nothing of MIG reads."""

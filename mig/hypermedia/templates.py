@@ -1,0 +1,62 @@
+"""What a client finds from the home document: links, queries, templates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from mig.hypermedia.document import Data, Link, Query, Template
+from mig.hypermedia.urls import (
+    CREATE_ACTION,
+    CREATE_INVESTIGATOR,
+    DASHBOARD,
+    HEARTBEAT,
+    SEARCH,
+    UPDATE_INVESTIGATOR,
+    Urls,
+)
+
+_LINKS: Final = (
+    ("dashboard", DASHBOARD, "What the agents do now, and the last actions"),
+    ("create-action", CREATE_ACTION, "The form for a signed action"),
+    ("create-investigator", CREATE_INVESTIGATOR, "The form for a new investigator"),
+    ("update-investigator", UPDATE_INVESTIGATOR, "The form that changes an investigator"),
+    ("heartbeat", HEARTBEAT, "Whether the service runs"),
+)
+NOUNS: Final = ("action", "command", "agent", "investigator")
+
+ACTION: Final = Template(
+    data=[Data(name="action", value="", prompt="A signed action, as JSON")],
+)
+INVESTIGATOR: Final = Template(
+    data=[
+        Data(name="name", value="", prompt="The investigator's full name"),
+        Data(name="publickey", value="", prompt="The investigator's armored PGP public key"),
+    ],
+)
+INVESTIGATOR_UPDATE: Final = Template(
+    data=[
+        Data(name="id", value="", prompt="The id of the investigator"),
+        Data(name="status", value="", prompt="The new status, active or disabled"),
+    ],
+)
+
+
+def links(urls: Urls) -> list[Link]:
+    """Where to go from the home document."""
+    return [Link(rel=rel, href=urls.base + path, prompt=prompt) for rel, path, prompt in _LINKS]
+
+
+def queries(urls: Urls, search: Sequence[Data]) -> list[Query]:
+    """One query for each noun by its id, and the search with its parameters."""
+    single = [
+        Query(
+            rel=noun,
+            href=f"{urls.base}/{noun}",
+            prompt=f"One {noun} by its id",
+            data=[Data(name=f"{noun}id", value="", prompt="1 to 18446744073709551615")],
+        )
+        for noun in NOUNS
+    ]
+    prompt = "Actions, commands, agents or investigators, newest first"
+    return [*single, Query(rel="search", href=urls.base + SEARCH, prompt=prompt, data=search)]

@@ -1,0 +1,1 @@
+"""Investigators are added and changed."""

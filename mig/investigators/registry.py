@@ -1,0 +1,141 @@
+"""Investigators are added, enabled and disabled."""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import Final
+
+from mig.database.pool import Database, Taken, Transaction
+from mig.errors import Conflict, InvalidInput, NotFound, Unavailable
+from mig.openpgp import certificate
+from mig.openpgp.certificate import Certificate
+from mig.signing.canonical import plain_text
+from mig.signing.gpg.verify import Gpg
+from mig.signing.keyring import ACTIVE, Keyring, Signer
+
+DISABLED: Final = "disabled"
+STATUSES: Final = (ACTIVE, DISABLED)
+LONGEST_NAME: Final = 1024
+
+_LOCK: Final = 16640
+"""Key of the advisory lock under which new keys are compared with the known ones."""
+
+_UNSEEN = {"Cc", "Zl", "Zp", "Cs"}
+_BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+_ADD_LOCK = "select pg_advisory_xact_lock(%s)"
+_SAME_FINGERPRINT = (
+    "select id::text, name from investigators where upper(pgpfingerprint) = %s order by id limit 1"
+)
+_FREE_ID = (
+    "select n from (select nextval('investigators_id_seq') as n from generate_series(1, 10000)) s"
+    " where not exists (select from investigators where id = n) limit 1"
+)
+_ADD = (
+    "insert into investigators (id, name, pgpfingerprint, publickey, status, createdat,"
+    " lastmodified, permissions) values (%s, %s, %s, %s, %s, now(), now(), %s)"
+)
+_SET_STATUS = (
+    "update investigators set status = %s, lastmodified = clock_timestamp() where id = %s"
+    " returning id"
+)
+DEFAULT_PERMISSIONS: Final = 0b111111
+"""search, action, action_create, command, agent, dashboard."""
+
+
+def checked_name(text: str) -> str:
+    """The name of an investigator.
+
+    :raises InvalidInput: for an empty or overlong one, and for control characters in it.
+    """
+    name = plain_text(text, "name").strip()
+    if not name:
+        raise InvalidInput("name must not be empty", "name")
+    if len(name) > LONGEST_NAME:
+        raise InvalidInput(f"name must have at most {LONGEST_NAME} letters", "name")
+    for letter in name:
+        if unicodedata.category(letter) in _UNSEEN or letter in _BIDI:
+            raise InvalidInput(
+                f"name holds the control character U+{ord(letter):04X}; letters are accepted",
+                "name",
+            )
+    return name
+
+
+def checked_status(text: str) -> str:
+    """The status of an investigator.
+
+    :raises InvalidInput: for anything but active and disabled.
+    """
+    if text not in STATUSES:
+        raise InvalidInput("status must be active or disabled", "status")
+    return text
+
+
+class Investigators:
+    """Adds and changes investigators in the database."""
+
+    def __init__(self, database: Database, gpg: Gpg) -> None:
+        self._database = database
+        self._gpg = gpg
+        self._keyring = Keyring()
+
+    async def add(self, name: str, publickey: bytes) -> int:
+        """The id of a new, active investigator with an armored public key.
+
+        :raises InvalidInput: for a name or key that is not accepted.
+        :raises Conflict: when the key belongs to an investigator; ``id`` is theirs.
+        :raises Unavailable: when the key cannot be checked or stored now.
+        """
+        name = checked_name(name)
+        key, armored = await self._checked(publickey)
+        try:
+            return await self._insert(name, key, armored)
+        except Taken:  # by somebody who does not take our lock: now it can be seen whose it is
+            return await self._insert(name, key, armored)
+
+    async def _insert(self, name: str, key: Certificate, armored: str) -> int:
+        async with self._database.transaction() as transaction:
+            await transaction.query(_ADD_LOCK, (_LOCK,))
+            await self._refuse_known(transaction, key)
+            ((id,),) = await transaction.query(_FREE_ID) or [(None,)]
+            if id is None:
+                raise Unavailable("there is no free id near", "investigators_id_seq is far behind")
+            row = (id, name, key.fingerprint, armored.encode(), ACTIVE, DEFAULT_PERMISSIONS)
+            await transaction.query(_ADD, row)
+        return int(id)
+
+    async def set_status(self, id: int, status: str) -> None:
+        """Enable or disable an investigator, from the next request on.
+
+        :raises NotFound: when there is none with this id.
+        :raises InvalidInput: for another status than active or disabled.
+        """
+        checked_status(status)
+        async with self._database.transaction() as transaction:
+            changed = await transaction.query(_SET_STATUS, (status, id))
+        if not changed:
+            raise NotFound(f"there is no investigator {id}")
+
+    async def _checked(self, publickey: bytes) -> tuple[Certificate, str]:
+        try:
+            return await self._gpg.minimal(certificate.read(publickey))
+        except InvalidInput as reason:
+            raise InvalidInput(f"publickey: {reason}", "publickey") from None
+
+    async def _refuse_known(self, transaction: Transaction, key: Certificate) -> None:
+        for id, name in await transaction.query(_SAME_FINGERPRINT, (key.fingerprint,)):
+            raise Conflict(f"this is the key of investigator {id}, {name!r}", id)
+        new = {part.fingerprint for part in key.keys}
+        for signer in await self._keyring.signers(transaction.query):
+            known = {part.fingerprint for part in signer.certificate.keys} & new
+            if known:
+                raise _adopted(signer, sorted(known)[0])
+
+
+def _adopted(signer: Signer, fingerprint: str) -> InvalidInput:
+    return InvalidInput(
+        f"publickey: the key {fingerprint} in it belongs to investigator {signer.id},"
+        f" {signer.name!r}; each key may have one owner",
+        "publickey",
+    )

@@ -1,0 +1,1 @@
+"""Typed records of what the database holds."""

@@ -1,0 +1,1 @@
+"""OpenPGP packets and certificates, read and nothing else."""

@@ -1,0 +1,341 @@
+"""Public keys: read from their armor, named by fingerprint, judged by strength, armored again."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from mig.errors import InvalidInput
+from mig.openpgp.packet import Packet, crc24, packets, strict_base64
+
+SIGNATURE: Final = 2
+SECRET_KEY: Final = 5
+PUBLIC_KEY: Final = 6
+SECRET_SUBKEY: Final = 7
+COMPRESSED: Final = 8
+USER_ID: Final = 13
+SUBKEY: Final = 14
+USER_ATTRIBUTE: Final = 17
+ACCEPTED_TAGS: Final = frozenset({PUBLIC_KEY, SUBKEY, USER_ID, USER_ATTRIBUTE, SIGNATURE})
+
+RSA: Final = frozenset({1, 2, 3})
+DSA: Final = 17
+ECC: Final = frozenset({18, 19, 22})
+"""ECDH, ECDSA, EdDSA: the curve is named by its object identifier."""
+
+MOST_USER_IDS: Final = 50
+"""gpg checks the signatures of each: 300 bogus ones take it an eighth of a second."""
+
+MOST_LINES: Final = 20_000
+
+RSA_BITS: Final = 2048
+MOST_BITS: Final = 8192
+"""gpg needs seconds for keys of absurd sizes, and anybody may send signatures that name one."""
+MOST_EXPONENT_BITS: Final = 32
+RSA_EXPONENT: Final = 65537
+CURVES: Final = {
+    "2b06010401da470f01": ("Ed25519", 256),
+    "2a8648ce3d030107": ("NIST P-256", 256),
+    "2b81040022": ("NIST P-384", 384),
+    "2b81040023": ("NIST P-521", 521),
+}
+OTHER_CURVES: Final = {
+    "2b060104019755010501": ("Curve25519", 256),
+    "2b6571": ("Ed448", 448),
+    "2b656f": ("X448", 448),
+    "2b2403030208010107": ("brainpoolP256r1", 256),
+    "2b240303020801010b": ("brainpoolP384r1", 384),
+    "2b240303020801010d": ("brainpoolP512r1", 512),
+    "2b8104000a": ("secp256k1", 256),
+}
+
+BEGIN: Final = "-----BEGIN PGP PUBLIC KEY BLOCK-----"
+END: Final = "-----END PGP PUBLIC KEY BLOCK-----"
+ACCEPTED: Final = "one armored PGP PUBLIC KEY BLOCK is accepted"
+
+_FRAME = re.compile(r"-----BEGIN PGP ([A-Z ,0-9/]+)-----")
+_HEADER = re.compile(r"[A-Za-z][A-Za-z-]*: ?.*")
+_CHECKSUM = re.compile(r"=[A-Za-z0-9+/]{4}", re.ASCII)
+_COLUMNS = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Key:
+    """A primary key or a subkey."""
+
+    fingerprint: str
+    """40 upper-case hex letters."""
+    primary: bool
+    algorithm: int
+    """The number that OpenPGP gives it."""
+    bits: int
+    """0 when the algorithm or the curve is not known."""
+    curve: str = ""
+    modulus: int = 0
+    exponent: int = 0
+    created: int = 0
+    """Unix seconds, as its owner's clock had them."""
+
+    @property
+    def key_id(self) -> str:
+        return self.fingerprint[-16:]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Certificate:
+    """A public key with its user ids and subkeys, not verified."""
+
+    fingerprint: str
+    """That of the primary key."""
+    keys: tuple[Key, ...]
+    """The primary key, then the subkeys."""
+    packets: bytes
+    """What is given to gpg as its keyring; without user attributes."""
+
+    def key(self, fingerprint: str) -> Key | None:
+        """The key with this fingerprint."""
+        return next((key for key in self.keys if key.fingerprint == fingerprint), None)
+
+
+def read(armored: bytes) -> Certificate:
+    """The certificate that somebody uploads: one armor, and nothing but white space around it.
+
+    :raises InvalidInput: saying what of it is not accepted.
+    """
+    return parse(_dearmored(_text(armored).strip()))
+
+
+def stored(armored: bytes) -> Certificate:
+    """The certificate in a stored row, whoever put it there: text around the armor and packets
+    that do not belong to a public key are passed over.
+
+    :raises InvalidInput: when there is no certificate in it, or more than one.
+    """
+    text = _text(armored)
+    start, end = text.find(BEGIN), text.rfind(END)
+    if start >= 0 and end >= 0:
+        text = text[start : end + len(END)]
+    found = packets(_dearmored(text))
+    _refuse_secrets(found)
+    return _certificate([packet for packet in found if packet.tag in ACCEPTED_TAGS])
+
+
+def parse(data: bytes) -> Certificate:
+    """The certificate that consists of the packets *data*.
+
+    :raises InvalidInput: for packets that do not belong to exactly one public key.
+    """
+    found = packets(data)
+    _refuse_secrets(found)
+    if found and found[0].tag == COMPRESSED:
+        raise InvalidInput(f"the key is compressed; {ACCEPTED}")
+    for packet in found:
+        if packet.tag not in ACCEPTED_TAGS:
+            raise InvalidInput(
+                f"the key holds a packet of type {packet.tag}, which has no place in a public key"
+            )
+    return _certificate(found)
+
+
+def armor(data: bytes) -> str:
+    """The packets of a public key in an armor."""
+    text = base64.b64encode(data).decode("ascii")
+    lines = [text[at : at + _COLUMNS] for at in range(0, len(text), _COLUMNS)]
+    checksum = base64.b64encode(crc24(data).to_bytes(3)).decode("ascii")
+    return "\n".join([BEGIN, "", *lines, f"={checksum}", END, ""])
+
+
+def _text(armored: bytes) -> str:
+    try:
+        return armored.decode("utf-8")
+    except UnicodeDecodeError:
+        raise InvalidInput(f"the key is not armored (it is not text); {ACCEPTED}") from None
+
+
+def _dearmored(text: str) -> bytes:
+    """The bytes in the only armor that *text* consists of."""
+    frames = _FRAME.findall(text)
+    if any("PRIVATE" in frame or "SECRET" in frame for frame in frames):
+        raise InvalidInput(
+            "this is a secret key: never send it to anybody, and replace it; only the public key"
+            " is accepted"
+        )
+    if not frames:
+        raise InvalidInput(f"the key is not armored; {ACCEPTED}")
+    if frames[0] != "PUBLIC KEY BLOCK":
+        raise InvalidInput(f"this is a PGP {frames[0]}, not a key; {ACCEPTED}")
+    if len(frames) > 1:
+        raise InvalidInput(f"there are {len(frames)} armors; {ACCEPTED}")
+    if not text.startswith(BEGIN) or not text.endswith(END):
+        raise InvalidInput(f"the armor is cut short or has text around it; {ACCEPTED}")
+    lines = [line.rstrip(" \t\r") for line in text.split("\n")][1:-1]
+    return _decoded(_without_headers(lines))
+
+
+def _without_headers(lines: list[str]) -> list[str]:
+    if len(lines) > MOST_LINES:
+        raise InvalidInput(f"the armor has more than {MOST_LINES} lines")
+    begin, end = 0, len(lines)
+    while begin < end and _HEADER.fullmatch(lines[begin]):
+        begin += 1
+    begin += begin < end and not lines[begin]
+    while begin < end and not lines[end - 1]:
+        end -= 1
+    return lines[begin:end]
+
+
+def _decoded(lines: list[str]) -> bytes:
+    checksum = lines.pop() if lines and _CHECKSUM.fullmatch(lines[-1]) else None
+    data = strict_base64("".join(lines))
+    if not data:
+        raise InvalidInput(f"the armor is empty; {ACCEPTED}")
+    if checksum is not None and int.from_bytes(strict_base64(checksum[1:])) != crc24(data):
+        raise InvalidInput("the key is damaged: its checksum does not match")
+    return data
+
+
+def _refuse_secrets(found: list[Packet]) -> None:
+    if any(packet.tag in (SECRET_KEY, SECRET_SUBKEY) for packet in found):
+        raise InvalidInput(
+            "the armor holds a secret key: never send it to anybody, and replace it; only the"
+            " public key is accepted"
+        )
+
+
+def _certificate(found: list[Packet]) -> Certificate:
+    if not found or found[0].tag != PUBLIC_KEY:
+        kind = "a signature" if found and found[0].tag == SIGNATURE else "something else"
+        raise InvalidInput(f"the armor holds {kind}, not a public key; {ACCEPTED}")
+    if sum(packet.tag == PUBLIC_KEY for packet in found) > 1:
+        raise InvalidInput("there are several keys in one armor; send them one by one")
+    names = sum(packet.tag == USER_ID for packet in found)
+    if not names:
+        raise InvalidInput("the key has no user id; a name and its self-signature are needed")
+    if names > MOST_USER_IDS:
+        raise InvalidInput(f"the key has more than {MOST_USER_IDS} user ids")
+    keys = tuple(_key(packet) for packet in found if packet.tag in (PUBLIC_KEY, SUBKEY))
+    for key in keys:
+        if key.bits > MOST_BITS or key.exponent.bit_length() > MOST_EXPONENT_BITS:
+            raise InvalidInput(
+                f"the key {key.fingerprint} is absurdly large; at most {MOST_BITS} bits, and"
+                f" {MOST_EXPONENT_BITS} of the exponent, are accepted"
+            )
+    return Certificate(
+        fingerprint=keys[0].fingerprint, keys=keys, packets=_without_attributes(found)
+    )
+
+
+def _without_attributes(found: list[Packet]) -> bytes:
+    """User attributes (images) and the signatures on them left out."""
+    kept = []
+    skipping = False
+    for packet in found:
+        if packet.tag != SIGNATURE:
+            skipping = packet.tag == USER_ATTRIBUTE
+        if not skipping:
+            kept.append(packet.raw)
+    return b"".join(kept)
+
+
+def _key(packet: Packet) -> Key:
+    body = packet.body
+    if len(body) < 6:
+        raise InvalidInput("the key is damaged: a key packet is cut short")
+    if body[0] != 4:
+        raise InvalidInput(f"OpenPGP keys of version {body[0]} are not accepted: version 4")
+    if len(body) > 0xFFFF:
+        raise InvalidInput("the key is damaged: a key packet is too long")
+    digest = hashlib.sha1(b"\x99" + len(body).to_bytes(2) + body, usedforsecurity=False)
+    fingerprint = digest.hexdigest().upper()
+    primary, algorithm, material = packet.tag == PUBLIC_KEY, body[5], body[6:]
+    created = int.from_bytes(body[1:5])
+    if algorithm in RSA:
+        modulus, rest = _mpi(material)
+        exponent, _ = _mpi(rest)
+        return Key(
+            fingerprint=fingerprint,
+            primary=primary,
+            algorithm=algorithm,
+            bits=modulus.bit_length(),
+            modulus=modulus,
+            exponent=exponent,
+            created=created,
+        )
+    curve, bits = _curve(material) if algorithm in ECC else ("", _first_bits(algorithm, material))
+    return Key(
+        fingerprint=fingerprint,
+        primary=primary,
+        algorithm=algorithm,
+        bits=bits,
+        curve=curve,
+        created=created,
+    )
+
+
+def _mpi(data: bytes) -> tuple[int, bytes]:
+    """The number that *data* starts with, and what follows it."""
+    end = 2 + (int.from_bytes(data[:2]) + 7) // 8
+    if len(data) < 2 or len(data) < end:
+        raise InvalidInput("the key is damaged: a number in it is cut short")
+    return int.from_bytes(data[2:end]), data[end:]
+
+
+def _first_bits(algorithm: int, material: bytes) -> int:
+    return _mpi(material)[0].bit_length() if algorithm in (16, DSA) else 0
+
+
+def _curve(material: bytes) -> tuple[str, int]:
+    length = material[0] if material else 0
+    name = material[1 : 1 + length].hex()
+    return CURVES.get(name) or OTHER_CURVES.get(name) or (f"the curve {name}", 0)
+
+
+def weakness(key: Key) -> str | None:
+    """Why this key is not accepted for signing, or ``None``."""
+    if key.algorithm in RSA:
+        return _rsa_weakness(key)
+    if key.algorithm == DSA:
+        return "it is a DSA key; RSA, Ed25519 and NIST curves are accepted"
+    if key.algorithm not in (19, 22):
+        return f"its algorithm (number {key.algorithm}) is not accepted; RSA, ECDSA or EdDSA is"
+    if key.curve not in {name for name, _ in CURVES.values()}:
+        return f"it is on {key.curve}; Ed25519, NIST P-256, P-384 and P-521 are accepted"
+    return None
+
+
+def _rsa_weakness(key: Key) -> str | None:
+    if key.bits < RSA_BITS:
+        return f"it has {key.bits} bits; RSA keys of at least {RSA_BITS} are accepted"
+    if key.exponent < RSA_EXPONENT or not key.exponent & 1:
+        return f"its exponent is {key.exponent}; an odd one of at least {RSA_EXPONENT} is accepted"
+    if not key.modulus & 1:
+        return "its modulus is even: the key is damaged"
+    if is_roca(key.modulus):
+        return "it was made by a chip whose keys can be factored (ROCA, CVE-2017-15361)"
+    return None
+
+
+def _powers(prime: int) -> frozenset[int]:
+    """The remainders that powers of 65537 leave by *prime*."""
+    found: set[int] = set()
+    power = 1
+    while power not in found:
+        found.add(power)
+        power = power * RSA_EXPONENT % prime
+    return frozenset(found)
+
+
+def _is_prime(number: int) -> bool:
+    return all(number % divisor for divisor in range(2, number))
+
+
+_ROCA: Final = [(prime, _powers(prime)) for prime in filter(_is_prime, range(3, 168))]
+
+
+def is_roca(modulus: int) -> bool:
+    """Whether *modulus* was made by the faulty generator of ROCA: its primes are a multiple of a
+    primorial plus a power of 65537, so that *modulus* is a power of 65537 by each small prime."""
+    return all(modulus % prime in powers for prime, powers in _ROCA)

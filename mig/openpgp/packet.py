@@ -1,0 +1,286 @@
+"""OpenPGP packets, and the one signature packet that an action or a token carries.
+
+Everything here is done before gpg sees anything: it gets bytes of ours, never a client's armor.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from mig.errors import InvalidInput
+
+LONGEST_SIGNATURE: Final = 4096
+"""Letters; as many as the column that stores them holds."""
+
+SIGNATURE: Final = 2
+HASHES: Final = {8: "SHA-256", 9: "SHA-384", 10: "SHA-512", 11: "SHA-224"}
+WEAK_HASHES: Final = {1: "MD5", 2: "SHA-1", 3: "RIPEMD-160"}
+NUMBERS_IN_SIGNATURE: Final = {1: 1, 3: 1, 19: 2, 22: 2}
+"""How many numbers a signature has, by public key algorithm: RSA, ECDSA, EdDSA."""
+
+DSA: Final = 17
+
+CREATED: Final = 2
+ISSUER: Final = 16
+ISSUER_FINGERPRINT: Final = 33
+
+ACCEPTED: Final = (
+    "a detached binary OpenPGP signature is accepted, its armor's base64 and =CRC in one line"
+)
+
+_ONE_LINE = re.compile(r"([A-Za-z0-9+/]+={0,2})=([A-Za-z0-9+/]{4})", re.ASCII)
+_CLASSES = {0x01: "text mode, which does not fix line ends"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Packet:
+    """One packet: its type, its content, and both as they stood."""
+
+    tag: int
+    body: bytes
+    raw: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Signature:
+    """A signature as its packet claims it to be; nothing of it is verified."""
+
+    raw: bytes
+    hash_algorithm: int
+    key_algorithm: int
+    created: int | None
+    """Unix seconds."""
+    issuers: tuple[str, ...]
+    """What to look the signer's certificate up by, in upper-case hex: full fingerprints (40
+    letters) when the signature names them, else key ids (16). Never empty."""
+
+
+def packets(data: bytes) -> list[Packet]:
+    """The packets that *data* consists of.
+
+    :raises InvalidInput: when it does not consist of whole packets of known length.
+    """
+    found = []
+    at = 0
+    while at < len(data):
+        tag, start, length = _header(data, at)
+        end = start + length
+        if end > len(data):
+            raise InvalidInput("the OpenPGP data is cut short")
+        found.append(Packet(tag=tag, body=data[start:end], raw=data[at:end]))
+        at = end
+    return found
+
+
+def _header(data: bytes, at: int) -> tuple[int, int, int]:
+    """The type of the packet at *at*, where its content starts, and its length."""
+    first = data[at]
+    if not first & 0x80:
+        raise InvalidInput("the data is not OpenPGP")
+    if first & 0x40:
+        tag, start, length = first & 0x3F, *_new_length(data, at + 1)
+    else:
+        if first & 3 == 3:
+            raise InvalidInput("an OpenPGP packet without a length is not accepted")
+        octets = 1 << (first & 3)
+        tag, start = first >> 2 & 0xF, at + 1 + octets
+        length = _number(data, at + 1, octets)
+    if tag == 0:
+        raise InvalidInput("the data is not OpenPGP: no packet has the type 0")
+    return tag, start, length
+
+
+def _new_length(data: bytes, at: int, *, subpacket: bool = False) -> tuple[int, int]:
+    """Where the content starts, and its length, in the newer form (also that of subpackets)."""
+    first = _number(data, at, 1)
+    if first < 192:
+        return at + 1, first
+    if first == 255:
+        return at + 5, _number(data, at + 1, 4)
+    if first < 224 or subpacket:
+        return at + 2, (first - 192 << 8) + _number(data, at + 1, 1) + 192
+    raise InvalidInput("an OpenPGP packet in parts (partial lengths) is not accepted")
+
+
+def _number(data: bytes, at: int, octets: int) -> int:
+    if at + octets > len(data):
+        raise InvalidInput("the OpenPGP data is cut short")
+    return int.from_bytes(data[at : at + octets])
+
+
+def crc24(data: bytes) -> int:
+    """The checksum of an armor."""
+    crc = 0xB704CE
+    for octet in data:
+        crc = (crc << 8 & 0xFFFFFF) ^ _CRC_TABLE[crc >> 16 ^ octet]
+    return crc
+
+
+def _crc_entry(value: int) -> int:
+    value <<= 16
+    for _ in range(8):
+        value = value << 1 ^ (0x1864CFB if value & 0x800000 else 0)
+    return value & 0xFFFFFF
+
+
+_CRC_TABLE = [_crc_entry(octet) for octet in range(256)]
+
+
+def strict_base64(text: str) -> bytes:
+    """What *text* encodes; there is one text for every content.
+
+    :raises InvalidInput: for other letters, wrong padding, or bits that carry nothing.
+    """
+    try:
+        data = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise InvalidInput("the base64 is damaged") from None
+    if base64.b64encode(data).decode("ascii") != text:
+        raise InvalidInput("the base64 is damaged: its last letters carry bits that mean nothing")
+    return data
+
+
+def signature(text: str) -> Signature:
+    """The signature in its one-line form: the armor's base64 and its ``=CRC`` joined.
+
+    :raises InvalidInput: saying what of it is not accepted.
+    """
+    if len(text) > LONGEST_SIGNATURE:
+        raise InvalidInput(
+            f"a signature of {len(text)} letters is too long: at most {LONGEST_SIGNATURE}"
+        )
+    found = packets(_one_line(text))
+    if len(found) != 1 or found[0].tag != SIGNATURE:
+        raise InvalidInput(f"{_content(found)}; exactly one signature packet is accepted")
+    return _version_4(found[0])
+
+
+def _one_line(text: str) -> bytes:
+    if not text:
+        raise InvalidInput(f"the signature is empty; {ACCEPTED}")
+    if "-----" in text:
+        kind = "a clearsigned text" if "BEGIN PGP SIGNED MESSAGE" in text else "an armor"
+        raise InvalidInput(f"the signature is {kind} with its frame lines; {ACCEPTED}")
+    match = _ONE_LINE.fullmatch(text)
+    if match is None:
+        raise InvalidInput(f"this is no signature; {ACCEPTED}")
+    data = strict_base64(match[1])
+    if crc24(data) != int.from_bytes(strict_base64(match[2])):
+        raise InvalidInput("the signature is damaged: its checksum does not match")
+    return data
+
+
+_CONTENTS = {
+    1: "an encrypted message",
+    4: "an inline-signed message",
+    5: "a secret key",
+    6: "a public key",
+    8: "compressed data",
+    11: "a message with its text",
+}
+
+
+def _content(found: list[Packet]) -> str:
+    if all(packet.tag == SIGNATURE for packet in found):
+        return f"the signature holds {len(found)} signature packets"
+    other = next(packet.tag for packet in found if packet.tag != SIGNATURE)
+    return f"the signature holds {_CONTENTS.get(other, f'a packet of type {other}')}"
+
+
+def _version_4(packet: Packet) -> Signature:
+    body = packet.body
+    version = _number(body, 0, 1)
+    if version != 4:
+        raise InvalidInput(f"OpenPGP signatures of version {version} are not accepted: version 4")
+    kind, key_algorithm, hash_algorithm = _number(body, 1, 3).to_bytes(3)
+    _check_class(kind)
+    _check_algorithms(key_algorithm, hash_algorithm)
+    hashed_length = _number(body, 4, 2)
+    unhashed_length = _number(body, 6 + hashed_length, 2)
+    hashed = list(_subpackets(_slice(body, 6, hashed_length)))
+    unhashed = list(_subpackets(_slice(body, 8 + hashed_length, unhashed_length)))
+    _check_numbers(body, 8 + hashed_length + unhashed_length, key_algorithm)
+    times = [_number(content, 0, 4) for kind, content in hashed if kind == CREATED]
+    return Signature(
+        raw=packet.raw,
+        hash_algorithm=hash_algorithm,
+        key_algorithm=key_algorithm,
+        created=times[0] if times else None,
+        issuers=_issuers(hashed, unhashed),
+    )
+
+
+def _check_class(kind: int) -> None:
+    if kind != 0:
+        name = _CLASSES.get(kind, "made for something else than a document")
+        raise InvalidInput(
+            f"the signature's class is {kind:#04x} ({name}); only 0x00, of a binary document, is"
+            " accepted"
+        )
+
+
+def _check_algorithms(key_algorithm: int, hash_algorithm: int) -> None:
+    if key_algorithm == DSA:
+        raise InvalidInput("DSA signatures are not accepted: RSA, ECDSA or EdDSA")
+    if key_algorithm not in NUMBERS_IN_SIGNATURE:
+        raise InvalidInput(
+            f"the public key algorithm {key_algorithm} is not accepted: RSA, ECDSA or EdDSA"
+        )
+    if hash_algorithm not in HASHES:
+        weak = WEAK_HASHES.get(hash_algorithm)
+        name = f"{weak} is weak and" if weak else f"the hash algorithm {hash_algorithm}"
+        wanted = ", ".join(sorted(HASHES.values()))
+        raise InvalidInput(f"{name} is not accepted in a signature: {wanted}")
+
+
+def _slice(data: bytes, at: int, length: int) -> bytes:
+    if at + length > len(data):
+        raise InvalidInput("the signature is cut short")
+    return data[at : at + length]
+
+
+def _subpackets(area: bytes) -> Iterator[tuple[int, bytes]]:
+    """The type (without its critical bit) and the content of each subpacket."""
+    at = 0
+    while at < len(area):
+        start, length = _new_length(area, at, subpacket=True)
+        content = _slice(area, start, length)
+        if not content:
+            raise InvalidInput("the signature is damaged: it has an empty subpacket")
+        yield content[0] & 0x7F, content[1:]
+        at = start + length
+
+
+def _check_numbers(body: bytes, at: int, key_algorithm: int) -> None:
+    """After the two octets of the digest stand the numbers of the signature, and nothing else."""
+    at += 2
+    for _ in range(NUMBERS_IN_SIGNATURE[key_algorithm]):
+        bits = _number(body, at, 2)
+        _slice(body, at + 2, (bits + 7) // 8)
+        at += 2 + (bits + 7) // 8
+    if at != len(body):
+        raise InvalidInput("the signature is damaged: it does not end where its numbers end")
+
+
+def _issuers(hashed: list[tuple[int, bytes]], unhashed: list[tuple[int, bytes]]) -> tuple[str, ...]:
+    """Fingerprints before key ids, signed ones before those that anybody could have put there."""
+    for area in (hashed, unhashed):
+        for wanted in (ISSUER_FINGERPRINT, ISSUER):
+            names = [_issuer(kind, content) for kind, content in area if kind == wanted]
+            found = tuple(dict.fromkeys(name for name in names if name))
+            if found:
+                return found
+    raise InvalidInput("the signature does not name the key that made it")
+
+
+def _issuer(kind: int, content: bytes) -> str | None:
+    if kind == ISSUER:
+        return content.hex().upper() if len(content) == 8 else None
+    if len(content) == 21 and content[0] == 4:
+        return content[1:].hex().upper()
+    return None

@@ -1,1 +1,0 @@
-"""What is served: rows of the database as documents of the API."""

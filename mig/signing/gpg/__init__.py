@@ -1,0 +1,1 @@
+"""gpg: its processes, what they answer, and what is made of it."""

@@ -1,0 +1,127 @@
+"""What gpg says on its status pipe of the signatures that it has checked.
+
+The lines are taken as bytes, because a user id can hold whatever else looks like the end of one.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from mig.errors import InvalidInput
+from mig.signing.gpg.process import Answer, unreliable
+
+Lines = Sequence[Sequence[bytes]]
+"""The words of each status line."""
+
+PREFIX: Final = b"[GNUPG:] "
+ONCE: Final = (b"NEWSIG", b"GOODSIG", b"VALIDSIG")
+BAD: Final = {
+    b"BADSIG": "the signature is bad: it was made over another text, or has been changed",
+    b"EXPSIG": "the signature has expired",
+    b"NO_PUBKEY": "the signature is not by this key",
+    b"NODATA": "gpg finds no signature in it",
+    b"UNEXPECTED": "gpg finds something else than a signature in it",
+}
+ERRORS_IN_SIGNATURE: Final = {
+    b"4": "gpg does not know the algorithm of the signature",
+    b"5": "the digest of the signature is weak: SHA-224, SHA-256, SHA-384 or SHA-512 is accepted",
+    b"6": "the key that made the signature may not be used for signing: it is not bound to the key",
+    b"9": BAD[b"NO_PUBKEY"],
+    b"39": "the signature is dated before the key that made it",
+    b"125": "the key that made the signature may not be used for signing",
+}
+UNREADABLE_SIGNATURE: Final = "gpg cannot check the signature: it or its key is damaged"
+KEY_STATES: Final = {b"EXPKEYSIG": b"e", b"REVKEYSIG": b"r"}
+"""The lines of a signature that holds by a key that does not, and the key's state."""
+
+_DOUBTS: Final = (b"ERRSIG", *BAD, *KEY_STATES)
+
+
+class BadSignature(InvalidInput):
+    """The signature was made over another text, or has been changed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Valid:
+    """What a VALIDSIG line says."""
+
+    key: str
+    created: int
+    hash_algorithm: int
+    kind: bytes
+    primary: str
+
+
+def status(answer: Answer) -> Lines:
+    """The status lines of *answer*.
+
+    :raises Unavailable: when gpg was killed, or its status is garbled.
+    """
+    *lines, rest = answer.status.split(b"\n")
+    if answer.code is None or rest or any(not line.startswith(PREFIX) for line in lines):
+        raise unreliable(answer)
+    return [line.removeprefix(PREFIX).split(b" ") for line in lines]
+
+
+def key_state(lines: Lines) -> bytes | None:
+    """The state of the key, if it is the reason why a signature by it does not count."""
+    return next((KEY_STATES[line[0]] for line in lines if line[0] in KEY_STATES), None)
+
+
+def refuse(lines: Lines) -> None:
+    """:raises InvalidInput: with gpg's reason why a signature does not hold, if it gives one."""
+    for line in lines:
+        if line[0] == b"ERRSIG":
+            code = line[6] if len(line) > 6 else b""
+            raise InvalidInput(ERRORS_IN_SIGNATURE.get(code, UNREADABLE_SIGNATURE))
+    for line in lines:
+        if line[0] in BAD:
+            kind = BadSignature if line[0] == b"BADSIG" else InvalidInput
+            raise kind(BAD[line[0]])
+
+
+def valid(answer: Answer, lines: Lines) -> Valid | None:
+    """The signature of which *lines* of *answer* say that it is good; ``None`` unless they say so
+    of exactly one, and nothing that raises a doubt.
+
+    :raises Unavailable: when the line about it is garbled.
+    """
+    words = Counter(line[0] for line in lines)
+    if any(words[word] != 1 for word in ONCE) or any(words[word] for word in _DOUBTS):
+        return None
+    try:
+        [line] = [line for line in lines if line[0] == b"VALIDSIG"]
+        _, key, _, created, _, _, _, _, hash_algorithm, kind, primary = line
+        return Valid(
+            key=key.decode("ascii"),
+            created=int(created),
+            hash_algorithm=int(hash_algorithm),
+            kind=kind,
+            primary=primary.decode("ascii"),
+        )
+    except ValueError:
+        raise unreliable(answer) from None
+
+
+def by_file(lines: Lines, names: Sequence[bytes]) -> Iterator[Lines]:
+    """The lines about each of the files *names*, which gpg was to check in this order.
+
+    :raises ValueError: when that is not what *lines* are.
+    """
+    left = iter(lines)
+    for name in names:
+        if list(next(left, ())) != [b"FILE_START", b"1", name]:
+            raise ValueError("gpg does not begin with the file that is next")
+        about: list[Sequence[bytes]] = []
+        for line in left:
+            if line[0] == b"FILE_DONE":
+                break
+            about.append(line)
+        else:
+            raise ValueError("gpg does not end with the file")
+        yield about
+    if next(left, None) is not None:
+        raise ValueError("gpg says more than it was asked")

@@ -1,0 +1,113 @@
+"""The keys of the investigators, as their database rows have them now."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Final
+
+from twisted.logger import Logger
+
+from mig.errors import InvalidInput
+from mig.model.row import RunSQL, id_array
+from mig.openpgp import certificate
+from mig.openpgp.certificate import Certificate
+
+ACTIVE: Final = "active"
+
+_ALL = (
+    "select id::text, name, status, sha256(publickey)"
+    " from investigators where publickey is not null order by id"
+)
+_KEYS = "select id::text, publickey from investigators where id = any(%s::numeric[])"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Signer:
+    """An investigator with a key that can be read; *publickey* is the column's value."""
+
+    id: str
+    name: str
+    status: str
+    publickey: bytes
+    certificate: Certificate
+
+    @property
+    def active(self) -> bool:
+        return self.status == ACTIVE
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Read:
+    """A key as it was read; ``certificate`` is ``None`` when it cannot be."""
+
+    digest: bytes
+    publickey: bytes
+    certificate: Certificate | None
+
+
+class Keyring:
+    """Every investigator's key, taken apart once.
+
+    ``known`` is what :meth:`signers` last answered, and only a hint: whoever relies on a signer
+    checks the row again in the statement that does so.
+    """
+
+    log = Logger()
+
+    def __init__(self) -> None:
+        self._read: dict[str, _Read] = {}
+        self.known: list[Signer] = []
+
+    async def signers(self, query: RunSQL) -> list[Signer]:
+        """All investigators that have a readable key, disabled ones too."""
+        rows = await query(_ALL, ())
+        digests = {id: bytes(digest) for id, _, _, digest in rows}
+        new = [id for id, digest in digests.items() if self._digest(id) != digest]
+        if new:
+            for id, key in await query(_KEYS, (id_array(new),)):
+                self._keep(id, bytes(key or b""))
+        self._read = {id: self._read[id] for id in digests if id in self._read}
+        self.known = [
+            Signer(
+                id=id,
+                name=name,
+                status=status,
+                publickey=self._read[id].publickey,
+                certificate=known,
+            )
+            for id, name, status, _ in rows
+            if id in self._read and (known := self._read[id].certificate)
+        ]
+        return self.known
+
+    def _digest(self, id: str) -> bytes | None:
+        known = self._read.get(id)
+        return known.digest if known else None
+
+    def _keep(self, id: str, publickey: bytes) -> None:
+        try:
+            readable = certificate.stored(publickey)
+        except InvalidInput as reason:
+            readable = None
+            self.log.warn("the key of investigator {id} cannot be read: {why}", id=id, why=reason)
+        self._read[id] = _Read(
+            digest=sha256(publickey).digest(), publickey=publickey, certificate=readable
+        )
+
+
+def owners(signers: Sequence[Signer], names: Sequence[str]) -> list[Signer]:
+    """Whose certificate has a key of the first of *names* that anybody's has.
+
+    *names* are fingerprints or key ids, in the order of trust.
+    """
+    for name in names:
+        found = [
+            signer
+            for signer in signers
+            if any(name in (key.fingerprint, key.key_id) for key in signer.certificate.keys)
+        ]
+        if found:
+            return found
+    return []
