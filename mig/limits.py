@@ -76,4 +76,8 @@ class Limits:
 
 def describe() -> list[tuple[str, float, str, str]]:
     """Return name, default, meaning and configuration key of every limit, in their order."""
-    return [(f.name, f.default, f.metadata["meaning"], f.metadata["key"]) for f in fields(Limits)]
+    limits = Limits()
+    return [
+        (limit.name, getattr(limits, limit.name), limit.metadata["meaning"], limit.metadata["key"])
+        for limit in fields(Limits)
+    ]
