@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 from typing import Final
 
+from mig.access.permissions import DEFAULT_PERMISSIONS
 from mig.database.pool import Database, Taken, Transaction
 from mig.errors import Conflict, InvalidInput, NotFound, Unavailable
 from mig.openpgp import certificate
@@ -39,8 +40,6 @@ _SET_STATUS = (
     "update investigators set status = %s, lastmodified = clock_timestamp() where id = %s"
     " returning id"
 )
-DEFAULT_PERMISSIONS: Final = 0b111111
-"""search, action, action_create, command, agent, dashboard."""
 
 
 def checked_name(text: str) -> str:
@@ -101,7 +100,7 @@ class Investigators:
             ((id,),) = await transaction.query(_FREE_ID) or [(None,)]
             if id is None:
                 raise Unavailable("there is no free id near", "investigators_id_seq is far behind")
-            row = (id, name, key.fingerprint, armored.encode(), ACTIVE, DEFAULT_PERMISSIONS)
+            row = (id, name, key.fingerprint, armored.encode(), ACTIVE, int(DEFAULT_PERMISSIONS))
             await transaction.query(_ADD, row)
         return int(id)
 
