@@ -27,7 +27,8 @@ from benchmarks.report import number, page, ratio, table
 from benchmarks.scenarios import ALL
 from mig.database.pool import Database
 from mig.database.schema import migrate
-from mig.demo.postgres import EmbeddedPostgres, PostgresFailed
+from mig.demo.postgres import EmbeddedPostgres
+from mig.errors import PostgresFailed
 
 SETTINGS: Final = {
     "shared_buffers": "1GB",

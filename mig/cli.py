@@ -16,10 +16,9 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from mig import __version__
 from mig.database.pool import Database
-from mig.database.schema.migrate import SchemaFault, Step, migrate, plan, prepare
+from mig.database.schema.migrate import Step, migrate, plan, prepare
 from mig.demo import run as demo
-from mig.demo.postgres import PostgresFailed
-from mig.errors import InvalidInput, Refusal, Unavailable, explained
+from mig.errors import InvalidInput, PostgresFailed, Refusal, SchemaFault, Unavailable, explained
 from mig.investigators.registry import DISABLED, Investigators
 from mig.model.investigator import COLUMNS
 from mig.signing.gpg.verify import Gpg

@@ -1,44 +1,32 @@
-"""Every error of ours, and what a client is told of it."""
+"""Every error of ours in one tree, each with its HTTP status and what a client is told of it."""
 
 from __future__ import annotations
 
+from http import HTTPStatus
+from typing import ClassVar, Final
 
-class Refusal(Exception):
-    """What a client is told instead of an answer.
+FAILED: Final = "the service failed; its log has the reason under this error's code"
 
-    The message is for people: it says what was wrong, where, and what is accepted.
+RETRY_AFTER_SECONDS: Final = 5
+
+
+class MigError(Exception):
+    """The base class of every error of ours.
+
+    One that reaches a client by mistake is a failure of the service, of which nothing is shown.
     """
 
+    status: ClassVar[HTTPStatus] = HTTPStatus.INTERNAL_SERVER_ERROR
 
-class InvalidInput(Refusal):
-    """The request holds a value that is not accepted. ``where`` names the parameter or field."""
+    @property
+    def client_message(self) -> str:
+        """What a client is told."""
+        return FAILED
 
-    def __init__(self, message: str, where: str = "") -> None:
-        super().__init__(message)
-        self.where = where
-
-
-class NotFound(Refusal):
-    """Nothing is known under this id or path."""
-
-
-class Conflict(Refusal):
-    """What is asked for is there already, or cannot be once more. *id* is what stands there."""
-
-    def __init__(self, message: str, id: str = "") -> None:
-        super().__init__(message)
-        self.id = id
-
-
-class Unavailable(Refusal):
-    """The answer cannot be given now; the same request may succeed later.
-
-    *detail* is for the operator alone: it may name hosts, folders and roles.
-    """
-
-    def __init__(self, message: str, detail: str = "") -> None:
-        super().__init__(message)
-        self.detail = detail
+    @property
+    def headers(self) -> tuple[tuple[bytes, bytes], ...]:
+        """The headers that an answer with this error has besides those of every answer."""
+        return ()
 
 
 def explained(reason: BaseException) -> str:
@@ -47,5 +35,169 @@ def explained(reason: BaseException) -> str:
     return f"{reason}: {detail}" if detail else str(reason)
 
 
-class Unreadable(Exception):
+# What a client is told instead of an answer
+
+
+class Refusal(MigError):
+    """What a client is told instead of an answer.
+
+    The message is for people: it says what was wrong, where, and what is accepted.
+    """
+
+    @property
+    def client_message(self) -> str:
+        return str(self)
+
+
+class InvalidInput(Refusal):
+    """The request holds a value that is not accepted. ``where`` names the parameter or field."""
+
+    status = HTTPStatus.BAD_REQUEST
+
+    def __init__(self, message: str, where: str = "") -> None:
+        super().__init__(message)
+        self.where = where
+
+
+class TooLong(InvalidInput):
+    """A value does not fit into its column."""
+
+
+class BadSignature(InvalidInput):
+    """The signature was made over another text, or has been changed."""
+
+
+class Forbidden(Refusal):
+    """The caller may not do this, or the page of another site made the client's browser send it."""
+
+    status = HTTPStatus.FORBIDDEN
+
+
+class NotFound(Refusal):
+    """Nothing is known under this id or path."""
+
+    status = HTTPStatus.NOT_FOUND
+
+
+class MethodNotAllowed(Refusal):
+    """The path does not know the method; ``allowed`` are those that it does."""
+
+    status = HTTPStatus.METHOD_NOT_ALLOWED
+
+    def __init__(self, method: str, allowed: str) -> None:
+        super().__init__(f"the method {method} is not allowed here; allowed are {allowed}")
+        self.allowed = allowed
+
+    @property
+    def headers(self) -> tuple[tuple[bytes, bytes], ...]:
+        return ((b"allow", self.allowed.encode()),)
+
+
+class TooSlow(Refusal):
+    """The request did not come in time."""
+
+    status = HTTPStatus.REQUEST_TIMEOUT
+
+
+class Conflict(Refusal):
+    """What is asked for is there already, or cannot be once more. *id* is what stands there."""
+
+    status = HTTPStatus.CONFLICT
+
+    def __init__(self, message: str, id: str = "") -> None:
+        super().__init__(message)
+        self.id = id
+
+
+class Taken(Conflict):
+    """A value that must be unique is there already."""
+
+
+class TooLarge(Refusal):
+    """The request's body is longer than the route takes; *limit* is in bytes."""
+
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"the request's body must be of at most {limit} bytes here")
+
+
+class UnsupportedMediaType(Refusal):
+    """The request's body is of a kind that the route does not take."""
+
+    status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+
+
+class ExpectationFailed(Refusal):
+    """The header Expect asks for what the service does not do."""
+
+    status = HTTPStatus.EXPECTATION_FAILED
+
+
+class Unavailable(Refusal):
+    """The answer cannot be given now; the same request may succeed later.
+
+    *detail* is for the operator alone: it may name hosts, folders and roles.
+    """
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+
+    def __init__(self, message: str, detail: str = "") -> None:
+        super().__init__(message)
+        self.detail = detail
+
+    @property
+    def headers(self) -> tuple[tuple[bytes, bytes], ...]:
+        return ((b"retry-after", b"%d" % RETRY_AFTER_SECONDS),)
+
+
+class Locked(Unavailable):
+    """A statement gave up on a lock that another transaction holds."""
+
+
+class VersionNotSupported(Refusal):
+    """The answer needs a newer version of HTTP than the client speaks."""
+
+    status = HTTPStatus.HTTP_VERSION_NOT_SUPPORTED
+
+
+# What a handler deals with itself
+
+
+class Unreadable(MigError):
     """A stored document cannot be read; the message is the reason, fit for a client."""
+
+
+class ClientStalled(MigError):
+    """The client did not take what was written in time."""
+
+
+# What the operator is told: the message is one line
+
+
+class BadConfig(MigError):
+    """The file cannot be used; the message is one line with all its faults."""
+
+
+class BadListener(MigError, ValueError):
+    """The text names no listener that may be used; the message is one line that says why."""
+
+
+class BadLog(MigError):
+    """The log cannot go where it should; the message is one line that says why."""
+
+
+class SchemaFault(MigError):
+    """The schema cannot be used or brought up to date; the message is one line for people."""
+
+
+class SpoolFault(MigError):
+    """The spool cannot be used; the message is one line for the operator."""
+
+
+class PostgresFailed(MigError):
+    """The database cannot be used; the message is one line for the operator."""
+
+
+class StartFailed(MigError):
+    """The service cannot start; the message is one line for the operator."""

@@ -13,6 +13,7 @@ from threading import Event
 from typing import Final
 
 from mig.actions.faults import call, reached
+from mig.errors import SpoolFault
 
 FOLDERS: Final = {
     "action": ("new", "inflight", "done", "invalid"),
@@ -24,10 +25,6 @@ FILE_MODE: Final = 0o640
 FOLDER_MODE: Final = 0o750
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NAMELESS = os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC
-
-
-class SpoolFault(Exception):
-    """The spool cannot be used; the message is one line for the operator."""
 
 
 class Spool:

@@ -11,15 +11,14 @@ from mig.actions import submission
 from mig.actions.faults import reached
 from mig.actions.outbox import Polled
 from mig.actions.submission import NOT_FINISHED, NOT_STARTED, SYNTAX_VERSION, Submission
-from mig.database.pool import Database, Rows, TooLong
+from mig.database.pool import Database, Rows
 from mig.database.prepared import Prepared
-from mig.errors import Conflict, InvalidInput, Unavailable
+from mig.errors import BadSignature, Conflict, InvalidInput, TooLong, Unavailable
 from mig.model.action import OWN_COLUMNS
 from mig.model.investigator import COLUMNS as SIGNER_COLUMNS
 from mig.model.row import Row, id_array
 from mig.openpgp.packet import Signature
 from mig.signing.canonical import Signable, Text, operations, texts
-from mig.signing.gpg.status import BadSignature
 from mig.signing.gpg.verify import Gpg
 from mig.signing.keyring import Keyring, Signer, owners
 from mig.values import new_id, parse_json

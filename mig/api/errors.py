@@ -1,9 +1,9 @@
-"""Errors as Collection+JSON: one table from what went wrong to the answer."""
+"""Errors as Collection+JSON documents."""
 
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from klein import Klein
 from twisted.internet.defer import CancelledError
@@ -11,69 +11,13 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from werkzeug.exceptions import HTTPException
 
-from mig.errors import Conflict, InvalidInput, NotFound, Refusal, Unavailable, explained
+from mig.errors import FAILED, NotFound, Refusal, explained
 from mig.hypermedia.document import Error, Item, Link, document
 
 if TYPE_CHECKING:
     from mig.web.request import Request
 
-STATUS: Final[dict[type[Refusal], HTTPStatus]] = {
-    InvalidInput: HTTPStatus.BAD_REQUEST,
-    NotFound: HTTPStatus.NOT_FOUND,
-    Conflict: HTTPStatus.CONFLICT,
-    Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
-}
-RETRY_AFTER = b"5"
-
 log = Logger()
-
-
-class MethodNotAllowed(Refusal):
-    """The path does not know the method; ``allowed`` are those that it does."""
-
-    def __init__(self, method: str, allowed: str) -> None:
-        super().__init__(f"the method {method} is not allowed here; allowed are {allowed}")
-        self.allowed = allowed
-
-
-class VersionNotSupported(Refusal):
-    """The answer needs a newer version of HTTP than the client speaks."""
-
-
-class Forbidden(Refusal):
-    """The page of another site made the client's browser send this."""
-
-
-class TooSlow(Refusal):
-    """The request did not come in time."""
-
-
-class TooLarge(Refusal):
-    """The request's body is longer than the route takes; *limit* is in bytes."""
-
-    def __init__(self, limit: int) -> None:
-        super().__init__(f"the request's body must be of at most {limit} bytes here")
-
-
-class UnsupportedMediaType(Refusal):
-    """The request's body is of a kind that the route does not take."""
-
-
-class ExpectationFailed(Refusal):
-    """The header Expect asks for what the service does not do."""
-
-
-STATUS.update(
-    {
-        Forbidden: HTTPStatus.FORBIDDEN,
-        MethodNotAllowed: HTTPStatus.METHOD_NOT_ALLOWED,
-        TooSlow: HTTPStatus.REQUEST_TIMEOUT,
-        TooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-        UnsupportedMediaType: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-        ExpectationFailed: HTTPStatus.EXPECTATION_FAILED,
-        VersionNotSupported: HTTPStatus.HTTP_VERSION_NOT_SUPPORTED,
-    }
-)
 
 
 def nothing_here() -> NotFound:
@@ -88,13 +32,10 @@ def refused(
     links: list[Link] | None = None,
 ) -> bytes:
     """The answer that tells a client why it gets none."""
-    status = next(STATUS[kind] for kind in type(refusal).__mro__ if kind in STATUS)
-    if isinstance(refusal, Unavailable):
-        request.setHeader(b"retry-after", RETRY_AFTER)
-    if isinstance(refusal, MethodNotAllowed):
-        request.setHeader(b"allow", refusal.allowed.encode())
+    for name, value in refusal.headers:
+        request.setHeader(name, value)
     request.outcome = f"refused: {explained(refusal)}"
-    return _answer(request, status, str(refusal), items, links)
+    return _answer(request, refusal.status, refusal.client_message, items, links)
 
 
 def _answer(
@@ -122,8 +63,4 @@ def install(app: Klein) -> None:
             return b""
         log.failure("operation {operation} failed", failure, operation=request.operation)
         request.outcome = "failed"
-        return _answer(
-            request,
-            HTTPStatus.INTERNAL_SERVER_ERROR,
-            "the service failed; its log has the reason under this error's code",
-        )
+        return _answer(request, HTTPStatus.INTERNAL_SERVER_ERROR, FAILED)

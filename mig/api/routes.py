@@ -13,6 +13,7 @@ from werkzeug.exceptions import HTTPException
 from mig.api import errors
 from mig.api.read import Read
 from mig.api.write import Write
+from mig.errors import MethodNotAllowed
 from mig.hypermedia import urls
 from mig.web.request import Request
 
@@ -117,7 +118,7 @@ def _route(methods: dict[str, Route], method: str) -> Route | None:
     """
     route = methods.get("GET" if method == "HEAD" else method)
     if route is None and method != "OPTIONS":
-        raise errors.MethodNotAllowed(method, _allowed(methods))
+        raise MethodNotAllowed(method, _allowed(methods))
     return route
 
 

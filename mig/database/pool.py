@@ -32,7 +32,7 @@ from txpostgres import txpostgres
 
 from mig.database.prepared import Prepared
 from mig.database.resolver import resolve
-from mig.errors import Conflict, InvalidInput, Unavailable
+from mig.errors import Locked, Taken, TooLong, Unavailable
 
 Rows = list[tuple[Any, ...]]
 Parameters = Sequence[Any] | Mapping[str, Any]
@@ -72,18 +72,6 @@ DURABLE = (
 
 OUTDATED = (FeatureNotSupported, InvalidSqlStatementName)
 """What happens to a prepared statement when the tables, or the session, are no longer the same."""
-
-
-class Locked(Unavailable):
-    """A statement gave up on a lock that another transaction holds."""
-
-
-class Taken(Conflict):
-    """A value that must be unique is there already."""
-
-
-class TooLong(InvalidInput):
-    """A value does not fit into its column."""
 
 
 class _Connection(txpostgres.Connection):

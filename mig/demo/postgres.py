@@ -27,6 +27,8 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from mig.errors import PostgresFailed
+
 OWNER: Final = "migadmin"
 API: Final = "migapi"
 SUPERUSER_ACCOUNT: Final = "postgres"
@@ -35,10 +37,6 @@ POLL_SECONDS: Final = 0.05
 PROGRESS_SECONDS: Final = 10.0
 STOP_SECONDS: Final = 10.0
 """After that a server is stopped without taking leave; it recovers at the next start."""
-
-
-class PostgresFailed(Exception):
-    """The database cannot be used; the message is one line for the operator."""
 
 
 def binaries() -> Path:

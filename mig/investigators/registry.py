@@ -6,8 +6,8 @@ import unicodedata
 from typing import Final
 
 from mig.access.permissions import DEFAULT_PERMISSIONS
-from mig.database.pool import Database, Taken, Transaction
-from mig.errors import Conflict, InvalidInput, NotFound, Unavailable
+from mig.database.pool import Database, Transaction
+from mig.errors import Conflict, InvalidInput, NotFound, Taken, Unavailable
 from mig.openpgp import certificate
 from mig.openpgp.certificate import Certificate
 from mig.signing.canonical import plain_text

@@ -19,6 +19,8 @@ from typing import Any, Final
 
 from psycopg2.extensions import make_dsn
 
+from mig.errors import BadConfig
+
 DEFAULT_IP: Final = "127.0.0.1"
 DEFAULT_PORT: Final = 1664
 DEFAULT_BASEROUTE: Final = "/api/v1"
@@ -62,10 +64,6 @@ _IDLE: Final = {
     ("maxmind", "path"),
 }
 """What is read and checked, but belongs to a part that does not exist yet."""
-
-
-class BadConfig(Exception):
-    """The file cannot be used; the message is one line with all its faults."""
 
 
 def host(text: str) -> str:

@@ -20,17 +20,27 @@ from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 
 from mig.actions.outbox import NoSpool, Outbox, Polled
-from mig.actions.spool import Spool, SpoolFault
+from mig.actions.spool import Spool
 from mig.actions.store import Actions
 from mig.database.pool import Database
-from mig.database.schema.migrate import SchemaFault, prepare
-from mig.demo.postgres import API, EmbeddedPostgres, PostgresFailed
-from mig.errors import Unavailable, explained
+from mig.database.schema.migrate import prepare
+from mig.demo.postgres import API, EmbeddedPostgres
+from mig.errors import (
+    BadConfig,
+    BadListener,
+    BadLog,
+    PostgresFailed,
+    SchemaFault,
+    SpoolFault,
+    StartFailed,
+    Unavailable,
+    explained,
+)
 from mig.investigators.registry import Investigators
 from mig.service import apicfg as config
 from mig.service import logs
-from mig.service.apicfg import BadConfig, Config
-from mig.service.listeners import DEFAULT_LISTENER, BadListener, Listener, bind_all
+from mig.service.apicfg import Config
+from mig.service.listeners import DEFAULT_LISTENER, Listener, bind_all
 from mig.service.options import EMBEDDED, Options
 from mig.signing.gpg.verify import Gpg
 from mig.web.site import ApiSite
@@ -39,10 +49,6 @@ NO_DATABASE: Final = (
     "no database is given; use --database postgresql://USER@HOST/NAME, --database embedded:FOLDER"
     " for a demo, or [postgres] in the file of --config"
 )
-
-
-class StartFailed(Exception):
-    """The service cannot start; the message is one line for the operator."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +86,7 @@ def make_service(options: Options) -> IService:
         database = _database(given.database)
         spool = _spool(given)
         listeners = _bound(given)
-    except (BadConfig, logs.BadLog, PostgresFailed, SpoolFault) as reason:
+    except (BadConfig, BadLog, PostgresFailed, SpoolFault) as reason:
         raise StartFailed(str(reason)) from None
     base = (given.url or _local_url(listeners)) + given.base_route
     return ApiService(

@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from twisted.internet.interfaces import IListeningPort
 
+from mig.errors import BadListener
 from mig.service.shared_port import TcpPort, UnixPort
 
 DEFAULT_LISTENER: Final = "tcp:1664:interface=127.0.0.1"
@@ -38,10 +39,6 @@ FAMILIES: Final = {
 }
 
 _TOKEN = re.compile(r"\\(.)|([:=])|([^\\:=]+)", re.DOTALL)
-
-
-class BadListener(ValueError):
-    """The text names no listener that may be used; the message is one line that says why."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,6 +24,7 @@ from twisted.logger import (
 )
 from zope.interface import implementer
 
+from mig.errors import BadLog
 from mig.service.apicfg import Logging
 
 SYSLOG_SOCKET: Final = Path("/dev/log")
@@ -45,10 +46,6 @@ _SEVERITIES: Final = {
     LogLevel.error: 3,
     LogLevel.critical: 2,
 }
-
-
-class BadLog(Exception):
-    """The log cannot go where it should; the message is one line that says why."""
 
 
 def redirect(logging: Logging, parent: Any) -> Any:

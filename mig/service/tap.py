@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from twisted.application.service import IService
 
-from mig.service.application import StartFailed, make_service
+from mig.errors import StartFailed
+from mig.service.application import make_service
 from mig.service.options import Options
 
 __all__ = ["Options", "makeService"]

@@ -9,8 +9,7 @@ from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
 
-from mig.api.errors import TooSlow
-from mig.errors import InvalidInput, Refusal
+from mig.errors import InvalidInput, Refusal, TooSlow
 
 HEADER_SECONDS: Final = 15
 """From the first byte of a request to the end of its headers."""

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from multipart import MultipartError, MultipartSegment, PushMultipartParser
 from twisted.web.http_headers import Headers
 
-from mig.api.errors import UnsupportedMediaType
-from mig.errors import InvalidInput
+from mig.errors import InvalidInput, UnsupportedMediaType
 from mig.hypermedia import document as collection
 from mig.hypermedia.document import Template
 from mig.values import MAX_ID, parse_json

@@ -16,7 +16,7 @@ from twisted.web.http import datetimeToString
 from werkzeug.http import parse_accept_header
 
 from mig.api import errors
-from mig.errors import InvalidInput, Refusal
+from mig.errors import ExpectationFailed, Forbidden, InvalidInput, Refusal, TooLarge
 from mig.hypermedia import document as collection
 from mig.web import forms as bodies
 from mig.web.urlencoded import Parameters, pairs, printable
@@ -81,7 +81,7 @@ class Request(server.Request):
             self._admit_body(path, addressed or host, length)
         expected = self.requestHeaders.getRawHeaders(b"expect", ())
         if any(expectation.lower() != b"100-continue" for expectation in expected):
-            raise errors.ExpectationFailed("of Expect, only 100-continue is understood")
+            raise ExpectationFailed("of Expect, only 100-continue is understood")
 
     def _admit_body(self, path: str, addressed: str, length: int | None) -> None:
         self._longest = self.site.longest_body(path, self.method.decode())
@@ -89,7 +89,7 @@ class Request(server.Request):
             self._refuse_foreign_pages(addressed)
             self.media = bodies.media(self.requestHeaders)
         if length is not None and length > self._longest:
-            raise errors.TooLarge(self._longest)
+            raise TooLarge(self._longest)
 
     def _refuse_foreign_pages(self, addressed: str) -> None:
         """Refuse what a page of another site makes a browser send, whether its user wants or not.
@@ -104,7 +104,7 @@ class Request(server.Request):
         if any(_origin(origin.decode("latin-1")) not in ours for origin in origins) or any(
             site not in (b"same-origin", b"none") for site in sites
         ):
-            raise errors.Forbidden("the page of another site must not submit anything here")
+            raise Forbidden("the page of another site must not submit anything here")
 
     def gotLength(self, length: int | None) -> None:
         self.content = BytesIO()
@@ -117,7 +117,7 @@ class Request(server.Request):
         self._received += len(data)
         try:
             if self._received > self._longest:
-                raise errors.TooLarge(self._longest)
+                raise TooLarge(self._longest)
             if self.method == b"POST":
                 self.site.hold(len(data))
                 self._held += len(data)

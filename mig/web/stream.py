@@ -11,7 +11,7 @@ from twisted.internet.interfaces import IPushProducer
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from mig.api.errors import VersionNotSupported
+from mig.errors import ClientStalled, VersionNotSupported
 from mig.web.request import Request
 
 LONGEST_SECONDS = 3_600.0
@@ -23,10 +23,6 @@ SEND_LIMIT = 1_000_000
 LONGEST_WHOLE = 1_048_576
 
 log = Logger()
-
-
-class ClientStalled(Exception):
-    """The client did not take what was written in time."""
 
 
 @implementer(IPushProducer)

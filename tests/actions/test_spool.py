@@ -14,7 +14,8 @@ from threading import Event, Thread
 import pytest
 
 from mig.actions import spool as module
-from mig.actions.spool import FOLDERS, Spool, SpoolFault
+from mig.actions.spool import FOLDERS, Spool
+from mig.errors import SpoolFault
 
 
 @pytest.fixture

@@ -21,8 +21,9 @@ from twisted.internet.threads import deferToThread
 from mig.database.pool import Database
 from mig.database.schema import migrate
 from mig.database.schema.declared import SHARED, VERSION, wanted
-from mig.database.schema.migrate import SchemaFault, Step, prepare
+from mig.database.schema.migrate import Step, prepare
 from mig.demo.postgres import API, EmbeddedPostgres
+from mig.errors import SchemaFault
 from tests import fleet
 from tests.conftest import TestDatabase
 from tests.database import catalog

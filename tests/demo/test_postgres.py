@@ -18,7 +18,8 @@ import pytest_twisted
 from twisted.internet import reactor
 
 from mig.database.pool import Database
-from mig.demo.postgres import API, OWNER, EmbeddedPostgres, PostgresFailed
+from mig.demo.postgres import API, OWNER, EmbeddedPostgres
+from mig.errors import PostgresFailed
 
 PROGRAM = """
 import sys

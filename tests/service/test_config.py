@@ -8,17 +8,8 @@ from pathlib import Path
 import pytest
 from psycopg2.extensions import parse_dsn
 
-from mig.service.apicfg import (
-    BadConfig,
-    Config,
-    Directories,
-    Logging,
-    Maxmind,
-    Postgres,
-    Server,
-    parse,
-    read,
-)
+from mig.errors import BadConfig
+from mig.service.apicfg import Config, Directories, Logging, Maxmind, Postgres, Server, parse, read
 
 SAMPLE = Path(__file__).parents[2] / "etc" / "api.cfg"
 

@@ -17,7 +17,8 @@ from twisted.internet import reactor
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
 
-from mig.service.listeners import ACCEPTED, BadListener, Listener, bind, bind_all, parse
+from mig.errors import BadListener
+from mig.service.listeners import ACCEPTED, Listener, bind, bind_all, parse
 
 SOMEWHERE_ELSE = "other machines could reach it, and there is no authentication yet"
 
@@ -196,7 +197,8 @@ os.environ.update(LISTEN_PID=str(os.getpid() + {pid_offset}))
 os.environ.update(LISTEN_FDS="2", LISTEN_FDNAMES="web:local")
 os.execv(sys.executable, [sys.executable, "-c", '''
 from twisted.internet import endpoints  # takes LISTEN_PID out of os.environ
-from mig.service.listeners import BadListener, bind
+from mig.errors import BadListener
+from mig.service.listeners import bind
 for text in {texts}:
     try:
         listener = bind(text)

@@ -24,9 +24,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from mig.database.pool import GRACE_SECONDS, Connection, Database, Locked, Rows
+from mig.database.pool import GRACE_SECONDS, Connection, Database, Rows
 from mig.database.schema.declared import API_ROLE, SHARED, VERSION, Grant, Index, Table, wanted
-from mig.errors import explained
+from mig.errors import Locked, SchemaFault, explained
 
 OLDEST_SERVER: Final = 110000
 """From PostgreSQL 11 on, a new column with a constant default does not rewrite its table."""
@@ -101,10 +101,6 @@ _DIE_WITH_CLIENT = (
     "select set_config(name, '2s', false) from pg_settings"
     " where name = 'client_connection_check_interval'"
 )
-
-
-class SchemaFault(Exception):
-    """The schema cannot be used or brought up to date; the message is one line for people."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from mig.errors import InvalidInput
+from mig.errors import BadSignature, InvalidInput
 from mig.signing.gpg.process import Answer, unreliable
 
 Lines = Sequence[Sequence[bytes]]
@@ -38,10 +38,6 @@ KEY_STATES: Final = {b"EXPKEYSIG": b"e", b"REVKEYSIG": b"r"}
 """The lines of a signature that holds by a key that does not, and the key's state."""
 
 _DOUBTS: Final = (b"ERRSIG", *BAD, *KEY_STATES)
-
-
-class BadSignature(InvalidInput):
-    """The signature was made over another text, or has been changed."""
 
 
 @dataclass(frozen=True, kw_only=True)
