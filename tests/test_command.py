@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable
 
 import pytest
 from click.testing import CliRunner
@@ -15,27 +12,14 @@ from click.testing import CliRunner
 from mig import __version__
 from mig.cli import main
 from mig.demo.postgres import API, EmbeddedPostgres
-from tests.conftest import TestDatabase
-from tests.database import catalog
-from tests.database.test_migrate import holding, old_2014
-
-COMMAND = [sys.executable, "-P", "-m", "mig.cli"]
-
-
-def command(*arguments: str, **environment: str) -> tuple[int, str, str]:
-    """Status, output and error output."""
-    done = subprocess.run(
-        [*COMMAND, *arguments],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    return done.returncode, done.stdout, done.stderr
+from tests.support import catalog
+from tests.support.command import COMMAND, command
+from tests.support.generations import old_2014
+from tests.support.postgres import NewDatabase, TestDatabase, holding
 
 
 @pytest.fixture
-def old(new_database: Callable[..., TestDatabase]) -> TestDatabase:
+def old(new_database: NewDatabase) -> TestDatabase:
     return old_2014(new_database("template0"))
 
 
@@ -61,9 +45,7 @@ def test_no_usable_database_is_given(arguments: list[str], says: str) -> None:
     assert says in told.output
 
 
-def test_the_plan_is_sql_that_does_the_same(
-    old: TestDatabase, new_database: Callable[..., TestDatabase]
-) -> None:
+def test_the_plan_is_sql_that_does_the_same(old: TestDatabase, new_database: NewDatabase) -> None:
     """It changes nothing itself; psql takes it."""
     before = catalog.everything(old)
     status, sql, errors = command("migrate", "--plan", "--database", old.dsn)
@@ -89,7 +71,7 @@ def test_each_step_is_told_and_a_second_run_has_none(old: TestDatabase) -> None:
     assert command("migrate", "--plan", MIG_DATABASE=old.dsn) == (0, "-- nothing to do\n", "")
 
 
-def test_an_empty_database_is_set_up(new_database: Callable[..., TestDatabase]) -> None:
+def test_an_empty_database_is_set_up(new_database: NewDatabase) -> None:
     empty = new_database("template0")
     status, output, _ = command("migrate", "--database", empty.dsn)
     assert (status, output) == (

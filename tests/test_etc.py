@@ -14,9 +14,9 @@ import pytest
 
 from mig.service.listeners import parse
 from mig.service.options import Options
-from tests import fleet
-from tests.conftest import MANY_COMMANDS, TestDatabase
-from tests.service.test_start import BIN, Daemon, wait_for
+from tests.support import fleet
+from tests.support.daemon import BIN, Daemon, wait_for
+from tests.support.postgres import MANY_COMMANDS, TestDatabase
 
 ETC = Path(__file__).parent.parent / "etc"
 PROXIES = ("nginx", "haproxy")

@@ -16,7 +16,8 @@ import pytest_twisted
 from twisted.internet.threads import deferToThread
 
 from mig.demo import fleet as demo
-from tests.conftest import Api, TestDatabase
+from tests.support.api import Api
+from tests.support.postgres import TestDatabase
 
 GUIDE = (Path(__file__).parent.parent / "docs" / "guide.md").read_text()
 CURLS = re.findall(r"^    (curl 'http.*)$", GUIDE, re.MULTILINE)

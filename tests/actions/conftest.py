@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from mig.demo.postgres import EmbeddedPostgres
-from tests.actions.submissions import Case
-from tests.conftest import TestDatabase
-from tests.keys import Keys
+from tests.support.keys import Keys
+from tests.support.postgres import TestDatabase
+from tests.support.submissions import Case
 
 
 @pytest.fixture(scope="package")

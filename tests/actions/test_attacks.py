@@ -16,21 +16,8 @@ import pytest
 import pytest_twisted
 
 from mig.openpgp.packet import packets
-from tests.actions.submissions import (
-    FORM,
-    JSON,
-    Case,
-    Raw,
-    accepted_as,
-    an_action,
-    check_nothing_left,
-    check_nothing_stored,
-    refused_with,
-    spooled,
-    text_of,
-)
-from tests.conftest import Api, TestDatabase
-from tests.keys import (
+from tests.support.api import Api
+from tests.support.keys import (
     FAR_AHEAD,
     LONG_AGO,
     SOON_AFTER,
@@ -42,6 +29,20 @@ from tests.keys import (
     with_issuer,
     with_version,
     without_back_signature,
+)
+from tests.support.postgres import TestDatabase
+from tests.support.submissions import (
+    FORM,
+    JSON,
+    Case,
+    Raw,
+    accepted_as,
+    an_action,
+    check_nothing_left,
+    check_nothing_stored,
+    refused_with,
+    spooled,
+    text_of,
 )
 
 Sign = Callable[[str, "Case"], str]

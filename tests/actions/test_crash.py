@@ -14,9 +14,9 @@ from urllib.parse import urlencode
 import pytest
 
 from mig.actions.faults import POINTS
-from tests.conftest import TestDatabase
-from tests.fleet import VECTORS, load
-from tests.service.test_start import Daemon, wait_for
+from tests.support.daemon import Daemon, wait_for
+from tests.support.fleet import VECTORS, load
+from tests.support.postgres import TestDatabase
 
 ACTION = (VECTORS / "actions" / "unix-plain.json").read_text()
 FOLDERS = ("new", "inflight", "done", "invalid")

@@ -14,8 +14,9 @@ import pytest_twisted
 from mig.errors import InvalidInput
 from mig.signing.canonical import operations
 from mig.values import parse_json
-from tests.conftest import Api, TestDatabase
-from tests.fleet import VECTORS, load
+from tests.support.api import Api
+from tests.support.fleet import VECTORS, load
+from tests.support.postgres import TestDatabase
 
 ACTIONS = sorted((VECTORS / "actions").glob("*.json"))
 

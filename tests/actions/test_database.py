@@ -9,8 +9,9 @@ import psycopg2
 import pytest_twisted
 
 from mig.errors import Refusal
-from tests.conftest import Api, TestDatabase
-from tests.fleet import VECTORS, load
+from tests.support.api import Api
+from tests.support.fleet import VECTORS, load
+from tests.support.postgres import TestDatabase
 
 ACTION = (VECTORS / "actions" / "unix-plain.json").read_text()
 SHER = (VECTORS / "keys" / "sher.asc").read_text()

@@ -15,16 +15,17 @@ from twisted.internet.threads import deferToThread
 
 from mig.openpgp import certificate
 from mig.openpgp.packet import packets
-from tests.actions.submissions import (
+from tests.support.api import Api
+from tests.support.command import command
+from tests.support.keys import FAR_AHEAD, Key, Keys, dearmored, framed, public_armor
+from tests.support.postgres import TestDatabase
+from tests.support.submissions import (
     accepted_as,
     an_action,
     check_nothing_left,
     refused_with,
     text_of,
 )
-from tests.conftest import Api, TestDatabase
-from tests.keys import FAR_AHEAD, Key, Keys, dearmored, framed, public_armor
-from tests.test_command import command
 
 Make = Callable[[Keys], str | bytes]
 

@@ -12,7 +12,7 @@ from twisted.internet import reactor
 
 from mig.actions.outbox import MOST_AT_ONCE, Outbox
 from mig.database.pool import Database
-from tests.conftest import TestDatabase
+from tests.support.postgres import TestDatabase
 
 BACKLOG = 4 * MOST_AT_ONCE
 

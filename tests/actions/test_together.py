@@ -20,7 +20,12 @@ from mig.database.schema import migrate
 from mig.openpgp.certificate import Certificate
 from mig.openpgp.certificate import Key as CertificateKey
 from mig.signing.keyring import Signer, owners
-from tests.actions.submissions import (
+from tests.support.api import Api
+from tests.support.generations import GENERATIONS
+from tests.support.keys import Keys
+from tests.support.postgres import TestDatabase
+from tests.support.properties import REPETITIONS
+from tests.support.submissions import (
     JSON,
     Case,
     Raw,
@@ -32,9 +37,6 @@ from tests.actions.submissions import (
     refused_with,
     spooled,
 )
-from tests.conftest import REPETITIONS, Api, TestDatabase
-from tests.database.generations import GENERATIONS
-from tests.keys import Keys
 
 POSTS = 200
 EQUAL = 24

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import pytest_twisted
 
-from tests import fleet
-from tests.conftest import Api, TestDatabase
+from tests.support import fleet
+from tests.support.api import Api
+from tests.support.postgres import TestDatabase
 
 RECORDED_BASE = "http://localhost:12346/api/v1"
 

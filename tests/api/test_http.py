@@ -13,8 +13,9 @@ from twisted.internet.threads import deferToThread
 from mig.api.routes import ROUTES
 from mig.hypermedia.document import MEDIA_TYPE
 from mig.web import stream
-from tests import fleet
-from tests.conftest import Api, TestDatabase
+from tests.support import fleet
+from tests.support.api import Api
+from tests.support.postgres import TestDatabase
 
 PATHS = sorted({route.path for route in ROUTES})
 

@@ -9,8 +9,9 @@ import pytest_twisted
 
 from mig.api import read
 from mig.model import command as commands
-from tests import fleet
-from tests.conftest import Api, TestDatabase
+from tests.support import fleet
+from tests.support.api import Api
+from tests.support.postgres import TestDatabase
 
 REPORT = f"/search?type=command&report=complianceitems&limit=100000&{fleet.ALWAYS}"
 GOOD = fleet.found(fleet.hit())

@@ -8,8 +8,9 @@ from urllib.parse import quote, urlsplit
 import pytest_twisted
 
 from mig.hypermedia.document import MEDIA_TYPE
-from tests import fleet
-from tests.conftest import Api, TestDatabase
+from tests.support import fleet
+from tests.support.api import Api
+from tests.support.postgres import TestDatabase
 
 MEMBERS = {
     "collection": {"version", "href", "links", "items", "queries", "template", "error"},

@@ -6,8 +6,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import closing
 from typing import Any
 
 import psycopg2
@@ -24,12 +24,10 @@ from mig.database.schema.declared import SHARED, VERSION, wanted
 from mig.database.schema.migrate import Step, prepare
 from mig.demo.postgres import API, EmbeddedPostgres
 from mig.errors import SchemaFault
-from tests import fleet
-from tests.conftest import TestDatabase
-from tests.database import catalog
-from tests.database.generations import GENERATIONS, Generation
+from tests.support import catalog, fleet
+from tests.support.generations import GENERATIONS, Generation, old_2014
+from tests.support.postgres import NewDatabase, TestDatabase, holding
 
-NewDatabase = Callable[..., TestDatabase]
 LONGEST_WAIT = 3.0
 """What a writer may have to wait: a lock's second, and what a busy machine adds."""
 
@@ -54,12 +52,6 @@ def old(empty: TestDatabase, generation: Generation) -> TestDatabase:
     empty.execute(generation.sql)
     generation.fill(empty.dsn)
     return empty
-
-
-def old_2014(database: TestDatabase) -> TestDatabase:
-    database.execute(GENERATIONS["2014"].sql)
-    GENERATIONS["2014"].fill(database.dsn)
-    return database
 
 
 async def on(dsn: str, call: Callable[[Database], Awaitable[Any]]) -> Any:
@@ -94,15 +86,6 @@ async def refusal(call: Awaitable[Any]) -> str:
         await call
     assert "\n" not in str(refused.value)
     return str(refused.value)
-
-
-@contextmanager
-def holding(database: TestDatabase, *statements: str) -> Iterator[Any]:
-    """A transaction of somebody else that stays open."""
-    with closing(psycopg2.connect(database.dsn)) as connection:
-        for statement in statements:
-            connection.cursor().execute(statement)
-        yield connection
 
 
 @pytest.mark.parametrize("upgrade", [False, True])

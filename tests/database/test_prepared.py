@@ -15,7 +15,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from mig.database.pool import Database
 from mig.database.prepared import Prepared
 from mig.errors import Unavailable
-from tests.conftest import TestDatabase
+from tests.support.postgres import TestDatabase
 
 THINGS = Prepared(
     "things",

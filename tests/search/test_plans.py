@@ -22,7 +22,7 @@ from mig.demo.postgres import EmbeddedPostgres
 from mig.hypermedia.urls import Urls
 from mig.search.parameters import PARAMETERS, TYPES, parse_search
 from mig.search.results import Format, Results
-from tests.conftest import TestDatabase
+from tests.support.postgres import TestDatabase
 
 COMMANDS = 1_000_000
 AGENTS = 5_000

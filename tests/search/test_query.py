@@ -24,8 +24,8 @@ from mig.database.pool import Database
 from mig.hypermedia.urls import Urls
 from mig.search.parameters import FINISHED_COMMAND, parse_search
 from mig.search.results import Results
-from tests import fleet
-from tests.conftest import TestDatabase
+from tests.support import fleet
+from tests.support.postgres import TestDatabase
 
 TABLES = ("commands", "signatures", "actions", "agents", "investigators")
 NOW = Instant.from_utc(2026, 1, 10)

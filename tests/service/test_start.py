@@ -9,79 +9,23 @@ import signal
 import socket
 import stat
 import subprocess
-import sys
 import sysconfig
 import tempfile
-import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import closing, suppress
 from importlib.metadata import Distribution
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
 from psycopg2.extensions import parse_dsn
 
 from mig import __version__
-from tests.conftest import TestDatabase
+from tests.support.daemon import BIN, Daemon, run, wait_for
+from tests.support.postgres import TestDatabase
 
-T = TypeVar("T")
-
-BIN = Path(sys.executable).parent
 PROGRAMS = [["twistd", "-n"], ["twistd"], ["twist"]]
 UNREACHABLE = ["--database", "postgresql://nobody@127.0.0.1:1/none"]
-
-
-def run(*arguments: str, cwd: Path | str = "/", program: str = "twistd") -> tuple[int, str]:
-    """Exit status and output of a start that must end by itself."""
-    done = subprocess.run(
-        [BIN / program, *arguments], cwd=cwd, capture_output=True, text=True, timeout=60
-    )
-    return done.returncode, done.stdout + done.stderr
-
-
-def wait_for(condition: Callable[[], T | None]) -> T:
-    """What *condition* answers as soon as it is true, within a bound."""
-    for _ in range(1200):
-        answer = condition()
-        if answer:
-            return answer
-        time.sleep(0.05)
-    raise AssertionError("waited in vain")
-
-
-class Daemon:
-    """A daemon in the foreground whose log is read until it says that it is ready."""
-
-    def __init__(
-        self,
-        *arguments: str,
-        cwd: Path,
-        log: Path | None = None,
-        inherited: Sequence[int] = (),
-        environment: Mapping[str, str] | None = None,
-    ) -> None:
-        self.output = cwd / "output"
-        self.log = log or self.output
-        self.process = subprocess.Popen(
-            [BIN / "twistd", "-n", "mig-api", *arguments],
-            cwd=cwd,
-            stdout=self.output.open("wb"),
-            stderr=subprocess.STDOUT,
-            pass_fds=inherited,
-            env={**os.environ, **(environment or {})},
-        )
-        self.base = wait_for(self._ready)
-
-    def _ready(self) -> str | None:
-        text = self.log.read_text() if self.log.exists() else ""
-        assert self.process.poll() is None, text + self.output.read_text()
-        return text.partition("ready at ")[2].split()[0] if "ready at " in text else None
-
-    def stop(self) -> int:
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(30)
 
 
 @pytest.fixture

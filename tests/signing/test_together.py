@@ -18,8 +18,8 @@ from mig.openpgp.certificate import Certificate
 from mig.openpgp.packet import Signature
 from mig.signing.gpg.batch import MOST
 from mig.signing.gpg.verify import Gpg, Verified
-from tests.keys import Keys
-from tests.signing.test_gpg import (
+from tests.support.keys import Keys
+from tests.support.signatures import (
     BAD,
     BOB,
     GOOD,

@@ -9,8 +9,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from tests.conftest import TestDatabase
-from tests.service.test_start import Daemon, wait_for
+from tests.support.daemon import Daemon, wait_for
+from tests.support.postgres import TestDatabase
 
 
 def status(url: str) -> int | None:

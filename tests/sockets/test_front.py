@@ -18,7 +18,17 @@ from twisted.internet.threads import deferToThread
 from twisted.logger import formatEvent, globalLogPublisher
 
 from mig.web import channel, site
-from tests.front import BASE, CREATE, FORM, Front, Posts, a_site, answer_of, post, refusal_of
+from tests.support.front import (
+    BASE,
+    CREATE,
+    FORM,
+    Front,
+    Posts,
+    a_site,
+    answer_of,
+    post,
+    refusal_of,
+)
 
 CHUNKED = "Transfer-Encoding: chunked"
 HEARTBEAT = b"GET /api/v1/heartbeat HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -26,7 +36,7 @@ MOST = 1_048_576
 
 
 class Server:
-    """The site of :mod:`tests.front` on a real socket."""
+    """The site of :mod:`tests.support.front` on a real socket."""
 
     def __init__(self) -> None:
         self.posts = Posts()

@@ -16,8 +16,9 @@ from twisted.internet.threads import deferToThread
 from twisted.logger import formatEvent, globalLogPublisher
 
 from mig.web import stream
-from tests import fleet
-from tests.conftest import MANY_COMMANDS, Api, TestDatabase
+from tests.support import fleet
+from tests.support.api import Api
+from tests.support.postgres import MANY_COMMANDS, TestDatabase
 
 REPORT = f"/api/v1/search?type=command&report=complianceitems&limit=100000&{fleet.ALWAYS}"
 BACKENDS = (

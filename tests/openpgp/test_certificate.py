@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import time
 from math import prod
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -14,11 +13,12 @@ from hypothesis import strategies as st
 from mig.errors import InvalidInput
 from mig.openpgp import certificate, packet
 from mig.openpgp.certificate import BEGIN, END, Key, parse
-from tests.keys import Keys, dearmored, framed
+from tests.support.fleet import VECTORS
+from tests.support.keys import Keys, dearmored, framed
 
-VECTORS = Path(__file__).parents[1] / "vectors" / "keys"
-BOB = (VECTORS / "bob.asc").read_bytes()
-SHER = (VECTORS / "sher.asc").read_bytes()
+ARMORED_KEYS = VECTORS / "keys"
+BOB = (ARMORED_KEYS / "bob.asc").read_bytes()
+SHER = (ARMORED_KEYS / "sher.asc").read_bytes()
 BOB_RAW = certificate.read(BOB).packets
 KEY, USER, BINDING = packet.packets(BOB_RAW)
 
@@ -29,7 +29,7 @@ def armored(data: bytes) -> bytes:
 
 @pytest.mark.parametrize("name", ["bob", "sher", "mallory"])
 def test_the_keys_of_the_original_service_are_read_and_armored_again(name: str) -> None:
-    text = (VECTORS / f"{name}.asc").read_bytes()
+    text = (ARMORED_KEYS / f"{name}.asc").read_bytes()
     read = certificate.read(text)
     assert certificate.stored(text) == read
     assert certificate.read(armored(read.packets)) == read

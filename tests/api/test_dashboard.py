@@ -23,8 +23,8 @@ from mig.api.dashboard import Dashboard
 from mig.database.pool import Database
 from mig.errors import Unavailable
 from mig.hypermedia.urls import Urls
-from tests import fleet
-from tests.conftest import TestDatabase
+from tests.support import fleet
+from tests.support.postgres import TestDatabase
 
 ONLINE, IDLE = ("heartbeating", "online"), ("inactive", "idle")
 HOURS = st.sampled_from([0.0, 0.05, 0.1, 1.0, 23.0, 25.0, 167.0, 169.0])

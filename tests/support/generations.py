@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tests import fleet
+from tests.support import fleet
+from tests.support.postgres import TestDatabase
 
 _SHARED = """
 create table commands (
@@ -142,3 +143,9 @@ GENERATIONS = {
         {"status": "pending"},
     ),
 }
+
+
+def old_2014(database: TestDatabase) -> TestDatabase:
+    database.execute(GENERATIONS["2014"].sql)
+    GENERATIONS["2014"].fill(database.dsn)
+    return database

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -11,9 +10,9 @@ from hypothesis import strategies as st
 
 from mig.errors import InvalidInput
 from mig.openpgp import packet
-from tests.keys import Keys, framed, one_line
+from tests.support.fleet import VECTORS
+from tests.support.keys import Keys, framed, one_line
 
-VECTORS = Path(__file__).parents[1] / "vectors"
 PLAIN = json.loads((VECTORS / "actions" / "unix-plain.json").read_text())["pgpsignatures"][0]
 RAW = packet.signature(PLAIN).raw
 BODY = packet.packets(RAW)[0].body

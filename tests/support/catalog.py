@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mig.database.schema.declared import wanted
-from tests.conftest import TestDatabase
+from tests.support.postgres import TestDatabase
 
 TABLES = [table.name for table in wanted().tables]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,9 +11,9 @@ from hypothesis import strategies as st
 
 from mig.errors import InvalidInput
 from mig.openpgp import certificate, packet
-from tests.keys import one_line
+from tests.support.fleet import VECTORS
+from tests.support.keys import one_line
 
-VECTORS = Path(__file__).parents[1] / "vectors"
 ARMORED = (VECTORS / "keys" / "bob.asc").read_bytes()
 KEY = certificate.stored(ARMORED).packets
 ACTION = json.loads((VECTORS / "actions" / "unix-plain.json").read_text())

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tests.front import FORM, Front
+from tests.support.front import FORM, Front
 
 JSON = "Content-Type: application/json"
 TEMPLATE = "Content-Type: application/vnd.collection+json"

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from mig.signing.canonical import Signable, operations, signed_time, texts
-from tests.conftest import Api, TestDatabase
-from tests.keys import Key, Keys
+from tests.support.api import Api
+from tests.support.keys import Key, Keys
+from tests.support.postgres import TestDatabase
 
 FORM = "application/x-www-form-urlencoded"
 JSON = "application/json"

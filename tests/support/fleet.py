@@ -10,7 +10,7 @@ from typing import Any
 
 import psycopg2
 
-VECTORS = Path(__file__).parent / "vectors"
+VECTORS = Path(__file__).parents[1] / "vectors"
 FLEET = json.loads((VECTORS / "fleet.json").read_text())
 KEYS = {1: "bob", 2: "sher", 3: "mallory"}
 NOT_YET = "9998-01-11T11:11:11Z"

@@ -1,0 +1,1 @@
+"""What several tests share: databases, daemons, clients, keys and made-up data."""

@@ -1,0 +1,21 @@
+"""``mig-api VERB``, run as an administrator runs it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+COMMAND = [sys.executable, "-P", "-m", "mig.cli"]
+
+
+def command(*arguments: str, **environment: str) -> tuple[int, str, str]:
+    """Status, output and error output."""
+    done = subprocess.run(
+        [*COMMAND, *arguments],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    return done.returncode, done.stdout, done.stderr

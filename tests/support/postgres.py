@@ -1,0 +1,112 @@
+"""A PostgreSQL server for a whole run, and databases in it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import psycopg2
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+
+from mig.database.pool import Database
+from mig.database.schema import migrate
+from mig.demo.postgres import EmbeddedPostgres
+from tests.support import fleet
+
+FAST = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
+MANY_COMMANDS = 20_000
+
+
+@contextmanager
+def run_server() -> Iterator[EmbeddedPostgres]:
+    """Run a server whose template1 has the schema; needs pytest-twisted's greenlet."""
+    folder = Path(tempfile.gettempdir()) / f"mig-api-test-{os.getpid()}"
+    server = EmbeddedPostgres(reactor, folder, FAST)
+
+    async def start() -> None:
+        server.lock()
+        await server.start()
+        database = Database(reactor, server.dsn(database="template1"))
+        await migrate.prepare(database, upgrade=True)
+        database.stop()
+
+    pytest_twisted.blockon(Deferred.fromCoroutine(start()))
+    yield server
+    pytest_twisted.blockon(Deferred.fromCoroutine(server.stop()))
+    server.remove()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestDatabase:
+    """A new database with the schema in it."""
+
+    __test__ = False
+
+    dsn: str
+
+    def execute(self, sql: str, parameters: Any = None) -> list[tuple[Any, ...]]:
+        with closing(psycopg2.connect(self.dsn)) as connection:
+            connection.autocommit = True
+            cursor = connection.cursor()
+            cursor.execute(sql, parameters)
+            return cursor.fetchall() if cursor.description else []
+
+
+class NewDatabase(Protocol):
+    """Makes a database; template0 is an empty one."""
+
+    def __call__(self, template: str = "template1") -> TestDatabase: ...
+
+
+class Databases:
+    """The databases of one test."""
+
+    _made = 0
+
+    def __init__(self, server: EmbeddedPostgres) -> None:
+        self._server = server
+        self._names: list[str] = []
+
+    def make(self, template: str = "template1") -> TestDatabase:
+        Databases._made += 1
+        name = f"test_{Databases._made}"
+        self._names.append(name)
+        admin = TestDatabase(dsn=self._server.dsn())
+        admin.execute(f"create database {name} template {template}")
+        return TestDatabase(dsn=self._server.dsn(database=name))
+
+    def drop_all(self) -> None:
+        admin = TestDatabase(dsn=self._server.dsn())
+        for name in self._names:
+            admin.execute(f"drop database {name} with (force)")
+
+
+def insert_many_commands(database: TestDatabase) -> None:
+    """Insert commands whose report is some 40 MB."""
+    fleet.insert(database.dsn, "actions", [fleet.action(1)])
+    fleet.insert(database.dsn, "agents", [fleet.agent(1)])
+    database.execute(
+        "insert into commands select n, 1, 1, 'success', %s::json, now() - n * interval '1 s',"
+        f" now() from generate_series(1, {MANY_COMMANDS}) n",
+        (
+            '[{{"elements":{{"a":[{}]}}}}]'.format(
+                ",".join(['{"file":"/etc/passwd","search":{}}'] * 5)
+            ),
+        ),
+    )
+
+
+@contextmanager
+def holding(database: TestDatabase, *statements: str) -> Iterator[Any]:
+    """A transaction of somebody else that stays open."""
+    with closing(psycopg2.connect(database.dsn)) as connection:
+        for statement in statements:
+            connection.cursor().execute(statement)
+        yield connection

@@ -1,0 +1,243 @@
+"""Good and bad signatures of every kind, and what a gpg says of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+
+from mig.openpgp import certificate, packet
+from mig.openpgp.certificate import Certificate
+from tests.support.fleet import VECTORS
+from tests.support.keys import (
+    LONG_AGO,
+    SOON_AFTER,
+    Key,
+    Keys,
+    framed,
+    octets,
+    one_line,
+    without_back_signature,
+)
+
+TEXT = b"name=x;target=y;"
+
+
+def vector_key(name: str) -> Certificate:
+    return certificate.stored((VECTORS / "keys" / f"{name}.asc").read_bytes())
+
+
+BOB = vector_key("bob")
+
+
+def go_json(value: Any) -> str:
+    """Go's encoding, as far as the vectors need it."""
+    if isinstance(value, dict):
+        items = sorted(value.items(), key=lambda item: item[0].encode())
+        return "{" + ",".join(f"{go_json(key)}:{go_json(one)}" for key, one in items) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(go_json, value)) + "]"
+    if isinstance(value, Number):
+        return value
+    if isinstance(value, str):
+        text = json.dumps(value, ensure_ascii=False)
+        for letter in "<>&\u2028\u2029":
+            text = text.replace(letter, f"\\u{ord(letter):04x}")
+        return text.replace("\\b", "\\u0008").replace("\\f", "\\u000c")
+    return json.dumps(value)
+
+
+class Number(str):
+    """A number as it is written; in the vectors that is already how Go writes it."""
+
+    __slots__ = ()
+
+
+def vector_text(name: str) -> tuple[bytes, list[str]]:
+    """What a client signed, and its signatures."""
+    action = json.loads(
+        (VECTORS / "actions" / f"{name}.json").read_text(), parse_float=Number, parse_int=Number
+    )
+    operations = go_json(action["operations"])
+    times = [action["validfrom"], action["expireafter"]]
+    if name.startswith("unix"):
+        first, last = (int(datetime.fromisoformat(f"{t[:19]}+00:00").timestamp()) for t in times)
+        text = (
+            f"name={action['name']};target={action['target']};validfrom={first};"
+            f"expireafter=%!s(int64={last});operations={operations};"
+        )
+    else:
+        first, last = (
+            f"{t[:10]} {t[11:].removesuffix('Z').split('+')[0]} "
+            + (f"+{t[20:22]}{t[23:]} +{t[20:22]}{t[23:]}" if "+" in t else "+0000 UTC")
+            for t in times
+        )
+        text = (
+            f"name={action['name']}; target={action['target']}; validfrom={first};"
+            f" expireafter={last}; operations='{operations}';"
+        )
+    return text.encode(), action["pgpsignatures"]
+
+
+Signed = tuple[Certificate, str]
+"""What to verify: a key, and a signature."""
+
+
+def plain(keys: Keys, key: Key, *options: str, time: str = "") -> Signed:
+    """A key's signature over the text."""
+    return key.certificate, keys.sign(key, TEXT, *options, time=time)
+
+
+def forging_user_id(victim: str) -> bytes:
+    separators = "Å\x85\u2028"
+    forged = "".join(
+        f"{separator}[GNUPG:] GOODSIG {victim[-16:]} bob{separator}"
+        f"[GNUPG:] VALIDSIG {victim} 2026-01-01 1767225600 0 4 0 1 8 00 {victim}"
+        for separator in separators
+    )
+    return f"Eve {forged}".encode()
+
+
+def rsa_with_subkey(keys: Keys) -> Signed:
+    return plain(keys, keys.with_subkey(keys.key("certifies", "rsa2048", "cert")))
+
+
+def expired_subkey(keys: Keys) -> Signed:
+    """Its primary key could sign as well."""
+    primary = keys.key("old subkey", time=LONG_AGO)
+    key = keys.with_subkey(primary, expires="2021-01-01", time=LONG_AGO)
+    return plain(keys, key, time=SOON_AFTER)
+
+
+def revoked_subkey(keys: Keys) -> Signed:
+    """Signed before the revocation; its primary key could sign as well."""
+    key = keys.with_subkey(keys.key("retired subkey", time=LONG_AGO), time=LONG_AGO)
+    return plain(keys, keys.with_revoked_subkey(key), time=SOON_AFTER)
+
+
+def reissued(keys: Keys, area: bytes) -> Signed:
+    """A signature whose unsigned area is *area*."""
+    body = packet.packets(octets(keys.sign(keys.alice, TEXT)))[0].body
+    hashed_end = 6 + int.from_bytes(body[4:6])
+    rest = body[hashed_end + 2 + int.from_bytes(body[hashed_end : hashed_end + 2]) :]
+    return keys.alice.certificate, one_line(
+        framed(2, body[:hashed_end] + len(area).to_bytes(2) + area + rest)
+    )
+
+
+def victim(keys: Keys) -> Key:
+    return keys.key("victim", "rsa2048", time=LONG_AGO)
+
+
+def adopted(keys: Keys) -> Key:
+    """Eve's key with the victim's primary key as her signing subkey, by its own consent."""
+    return keys.adopting("adopts", victim(keys).fingerprint)
+
+
+def adopting(keys: Keys) -> Signed:
+    """The same without that consent."""
+    raw = without_back_signature(adopted(keys).packets)
+    return certificate.parse(raw), keys.sign(victim(keys), TEXT)
+
+
+def by(name: str, *options: str, time: str = "") -> Callable[[Keys], Signed]:
+    """The signature of a key that has its property."""
+    return lambda keys: plain(keys, getattr(keys, name), *options, time=time)
+
+
+def on_curve(name: str) -> Callable[[Keys], Signed]:
+    return lambda keys: plain(keys, keys.key(name, name))
+
+
+GOOD: dict[str, Callable[[Keys], Signed]] = {
+    "Ed25519": by("alice"),
+    "RSA": by("rsa"),
+    "NIST P-256": on_curve("nistp256"),
+    "SHA-512": by("alice", "--digest-algo", "SHA512"),
+    "subkey": rsa_with_subkey,
+    "S11 key block inside": by("alice", "--include-key-block"),
+    "S11 policy": by(
+        "alice", "--sig-policy-url", "http://192.0.2.1/p", "--sig-keyserver-url", "hkp://x"
+    ),
+    "S12 notation": by("alice", "--sig-notation", "a@example.net=[GNUPG:] GOODSIG"),
+    "S14 zeroed": lambda keys: reissued(keys, bytes([9, 16]) + bytes(8)),
+    "S14 another's": lambda keys: reissued(
+        keys, bytes([9, 16]) + bytes.fromhex(BOB.fingerprint)[-8:]
+    ),
+}
+
+
+BAD: dict[str, tuple[Callable[[Keys], Signed], str]] = {
+    "S2 forging and expired": (
+        lambda keys: plain(
+            keys,
+            keys.key(
+                "forges and is expired",
+                uid=forging_user_id(BOB.fingerprint),
+                expires="2021-01-01",
+                time=LONG_AGO,
+            ),
+            time=SOON_AFTER,
+        ),
+        "the signer's key has expired",
+    ),
+    "S2 forging and bad": (
+        lambda keys: (
+            (key := keys.key("forges B", uid=forging_user_id("B" * 40))).certificate,
+            keys.sign(key, b"other"),
+        ),
+        "made over another text",
+    ),
+    "S3 other text": (
+        lambda keys: (
+            keys.alice.certificate,
+            keys.sign(keys.alice, b"1;2026-11-24T08:59:39Z;1\n"),
+        ),
+        "made over another text",
+    ),
+    "S3 wrong key": (lambda keys: (BOB, keys.sign(keys.stranger, TEXT)), "not by this key"),
+    "S6 expired": (by("expired", time=SOON_AFTER), "the signer's key has expired"),
+    "S6 revoked": (by("revoked"), "the signer's key is revoked"),
+    "S6 expired subkey": (expired_subkey, "the subkey that signed has expired"),
+    "S6 revoked subkey": (revoked_subkey, "the subkey that signed is revoked"),
+    "S7 expired signature": (
+        by("bob", "--default-sig-expire", "1d", time=SOON_AFTER),
+        "the signature has expired",
+    ),
+    "S7 future": (by("alice", time="20950101T000000!"), "dated in the future"),
+    "S7 before its key": (by("alice", time=LONG_AGO), "dated before the key"),
+    "S12 critical notation": (by("alice", "--sig-notation", "!a@example.net=1"), "bad"),
+    "S15 adopted primary key": (adopting, "may not be used for signing"),
+    "S20 RSA 1024": (by("rsa1024"), "too weak: it has 1024 bits"),
+    "S17 brainpool": (on_curve("brainpoolP256r1"), "too weak: it is on brainpoolP256r1"),
+}
+
+
+GOODSIG = f"[GNUPG:] NEWSIG\\n[GNUPG:] GOODSIG {BOB.fingerprint[-16:]} bob\\n"
+VALIDSIG = f"[GNUPG:] VALIDSIG {BOB.fingerprint} 2026-11-24 1795510717 0 4 0 1 8 00 "
+VALID = f"{GOODSIG}{VALIDSIG}{BOB.fingerprint}\\n"
+SCRIPTS = {
+    "killed after GOODSIG": f"printf '{GOODSIG}' >&3; kill -9 $$",
+    "killed after VALIDSIG": f"printf '{VALID}' >&3; kill -9 $$",
+    "exit 2 after GOODSIG": f"printf '{GOODSIG}' >&3; exit 2",
+    "exit 2 after VALIDSIG": f"printf '{VALID}' >&3; exit 2",
+    "sleeps": f"printf '{VALID}' >&3; exec sleep 1000",
+    "sleeps with its output open": f"printf '{VALID}' >&3; sleep 2 & exit 0",
+    "out of memory": "echo 'gpg: out of memory' >&2; exit 2",
+    "garbled": f"printf 'x{VALID}' >&3",
+    "unfinished line": f"printf '{VALID[:-2]}' >&3",
+    "VALIDSIG of few words": f"printf '{GOODSIG}[GNUPG:] VALIDSIG x\\n' >&3",
+    "endless": "cat /dev/zero >&3",
+    "not in the version": None,
+}
+
+
+async def turn() -> None:
+    """Let the reactor work once."""
+    waiting: Deferred[None] = Deferred()
+    reactor.callLater(0.001, waiting.callback, None)
+    await waiting

@@ -1,0 +1,41 @@
+"""Where the tests' own code is: what is shared is in tests/support, fixtures in conftest.py."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+MODULES = sorted(TESTS.rglob("*.py"))
+
+
+def imported(module: Path) -> Iterator[str]:
+    """What a module imports, each name with its package."""
+    for node in ast.walk(ast.parse(module.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            package = "." * node.level + (node.module or "")
+            yield from (f"{package}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(TESTS)))
+def test_a_module_imports_of_the_tests_only_their_support(module: Path) -> None:
+    for name in imported(module):
+        assert not name.startswith("."), f"{name} is relative"
+        if name.partition(".")[0] in ("tests", "conftest"):
+            assert name.startswith("tests.support."), name
+
+
+@pytest.mark.parametrize(
+    "module", sorted(TESTS.rglob("conftest.py")), ids=lambda path: str(path.relative_to(TESTS))
+)
+def test_a_conftest_defines_only_fixtures(module: Path) -> None:
+    for node in ast.parse(module.read_text()).body:
+        assert not isinstance(node, ast.ClassDef | ast.Assign | ast.AnnAssign), node.lineno
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            decorators = [ast.unparse(decorator) for decorator in node.decorator_list]
+            assert any("fixture" in decorator for decorator in decorators), node.name
