@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, BinaryIO, Final, NoReturn
+from typing import Any, BinaryIO, Final, NoReturn, cast
 
 import click
 from psycopg2 import ProgrammingError
@@ -21,6 +21,7 @@ from mig.demo import run as demo
 from mig.errors import InvalidInput, PostgresFailed, Refusal, SchemaFault, Unavailable, explained
 from mig.investigators.registry import DISABLED, Investigators
 from mig.model.investigator import COLUMNS
+from mig.signing.gpg.process import GpgReactor
 from mig.signing.gpg.verify import Gpg
 from mig.signing.keyring import ACTIVE
 from mig.values import parse_id
@@ -177,7 +178,7 @@ async def _migrate(database: Database) -> None:
 def _run_with_gpg(dsn: str, verb: Callable[[Database, Gpg], Awaitable[None]]) -> NoReturn:
     from twisted.internet import reactor
 
-    gpg = Gpg(reactor)
+    gpg = Gpg(cast(GpgReactor, reactor))
 
     async def run(database: Database) -> None:
         try:

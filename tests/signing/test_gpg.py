@@ -13,6 +13,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
 
 from mig.errors import InvalidInput, Unavailable
+from mig.limits import Limits
 from mig.openpgp import certificate, packet
 from mig.openpgp.packet import Signature
 from mig.signing.gpg.verify import Gpg
@@ -107,18 +108,21 @@ async def test_s7_a_clock_five_minutes_off_is_forgiven(keys: Keys) -> None:
     parsed = packet.signature(signature)
     assert parsed.created is not None
 
-    class Late:
+    def late(seconds: float) -> Any:
         """The real reactor with another time."""
 
-        def __init__(self, seconds: float) -> None:
-            self.seconds = lambda: seconds
+        class Late:
+            def seconds(self) -> float:
+                return seconds
 
-        def __getattr__(self, name: str) -> Any:
-            return getattr(reactor, name)
+            def __getattr__(self, name: str) -> Any:
+                return getattr(reactor, name)
 
-    await Gpg(Late(parsed.created - 300)).verify(key, parsed, TEXT)
+        return Late()
+
+    await Gpg(late(parsed.created - 300)).verify(key, parsed, TEXT)
     with pytest.raises(InvalidInput, match="dated in the future"):
-        await Gpg(Late(parsed.created - 301)).verify(key, parsed, TEXT)
+        await Gpg(late(parsed.created - 301)).verify(key, parsed, TEXT)
 
 
 @pytest_twisted.ensureDeferred
@@ -260,7 +264,7 @@ async def test_s23_a_gpg_that_fails_is_never_believed(tmp_path: Path, script: st
         if script is not None
         else fake(tmp_path, "exit 0", version="exit 3;")
     )
-    gpg = Gpg(reactor, program=program, seconds=0.5)
+    gpg = Gpg(reactor, program=program, limits=Limits(gpg_seconds=0.5))
     with pytest.raises(Unavailable, match="cannot be checked at the moment") as raised:
         await gpg.verify(BOB, packet.signature(signature), text)
     assert raised.value.detail
@@ -313,11 +317,11 @@ async def test_s23_gpg_is_missing(tmp_path: Path) -> None:
 class Hanging:
     """A gpg that never ends, and writes its process number for each run."""
 
-    def __init__(self, folder: Path, **settings: Any) -> None:
+    def __init__(self, folder: Path, limits: Limits) -> None:
         self._log = folder / "pids"
         self._log.touch()
         program = fake(folder, f"echo $$ >> {self._log}; exec sleep 1000")
-        self.gpg = Gpg(reactor, program=program, **settings)
+        self.gpg = Gpg(reactor, program=program, limits=limits)
         self.signature: Signature = packet.signature(vector_text("unix-plain")[1][0])
 
     def verify(self) -> Deferred[Any]:
@@ -340,7 +344,7 @@ class Hanging:
 async def test_a_client_that_leaves_takes_its_gpg_along_and_the_next_has_its_turn(
     tmp_path: Path,
 ) -> None:
-    hanging = Hanging(tmp_path, processes=1)
+    hanging = Hanging(tmp_path, Limits(gpg_processes=1))
     first, second = hanging.verify(), hanging.verify()
     await hanging.until_started(1)
     first.cancel()
@@ -359,7 +363,7 @@ async def test_a_client_that_leaves_takes_its_gpg_along_and_the_next_has_its_tur
 
 @pytest_twisted.ensureDeferred
 async def test_the_queue_is_bounded_and_who_waits_in_it_too(tmp_path: Path) -> None:
-    hanging = Hanging(tmp_path, processes=1, waiting=2, seconds=0.5)
+    hanging = Hanging(tmp_path, Limits(gpg_processes=1, waiting_checks=2, gpg_seconds=0.5))
     waiting = [hanging.verify() for _ in range(3)]
     with pytest.raises(Unavailable) as raised:
         await hanging.verify()
@@ -422,7 +426,7 @@ async def test_s11_no_connection_is_made_and_no_file_written(keys: Keys, tmp_pat
         f' {shutil.which("gpg")} "$@"\n'
     )
     program.chmod(0o700)
-    gpg = Gpg(reactor, program=str(program), processes=1)
+    gpg = Gpg(reactor, program=str(program), limits=Limits(gpg_processes=1))
     options = ("--sig-keyserver-url", "hkp://192.0.2.1", "--include-key-block")
     key, signature = plain(keys, keys.alice, *options)
     parsed = packet.signature(signature)

@@ -13,6 +13,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
 
 from mig.errors import InvalidInput, Unavailable
+from mig.limits import Limits
 from mig.openpgp import packet
 from mig.openpgp.certificate import Certificate
 from mig.openpgp.packet import Signature
@@ -84,7 +85,7 @@ async def test_who_comes_while_others_have_their_turn_shares_too(
     keys: Keys, tmp_path: Path
 ) -> None:
     alice, bob = ((key.certificate, keys.sign(key, TEXT), TEXT) for key in (keys.alice, keys.bob))
-    gpg = Gpg(reactor, program=counting(tmp_path), processes=1)
+    gpg = Gpg(reactor, program=counting(tmp_path), limits=Limits(gpg_processes=1))
     found = await at_once(gpg, alice, bob, bob, bob, alice, alice)
     assert [one.fingerprint for one in found] == [
         key.fingerprint for key in (keys.alice, *[keys.bob] * 3, keys.alice, keys.alice)
@@ -98,7 +99,7 @@ async def test_a_line_that_was_left_takes_no_turn(keys: Keys, tmp_path: Path) ->
         (key.certificate, packet.signature(keys.sign(key, TEXT)), TEXT)
         for key in (keys.alice, keys.bob)
     )
-    gpg = Gpg(reactor, program=counting(tmp_path), processes=1)
+    gpg = Gpg(reactor, program=counting(tmp_path), limits=Limits(gpg_processes=1))
     first, left = (Deferred.fromCoroutine(gpg.verify(*one)) for one in (alice, bob))
     left.cancel()
     with pytest.raises(CancelledError):
@@ -151,7 +152,7 @@ async def test_a_bad_signature_is_bad_in_a_shared_run(
 @pytest_twisted.ensureDeferred
 async def test_s23_a_shared_run_that_fails_is_not_believed(tmp_path: Path, script: str) -> None:
     text, (signature, *_) = vector_text("unix-plain")
-    gpg = Gpg(reactor, program=counting(tmp_path, script), seconds=2.0)
+    gpg = Gpg(reactor, program=counting(tmp_path, script), limits=Limits(gpg_seconds=2.0))
     found = await at_once(gpg, *[(BOB, signature, text + bytes([n // 3])) for n in range(4)])
     assert not any(isinstance(one, Verified) for one in found)
     await gpg.stop()

@@ -11,9 +11,9 @@ it should be over; nothing that a client calls a message ever gets to gpg.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 from twisted.internet.defer import Deferred, DeferredSemaphore
 from twisted.python.failure import Failure
@@ -63,7 +63,7 @@ class _Line:
                 self.run.cancel()
 
 
-Alone = Callable[[Certificate, Signature, bytes], Coroutine[Any, Any, Valid]]
+Alone = Callable[[Certificate, Signature, bytes], Awaitable[Valid]]
 
 
 class Together:

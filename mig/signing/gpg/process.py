@@ -12,15 +12,23 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import gnupg
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, DeferredSemaphore
+from twisted.internet.error import ProcessDone, ProcessTerminated
+from twisted.internet.interfaces import (
+    IProcessTransport,
+    IReactorProcess,
+    IReactorThreads,
+    IReactorTime,
+)
 from twisted.internet.protocol import ProcessProtocol
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
 
 from mig.errors import Unavailable
+from mig.limits import Limits
 
 LONGEST_OUTPUT: Final = 4 * 1024 * 1024
 
@@ -45,6 +53,10 @@ ONE_KEYRING: Final = ["--no-default-keyring", "--keyring", f"/dev/fd/{KEYRING}"]
 FAILED: Final = "signatures and keys cannot be checked at the moment"
 
 
+class GpgReactor(IReactorTime, IReactorProcess, IReactorThreads):
+    """A reactor that has a clock, processes and threads."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Answer:
     """What a run left; *status* are its status lines."""
@@ -59,7 +71,7 @@ class Answer:
 class _Process(ProcessProtocol):
     """One gpg."""
 
-    transport: Any
+    transport: IProcessTransport
 
     def __init__(self) -> None:
         self._received = {OUTPUT: bytearray(), ERRORS: bytearray(), STATUS: bytearray()}
@@ -80,12 +92,13 @@ class _Process(ProcessProtocol):
         self.exited.callback(None)
 
     def processEnded(self, reason: Failure) -> None:
-        ended: Any = reason.value
+        ended = reason.value
+        code = ended.exitCode if isinstance(ended, ProcessDone | ProcessTerminated) else None
         if not self.answer.called:
             received = {fd: bytes(data) for fd, data in self._received.items()}
             self.answer.callback(
                 Answer(
-                    code=ended.exitCode,
+                    code=code,
                     output=received[OUTPUT],
                     status=received[STATUS],
                     errors=received[ERRORS],
@@ -106,39 +119,33 @@ class _Process(ProcessProtocol):
 
 
 class Runner:
-    """At most *processes* gpg at once; a bounded queue waits for them.
+    """At most as many gpg at once as there may be; a bounded queue waits for them.
 
     :param program: the name or path of gpg.
-    :param seconds: a run that has no answer by then, its waiting counted, is given up.
+    :param limits: ``gpg_processes``, ``waiting_checks``, and ``gpg_seconds``: a run that has no
+        answer by then, its waiting counted, is given up.
     """
 
-    def __init__(
-        self,
-        reactor: Any,
-        *,
-        program: str = "gpg",
-        processes: int = len(os.sched_getaffinity(0)),
-        waiting: int = 256,
-        seconds: float = 10.0,
-    ) -> None:
+    def __init__(self, reactor: GpgReactor, *, program: str, limits: Limits) -> None:
         self._reactor = reactor
         self._program = program
         self._environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
-        self._turns = DeferredSemaphore(processes)
-        self.processes = processes
-        self.waiting = waiting
-        self.seconds = seconds
+        self.processes = limits.gpg_processes or len(os.sched_getaffinity(0))
+        self.waiting = limits.waiting_checks
+        self.seconds = limits.gpg_seconds
+        self._turns = DeferredSemaphore(self.processes)
         self._commands: gnupg.GPG | None = None
         self._checks: set[Deferred[Answer]] = set()
         self._processes: set[_Process] = set()
         self._stopped = False
 
-    def stop(self) -> Deferred[Any]:
+    def stop(self) -> Deferred[None]:
         """Kill what runs and refuse the rest; fires when no gpg is left."""
         self._stopped = True
         for check in list(self._checks):
             check.cancel()
-        return DeferredList([process.exited for process in self._processes])
+        exits = DeferredList([process.exited for process in self._processes])
+        return exits.addCallback(lambda _: None)
 
     async def run(
         self, arguments: list[str], *, keyring: bytes, feed: Mapping[int, bytes]
@@ -203,10 +210,10 @@ class Runner:
 
     def _start(self, command: list[str], keyring: bytes, feed: Mapping[int, bytes]) -> _Process:
         process = _Process()
-        pipes = dict.fromkeys((OUTPUT, ERRORS, STATUS), "r")
+        pipes: dict[int, int | str] = dict.fromkeys((OUTPUT, ERRORS, STATUS), "r")
         try:
             with ExitStack() as stack:
-                files = {
+                files: dict[int, int | str] = {
                     fd: stack.enter_context(_in_memory(data))
                     for fd, data in {TEXT: b"", KEYRING: keyring, **feed}.items()
                 }

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from twisted.internet.defer import Deferred
 
 from mig.errors import InvalidInput
+from mig.limits import Limits
 from mig.openpgp import certificate as certificates
 from mig.openpgp.certificate import Certificate, Key
 from mig.openpgp.packet import HASHES, Signature
 from mig.signing.gpg.batch import Together
-from mig.signing.gpg.process import SIGNATURE, TEXT, Runner, unreliable
+from mig.signing.gpg.process import SIGNATURE, TEXT, GpgReactor, Runner, unreliable
 from mig.signing.gpg.status import BAD, ERRORS_IN_SIGNATURE, Valid, key_state, refuse, status, valid
 
 FUTURE_SECONDS: Final = 300
@@ -38,14 +39,20 @@ class Verified:
 
 
 class Gpg:
-    """Checks signatures and keys; *limits* are those of :class:`mig.signing.gpg.process.Runner`."""
+    """Checks signatures and keys.
 
-    def __init__(self, reactor: Any, **limits: Any) -> None:
+    :param program: the name or path of gpg.
+    :param limits: how many gpg run, how many checks wait for one, and how long.
+    """
+
+    def __init__(
+        self, reactor: GpgReactor, *, program: str = "gpg", limits: Limits | None = None
+    ) -> None:
         self._reactor = reactor
-        self._runner = Runner(reactor, **limits)
+        self._runner = Runner(reactor, program=program, limits=limits or Limits())
         self._together = Together(self._runner, self._alone)
 
-    def stop(self) -> Deferred[Any]:
+    def stop(self) -> Deferred[None]:
         """Kill what runs and refuse the rest; fires when no gpg is left."""
         return self._runner.stop()
 
