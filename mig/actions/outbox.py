@@ -19,7 +19,6 @@ from twisted.internet.task import LoopingCall
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
-from mig.actions.faults import reached
 from mig.actions.spool import Spool
 from mig.actions.submission import NEW_STATUS
 from mig.database.pool import Database
@@ -193,17 +192,14 @@ class Outbox(Polled):
             rows = await transaction.query(sql, parameters)
             if not rows:
                 return False
-            reached("locked")
             new = {
                 id: document.encode()
                 for id, document, status in rows
                 if status == NEW_STATUS and document is not None
             }
             failures = await self._write(new)
-            reached("handed over")
             done = [id for id, _, _ in rows if id not in failures]
             await transaction.commit(_HANDED_OVER, (id_array(done),))
-            reached("marked")
         if failures:
             raise next(iter(failures.values()))
         return len(rows) == MOST_AT_ONCE

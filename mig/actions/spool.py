@@ -6,13 +6,13 @@ import errno
 import fcntl
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 from typing import Final
 
-from mig.actions.faults import call, reached
 from mig.errors import SpoolFault
 
 FOLDERS: Final = {
@@ -27,15 +27,32 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NAMELESS = os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC
 
 
+@dataclass(frozen=True, kw_only=True)
+class SystemCalls:
+    """The calls of the operating system by which an action gets into the spool."""
+
+    open: Callable[..., int] = os.open
+    write: Callable[[int, memoryview], int] = os.write
+    fchmod: Callable[[int, int], None] = os.fchmod
+    posix_fadvise: Callable[[int, int, int, int], None] = os.posix_fadvise
+    fsync: Callable[[int], None] = os.fsync
+    link: Callable[..., None] = os.link
+    stat: Callable[..., os.stat_result] = os.stat
+    flock: Callable[[int, int], None] = fcntl.flock
+
+
 class Spool:
     """The spool below *path*; its methods block: they are called in a thread.
 
     A file is written without a name and then linked to its own: whoever watches the folder never
     sees a part of it, nothing is overwritten, and a process that is killed leaves nothing behind.
+
+    :param calls: what it asks the operating system through; a test may have some of them fail.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, calls: SystemCalls | None = None) -> None:
         self._path = path
+        self._calls = calls or SystemCalls()
 
     def prepare(self) -> None:
         """Make the folders that are missing, and see that the others can be trusted.
@@ -53,7 +70,7 @@ class Spool:
                     _make(folder)
                     _trusted(folder, owner)
             with self._action_folders() as folders:
-                os.close(call(os.open, ".", _NAMELESS, 0o600, dir_fd=folders["new"]))
+                os.close(self._calls.open(".", _NAMELESS, 0o600, dir_fd=folders["new"]))
         except OSError as reason:
             if reason.errno in (errno.EOPNOTSUPP, errno.EISDIR):
                 raise SpoolFault(
@@ -73,18 +90,17 @@ class Spool:
         try:
             with self._action_folders() as folders, ExitStack() as stack:
                 files = {}
-                for id, document in documents.items():
+                for name, document in documents.items():
                     try:
-                        files[id] = stack.enter_context(_written(document, folders["new"]))
+                        file = stack.enter_context(self._written(document, folders["new"]))
+                        files[name] = file
                     except OSError as reason:
-                        failures[id] = reason
-                failures |= _synced(files)
-                reached("written")
-                whole = {id: file for id, file in files.items() if id not in failures}
-                failures |= _named(whole, folders, given_up)
-                reached("linked")
+                        failures[name] = reason
+                failures |= self._sync(files)
+                whole = {name: file for name, file in files.items() if name not in failures}
+                failures |= self._name_all(whole, folders, given_up)
                 if len(failures) < len(documents):
-                    call(os.fsync, folders["new"])
+                    self._calls.fsync(folders["new"])
         except OSError as reason:
             return dict.fromkeys(documents, reason)
         return failures
@@ -94,12 +110,78 @@ class Spool:
         with ExitStack() as stack:
 
             def opened(name: str | Path, parent: int | None) -> int:
-                folder = call(os.open, name, _FOLDER, dir_fd=parent)
+                folder = self._calls.open(name, _FOLDER, dir_fd=parent)
                 stack.callback(os.close, folder)
-                return int(folder)
+                return folder
 
             action = opened("action", opened(self._path, None))
             yield {state: opened(state, action) for state in FOLDERS["action"]}
+
+    @contextmanager
+    def _written(self, document: bytes, folder: int) -> Iterator[int]:
+        """A file without a name, on its way to the disk."""
+        file = self._calls.open(".", _NAMELESS, 0o600, dir_fd=folder)
+        try:
+            left = memoryview(document)
+            while left:
+                left = left[self._calls.write(file, left) :]
+            self._calls.fchmod(file, FILE_MODE)
+            self._calls.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+            yield file
+        finally:
+            os.close(file)
+
+    def _sync(self, files: Mapping[str, int]) -> dict[str, OSError]:
+        """Wait until the files are on disk; return those of which that cannot be told.
+
+        All of them are on their way already, so that the first one that is waited for takes the
+        others along.
+        """
+        failures: dict[str, OSError] = {}
+        for name, file in files.items():
+            try:
+                self._calls.fsync(file)
+            except OSError as reason:
+                failures[name] = reason
+        return failures
+
+    def _name_all(
+        self, files: Mapping[str, int], folders: Mapping[str, int], given_up: Event
+    ) -> dict[str, OSError]:
+        """Give each file its name, if the scheduler never had one of that name.
+
+        Looking and naming is one step for all daemons: one may have been held up since it took the
+        rows, and another may have done its work.
+        """
+        failures: dict[str, OSError] = {}
+        if not files:
+            return failures
+        self._calls.flock(folders["new"], fcntl.LOCK_EX)
+        try:
+            for name, file in files.items():
+                try:
+                    self._name(f"{name}.json", file, folders, given_up)
+                except OSError as reason:
+                    failures[name] = reason
+        finally:
+            self._calls.flock(folders["new"], fcntl.LOCK_UN)
+        return failures
+
+    def _name(self, name: str, file: int, folders: Mapping[str, int], given_up: Event) -> None:
+        # in the order in which the scheduler moves it, so that it is not missed meanwhile
+        if any(self._exists(name, folders[state]) for state in FOLDERS["action"]):
+            return
+        if given_up.is_set():
+            raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+        path = f"/proc/self/fd/{file}"
+        self._calls.link(path, name, dst_dir_fd=folders["new"], follow_symlinks=True)
+
+    def _exists(self, name: str, folder: int) -> bool:
+        try:
+            self._calls.stat(name, dir_fd=folder, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True
 
 
 def _make(folder: Path) -> None:
@@ -128,74 +210,3 @@ def _trusted(folder: Path, owner: int | None) -> int:
     if found.st_uid not in {0, os.geteuid(), owner if owner is not None else found.st_uid}:
         raise SpoolFault(f"the spool folder {folder} belongs to another user than the spool")
     return found.st_uid
-
-
-@contextmanager
-def _written(document: bytes, folder: int) -> Iterator[int]:
-    """A file without a name, on its way to the disk."""
-    file = call(os.open, ".", _NAMELESS, 0o600, dir_fd=folder)
-    try:
-        left = memoryview(document)
-        while left:
-            left = left[call(os.write, file, left) :]
-        call(os.fchmod, file, FILE_MODE)
-        call(os.posix_fadvise, file, 0, 0, os.POSIX_FADV_DONTNEED)
-        yield file
-    finally:
-        os.close(file)
-
-
-def _synced(files: Mapping[str, int]) -> dict[str, OSError]:
-    """Wait until the files are on disk; those of which that cannot be told.
-
-    All of them are on their way already, so that the first one that is waited for takes the
-    others along.
-    """
-    failures: dict[str, OSError] = {}
-    for id, file in files.items():
-        try:
-            call(os.fsync, file)
-        except OSError as reason:
-            failures[id] = reason
-    return failures
-
-
-def _named(
-    files: Mapping[str, int], folders: Mapping[str, int], given_up: Event
-) -> dict[str, OSError]:
-    """Give each file its name, if the scheduler never had one of that name.
-
-    Looking and naming is one step for all daemons: one may have been held up since it took the
-    rows, and another may have done its work.
-    """
-    failures: dict[str, OSError] = {}
-    if not files:
-        return failures
-    call(fcntl.flock, folders["new"], fcntl.LOCK_EX)
-    try:
-        for id, file in files.items():
-            try:
-                _name(f"{id}.json", file, folders, given_up)
-            except OSError as reason:
-                failures[id] = reason
-    finally:
-        fcntl.flock(folders["new"], fcntl.LOCK_UN)
-    return failures
-
-
-def _name(name: str, file: int, folders: Mapping[str, int], given_up: Event) -> None:
-    # in the order in which the scheduler moves it, so that it is not missed meanwhile
-    if any(_exists(name, folders[state]) for state in FOLDERS["action"]):
-        return
-    if given_up.is_set():
-        raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
-    path = f"/proc/self/fd/{file}"
-    call(os.link, path, name, dst_dir_fd=folders["new"], follow_symlinks=True)
-
-
-def _exists(name: str, folder: int) -> bool:
-    try:
-        call(os.stat, name, dir_fd=folder, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return True

@@ -8,7 +8,6 @@ from hashlib import sha256
 from typing import Any, Final
 
 from mig.actions import submission
-from mig.actions.faults import reached
 from mig.actions.outbox import Polled
 from mig.actions.submission import NOT_FINISHED, NOT_STARTED, SYNTAX_VERSION, Submission
 from mig.database.pool import Database, Rows
@@ -156,10 +155,8 @@ class Actions:
                 if fresh or await self._fresh_keys() == known:
                     raise
                 continue
-            reached("verified")
             accepted = await self._insert(submitted, signers)
             if accepted is not None:
-                reached("committed")
                 return accepted
             fresh = True
         raise Unavailable("the keys of investigators are being changed")

@@ -20,7 +20,7 @@ from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 
 from mig.actions.outbox import NoSpool, Outbox, Polled
-from mig.actions.spool import Spool
+from mig.actions.spool import Spool, SystemCalls
 from mig.actions.store import Actions
 from mig.database.pool import Database
 from mig.database.schema.migrate import prepare
@@ -70,11 +70,18 @@ class Given:
     key_bytes: int
 
 
-def make_service(options: Options) -> IService:
+def make_service(
+    options: Options,
+    *,
+    calls: SystemCalls | None = None,
+    database_class: type[Database] = Database,
+) -> IService:
     """The service that *options* describe, its sockets bound, its folder locked.
 
     Nothing here may start a thread or a connection: twistd forks afterwards.
 
+    :param calls: what the spool asks the operating system through.
+    :param database_class: what the service asks PostgreSQL through.
     :raises StartFailed: for everything that can be known to be wrong before the reactor runs.
     """
     configuration = Config()
@@ -84,13 +91,20 @@ def make_service(options: Options) -> IService:
         given = _given(options, configuration)
         observer = logs.redirect(configuration.logging, options.parent or {})
         database = _database(given.database)
-        spool = _spool(given)
+        spool = _spool(given, calls)
         listeners = _bound(given)
     except (BadConfig, BadLog, PostgresFailed, SpoolFault) as reason:
         raise StartFailed(str(reason)) from None
     base = (given.url or _local_url(listeners)) + given.base_route
     return ApiService(
-        database, listeners, base, given, spool, idle=configuration.idle, observer=observer
+        database,
+        listeners,
+        base,
+        given,
+        spool,
+        idle=configuration.idle,
+        observer=observer,
+        database_class=database_class,
     )
 
 
@@ -140,14 +154,14 @@ def _database(text: str) -> str | EmbeddedPostgres:
     return text
 
 
-def _spool(given: Given) -> Spool | None:
+def _spool(given: Given, calls: SystemCalls | None) -> Spool | None:
     """The scheduler's spool, when actions go through one: its folders are there and can be trusted.
 
     :raises SpoolFault: when they cannot.
     """
     if given.handoff != "spool" or given.spool is None:
         return None
-    spool = Spool(given.spool)
+    spool = Spool(given.spool, calls)
     spool.prepare()
     return spool
 
@@ -180,6 +194,7 @@ class ApiService(Service):
     :param spool: of a scheduler that takes its actions from there.
     :param idle: keys of the configuration file that have no effect.
     :param observer: what is to write the log of the process, if not what twistd chooses.
+    :param database_class: what it asks PostgreSQL through.
     """
 
     log = Logger()
@@ -195,6 +210,7 @@ class ApiService(Service):
         *,
         idle: Sequence[str] = (),
         observer: Any = None,
+        database_class: type[Database] = Database,
     ) -> None:
         self._given = database
         self._options = given
@@ -205,6 +221,7 @@ class ApiService(Service):
         self._base = base
         self._idle = idle
         self._observer = observer
+        self._database_class = database_class
         self._ports: list[IListeningPort] = []
         self._database: Database | None = None
         self._starting: Deferred[None] | None = None
@@ -233,7 +250,7 @@ class ApiService(Service):
     async def _start(self, reactor: Any) -> None:
         if self._idle:
             self.log.warn("given but without effect: {keys}", keys=", ".join(self._idle))
-        self._database = Database(reactor, await self._prepared(reactor))
+        self._database = self._database_class(reactor, await self._prepared(reactor))
         site = self._site(reactor, self._database)
         self._ports.extend(listener.accept(reactor, site) for listener in self._listeners)
         gc.collect()

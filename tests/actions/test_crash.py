@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import sys
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,8 +14,9 @@ from urllib.parse import urlencode
 
 import pytest
 
-from mig.actions.faults import POINTS
-from tests.support.daemon import Daemon, wait_for
+from tests.support import faulty_daemon
+from tests.support.daemon import TWISTD, Daemon, wait_for
+from tests.support.faulty_daemon import POINTS
 from tests.support.fleet import VECTORS, load
 from tests.support.postgres import TestDatabase
 
@@ -38,12 +40,13 @@ class Service:
         self.config.write_text(f'[directories]\nspool = "{self.spool}"\n')
         self.daemon: Daemon | None = None
 
-    def start(self, **environment: str) -> Daemon:
+    def start(self, *faults: str) -> Daemon:
+        """Start a daemon; *faults* are options of :mod:`tests.support.faulty_daemon`."""
         self.daemon = Daemon(
             *("--config", str(self.config), "--database", self.database.dsn),
             *("--listen", "tcp:0"),
             cwd=self.folder,
-            environment=environment,
+            program=[sys.executable, "-P", faulty_daemon.__file__, *faults] if faults else TWISTD,
         )
         return self.daemon
 
@@ -93,7 +96,7 @@ def service(database: TestDatabase, tmp_path: Path) -> Iterator[Service]:
 
 @pytest.mark.parametrize("point", POINTS)
 def test_killed_between_any_two_steps(service: Service, point: str) -> None:
-    service.start(MIG_API_TEST_KILL_AT=point)
+    service.start("--kill-at", point)
     assert service.post() is None
     assert service.daemon and service.daemon.process.wait(10) == -9
     there = service.ids()
@@ -112,7 +115,7 @@ def test_killed_between_any_two_steps(service: Service, point: str) -> None:
 def test_what_the_scheduler_took_already_is_not_written_again(
     service: Service, point: str, where: str
 ) -> None:
-    service.start(MIG_API_TEST_KILL_AT=point)
+    service.start("--kill-at", point)
     assert service.post() is None
     (id,) = service.ids()
     taken = service.spool / "action" / "new" / f"{id}.json"
@@ -137,7 +140,7 @@ def test_every_call_to_the_file_system_may_fail(service: Service) -> None:
             call += n
             failures.append(f"{call}:{error}")
         call += again
-    service.start(MIG_API_TEST_FAIL_CALLS=",".join(failures))
+    service.start("--fail-calls", ",".join(failures))
     for name in errors.values():
         action = (VECTORS / "actions" / f"{name}.json").read_text()
         assert service.post(action) == 202

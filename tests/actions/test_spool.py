@@ -13,8 +13,7 @@ from threading import Event, Thread
 
 import pytest
 
-from mig.actions import spool as module
-from mig.actions.spool import FOLDERS, Spool
+from mig.actions.spool import FOLDERS, Spool, SystemCalls
 from mig.errors import SpoolFault
 
 
@@ -27,23 +26,26 @@ def folder(tmp_path: Path) -> Path:
 class HandOver(Thread):
     """A hand-over that is held up before its file gets its name."""
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, folder: Path) -> None:
         super().__init__()
-        self.spool = Spool(folder.parent)
+        self.spool = Spool(folder.parent, SystemCalls(flock=self._flock))
         self.written = Event()
         self.given_up = Event()
         self.failures: dict[str, OSError] = {}
-        monkeypatch.setattr(module, "reached", lambda point: self.written.set())
+
+    def _flock(self, file: int, operation: int) -> None:
+        self.written.set()
+        fcntl.flock(file, operation)
 
     def run(self) -> None:
         self.failures = self.spool.hand_over({"7": b"{}"}, self.given_up)
 
 
 @contextmanager
-def held_up(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HandOver]:
+def held_up(folder: Path) -> Iterator[HandOver]:
     new = os.open(folder / "new", os.O_RDONLY)
     fcntl.flock(new, fcntl.LOCK_EX)
-    thread = HandOver(folder, monkeypatch)
+    thread = HandOver(folder)
     thread.start()
     assert thread.written.wait(20)
     yield thread
@@ -53,18 +55,16 @@ def held_up(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HandOver]
 
 @pytest.mark.parametrize("state", FOLDERS["action"])
 def test_what_another_daemon_handed_over_meanwhile_is_not_handed_over_again(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, state: str
+    folder: Path, state: str
 ) -> None:
-    with held_up(folder, monkeypatch) as thread:
+    with held_up(folder) as thread:
         (folder / state / "7.json").write_text("theirs")
     assert not thread.failures
     assert [path.read_text() for path in folder.glob("*/*")] == ["theirs"]
 
 
-def test_no_file_appears_after_it_was_given_up(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with held_up(folder, monkeypatch) as thread:
+def test_no_file_appears_after_it_was_given_up(folder: Path) -> None:
+    with held_up(folder) as thread:
         thread.given_up.set()
     assert thread.failures["7"].errno == errno.ETIMEDOUT
     assert not list(folder.glob("*/*"))

@@ -14,6 +14,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 BIN = Path(sys.executable).parent
+TWISTD = (BIN / "twistd",)
 
 
 def run(*arguments: str, cwd: Path | str = "/", program: str = "twistd") -> tuple[int, str]:
@@ -44,11 +45,12 @@ class Daemon:
         log: Path | None = None,
         inherited: Sequence[int] = (),
         environment: Mapping[str, str] | None = None,
+        program: Sequence[Path | str] = TWISTD,
     ) -> None:
         self.output = cwd / "output"
         self.log = log or self.output
         self.process = subprocess.Popen(
-            [BIN / "twistd", "-n", "mig-api", *arguments],
+            [*program, "-n", "mig-api", *arguments],
             cwd=cwd,
             stdout=self.output.open("wb"),
             stderr=subprocess.STDOUT,
