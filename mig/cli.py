@@ -23,7 +23,7 @@ from mig.investigators.registry import DISABLED, Investigators
 from mig.model.investigator import COLUMNS
 from mig.signing.gpg.process import GpgReactor
 from mig.signing.gpg.verify import Gpg
-from mig.signing.keyring import ACTIVE
+from mig.signing.keyring import ACTIVE, Keyring
 from mig.values import parse_id
 
 INTERRUPTED: Final = 130
@@ -87,7 +87,7 @@ def add_command(name: str, publickey: BinaryIO, database: str) -> None:
     async def add(known: Database, gpg: Gpg) -> None:
         if len(key) > LARGEST_KEY:
             raise InvalidInput(f"publickey must have at most {LARGEST_KEY} bytes")
-        id = await Investigators(known, gpg).add(name, key)
+        id = await Investigators(known, gpg, Keyring()).add(name, key)
         click.echo(f"added investigator {id}")
 
     _run_with_gpg(database, add)
@@ -130,7 +130,7 @@ def _printable(text: str) -> str:
 def _set_status(database: str, text: str, status: str) -> None:
     async def change(known: Database, gpg: Gpg) -> None:
         id = parse_id("ID", text)
-        await Investigators(known, gpg).set_status(id, status)
+        await Investigators(known, gpg, Keyring()).set_status(id, status)
         click.echo(f"investigator {id} is {status}")
 
     _run_with_gpg(database, change)

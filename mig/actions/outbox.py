@@ -1,4 +1,4 @@
-"""How accepted actions reach the scheduler: through its spool, or because it polls the database.
+"""Accepted actions that the scheduler takes from its spool.
 
 The outbox sees to it that each gets into the spool exactly once, whatever happens.
 
@@ -12,75 +12,43 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from threading import Event
-from typing import Any, Final
+from typing import Final, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
+from twisted.internet.interfaces import IReactorThreads, IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from mig.actions.spool import Spool
 from mig.actions.submission import NEW_STATUS
-from mig.database.pool import Database
+from mig.database.pool import Database, Parameters
 from mig.errors import Unavailable, explained
+from mig.limits import Limits
 from mig.model.row import id_array
+
+T = TypeVar("T")
 
 POLL_SECONDS: Final = 2.0
 """How often what other daemons left, or what failed, is looked for."""
-
-FILES_SECONDS: Final = 30.0
-WAIT_SECONDS: Final = 5.0
-MOST_AT_ONCE: Final = 100
-MOST_THREADS: Final = 3
-"""How many may hang in a file system that does not answer."""
 
 _WAITING = (
     "select s.actionid::text, s.document, a.status from submissions s"
     " left join actions a on a.id = s.actionid where s.handedover is null"
 )
-_ANY = f"{_WAITING} order by s.submitted limit {MOST_AT_ONCE} for update of s skip locked"
+_ANY = f"{_WAITING} order by s.submitted limit %s for update of s skip locked"
 _THESE = f"{_WAITING} and s.actionid = any(%s::numeric[]) order by s.actionid for update of s"
 _HANDED_OVER = (
     "update submissions set handedover = now(), document = null where actionid = any(%s::numeric[])"
 )
 
 
-class Polled:
-    """The scheduler polls the database for actions of status pending: nothing else is to be done.
-
-    ``status`` is that of a new action, ``spooled`` whether it goes through the outbox.
-    """
-
-    status = "pending"
-    spooled = False
-
-    def start(self) -> None:
-        """Begin to hand over."""
-
-    async def stop(self) -> None:
-        """Come back when nothing is being handed over any more."""
-
-    def check(self) -> None:
-        """Refuse to take actions that would not reach the scheduler.
-
-        :raises Unavailable: saying why.
-        """
-
-    async def flush(self, id: int) -> None:
-        """Hand over a new action; come back when that is done, failed, or takes too long."""
+class TimeAndThreads(IReactorTime, IReactorThreads):
+    """A reactor that has a clock and threads."""
 
 
-class NoSpool(Polled):
-    """Nobody said where the spool is."""
-
-    def check(self) -> None:
-        raise Unavailable(
-            "no action can be handed over: the configuration has no spool ([directories] spool),"
-            " and [scheduler] handoff is not database"
-        )
-
-
-class Outbox(Polled):
+class Outbox:
     """Hands over what waits, when asked and every :data:`POLL_SECONDS`.
 
     What failed stays in the outbox and is tried again, at once when somebody wants to submit more;
@@ -88,13 +56,21 @@ class Outbox(Polled):
     """
 
     log = Logger()
-    status = NEW_STATUS
-    spooled = True
+    status: Final = NEW_STATUS
+    spooled: Final = True
 
-    def __init__(self, reactor: Any, database: Database, spool: Spool) -> None:
+    def __init__(
+        self,
+        reactor: TimeAndThreads,
+        database: Database,
+        spool: Spool,
+        *,
+        limits: Limits | None = None,
+    ) -> None:
         self._reactor = reactor
         self._database = database
         self._spool = spool
+        self._limits = limits or Limits()
         self._poll = LoopingCall(self._look)
         self._poll.clock = reactor
         self._waiting: dict[str, Deferred[None]] = {}
@@ -113,18 +89,18 @@ class Outbox(Polled):
         self._overdue = False
         if self._busy:
             self._rest = Deferred()
-            await self._rest.addTimeout(WAIT_SECONDS, self._reactor, lambda *_: None)
+            await self._rest.addTimeout(self._limits.handoff_seconds, self._reactor, _give_up)
 
     def check(self) -> None:
         if self._stuck:
             self._look()
             raise Unavailable("actions do not reach the scheduler at present", self._stuck)
 
-    async def flush(self, id: int) -> None:
+    async def flush(self, action_id: int) -> None:
         waiter: Deferred[None] = Deferred()
-        self._waiting[str(id)] = waiter
+        self._waiting[str(action_id)] = waiter
         self._next()
-        await waiter.addTimeout(WAIT_SECONDS, self._reactor, lambda *_: None)
+        await waiter.addTimeout(self._limits.handoff_seconds, self._reactor, _give_up)
 
     def _look(self) -> None:
         """Hand over whatever waits and nobody else is handing over."""
@@ -142,17 +118,17 @@ class Outbox(Polled):
         if self._overdue and not (self._waiting and self._looked):
             self._overdue = False
             self._looked = True
-            Deferred.fromCoroutine(self._turn(_ANY, (), ()))
+            Deferred.fromCoroutine(self._turn(_ANY, (self._limits.handoff_batch,), ()))
         elif self._waiting:
             self._looked = False
-            batch = list(self._waiting)[:MOST_AT_ONCE]
+            batch = list(self._waiting)[: self._limits.handoff_batch]
             waiters = [self._waiting.pop(id) for id in batch]
             Deferred.fromCoroutine(self._turn(_THESE, (id_array(batch),), waiters))
         elif self._rest is not None and not self._rest.called:
             self._rest.callback(None)
 
     async def _turn(
-        self, sql: str, parameters: Sequence[Any], waiters: Sequence[Deferred[None]]
+        self, sql: str, parameters: Parameters, waiters: Sequence[Deferred[None]]
     ) -> None:
         self._busy = True
         more = await self._attempt(sql, parameters)
@@ -164,7 +140,7 @@ class Outbox(Polled):
         self._busy = False
         self._next()
 
-    async def _attempt(self, sql: str, parameters: Sequence[Any]) -> bool:
+    async def _attempt(self, sql: str, parameters: Parameters) -> bool:
         """Hand over the rows of *sql*; whether there may be more."""
         try:
             more = await self._hand_over(sql, parameters)
@@ -185,8 +161,8 @@ class Outbox(Polled):
             self.log.error("actions do not reach the scheduler: {reason}", reason=reason)
         self._stuck = reason
 
-    async def _hand_over(self, sql: str, parameters: Sequence[Any]) -> bool:
-        if self._threads >= MOST_THREADS:
+    async def _hand_over(self, sql: str, parameters: Parameters) -> bool:
+        if self._threads >= self._limits.handoff_threads:
             raise Unavailable("the spool's file system does not answer")
         async with self._database.transaction() as transaction:
             rows = await transaction.query(sql, parameters)
@@ -202,7 +178,7 @@ class Outbox(Polled):
             await transaction.commit(_HANDED_OVER, (id_array(done),))
         if failures:
             raise next(iter(failures.values()))
-        return len(rows) == MOST_AT_ONCE
+        return len(rows) == self._limits.handoff_batch
 
     async def _write(self, documents: dict[str, bytes]) -> dict[str, OSError]:
         """Hand documents over to the spool, in a thread; those that failed, by their id."""
@@ -214,26 +190,29 @@ class Outbox(Polled):
         written = deferToThreadPool(
             self._reactor, threads, self._spool.hand_over, documents, given_up
         )
-        answer: Deferred[dict[str, OSError]] = _copy(written)
-        written.addBoth(self._written)
+        written.addBoth(self._count_thread)
         try:
-            return await answer.addTimeout(FILES_SECONDS, self._reactor)
+            return await _copy(written).addTimeout(self._limits.spool_seconds, self._reactor)
         except BaseException:
             given_up.set()
             raise
 
-    def _written(self, result: Any) -> None:
+    def _count_thread(self, result: T) -> T:
         self._threads -= 1
+        return result
 
 
-def _copy(original: Deferred[Any]) -> Deferred[Any]:
-    """A Deferred with the same result, which may be cancelled without the original."""
-    copy: Deferred[Any] = Deferred()
+def _give_up(*_: object) -> None:
+    """Let who waits go on: the hand-off goes on, too."""
 
-    def settle(result: Any) -> Any:
+
+def _copy(original: Deferred[T]) -> Deferred[T]:
+    """Return a Deferred with the same result, which may be cancelled without the original."""
+    copy: Deferred[T] = Deferred()
+
+    def settle(result: T | Failure) -> None:
         if not copy.called:
             copy.callback(result)
-        return result
 
     original.addBoth(settle)
     return copy

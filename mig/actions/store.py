@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Final
 
+from twisted.internet.interfaces import IReactorTime
+
 from mig.actions import submission
-from mig.actions.outbox import Polled
+from mig.actions.handoff import Handoff
 from mig.actions.submission import NOT_FINISHED, NOT_STARTED, SYNTAX_VERSION, Submission
 from mig.database.pool import Database, Rows
 from mig.database.prepared import Prepared
@@ -117,12 +119,19 @@ class Actions:
     :param handoff: how they reach the scheduler.
     """
 
-    def __init__(self, reactor: Any, database: Database, gpg: Gpg, handoff: Polled) -> None:
-        self._reactor = reactor
+    def __init__(
+        self,
+        clock: IReactorTime,
+        database: Database,
+        gpg: Gpg,
+        keyring: Keyring,
+        handoff: Handoff,
+    ) -> None:
+        self._clock = clock
         self._database = database
         self._gpg = gpg
+        self._keyring = keyring
         self._handoff = handoff
-        self._keyring = Keyring()
 
     async def submit(self, value: Any) -> Accepted:
         """Take the action in a value of :func:`mig.values.parse_json`.
@@ -141,7 +150,7 @@ class Actions:
         return accepted
 
     def _check_time(self, action: Signable) -> None:
-        if action.expireafter.seconds <= self._reactor.seconds():
+        if action.expireafter.seconds <= self._clock.seconds():
             raise InvalidInput("expireafter must be in the future", "expireafter")
 
     async def _store(self, submitted: Submission) -> Accepted:

@@ -74,10 +74,10 @@ def checked_status(text: str) -> str:
 class Investigators:
     """Adds and changes investigators in the database."""
 
-    def __init__(self, database: Database, gpg: Gpg) -> None:
+    def __init__(self, database: Database, gpg: Gpg, keyring: Keyring) -> None:
         self._database = database
         self._gpg = gpg
-        self._keyring = Keyring()
+        self._keyring = keyring
 
     async def add(self, name: str, publickey: bytes) -> int:
         """The id of a new, active investigator with an armored public key.

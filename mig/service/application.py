@@ -19,7 +19,8 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 
-from mig.actions.outbox import NoSpool, Outbox, Polled
+from mig.actions.handoff import DatabaseHandoff, Handoff, NoHandoff
+from mig.actions.outbox import Outbox
 from mig.actions.spool import Spool, SystemCalls
 from mig.actions.store import Actions
 from mig.database.pool import Database
@@ -43,6 +44,7 @@ from mig.service.apicfg import Config
 from mig.service.listeners import DEFAULT_LISTENER, Listener, bind_all
 from mig.service.options import EMBEDDED, Options
 from mig.signing.gpg.verify import Gpg
+from mig.signing.keyring import Keyring
 from mig.web.site import ApiSite
 
 NO_DATABASE: Final = (
@@ -216,7 +218,7 @@ class ApiService(Service):
         self._options = given
         self._spool = spool
         self._gpg: Gpg | None = None
-        self._handoff: Polled | None = None
+        self._handoff: Handoff | None = None
         self._listeners = listeners
         self._base = base
         self._idle = idle
@@ -260,18 +262,19 @@ class ApiService(Service):
     def _site(self, reactor: Any, database: Database) -> ApiSite:
         self._gpg = Gpg(reactor)
         if self._options.handoff == "database":
-            self._handoff = Polled()
+            self._handoff = DatabaseHandoff()
         elif self._spool is None:
-            self._handoff = NoSpool()
+            self._handoff = NoHandoff()
         else:
             self._handoff = Outbox(reactor, database, self._spool)
         self._handoff.start()
+        keyring = Keyring()
         return ApiSite(
             reactor,
             database,
             self._base,
-            actions=Actions(reactor, database, self._gpg, self._handoff),
-            investigators=Investigators(database, self._gpg),
+            actions=Actions(reactor, database, self._gpg, keyring, self._handoff),
+            investigators=Investigators(database, self._gpg, keyring),
             action_bytes=self._options.action_bytes,
             key_bytes=self._options.key_bytes,
         )

@@ -48,7 +48,7 @@ class _Read:
 
 
 class Keyring:
-    """Every investigator's key, taken apart once.
+    """Every investigator's key, taken apart once for all parts of the service.
 
     ``known`` is what :meth:`signers` last answered, and only a hint: whoever relies on a signer
     checks the row again in the statement that does so.

@@ -10,11 +10,13 @@ import pytest
 import pytest_twisted
 from twisted.internet import reactor
 
-from mig.actions.outbox import MOST_AT_ONCE, Outbox
+from mig.actions.outbox import Outbox
 from mig.database.pool import Database
+from mig.limits import Limits
 from tests.support.postgres import TestDatabase
 
-BACKLOG = 4 * MOST_AT_ONCE
+LIMITS = Limits(handoff_batch=20)
+BACKLOG = 4 * LIMITS.handoff_batch
 
 
 class Batches:
@@ -50,10 +52,10 @@ def waiting(database: TestDatabase) -> Iterator[Database]:
 @pytest_twisted.ensureDeferred
 async def test_what_is_waited_for_takes_turns_with_what_lies_there(waiting: Database) -> None:
     spool: Any = Batches()
-    outbox = Outbox(reactor, waiting, spool)
+    outbox = Outbox(reactor, waiting, spool, limits=LIMITS)
     outbox.start()
     await outbox.flush(BACKLOG)
-    assert spool.seen[:2] == [[*range(1, MOST_AT_ONCE + 1)], [BACKLOG]]
+    assert spool.seen[:2] == [[*range(1, LIMITS.handoff_batch + 1)], [BACKLOG]]
     await outbox.stop()
     left = await waiting.query("select count(*) from submissions where handedover is null")
     assert left == [(BACKLOG - sum(map(len, spool.seen)),)]

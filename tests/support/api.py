@@ -10,13 +10,15 @@ from twisted.internet import reactor
 from twisted.internet.interfaces import IListeningPort
 from twisted.web.client import HTTPConnectionPool
 
-from mig.actions.outbox import NoSpool, Outbox, Polled
+from mig.actions.handoff import DatabaseHandoff, Handoff, NoHandoff
+from mig.actions.outbox import Outbox
 from mig.actions.spool import Spool
 from mig.actions.store import Actions
 from mig.database.pool import Database
 from mig.investigators.registry import Investigators
 from mig.service.listeners import bind
 from mig.signing.gpg.verify import Gpg
+from mig.signing.keyring import Keyring
 from mig.web.site import ApiSite
 
 
@@ -29,19 +31,20 @@ class Api:
         self.spool = spool
         if spool:
             Spool(spool).prepare()
-            self.handoff: Polled = Outbox(reactor, self.database, Spool(spool))
+            self.handoff: Handoff = Outbox(reactor, self.database, Spool(spool))
         else:
-            self.handoff = Polled() if handoff == "database" else NoSpool()
+            self.handoff = DatabaseHandoff() if handoff == "database" else NoHandoff()
         self.pool = HTTPConnectionPool(reactor, persistent=False)
         listener = bind("tcp:0")
         self.root = f"http://localhost:{listener.port}"
         self.base = f"{self.root}/api/v1"
+        keyring = Keyring()
         site = ApiSite(
             reactor,
             self.database,
             self.base,
-            actions=Actions(reactor, self.database, self.gpg, self.handoff),
-            investigators=Investigators(self.database, self.gpg),
+            actions=Actions(reactor, self.database, self.gpg, keyring, self.handoff),
+            investigators=Investigators(self.database, self.gpg, keyring),
         )
         fd, family = listener.socket.fileno(), listener.socket.family
         self.port: IListeningPort = reactor.adoptStreamPort(fd, family, site)
