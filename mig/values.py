@@ -73,6 +73,23 @@ def rfc3339(stored: str | None) -> str:
     raise Unreadable(f"the time {stored!r} is outside the years 1 to 9999")
 
 
+def plain_text(text: object, where: str) -> str:
+    """Return *text* when it is a string that every reader takes alike.
+
+    :raises InvalidInput: naming *where*, for what is no string, and for NUL and half a surrogate
+        pair in it.
+    """
+    if not isinstance(text, str):
+        raise InvalidInput(f"{where} must be a string", where)
+    if "\0" in text:
+        raise InvalidInput(f"{where} holds a NUL character", where)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidInput(f"{where} holds half a surrogate pair", where) from None
+    return text
+
+
 LONGEST_NUMBER: Final = 400
 """Letters of a JSON number; every float64 has a shorter form."""
 

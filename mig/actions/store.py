@@ -1,31 +1,32 @@
-"""A signed action is checked, stored and handed over."""
+"""Actions are stored, each of them once, by one statement."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any, Final
+from typing import Final
 
-from twisted.internet.interfaces import IReactorTime
-
-from mig.actions import submission
 from mig.actions.handoff import Handoff
-from mig.actions.submission import NOT_FINISHED, NOT_STARTED, SYNTAX_VERSION, Submission
+from mig.actions.submission import (
+    NOT_FINISHED,
+    NOT_STARTED,
+    SYNTAX_VERSION,
+    Submission,
+    read_operations,
+)
 from mig.database.pool import Database, Rows
 from mig.database.prepared import Prepared
-from mig.errors import BadSignature, Conflict, InvalidInput, TooLong, Unavailable
+from mig.errors import Conflict, InvalidInput, TooLong, Unavailable
 from mig.model.action import OWN_COLUMNS
 from mig.model.investigator import COLUMNS as SIGNER_COLUMNS
 from mig.model.row import Row, id_array
-from mig.openpgp.packet import Signature
-from mig.signing.canonical import Signable, Text, operations, texts
-from mig.signing.gpg.verify import Gpg
-from mig.signing.keyring import Keyring, Signer, owners
+from mig.signing.canonical import Signable, encode, encode_operations
+from mig.signing.keyring import Signer
 from mig.values import new_id, parse_json
 
 ATTEMPTS: Final = 3
-"""How often signatures are verified when keys change meanwhile."""
+"""How often it is tried when the same action comes and goes at the same time."""
 
 _STORE = Prepared(
     "store_action",
@@ -113,186 +114,89 @@ class Accepted:
     new: Row | None = None
 
 
-class Actions:
-    """Takes signed actions.
+@dataclass(frozen=True, kw_only=True)
+class _Outcome:
+    """What :data:`_STORE` answers.
 
-    :param handoff: how they reach the scheduler.
+    Its signers are *valid* when they still are what was verified against. *alike* is whether there
+    is an action that may be the same. *new* is the row of the stored action, if it was stored.
     """
 
-    def __init__(
-        self,
-        clock: IReactorTime,
-        database: Database,
-        gpg: Gpg,
-        keyring: Keyring,
-        handoff: Handoff,
-    ) -> None:
-        self._clock = clock
+    valid: bool
+    alike: bool
+    new: Row | None
+
+
+class ActionStore:
+    """Stores each action once.
+
+    :param handoff: how a stored action reaches the scheduler.
+    """
+
+    def __init__(self, database: Database, handoff: Handoff) -> None:
         self._database = database
-        self._gpg = gpg
-        self._keyring = keyring
         self._handoff = handoff
 
-    async def submit(self, value: Any) -> Accepted:
-        """Take the action in a value of :func:`mig.values.parse_json`.
+    async def store(self, submission: Submission, signers: Sequence[Signer]) -> Accepted | None:
+        """Store an action, unless it was accepted before.
 
-        :raises InvalidInput: when it, or one of its signatures, is not accepted.
-        :raises Conflict: when it was accepted before and has been deleted since.
-        :raises Unavailable: when that cannot be told, stored or handed over now; then nothing is
-            stored, but for a commit whose answer did not come.
+        ``None`` is the answer when its *signers*, one for each signature, are no longer what was
+        verified against.
+
+        :raises InvalidInput: when its signatures do not fit into the database.
+        :raises Conflict: when it was accepted before and has been deleted since, or is there
+            without this API.
+        :raises Unavailable: when it cannot be stored now.
         """
-        submitted = submission.read(value)
-        self._check_time(submitted.signable)
-        self._handoff.check()
-        accepted = await self._store(submitted)
-        if accepted.new is not None:
-            await self._handoff.flush(accepted.id)
-        return accepted
-
-    def _check_time(self, action: Signable) -> None:
-        if action.expireafter.seconds <= self._clock.seconds():
-            raise InvalidInput("expireafter must be in the future", "expireafter")
-
-    async def _store(self, submitted: Submission) -> Accepted:
-        """Verify with the keys that are known, and with fresh ones before anything is refused."""
-        fresh = not self._keyring.known
+        action_id = new_id()
+        parameters = self._parameters(action_id, submission, signers)
         for _ in range(ATTEMPTS):
-            known = await self._fresh_keys() if fresh else self._keyring.known
-            try:
-                signers = await self._verify(submitted, known)
-            except InvalidInput:
-                if fresh or await self._fresh_keys() == known:
-                    raise
-                continue
-            accepted = await self._insert(submitted, signers)
-            if accepted is not None:
-                return accepted
-            fresh = True
-        raise Unavailable("the keys of investigators are being changed")
-
-    async def _fresh_keys(self) -> list[Signer]:
-        return await self._keyring.signers(self._database.query)
-
-    async def _verify(self, submitted: Submission, known: Sequence[Signer]) -> list[Signer]:
-        """Who signed, in the order of the signatures."""
-        forms = texts(submitted.signable)
-        signers = []
-        for n, signature in enumerate(submitted.signatures):
-            where = f"pgpsignatures[{n}]"
-            try:
-                signer, text = await self._signer(known, signature, forms)
-            except InvalidInput as reason:
-                raise InvalidInput(f"{where}: {reason}", where) from None
-            text.check()
-            self._check_precision(text, submitted.signable)
-            signers.append(signer)
-        return signers
-
-    async def _signer(
-        self, known: Sequence[Signer], signature: Signature, forms: Sequence[Text]
-    ) -> tuple[Signer, Text]:
-        candidates = owners(known, signature.issuers)
-        active = [signer for signer in candidates if signer.active]
-        if not active:
-            names = ", ".join(f"{s.name!r} ({s.id})" for s in candidates)
-            raise InvalidInput(
-                f"the investigator {names} is not active"
-                if candidates
-                else f"no investigator has the key {signature.issuers[0]}"
-            )
-        return await self._only_signer(active, signature, forms)
-
-    async def _only_signer(
-        self, active: Sequence[Signer], signature: Signature, forms: Sequence[Text]
-    ) -> tuple[Signer, Text]:
-        """One of those whose certificates have the key; another's may have it without right.
-
-        So a certificate with which the signature does not hold says nothing about the others.
-        """
-        found = []
-        reasons = []
-        for signer in active:
-            try:
-                found.append((signer, await self._text(signer, signature, forms)))
-            except InvalidInput as reason:
-                reasons.append(reason)
-        if len(found) > 1:
-            names = ", ".join(f"{signer.name!r} ({signer.id})" for signer, _ in found)
-            raise InvalidInput(f"the key that made it belongs to several investigators: {names}")
-        if not found:
-            raise next((r for r in reasons if not isinstance(r, BadSignature)), reasons[0])
-        return found[0]
-
-    async def _text(self, signer: Signer, signature: Signature, forms: Sequence[Text]) -> Text:
-        """Which of the texts it is that *signer* has signed."""
-        for text in forms:
-            try:
-                await self._gpg.verify(signer.certificate, signature, text.text)
-            except BadSignature:
-                continue
-            return text
-        raise BadSignature("it is no signature over this action, in neither of its two texts")
-
-    def _check_precision(self, text: Text, action: Signable) -> None:
-        """The older text has nanoseconds and an offset; the database keeps neither."""
-        if self._handoff.spooled or text.form != "gotime":
-            return
-        for name, time in (("validfrom", action.validfrom), ("expireafter", action.expireafter)):
-            if not time.exact:
-                raise InvalidInput(
-                    f"{name} must be in UTC and not finer than a microsecond: the hand-off through"
-                    " the database would lose what was signed",
-                    name,
-                )
-
-    async def _insert(self, submitted: Submission, signers: Sequence[Signer]) -> Accepted | None:
-        """Store the action, if its signers still are what was verified against, else ``None``."""
-        row = self._row(submitted, signers)
-        for _ in range(ATTEMPTS):
-            ((valid, alike, *stored),) = await self._stored(row)
-            if not valid:
+            outcome = await self._attempt(parameters)
+            if not outcome.valid:
                 return None
-            if stored[0] is not None:
-                return Accepted(id=row["id"], new=stored)
-            earlier = await self._claimed(submitted.signable)
+            if outcome.new is not None:
+                return Accepted(id=action_id, new=outcome.new)
+            earlier = await self._earlier(submission.signable)
             if earlier is not None:
                 return earlier
-            if alike:
-                row["others"] = await self._others(submitted.signable)
+            if outcome.alike:
+                parameters["others"] = await self._others(submission.signable)
         raise Unavailable("the same action is being submitted and deleted at once")
 
-    def _row(self, submitted: Submission, signers: Sequence[Signer]) -> dict[str, Any]:
-        """The parameters of :data:`_STORE`; an investigator who signed twice is one signer."""
-        action, id = submitted.signable, new_id()
-        signed = {s.id: (s, p) for s, p in zip(signers, submitted.pgpsignatures, strict=True)}
+    def _parameters(
+        self, action_id: int, submission: Submission, signers: Sequence[Signer]
+    ) -> dict[str, object]:
+        """Return those of :data:`_STORE`; an investigator who signed twice is one signer."""
+        action, spooled = submission.signable, self._handoff.spooled
+        signed = {s.id: (s, p) for s, p in zip(signers, submission.pgpsignatures, strict=True)}
         return {
+            "id": action_id,
+            "spooled": spooled,
+            "document": submission.document(action_id) if spooled else None,
             "identity": action.identity,
-            "id": id,
-            "spooled": self._handoff.spooled,
-            "document": submitted.document(id) if self._handoff.spooled else None,
-            "signers": id_array(signed),
-            "keys": [sha256(signer.publickey).digest() for signer, _ in signed.values()],
-            "pgpsignatures": [signature for _, signature in signed.values()],
             "begin": action.validfrom.seconds,
             "end": action.expireafter.seconds,
-            "others": "{}",
             "name": action.name,
             "target": action.target,
-            "description": submitted.description,
-            "threat": submitted.threat,
-            "operations": action.operations,
+            "description": encode(submission.description),
+            "threat": encode(submission.threat),
+            "operations": action.operations_text,
             "validfrom": action.validfrom.microseconds,
             "expireafter": action.expireafter.microseconds,
+            "all_signatures": encode(submission.pgpsignatures),
+            "signers": id_array(signed),
+            "others": id_array(()),
+            "keys": [sha256(signer.publickey).digest() for signer, _ in signed.values()],
+            "pgpsignatures": [signature for _, signature in signed.values()],
             "not_started": NOT_STARTED,
             "not_finished": NOT_FINISHED,
             "status": self._handoff.status,
-            "all_signatures": submitted.pgpsignatures_json,
             "syntaxversion": SYNTAX_VERSION,
         }
 
-    async def _stored(self, row: dict[str, Any]) -> Rows:
+    async def _attempt(self, parameters: dict[str, object]) -> _Outcome:
         try:
-            return await self._database.query(_STORE, row)
+            return _read_outcome(await self._database.query(_STORE, parameters))
         except TooLong:
             raise InvalidInput(
                 "the pgpsignatures together are too long for this database, which takes 4096"
@@ -300,35 +204,43 @@ class Actions:
                 "pgpsignatures",
             ) from None
 
-    async def _claimed(self, action: Signable) -> Accepted | None:
-        """The same action, accepted earlier."""
-        for id, there in await self._database.query(_CLAIMED, (action.identity,)):
+    async def _earlier(self, action: Signable) -> Accepted | None:
+        """Return the same action, when it was accepted earlier."""
+        for action_id, there in await self._database.query(_CLAIMED, (action.identity,)):
             if not there:
-                raise Conflict(f"this action was accepted as {id} and has been deleted since")
-            return Accepted(id=int(id))
+                raise Conflict(
+                    f"this action was accepted as {action_id} and has been deleted since"
+                )
+            return Accepted(id=int(action_id))
         return None
 
     async def _others(self, action: Signable) -> str:
-        """Ids of the actions that look alike, but have other operations, as an array.
+        """Return the ids of actions that look alike, but have other operations, as an array.
 
         :raises Conflict: when there is the same one, which came into the database without us.
         """
         begin, end = action.validfrom.seconds, action.expireafter.seconds
         parameters = (begin, begin, end, end, action.name, action.target)
         others = []
-        for id, stored in await self._database.query(_ALIKE, parameters):
-            if _canonical(stored) == action.operations:
+        for action_id, stored in await self._database.query(_ALIKE, parameters):
+            if _canonical(stored) == action.operations_text:
                 raise Conflict(
-                    f"this action is there already as {id}, which did not come through this API",
-                    str(id),
+                    f"this action is there already as {action_id}, which did not come through"
+                    " this API",
+                    str(action_id),
                 )
-            others.append(str(id))
+            others.append(str(action_id))
         return id_array(others)
 
 
+def _read_outcome(rows: Rows) -> _Outcome:
+    ((valid, alike, *columns),) = rows
+    return _Outcome(valid=valid, alike=alike, new=columns if columns[0] is not None else None)
+
+
 def _canonical(stored: str | None) -> str | None:
-    """Stored operations in their signed form; ``None`` when they have none."""
+    """Return stored operations as they would be signed, ``None`` when they could not be."""
     try:
-        return operations(parse_json(stored or "null", "operations"))
+        return encode_operations(read_operations(parse_json(stored or "null", "operations")))
     except InvalidInput:
         return None

@@ -1,25 +1,39 @@
-"""A signed action as an investigator submits it: typed fields, and nothing else."""
+"""A signed action as an investigator submits it: every check of its fields.
+
+:func:`read` makes a :class:`Submission` of what a client sent. Nothing else about a field is
+checked anywhere, but that a signature holds (:mod:`mig.signing`), which then decides what
+:meth:`Submission.check_text` has to look at.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
+
+from whenever import OffsetDateTime
 
 from mig.errors import InvalidInput
 from mig.openpgp.packet import Signature, signature
 from mig.signing.canonical import (
+    EXACT,
+    GOTIME,
+    SEPARATORS,
+    Json,
+    Operation,
     Signable,
-    encode,
-    known_members,
-    operations,
-    plain_text,
-    signed_time,
+    SignedTime,
+    Text,
+    encode_fields,
 )
+from mig.values import RFC3339, plain_text, shortest
 
 LONGEST_TEXT: Final = 2048
 MOST_SIGNATURES: Final = 20
 SYNTAX_VERSION: Final = 2
+
+DEEPEST: Final = 64
+"""Levels of arrays and objects in an operation."""
 
 NEW_STATUS: Final = "init"
 NOT_STARTED: Final = "0011-01-11T11:11:11.000000011Z"
@@ -30,80 +44,126 @@ _MEMBERS: Final = (
     *("pgpsignatures", "investigators", "status", "starttime", "finishtime", "lastupdatetime"),
     *("counters", "syntaxversion"),
 )
-_DESCRIPTION: Final = {"author": str, "email": str, "url": str, "revision": (int, float)}
-_THREAT: Final = {"ref": str, "level": str, "family": str, "type": str}
+_OPERATION: Final = ("module", "parameters", "is_compressed", "want_compressed")
+_Types = Mapping[str, type | tuple[type, ...]]
+_DESCRIPTION: Final[_Types] = {"author": str, "email": str, "url": str, "revision": (int, float)}
+_THREAT: Final[_Types] = {"ref": str, "level": str, "family": str, "type": str}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Submission:
-    """An action and its signatures. *description* and *threat* are JSON that nobody signed."""
+    """An action and its signatures. Nobody signed *description* and *threat*."""
 
     signable: Signable
-    description: str
-    threat: str
+    description: Mapping[str, Json]
+    threat: Mapping[str, Json]
     pgpsignatures: tuple[str, ...]
     signatures: tuple[Signature, ...]
+    """The same, read."""
 
-    @property
-    def pgpsignatures_json(self) -> str:
-        return encode(list(self.pgpsignatures), "pgpsignatures")
+    def check_text(self, text: Text, *, nanoseconds: bool) -> None:
+        """Refuse an action that is not the only one of which *text*, which was signed, can be.
 
-    def document(self, id: int) -> str:
-        """What a scheduler of 2014 reads from its spool: built from what was signed."""
+        :param nanoseconds: whether the times go on to the scheduler as they were signed.
+        :raises InvalidInput: naming the field.
+        """
         action = self.signable
-        texts = {
-            "name": action.name,
-            "target": action.target,
-            "validfrom": action.validfrom.text,
-            "expireafter": action.expireafter.text,
-            "status": NEW_STATUS,
-            "starttime": NOT_STARTED,
-            "finishtime": NOT_FINISHED,
-            "lastupdatetime": NOT_STARTED,
-        }
-        members = [f'"id":{id:d}']
-        members += [f'"{name}":{encode(text, name)}' for name, text in texts.items()]
-        members += [
-            f'"description":{self.description}',
-            f'"threat":{self.threat}',
-            f'"operations":{action.operations}',
-            f'"pgpsignatures":{self.pgpsignatures_json}',
-            '"counters":{}',
-            f'"syntaxversion":{SYNTAX_VERSION}',
-        ]
-        return "{" + ",".join(members) + "}\n"
+        for field, content in (("name", action.name), ("target", action.target)):
+            if SEPARATORS[text.form][field] in content:
+                raise InvalidInput(
+                    f"{field} holds the separator that ends it in the signed text: the same"
+                    " signature would cover another action",
+                    field,
+                )
+        if nanoseconds or text.form != GOTIME:
+            return  # the newer text has whole seconds of UTC, which every column holds
+        for field, time in (("validfrom", action.validfrom), ("expireafter", action.expireafter)):
+            if not time.exact:
+                raise InvalidInput(
+                    f"{field} must be in UTC and not finer than a microsecond: the hand-off through"
+                    " the database would lose what was signed",
+                    field,
+                )
+
+    def document(self, action_id: int) -> str:
+        """Return what a scheduler of 2014 reads from its spool: built from what was signed."""
+        action = self.signable
+        head = encode_fields(
+            {
+                "id": action_id,
+                "name": action.name,
+                "target": action.target,
+                "validfrom": action.validfrom.text,
+                "expireafter": action.expireafter.text,
+                "status": NEW_STATUS,
+                "starttime": NOT_STARTED,
+                "finishtime": NOT_FINISHED,
+                "lastupdatetime": NOT_STARTED,
+                "description": self.description,
+                "threat": self.threat,
+            }
+        )
+        tail = encode_fields(
+            {
+                "pgpsignatures": self.pgpsignatures,
+                "counters": {},
+                "syntaxversion": SYNTAX_VERSION,
+            }
+        )
+        return f'{{{head},"operations":{action.operations_text},{tail}}}\n'
 
 
-def read(value: Any) -> Submission:
-    """The submission in a value of :func:`mig.values.parse_json`.
+def read(value: object, *, now: float) -> Submission:
+    """Return the submission in a value of :func:`mig.values.parse_json`.
 
-    What the service itself decides (id, status, times, counters) is read over.
+    What the service itself decides (id, status, times, counters) is ignored.
 
+    :param now: Unix seconds.
     :raises InvalidInput: naming the first field that is not accepted.
     """
     if not isinstance(value, dict):
         raise InvalidInput("the action must be a JSON object", "action")
-    known_members(value, _MEMBERS, "")
+    _check_members(value, _MEMBERS, "")
     signable = Signable(
-        name=_filled(value, "name"),
-        target=_filled(value, "target"),
-        validfrom=signed_time("validfrom", value.get("validfrom")),
-        expireafter=signed_time("expireafter", value.get("expireafter")),
-        operations=operations(value.get("operations")),
+        name=_read_text(value, "name"),
+        target=_read_text(value, "target"),
+        validfrom=read_time("validfrom", value.get("validfrom")),
+        expireafter=read_time("expireafter", value.get("expireafter")),
+        operations=read_operations(value.get("operations")),
     )
     _check_syntax(value.get("syntaxversion"))
     _check_order(signable)
-    given = _listed(value.get("pgpsignatures"))
-    return Submission(
+    texts = _read_signature_texts(value.get("pgpsignatures"))
+    submission = Submission(
         signable=signable,
-        description=_unsigned(value, "description", _DESCRIPTION),
-        threat=_unsigned(value, "threat", _THREAT),
-        pgpsignatures=given,
-        signatures=tuple(_signature(n, text) for n, text in enumerate(given)),
+        description=_read_unsigned(value, "description", _DESCRIPTION),
+        threat=_read_unsigned(value, "threat", _THREAT),
+        pgpsignatures=texts,
+        signatures=tuple(_read_signature(n, text) for n, text in enumerate(texts)),
     )
+    if signable.expireafter.seconds <= now:
+        raise InvalidInput("expireafter must be in the future", "expireafter")
+    return submission
 
 
-def _filled(value: Mapping[str, Any], name: str) -> str:
+def _check_members(value: Mapping[str, object], known: Sequence[str], where: str) -> None:
+    """Refuse an object with other members than the *known* ones.
+
+    The schedulers read names without regard to case, so a second ``Module`` would win over the
+    signed one.
+    """
+    for name in value:
+        if name not in known:
+            place = f"{where}.{name}" if where else name
+            shown = ascii(name[:80])[1:-1]
+            raise InvalidInput(
+                f"{where or 'the action'} has an unknown member {shown}; known are"
+                f" {', '.join(known)}",
+                place,
+            )
+
+
+def _read_text(value: Mapping[str, object], name: str) -> str:
     text = plain_text(value.get(name), name)
     if not text.strip():
         raise InvalidInput(f"{name} must not be empty", name)
@@ -112,7 +172,105 @@ def _filled(value: Mapping[str, Any], name: str) -> str:
     return text
 
 
-def _check_syntax(version: Any) -> None:
+def read_time(where: str, text: object) -> SignedTime:
+    """Return a time of an action: RFC 3339 with seconds, at most nine fraction digits, an offset.
+
+    ``-00:00`` is not taken: it says that the offset is unknown (RFC 3339, 4.3).
+
+    :raises InvalidInput: naming the field *where*, for anything else.
+    """
+    if isinstance(text, str) and RFC3339.fullmatch(text) and not text.endswith("-00:00"):
+        try:
+            moment = OffsetDateTime.parse_iso(text)
+            moment.to_instant()
+        except ValueError:
+            pass  # no such day or hour, or outside the years 1 to 9999
+        else:
+            text = text.removesuffix("+00:00") + "Z" if text.endswith("+00:00") else text
+            return SignedTime(text=text, moment=moment)
+    raise InvalidInput(
+        f"{where} must be an RFC 3339 date, for example 2014-05-30T00:00:00-04:00", where
+    )
+
+
+def read_operations(value: object) -> tuple[Operation, ...]:
+    """Return an action's operations.
+
+    :raises InvalidInput: naming the field, for what is not a non-empty array of operations, and
+        for members of an operation that no signature covers.
+    """
+    if not isinstance(value, list) or not value:
+        raise InvalidInput("operations must be an array of at least one operation", "operations")
+    return tuple(_read_operation(one, f"operations[{n}]") for n, one in enumerate(value))
+
+
+def _read_operation(value: object, where: str) -> Operation:
+    if not isinstance(value, dict):
+        raise InvalidInput(f"{where} must be an object", where)
+    _check_members(value, _OPERATION, where)
+    module = plain_text(value.get("module"), f"{where}.module")
+    if not module.strip():
+        raise InvalidInput(f"{where}.module must not be empty", f"{where}.module")
+    parameters = value.get("parameters")
+    check_json(parameters, f"{where}.parameters")
+    return Operation(
+        module=module,
+        parameters=parameters,
+        is_compressed=_read_flag(value, "is_compressed", where),
+        want_compressed=_read_flag(value, "want_compressed", where),
+    )
+
+
+def _read_flag(operation: Mapping[str, object], name: str, where: str) -> bool:
+    flag = operation.get(name, False)
+    if not isinstance(flag, bool):
+        raise InvalidInput(f"{where}.{name} must be true or false", f"{where}.{name}")
+    return flag
+
+
+def check_json(value: object, where: str, depth: int = DEEPEST) -> None:
+    """Refuse a value of :func:`mig.values.parse_json` that Go would not encode as it is.
+
+    :raises InvalidInput: naming *where*, for text that is not plain, for integers that float64 does
+        not hold exactly, and beyond *depth* levels.
+    """
+    if isinstance(value, str):
+        _check_text(value, where)
+    elif isinstance(value, int):  # bool, too, which is small
+        _check_exact(value, where)
+    elif isinstance(value, list | dict):
+        if not depth:
+            raise InvalidInput(f"{where} is nested deeper than {DEEPEST} levels", where)
+        if isinstance(value, dict):
+            for name in value:
+                _check_text(name, where)
+            # in the order of the signed text, for the first fault is the one that is reported
+            value = [value[name] for name in sorted(value, key=str.encode)]
+        for content in value:
+            check_json(content, where, depth - 1)
+
+
+def _check_text(text: str, where: str) -> None:
+    if not text.isprintable():  # most are, and that is soon seen
+        plain_text(text, where)
+
+
+def _check_exact(number: int, where: str) -> None:
+    if abs(number) <= EXACT:
+        return
+    try:
+        stored = float(number)
+    except OverflowError:
+        stored = 0.0
+    if stored != number and shortest(stored) != number:
+        raise InvalidInput(
+            f"{where} holds {str(number)[:40]}, which float64 does not hold exactly:"
+            " it would be another number than the one that was signed",
+            where,
+        )
+
+
+def _check_syntax(version: object) -> None:
     if type(version) is not int or version != SYNTAX_VERSION:
         raise InvalidInput(f"syntaxversion must be {SYNTAX_VERSION}", "syntaxversion")
 
@@ -123,7 +281,7 @@ def _check_order(action: Signable) -> None:
         raise InvalidInput("expireafter must be later than validfrom", "expireafter")
 
 
-def _listed(value: Any) -> tuple[str, ...]:
+def _read_signature_texts(value: object) -> tuple[str, ...]:
     if not isinstance(value, list) or not value:
         raise InvalidInput("pgpsignatures must be an array of signatures", "pgpsignatures")
     if len(value) > MOST_SIGNATURES:
@@ -136,7 +294,7 @@ def _listed(value: Any) -> tuple[str, ...]:
     return texts
 
 
-def _signature(n: int, text: str) -> Signature:
+def _read_signature(n: int, text: str) -> Signature:
     where = f"pgpsignatures[{n}]"
     try:
         return signature(text)
@@ -144,16 +302,17 @@ def _signature(n: int, text: str) -> Signature:
         raise InvalidInput(f"{where}: {reason}", where) from None
 
 
-def _unsigned(value: Mapping[str, Any], name: str, types: Mapping[str, Any]) -> str:
-    """The JSON of an object that no signature covers, of its known members."""
-    given = value.get(name)
-    given = {} if given is None else given
-    if not isinstance(given, dict):
+def _read_unsigned(value: Mapping[str, object], name: str, types: _Types) -> dict[str, Json]:
+    """Return an object that no signature covers, of known members."""
+    members = value.get(name)
+    members = {} if members is None else members
+    if not isinstance(members, dict):
         raise InvalidInput(f"{name} must be an object", name)
-    known_members(given, tuple(types), name)
-    for member, content in given.items():
+    _check_members(members, tuple(types), name)
+    for member, content in members.items():
         kind = types[member]
         if not isinstance(content, kind) or isinstance(content, bool):
             what = "a string" if kind is str else "a number"
             raise InvalidInput(f"{name}.{member} must be {what}", f"{name}.{member}")
-    return encode(given, name)
+    check_json(members, name)
+    return members

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from http import HTTPStatus
 
-from mig.actions.store import Actions
+from mig.actions.submit import Actions
 from mig.api import errors
 from mig.api.read import ById
 from mig.database.pool import Database

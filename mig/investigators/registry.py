@@ -10,9 +10,9 @@ from mig.database.pool import Database, Transaction
 from mig.errors import Conflict, InvalidInput, NotFound, Taken, Unavailable
 from mig.openpgp import certificate
 from mig.openpgp.certificate import Certificate
-from mig.signing.canonical import plain_text
 from mig.signing.gpg.verify import Gpg
 from mig.signing.keyring import ACTIVE, Keyring, Signer
+from mig.values import plain_text
 
 DISABLED: Final = "disabled"
 STATUSES: Final = (ACTIVE, DISABLED)

@@ -22,7 +22,8 @@ from twisted.python.components import Componentized
 from mig.actions.handoff import DatabaseHandoff, Handoff, NoHandoff
 from mig.actions.outbox import Outbox
 from mig.actions.spool import Spool, SystemCalls
-from mig.actions.store import Actions
+from mig.actions.store import ActionStore
+from mig.actions.submit import Actions
 from mig.database.pool import Database
 from mig.database.schema.migrate import prepare
 from mig.demo.postgres import API, EmbeddedPostgres
@@ -269,11 +270,12 @@ class ApiService(Service):
             self._handoff = Outbox(reactor, database, self._spool)
         self._handoff.start()
         keyring = Keyring()
+        store = ActionStore(database, self._handoff)
         return ApiSite(
             reactor,
             database,
             self._base,
-            actions=Actions(reactor, database, self._gpg, keyring, self._handoff),
+            actions=Actions(reactor, database.query, self._gpg, keyring, store, self._handoff),
             investigators=Investigators(database, self._gpg, keyring),
             action_bytes=self._options.action_bytes,
             key_bytes=self._options.key_bytes,

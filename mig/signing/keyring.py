@@ -100,13 +100,13 @@ class Keyring:
 def owners(signers: Sequence[Signer], names: Sequence[str]) -> list[Signer]:
     """Whose certificate has a key of the first of *names* that anybody's has.
 
-    *names* are fingerprints or key ids, in the order of trust.
+    *names* are fingerprints or key ids, which are the ends of fingerprints, in the order of trust.
     """
     for name in names:
         found = [
             signer
             for signer in signers
-            if any(name in (key.fingerprint, key.key_id) for key in signer.certificate.keys)
+            if any(key.fingerprint.endswith(name) for key in signer.certificate.keys)
         ]
         if found:
             return found

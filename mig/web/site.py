@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from twisted.web.server import Site
 
-from mig.actions.store import Actions
+from mig.actions.submit import Actions
 from mig.api.read import Read
 from mig.api.routes import ROUTES, Application, Body, Route
 from mig.api.write import Write

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import pytest_twisted
 
+from mig.actions.submission import read_operations
 from mig.errors import InvalidInput
-from mig.signing.canonical import operations
+from mig.signing.canonical import encode_operations
 from mig.values import parse_json
 from tests.support.api import Api
 from tests.support.fleet import VECTORS, load
@@ -95,7 +96,8 @@ def same_operations(action: dict[str, Any], other: dict[str, Any]) -> bool:
     if other != {**action, "operations": other["operations"]}:
         return False
     try:
-        return operations(other["operations"]) == operations(action["operations"])
+        mine, theirs = read_operations(action["operations"]), read_operations(other["operations"])
+        return encode_operations(mine) == encode_operations(theirs)
     except InvalidInput:
         return False
 

@@ -13,7 +13,8 @@ from twisted.web.client import HTTPConnectionPool
 from mig.actions.handoff import DatabaseHandoff, Handoff, NoHandoff
 from mig.actions.outbox import Outbox
 from mig.actions.spool import Spool
-from mig.actions.store import Actions
+from mig.actions.store import ActionStore
+from mig.actions.submit import Actions
 from mig.database.pool import Database
 from mig.investigators.registry import Investigators
 from mig.service.listeners import bind
@@ -38,12 +39,13 @@ class Api:
         listener = bind("tcp:0")
         self.root = f"http://localhost:{listener.port}"
         self.base = f"{self.root}/api/v1"
-        keyring = Keyring()
+        query, keyring = self.database.query, Keyring()
+        store = ActionStore(self.database, self.handoff)
         site = ApiSite(
             reactor,
             self.database,
             self.base,
-            actions=Actions(reactor, self.database, self.gpg, keyring, self.handoff),
+            actions=Actions(reactor, query, self.gpg, keyring, store, self.handoff),
             investigators=Investigators(self.database, self.gpg, keyring),
         )
         fd, family = listener.socket.fileno(), listener.socket.family

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mig.signing.canonical import Signable, operations, signed_time, texts
+from mig.actions.submission import read_operations, read_time
+from mig.signing.canonical import Signable, texts
 from tests.support.api import Api
 from tests.support.keys import Key, Keys
 from tests.support.postgres import TestDatabase
@@ -83,9 +84,9 @@ def text_of(action: dict[str, Any], form: str = "unix") -> bytes:
     signable = Signable(
         name=action["name"],
         target=action["target"],
-        validfrom=signed_time("validfrom", action["validfrom"]),
-        expireafter=signed_time("expireafter", action["expireafter"]),
-        operations=operations(action["operations"]),
+        validfrom=read_time("validfrom", action["validfrom"]),
+        expireafter=read_time("expireafter", action["expireafter"]),
+        operations=read_operations(action["operations"]),
     )
     return next(text.text for text in texts(signable) if text.form == form)
 

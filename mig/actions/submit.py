@@ -1,0 +1,96 @@
+"""An action is submitted: its fields and signatures are checked, it is stored and handed over."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from twisted.internet.interfaces import IReactorTime
+
+from mig.actions.handoff import Handoff
+from mig.actions.store import Accepted, ActionStore
+from mig.actions.submission import Submission, read
+from mig.errors import InvalidInput, Unavailable
+from mig.model.row import RunSQL
+from mig.signing.canonical import texts
+from mig.signing.gpg.verify import Gpg
+from mig.signing.keyring import Keyring, Signer
+from mig.signing.signer import find_signer
+
+ATTEMPTS: Final = 3
+"""How often signatures are verified when keys change at the same time."""
+
+
+class Actions:
+    """Takes signed actions.
+
+    :param clock: tells whether an action has expired.
+    :param query: reads the keys of investigators, which *keyring* keeps.
+    :param store: where an action is stored.
+    :param handoff: how it reaches the scheduler.
+    """
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        query: RunSQL,
+        gpg: Gpg,
+        keyring: Keyring,
+        store: ActionStore,
+        handoff: Handoff,
+    ) -> None:
+        self._clock = clock
+        self._query = query
+        self._gpg = gpg
+        self._keyring = keyring
+        self._store = store
+        self._handoff = handoff
+
+    async def submit(self, value: object) -> Accepted:
+        """Take the action in a value of :func:`mig.values.parse_json`.
+
+        :raises InvalidInput: when it, or one of its signatures, is not accepted.
+        :raises Conflict: when it was accepted before and has been deleted since.
+        :raises Unavailable: when that cannot be told, stored or handed over now; then nothing is
+            stored, but for a commit whose answer did not come.
+        """
+        submission = read(value, now=self._clock.seconds())
+        self._handoff.check()
+        accepted = await self._verify_and_store(submission)
+        if accepted.new is not None:
+            await self._handoff.flush(accepted.id)
+        return accepted
+
+    async def _verify_and_store(self, submission: Submission) -> Accepted:
+        """Verify with the keys that are known, and with fresh ones before anything is refused."""
+        fresh = not self._keyring.known
+        for _ in range(ATTEMPTS):
+            known = await self._read_keys() if fresh else self._keyring.known
+            try:
+                signers = await self._verify(submission, known)
+            except InvalidInput:
+                if fresh or await self._read_keys() == known:
+                    raise
+                continue
+            accepted = await self._store.store(submission, signers)
+            if accepted is not None:
+                return accepted
+            fresh = True
+        raise Unavailable("the keys of investigators are being changed")
+
+    async def _read_keys(self) -> list[Signer]:
+        return await self._keyring.signers(self._query)
+
+    async def _verify(self, submission: Submission, known: Sequence[Signer]) -> list[Signer]:
+        """Return who signed, in the order of the signatures."""
+        forms = texts(submission.signable)
+        signers = []
+        for n, signature in enumerate(submission.signatures):
+            where = f"pgpsignatures[{n}]"
+            try:
+                signer, text = await find_signer(self._gpg, known, signature, forms)
+            except InvalidInput as reason:
+                raise InvalidInput(f"{where}: {reason}", where) from None
+            submission.check_text(text, nanoseconds=self._handoff.spooled)
+            signers.append(signer)
+        return signers

@@ -1,0 +1,194 @@
+"""The fields of a submitted action: what is taken, and never to be read in two ways."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import assume, given
+
+from mig.actions.submission import Submission, check_json, read_operations, read_time
+from mig.errors import InvalidInput
+from mig.signing.canonical import Signable, Text, encode_operations, texts
+from mig.values import parse_json
+from tests.support.signables import signables
+
+
+def is_ambiguous(action: Signable, text: Text) -> bool:
+    submission = Submission(
+        signable=action, description={}, threat={}, pgpsignatures=(), signatures=()
+    )
+    try:
+        submission.check_text(text, nanoseconds=True)
+    except InvalidInput as refused:
+        assert refused.where in ("name", "target")
+        return True
+    return False
+
+
+def read_unix(text: str) -> tuple[str, ...]:
+    """The only reading in which no field holds the separator that ends it."""
+    assert text.startswith("name=") and text.endswith(";")
+    name, _, rest = text[len("name=") :].partition(";target=")
+    target, _, rest = rest.partition(";validfrom=")
+    begin, _, rest = rest.partition(";expireafter=%!s(int64=")
+    end, _, rest = rest.partition(");operations=")
+    return name, target, begin, end, rest[:-1]
+
+
+def read_gotime(text: str) -> tuple[str, ...]:
+    assert text.startswith("name=") and text.endswith("';")
+    name, _, rest = text[len("name=") :].partition("; target=")
+    target, _, rest = rest.partition("; validfrom=")
+    begin, _, rest = rest.partition("; expireafter=")
+    end, _, rest = rest.partition("; operations='")
+    return name, target, begin, end, rest[:-2]
+
+
+@given(signables())
+def test_a_text_that_is_not_refused_reads_back_to_the_same_action(action: Signable) -> None:
+    unix, gotime = texts(action)
+    if not is_ambiguous(action, unix):
+        assert read_unix(unix.text.decode()) == (
+            action.name,
+            action.target,
+            str(action.validfrom.seconds),
+            str(action.expireafter.seconds),
+            action.operations_text,
+        )
+    if not is_ambiguous(action, gotime):
+        assert read_gotime(gotime.text.decode()) == (
+            action.name,
+            action.target,
+            action.validfrom.gotime,
+            action.expireafter.gotime,
+            action.operations_text,
+        )
+
+
+@given(signables(), signables())
+def test_no_text_of_one_action_is_a_text_of_another(one: Signable, other: Signable) -> None:
+    unix, gotime = texts(one)
+    other_unix, other_gotime = texts(other)
+    assert unix.text != other_gotime.text and gotime.text != other_unix.text
+    assert unix.text.endswith(b"];") and gotime.text.endswith(b"]';")
+    assume(one.identity != other.identity)
+    for text, other_text in zip(texts(one), texts(other), strict=True):
+        ambiguous = is_ambiguous(one, text) or is_ambiguous(other, other_text)
+        assert ambiguous or text.text != other_text.text
+
+
+@pytest.mark.parametrize(
+    ("text", "gotime", "seconds", "microseconds"),
+    [
+        ("2026-01-02T03:04:05Z", "2026-01-02 03:04:05 +0000 UTC", 1767323045, "05.000000Z"),
+        ("2026-01-02T03:04:05.100Z", "2026-01-02 03:04:05.1 +0000 UTC", 1767323045, "05.100000Z"),
+        (
+            "2026-01-02T03:04:05.678901999Z",
+            "2026-01-02 03:04:05.678901999 +0000 UTC",
+            1767323045,
+            "05.678901Z",
+        ),
+        ("2026-01-02T03:04:05+02:00", "2026-01-02 03:04:05 +0200 +0200", 1767315845, "05.000000Z"),
+        ("2026-01-02T03:04:05+00:00", "2026-01-02 03:04:05 +0000 UTC", 1767323045, "05.000000Z"),
+        ("2026-01-02T03:04:05-05:30", "2026-01-02 03:04:05 -0530 -0530", 1767342845, "05.000000Z"),
+        (
+            "1969-12-31T23:59:59.9999999Z",
+            "1969-12-31 23:59:59.9999999 +0000 UTC",
+            -1,
+            "59.999999Z",
+        ),
+    ],
+)
+def test_times(text: str, gotime: str, seconds: int, microseconds: str) -> None:
+    time = read_time("validfrom", text)
+    assert (time.gotime, time.seconds, time.microseconds[-10:]) == (gotime, seconds, microseconds)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("2026-01-02t03:04:05Z", "2026-01-02T03:04:05z", "2026-01-02T03:04:05,5Z"),
+        *("2026-01-02T3:04:05Z", "2026-01-02T03:04:05.1234567890Z", "2026-01-02T03:04:05+24:00"),
+        *("2026-01-02T03:04:60Z", "0000-01-02T03:04:05Z", "10000-01-02T03:04:05Z"),
+        *("2026-01-02T03:04:05-00:00", "20260102T030405Z", "٢٠٢٦-01-02T03:04:05Z"),
+        *("2026-02-30T03:04:05Z", "2026-01-02 03:04:05Z", "2026-01-02T03:04:05", "now", "", 5),
+        *(None, "2026-01-02T03:04:05Z\n", "0001-01-01T00:00:00+14:00"),
+    ],
+)
+def test_no_other_form_of_a_time_is_taken(text: Any) -> None:
+    with pytest.raises(InvalidInput, match="validfrom must be an RFC 3339 date"):
+        read_time("validfrom", text)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('{"a":1,"\\u0061":2}', "twice"),
+        ('{"a":1e400}', "beyond"),
+        ('{"a":NaN}', "NaN"),
+        ('{"a":-Infinity}', "Infinity"),
+        ("9" * 5000, "digits"),
+        ("1e999999999", "beyond"),
+        ("9007199254740993.0", "whole number"),
+        ("[" * 100_000, "deep"),
+        ("\ufeff{}", "not JSON"),
+        ('"\x01"', "not JSON"),
+        ("{} {}", "not JSON"),
+        ("", "not JSON"),
+    ],
+    ids=range(12),
+)
+def test_json_that_readers_take_differently_is_refused(text: str, reason: str) -> None:
+    with pytest.raises(InvalidInput, match=reason):
+        parse_json(text, "action")
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (2**53 + 1, "float64"),
+        (10**400, "float64"),
+        ("\0", "NUL"),
+        ("\ud800", "surrogate"),
+        ({"\udc00": 1}, "surrogate"),
+        (json.loads("[" * 65 + "]" * 65), "deeper"),
+    ],
+    ids=range(6),
+)
+def test_values_that_cannot_be_signed_are_refused(value: Any, reason: str) -> None:
+    with pytest.raises(InvalidInput, match=reason):
+        check_json(value, "operations[0].parameters")
+
+
+@pytest.mark.parametrize(
+    ("value", "where"),
+    [
+        (None, "operations"),
+        ([], "operations"),
+        ({}, "operations"),
+        ([1], "operations[0]"),
+        ([{}], "operations[0].module"),
+        ([{"module": " "}], "operations[0].module"),
+        ([{"module": 1}], "operations[0].module"),
+        ([{"module": "a", "Module": "b"}], "operations[0].Module"),
+        ([{"module": "a", "PARAMETERS": 1}], "operations[0].PARAMETERS"),
+        ([{"module": "a", "parameter\u017f": 1}], "operations[0].parameter\u017f"),
+        ([{"module": "a", "extra": 1}], "operations[0].extra"),
+        ([{"module": "a", "is_compressed": 1}], "operations[0].is_compressed"),
+    ],
+)
+def test_operations_that_are_no_operations(value: Any, where: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        read_operations(value)
+    assert refused.value.where == where
+
+
+def test_operations_that_are_not_compressed_are_those_that_say_nothing_of_it() -> None:
+    plain = {"module": "a", "parameters": None}
+    assert read_operations([{**plain, "is_compressed": False}]) == read_operations(
+        [{"module": "a"}]
+    )
+    both = read_operations([{**plain, "want_compressed": True, "is_compressed": True}])
+    assert encode_operations(both).endswith(',"is_compressed":true,"want_compressed":true}]')
