@@ -21,7 +21,10 @@ class Limits:
     # connections and requests
     idle_seconds: float = _limit(60, "a connection without a request is closed after it")
     header_seconds: float = _limit(15, "from a request's first byte to the end of its headers")
-    body_seconds: float = _limit(60, "from the end of a request's headers to the end of its body")
+    gate_seconds: float = _limit(
+        10, "from the end of a request's headers to the decision whether it is let in"
+    )
+    body_seconds: float = _limit(60, "from the decision to let a request in to the end of its body")
     linger_seconds: float = _limit(5, "how long a refused client may go on sending")
     linger_bytes: int = _limit(67_108_864, "how much a refused client may go on sending")
     discarded_body_bytes: int = _limit(8_192, "the body of a request that needs none")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 import pytest_twisted
 
 from mig.demo.postgres import EmbeddedPostgres
+from mig.limits import Limits
 from tests.support.api import Api
 from tests.support.keys import Keys
 from tests.support.postgres import (
@@ -60,3 +61,18 @@ async def api(database: TestDatabase, tmp_path: Path) -> AsyncIterator[Api]:
     running = Api(database.dsn, tmp_path / "spool")
     yield running
     await running.stop()
+
+
+@pytest_twisted.async_yield_fixture
+async def limited(database: TestDatabase, tmp_path: Path) -> AsyncIterator[Callable[..., Api]]:
+    """Makes an API of the database with other limits than the usual ones."""
+    running: list[Api] = []
+
+    def make(**limits: float) -> Api:
+        spool = tmp_path / f"spool-{len(running)}"
+        running.append(Api(database.dsn, spool, limits=Limits(**limits)))
+        return running[-1]
+
+    yield make
+    for each in running:
+        await each.stop()

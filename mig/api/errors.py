@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
 
 from klein import Klein
 from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from werkzeug.exceptions import HTTPException
+from twisted.web.iweb import IRequest
 
-from mig.errors import FAILED, NotFound, Refusal, explained
+from mig.errors import FAILED, Refusal, explained
 from mig.hypermedia.document import Error, Item, Link, document
-
-if TYPE_CHECKING:
-    from mig.web.request import Request
+from mig.web.request import Request
 
 log = Logger()
-
-
-def nothing_here() -> NotFound:
-    """The refusal of a path that has no route."""
-    return NotFound("there is nothing at this path")
 
 
 def refused(
@@ -49,18 +41,22 @@ def _answer(
     return request.answer(document(request.href(), items=items, links=links, error=error), status)
 
 
+def render_error(request: Request, error: BaseException) -> bytes:
+    """The answer that tells of any error; one that is no refusal is logged and not shown."""
+    if isinstance(error, Refusal):
+        return refused(request, error)
+    log.failure("operation {operation} failed", Failure(error), operation=request.operation)
+    request.outcome = "failed"
+    return _answer(request, HTTPStatus.INTERNAL_SERVER_ERROR, FAILED)
+
+
 def install(app: Klein) -> None:
-    """Answer every exception of a handler, of Klein and of Werkzeug."""
+    """Answer every exception of a handler."""
 
     @app.handle_errors(Exception)
-    def answer_exception(request: Any, failure: Failure) -> bytes:
-        exception = failure.value
-        if isinstance(exception, Refusal):
-            return refused(request, exception)
-        if isinstance(exception, HTTPException):
-            return refused(request, nothing_here())
-        if isinstance(exception, CancelledError):
+    def answer_exception(request: IRequest, failure: Failure) -> bytes:
+        error = failure.value
+        if error is None or isinstance(error, CancelledError):
             return b""
-        log.failure("operation {operation} failed", failure, operation=request.operation)
-        request.outcome = "failed"
-        return _answer(request, HTTPStatus.INTERNAL_SERVER_ERROR, FAILED)
+        assert isinstance(request, Request)  # what our site makes
+        return render_error(request, error)

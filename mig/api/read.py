@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from whenever import Instant
 
+from mig.access.caller import Caller
 from mig.api import errors
 from mig.api.dashboard import Dashboard
 from mig.compliance.encoder import ComplianceItems
@@ -25,12 +26,10 @@ from mig.search.parameters import PARAMETERS, Search, parse_search
 from mig.search.results import Format, Results
 from mig.values import parse_id
 from mig.web.request import Request
-from mig.web.stream import LONGEST_WHOLE, send
+from mig.web.stream import send
 from mig.web.urlencoded import Parameters
 
 SLICE_BYTES: Final = 262_144
-MOST_LARGE: Final = 8
-"""How many single documents of more than 1 MiB are sent at once."""
 
 ById = Callable[[RunQuery, Urls, int], Awaitable[bytes | None]]
 
@@ -55,7 +54,7 @@ class Read:
         self._urls = urls
         self._dashboard = Dashboard(reactor, database.query, urls)
 
-    async def home(self, request: Request) -> bytes:
+    async def home(self, request: Request, caller: Caller) -> bytes:
         """What there is to find and to submit, for clients that know nothing of MIG."""
         _no_parameters(request)
         search = [Data(name=p.name, value="", prompt=p.prompt) for p in PARAMETERS]
@@ -66,34 +65,34 @@ class Read:
         )
         return request.answer(document)
 
-    async def root(self, request: Request) -> bytes:
+    async def root(self, request: Request, caller: Caller) -> bytes:
         """The server's root: the way to the API."""
         request.setHeader(b"location", self._urls.home().encode())
         link = Link(rel="home", href=self._urls.home())
         return request.answer(collection.document(request.href(), links=[link]), HTTPStatus.FOUND)
 
-    async def heartbeat(self, request: Request) -> bytes:
+    async def heartbeat(self, request: Request, caller: Caller) -> bytes:
         """That the service runs, in the words that existing monitoring looks for."""
         _no_parameters(request)
         data = [Data(name="heartbeat", value="gatorz say hi")]
         item = Item(href=request.href(), data=data)
         return request.answer(collection.document(request.href(), items=[item]))
 
-    async def dashboard(self, request: Request) -> bytes:
+    async def dashboard(self, request: Request, caller: Caller) -> bytes:
         """What the agents do now, and the last actions."""
         _no_parameters(request)
         items = await self._dashboard.items()
         return request.answer(collection.head(request.href()) + items + collection.tail())
 
-    async def action_template(self, request: Request) -> bytes:
+    async def action_template(self, request: Request, caller: Caller) -> bytes:
         """What to fill in for a new action."""
         return self._template(request, home.ACTION)
 
-    async def investigator_template(self, request: Request) -> bytes:
+    async def investigator_template(self, request: Request, caller: Caller) -> bytes:
         """What to fill in for a new investigator."""
         return self._template(request, home.INVESTIGATOR)
 
-    async def update_template(self, request: Request) -> bytes:
+    async def update_template(self, request: Request, caller: Caller) -> bytes:
         """What to fill in to change an investigator."""
         return self._template(request, home.INVESTIGATOR_UPDATE)
 
@@ -101,19 +100,19 @@ class Read:
         _no_parameters(request)
         return request.answer(collection.document(request.href(), template=template))
 
-    async def action(self, request: Request) -> bytes | None:
+    async def action(self, request: Request, caller: Caller) -> bytes | None:
         """One action by its id, with links to its commands."""
         return await self._one(request, "action", action.by_id)
 
-    async def agent(self, request: Request) -> bytes | None:
+    async def agent(self, request: Request, caller: Caller) -> bytes | None:
         """One agent by its id."""
         return await self._one(request, "agent", agent.by_id)
 
-    async def command(self, request: Request) -> bytes | None:
+    async def command(self, request: Request, caller: Caller) -> bytes | None:
         """One command by its id, with its action and its agent."""
         return await self._one(request, "command", command.by_id)
 
-    async def investigator(self, request: Request) -> bytes | None:
+    async def investigator(self, request: Request, caller: Caller) -> bytes | None:
         """One investigator by its id, with the public key."""
         return await self._one(request, "investigator", investigator.by_id)
 
@@ -128,9 +127,10 @@ class Read:
             raise NotFound(f"there is no {noun} {id}")
         request.rows = 1
         document = collection.head(request.href()) + item + collection.tail()
-        if len(document) <= LONGEST_WHOLE or request.clientproto == b"HTTP/1.0":
+        limits = request.site.limits
+        if len(document) <= limits.whole_answer_bytes or request.clientproto == b"HTTP/1.0":
             return request.answer(document)
-        if self._large >= MOST_LARGE:
+        if self._large >= limits.large_documents:
             raise Unavailable("too many large documents are being sent")
         self._large += 1
         try:
@@ -139,7 +139,7 @@ class Read:
             self._large -= 1
         return None
 
-    async def search(self, request: Request) -> bytes | None:
+    async def search(self, request: Request, caller: Caller) -> bytes | None:
         """A search, streamed in the form that it asks for."""
         now = Instant.from_timestamp(self._reactor.seconds())
         given = request.parameters()

@@ -1,71 +1,129 @@
-"""Every route: path, method, the right that it needs, and its handler."""
+"""Every route: path, method, the permission that it needs, its body, and its handler."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
-from enum import Enum, auto
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+from http import HTTPStatus
 from typing import Any, Final
+from urllib.parse import urlsplit
 
-from klein import Klein
+from klein import Klein, KleinRenderable, KleinRouteHandler
+from twisted.internet.interfaces import IReactorTime
+from twisted.web.iweb import IRequest
+from twisted.web.resource import IResource
 from werkzeug.exceptions import HTTPException
+from werkzeug.routing import Map, MapAdapter, Rule
 
+from mig.access.caller import ANONYMOUS, Caller
+from mig.access.permissions import Permission
+from mig.actions.submit import Actions
 from mig.api import errors
 from mig.api.read import Read
 from mig.api.write import Write
-from mig.errors import MethodNotAllowed
+from mig.database.pool import Database
+from mig.errors import MethodNotAllowed, NotFound
 from mig.hypermedia import urls
+from mig.hypermedia.document import MEDIA_TYPES
+from mig.hypermedia.urls import Urls
+from mig.investigators.registry import Investigators
+from mig.limits import Limits
+from mig.web.gate import Authenticate
 from mig.web.request import Request
+from mig.web.site import ApiSite, Observer
 
-Handler = Callable[[Request], Awaitable[bytes | None]]
+DEFAULT_LIMITS: Final = Limits()
 
 
 class Body(Enum):
-    """What a route does with a request's body; the site knows how long each may be."""
+    """What a route does with a request's body, by the limit of its length."""
 
-    DISCARDED = auto()
-    ACTION = auto()
-    KEY = auto()
+    DISCARDED = "discarded_body_bytes"
+    ACTION = "action_body_bytes"
+    KEY = "key_body_bytes"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Route:
-    """*right* is what the caller must be allowed to do; with authentication off, all is granted."""
+    """One method of one path: what the caller must be allowed to do, and what then happens.
+
+    :param owner: whose method the handler is called as.
+    """
 
     path: str
     method: str
-    right: str
+    permission: Permission | None
     body: Body
     owner: type
-    handler: Callable[[Any, Request], Awaitable[bytes | None]]
+    handler: Callable[[Any, Request, Caller], Awaitable[bytes | None]]
 
 
-def _get(path: str, right: str, handler: Callable[[Read, Request], Any]) -> Route:
+def _get(
+    path: str, permission: Permission | None, handler: Callable[[Read, Request, Caller], Any]
+) -> Route:
     return Route(
-        path=path, method="GET", right=right, body=Body.DISCARDED, owner=Read, handler=handler
+        path=path,
+        method="GET",
+        permission=permission,
+        body=Body.DISCARDED,
+        owner=Read,
+        handler=handler,
     )
 
 
-def _post(path: str, right: str, body: Body, handler: Callable[[Write, Request], Any]) -> Route:
-    return Route(path=path, method="POST", right=right, body=body, owner=Write, handler=handler)
+def _post(
+    path: str,
+    permission: Permission,
+    body: Body,
+    handler: Callable[[Write, Request, Caller], Any],
+) -> Route:
+    return Route(
+        path=path, method="POST", permission=permission, body=body, owner=Write, handler=handler
+    )
 
 
 ROUTES: Final = (
-    _get(urls.HOME, "", Read.home),
-    _get(urls.HEARTBEAT, "", Read.heartbeat),
-    _get(urls.DASHBOARD, "dashboard", Read.dashboard),
-    _get(urls.ACTION, "action", Read.action),
-    _get(urls.AGENT, "agent", Read.agent),
-    _get(urls.COMMAND, "command", Read.command),
-    _get(urls.INVESTIGATOR, "investigator", Read.investigator),
-    _get(urls.SEARCH, "search", Read.search),
-    _get(urls.CREATE_ACTION, "", Read.action_template),
-    _get(urls.CREATE_INVESTIGATOR, "", Read.investigator_template),
-    _get(urls.UPDATE_INVESTIGATOR, "", Read.update_template),
-    _post(urls.CREATE_ACTION, "action_create", Body.ACTION, Write.create_action),
-    _post(urls.CREATE_INVESTIGATOR, "investigator_create", Body.KEY, Write.create_investigator),
-    _post(urls.UPDATE_INVESTIGATOR, "investigator_update", Body.KEY, Write.update_investigator),
+    _get(urls.HOME, None, Read.home),
+    _get(urls.HEARTBEAT, None, Read.heartbeat),
+    _get(urls.DASHBOARD, Permission.DASHBOARD, Read.dashboard),
+    _get(urls.ACTION, Permission.ACTION, Read.action),
+    _get(urls.AGENT, Permission.AGENT, Read.agent),
+    _get(urls.COMMAND, Permission.COMMAND, Read.command),
+    _get(urls.INVESTIGATOR, Permission.INVESTIGATOR, Read.investigator),
+    _get(urls.SEARCH, Permission.SEARCH, Read.search),
+    _get(urls.CREATE_ACTION, None, Read.action_template),
+    _get(urls.CREATE_INVESTIGATOR, None, Read.investigator_template),
+    _get(urls.UPDATE_INVESTIGATOR, None, Read.update_template),
+    _post(urls.CREATE_ACTION, Permission.ACTION_CREATE, Body.ACTION, Write.create_action),
+    _post(
+        urls.CREATE_INVESTIGATOR,
+        Permission.INVESTIGATOR_CREATE,
+        Body.KEY,
+        Write.create_investigator,
+    ),
+    _post(
+        urls.UPDATE_INVESTIGATOR,
+        Permission.INVESTIGATOR_UPDATE,
+        Body.KEY,
+        Write.update_investigator,
+    ),
 )
+
+
+Endpoint = Callable[[Request], Awaitable[bytes | None] | bytes]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServedRoute:
+    """A route as the gate knows it, see :class:`mig.web.interfaces.Route`."""
+
+    path: str
+    permission: Permission | None
+    max_body_bytes: int
+    keeps_body: bool
+    resource: IResource
+    endpoint: Endpoint
 
 
 class Application:
@@ -75,25 +133,65 @@ class Application:
     """
 
     def __init__(
-        self, base_path: str, owners: Iterable[Any], routes: Iterable[Route] = ROUTES
+        self,
+        base_path: str,
+        owners: Iterable[object],
+        routes: Iterable[Route] = ROUTES,
+        limits: Limits = DEFAULT_LIMITS,
     ) -> None:
-        by_type = {type(owner): owner for owner in owners}
-        self.klein = Klein()
-        self.klein.url_map.merge_slashes = False
-        self._paths: dict[str, dict[str, Route]] = {}
-        self._map = self.klein.url_map.bind("localhost")
-        errors.install(self.klein)
+        self._owners = {type(owner): owner for owner in owners}
+        self._limits = limits
+        self._klein = Klein()
+        self._klein.url_map.merge_slashes = False
+        self._map = self._klein.url_map.bind("localhost")
+        self._served: dict[str, dict[str, ServedRoute]] = {}
+        by_path: dict[str, dict[str, Route]] = {}
         for route in routes:
-            self._paths.setdefault(route.path, {})[route.method] = route
-        for path, methods in self._paths.items():
-            register = self.klein.route(base_path + path, strict_slashes=False, endpoint=path)
-            register(_endpoint(by_type, methods))
+            by_path.setdefault(base_path + route.path, {})[route.method] = route
         if base_path:
-            self._paths["root"] = {"GET": _get("/", "", Read.root)}
-            self.klein.route("/", endpoint="root")(_endpoint(by_type, self._paths["root"]))
+            by_path["/"] = {"GET": _get("/", None, Read.root)}
+        for path, methods in by_path.items():
+            self._served[path] = self._serve(path, methods)
 
-    def body(self, path: str, method: str) -> Body:
-        """What is done with the body of a request for the decoded *path*.
+    def _serve(self, path: str, methods: Mapping[str, Route]) -> dict[str, ServedRoute]:
+        """Declare *path* to Klein; return what its methods do."""
+        self._klein.route(path, strict_slashes=False, endpoint=path)(_handle)
+        [rule] = self._klein.url_map.iter_rules(path)
+        resource = _OneRoute(self._klein, rule).resource()
+        served = {
+            method: self._served_route(route, resource, self._endpoint(route))
+            for method, route in methods.items()
+        }
+        if "GET" in served:
+            served["HEAD"] = served["GET"]
+        [some, *_] = methods.values()
+        options = replace(some, method="OPTIONS", permission=None, body=Body.DISCARDED)
+        allowed = ", ".join([*served, "OPTIONS"])
+        served["OPTIONS"] = self._served_route(options, resource, _tell_methods(allowed))
+        return served
+
+    def _served_route(self, route: Route, resource: IResource, endpoint: Endpoint) -> ServedRoute:
+        return ServedRoute(
+            path=route.path,
+            permission=route.permission,
+            max_body_bytes=getattr(self._limits, route.body.value),
+            keeps_body=route.body is not Body.DISCARDED,
+            resource=resource,
+            endpoint=endpoint,
+        )
+
+    def _endpoint(self, route: Route) -> Endpoint:
+        handler, owner = route.handler, self._owners[route.owner]
+
+        def endpoint(request: Request) -> Awaitable[bytes | None]:
+            caller = request.caller
+            assert isinstance(caller, Caller)  # what authentication here returns
+            return handler(owner, request, caller)
+
+        return endpoint
+
+    def resolve(self, path: str, method: str) -> ServedRoute:
+        """Return the route of the decoded *path* and *method*.
 
         :raises NotFound: for a path that has no route.
         :raises MethodNotAllowed: for a method that the path does not know.
@@ -101,36 +199,107 @@ class Application:
         try:
             endpoint, _ = self._map.match(path)
         except HTTPException:
-            raise errors.nothing_here() from None
-        methods = self._paths[endpoint]
-        route = _route(methods, method)
-        return Body.DISCARDED if route is None else route.body
+            raise NotFound("there is nothing at this path") from None
+        methods = self._served[endpoint]
+        if method not in methods:
+            raise MethodNotAllowed(method, ", ".join(methods))
+        return methods[method]
 
 
-def _allowed(methods: dict[str, Route]) -> str:
-    return ", ".join([*methods, *(["HEAD"] if "GET" in methods else []), "OPTIONS"])
+def _handle(request: Request) -> Awaitable[bytes | None] | bytes:
+    """Call what answers the route that the gate found."""
+    route = request.route
+    assert isinstance(route, ServedRoute)  # what our router returns
+    return route.endpoint(request)
 
 
-def _route(methods: dict[str, Route], method: str) -> Route | None:
-    """The route of *method*; ``None`` stands for OPTIONS, which every path answers.
-
-    :raises MethodNotAllowed: when there is none.
-    """
-    route = methods.get("GET" if method == "HEAD" else method)
-    if route is None and method != "OPTIONS":
-        raise MethodNotAllowed(method, _allowed(methods))
-    return route
-
-
-def _endpoint(owners: dict[type, Any], methods: dict[str, Route]) -> Handler:
-    allowed = _allowed(methods).encode()
-
-    async def endpoint(request: Request) -> bytes | None:
-        route = _route(methods, request.method.decode())
-        if route is not None:
-            return await route.handler(owners[route.owner], request)
-        request.setHeader(b"allow", allowed)
-        request.setResponseCode(204)
+def _tell_methods(allowed: str) -> Endpoint:
+    def endpoint(request: Request) -> bytes:
+        request.setHeader(b"allow", allowed.encode())
+        request.setResponseCode(HTTPStatus.NO_CONTENT)
         return b""
 
     return endpoint
+
+
+class _OneRoute(Klein):
+    """An application of one route, which Klein finds without looking the path up again.
+
+    ``KleinResource.render`` (klein 24.8) binds the URL map to the request and asks for the rule
+    that matches. The gate has done that before; here Klein is given what was found, and goes on as
+    ever: it calls the endpoint, answers its errors, and cancels it when the client leaves.
+    """
+
+    def __init__(self, application: Klein, rule: Rule) -> None:
+        super().__init__()
+        self._application = application
+        self._found = _Found(rule)
+        errors.install(self)
+
+    @property
+    def url_map(self) -> Map:
+        return self._found
+
+    @property
+    def endpoints(self) -> dict[str, KleinRouteHandler]:
+        return self._application.endpoints
+
+    def execute_endpoint(
+        self, endpoint: str, request: IRequest, *args: Any, **kwargs: Any
+    ) -> KleinRenderable:
+        return self._application.execute_endpoint(endpoint, request, *args, **kwargs)
+
+
+class _Found(Map):
+    """A URL map in which only one rule is ever looked for; no path of ours has arguments."""
+
+    def __init__(self, rule: Rule) -> None:
+        super().__init__()
+        self._match = _Match(self, rule)
+
+    def bind(self, *_: object, **__: object) -> MapAdapter:
+        return self._match
+
+
+class _Match(MapAdapter):
+    def __init__(self, map: Map, rule: Rule) -> None:
+        super().__init__(map, "localhost", "/", None, "http", "/", "GET")
+        self._rule = rule
+
+    def match(self, *_: object, **__: object) -> Any:
+        return self._rule, {}
+
+
+def let_anyone_in(request: Request) -> Caller:
+    """Authenticate nobody: everyone is the anonymous caller."""
+    return ANONYMOUS
+
+
+def make_site(
+    reactor: IReactorTime,
+    database: Database,
+    base: str,
+    *,
+    actions: Actions,
+    investigators: Investigators,
+    limits: Limits = DEFAULT_LIMITS,
+    routes: Iterable[Route] = ROUTES,
+    authenticate: Authenticate = let_anyone_in,
+    observers: Sequence[Observer] = (),
+) -> ApiSite:
+    """Return the site that serves *routes* at the public URL *base*."""
+    public = Urls(base)
+    owners = (
+        Read(reactor, database, public),
+        Write(database, public, actions, investigators),
+    )
+    return ApiSite(
+        reactor,
+        base,
+        router=Application(urlsplit(base).path.rstrip("/"), owners, routes, limits),
+        authenticate=authenticate,
+        render_error=errors.render_error,
+        media_types=MEDIA_TYPES,
+        limits=limits,
+        observers=observers,
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from http import HTTPStatus
 
+from mig.access.caller import Caller
 from mig.actions.submit import Actions
 from mig.api import errors
 from mig.api.read import ById
@@ -31,7 +32,7 @@ class Write:
         self._actions = actions
         self._investigators = investigators
 
-    async def create_action(self, request: Request) -> bytes:
+    async def create_action(self, request: Request, caller: Caller) -> bytes:
         """Take a signed action: 202 when it is new, 200 when it was accepted before."""
         given = form(request, home.ACTION, whole="action")["action"]
         value = parse_json(given, "action") if isinstance(given, str) else given
@@ -49,7 +50,7 @@ class Write:
             item = collection.unreadable_item("action", href, reason)
         return self._answer(request, HTTPStatus.ACCEPTED, href, item)
 
-    async def create_investigator(self, request: Request) -> bytes:
+    async def create_investigator(self, request: Request, caller: Caller) -> bytes:
         """Add an investigator with a public key: 201, or 409 with a link to the key's owner."""
         given = form(request, home.INVESTIGATOR)
         try:
@@ -59,7 +60,7 @@ class Write:
             return self._conflict(request, conflict, "investigator", href)
         return await self._investigator(request, HTTPStatus.CREATED, id)
 
-    async def update_investigator(self, request: Request) -> bytes:
+    async def update_investigator(self, request: Request, caller: Caller) -> bytes:
         """Enable or disable an investigator."""
         given = form(request, home.INVESTIGATOR_UPDATE)
         id = parse_id("id", given["id"])

@@ -10,6 +10,8 @@ import msgspec
 from mig.errors import Unreadable
 
 MEDIA_TYPE = "application/vnd.collection+json"
+MEDIA_TYPES = (MEDIA_TYPE, "application/json")
+"""Those that a document is given as, the default first."""
 
 encode = msgspec.json.Encoder().encode
 

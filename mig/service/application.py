@@ -24,6 +24,7 @@ from mig.actions.outbox import Outbox
 from mig.actions.spool import Spool, SystemCalls
 from mig.actions.store import ActionStore
 from mig.actions.submit import Actions
+from mig.api.routes import make_site
 from mig.database.pool import Database
 from mig.database.schema.migrate import prepare
 from mig.demo.postgres import API, EmbeddedPostgres
@@ -39,6 +40,7 @@ from mig.errors import (
     explained,
 )
 from mig.investigators.registry import Investigators
+from mig.limits import Limits
 from mig.service import apicfg as config
 from mig.service import logs
 from mig.service.apicfg import Config
@@ -271,14 +273,17 @@ class ApiService(Service):
         self._handoff.start()
         keyring = Keyring()
         store = ActionStore(database, self._handoff)
-        return ApiSite(
+        return make_site(
             reactor,
             database,
             self._base,
             actions=Actions(reactor, database.query, self._gpg, keyring, store, self._handoff),
             investigators=Investigators(database, self._gpg, keyring),
-            action_bytes=self._options.action_bytes,
-            key_bytes=self._options.key_bytes,
+            limits=Limits(
+                action_body_bytes=self._options.action_bytes,
+                key_body_bytes=self._options.key_bytes,
+            ),
+            observers=[logs.write_access_line],
         )
 
     async def _prepared(self, reactor: Any) -> str:

@@ -16,6 +16,7 @@ from twisted.logger import (
     FilteringLogObserver,
     ILogObserver,
     LogEvent,
+    Logger,
     LogLevel,
     LogLevelFilterPredicate,
     eventAsText,
@@ -26,11 +27,14 @@ from zope.interface import implementer
 
 from mig.errors import BadLog
 from mig.service.apicfg import Logging
+from mig.web.request import RequestEnded
+from mig.web.urlencoded import printable
 
 SYSLOG_SOCKET: Final = Path("/dev/log")
 LOCAL3: Final = 19
 """The facility that MIG has always used."""
 MOST_BYTES: Final = 8192
+MAX_OUTCOME_CHARACTERS: Final = 512
 
 _LEVELS: Final = {
     "debug": LogLevel.debug,
@@ -125,6 +129,20 @@ def _address(logging: Logging) -> tuple[socket.AddressFamily, Any]:
     except OSError:
         raise BadLog(f"[logging] the name of host {logging.host} cannot be resolved") from None
     return found[0][0], found[0][4]
+
+
+_access = Logger(namespace="mig.web.request.Request")  # the name that these lines have had
+
+
+def write_access_line(event: RequestEnded) -> None:
+    """Write the line of a request that has ended."""
+    line = (
+        f"{event.operation} {event.client or 'unix'} {printable(event.method)}"
+        f" {printable(event.uri)} {event.status} {event.seconds:.3f}s"
+        f" {event.rows} rows {event.sent_bytes} bytes: {event.outcome[:MAX_OUTCOME_CHARACTERS]}"
+    )
+    # made here, since Twisted takes three times as long to fill in a format of many fields
+    _access.info(line.replace("{", "{{").replace("}", "}}"))
 
 
 @implementer(ILogObserver)

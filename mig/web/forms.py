@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 from multipart import MultipartError, MultipartSegment, PushMultipartParser
 from twisted.web.http_headers import Headers
 
 from mig.errors import InvalidInput, UnsupportedMediaType
-from mig.hypermedia import document as collection
-from mig.hypermedia.document import Template
 from mig.values import MAX_ID, parse_json
 from mig.web.urlencoded import pairs, printable
-
-if TYPE_CHECKING:
-    from mig.web.request import Request
 
 MOST_PARTS: Final = 16
 MOST_PART_HEADERS: Final = 8
@@ -30,7 +25,7 @@ _PARAMETERS = re.compile(_PARAMETER, re.ASCII)
 _WITH_PARAMETERS = re.compile(rf"([\w!#$%&'*+.^`|~/-]+)((?:{_PARAMETER})*)[ \t]*", re.ASCII)
 _UTF_8 = frozenset({"utf-8", "utf8"})
 
-Field = tuple[str, Any]
+Value = tuple[str, Any]
 """The name of a field, and its value: text, or what JSON has instead of it."""
 
 
@@ -66,7 +61,40 @@ def media(headers: Headers) -> Media:
     return Media(type=type, parameters=parameters)
 
 
-def form(request: Request, template: Template, *, whole: str = "") -> dict[str, Any]:
+class Submission(Protocol):
+    """A request whose body is whole."""
+
+    @property
+    def media(self) -> Media: ...
+
+    @property
+    def content(self) -> Content: ...
+
+
+class Content(Protocol):
+    """Where a body is read from."""
+
+    def read(self) -> bytes: ...
+
+
+class Field(Protocol):
+    """One field of a form: its name, and what it takes, in words."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def prompt(self) -> str | None: ...
+
+
+class Template(Protocol):
+    """The fields of a form."""
+
+    @property
+    def data(self) -> Sequence[Field]: ...
+
+
+def form(request: Submission, template: Template, *, whole: str = "") -> dict[str, Any]:
     """The value of every field of *template*, as a request submits it: text.
 
     An empty field is one that is not given. A whole number in JSON is taken for its digits.
@@ -122,11 +150,11 @@ def _text(raw: bytes, what: str) -> str:
         raise InvalidInput(message, what) from None
 
 
-def _urlencoded(body: bytes, *_: Any) -> Iterator[Field]:
+def _urlencoded(body: bytes, *_: Any) -> Iterator[Value]:
     yield from pairs(body, "field")
 
 
-def _json(body: bytes, _: Media, template: Template, whole: str) -> Iterator[Field]:
+def _json(body: bytes, _: Media, template: Template, whole: str) -> Iterator[Value]:
     members = parse_json(_text(body, "the body"), "the body")
     if not isinstance(members, dict):
         raise InvalidInput("the body must be a JSON object", "the body")
@@ -138,7 +166,7 @@ def _json(body: bytes, _: Media, template: Template, whole: str) -> Iterator[Fie
         yield from members.items()
 
 
-def _template(members: dict[str, Any]) -> Iterator[Field]:
+def _template(members: dict[str, Any]) -> Iterator[Value]:
     """The fields of a filled-in Collection+JSON template."""
     template = members["template"]
     data = template.get("data") if isinstance(template, dict) else None
@@ -152,7 +180,7 @@ def _template(members: dict[str, Any]) -> Iterator[Field]:
         yield entry["name"], entry.get("value")
 
 
-def _multipart(body: bytes, media: Media, *_: Any) -> Iterator[Field]:
+def _multipart(body: bytes, media: Media, *_: Any) -> Iterator[Value]:
     try:
         with PushMultipartParser(
             media.parameters["boundary"],
@@ -167,7 +195,7 @@ def _multipart(body: bytes, media: Media, *_: Any) -> Iterator[Field]:
         raise InvalidInput(f"the body is no multipart/form-data: {error.args[0]}") from None
 
 
-def _parts(parser: PushMultipartParser, body: bytes) -> Iterator[Field]:
+def _parts(parser: PushMultipartParser, body: bytes) -> Iterator[Value]:
     name = ""
     pieces: list[bytes] = []
     for event in parser.parse(body) if body else ():
@@ -225,9 +253,9 @@ def _unquoted(value: str) -> str:
     return re.sub(r"\\(.)", r"\1", value[1:-1]) if value.startswith('"') else value
 
 
-_READERS: Final[dict[str, Callable[[bytes, Media, Template, str], Iterator[Field]]]] = {
+_READERS: Final[dict[str, Callable[[bytes, Media, Template, str], Iterator[Value]]]] = {
     "application/x-www-form-urlencoded": _urlencoded,
     "multipart/form-data": _multipart,
     "application/json": _json,
-    collection.MEDIA_TYPE: _json,
+    "application/vnd.collection+json": _json,
 }

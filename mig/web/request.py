@@ -1,199 +1,190 @@
-"""What is done with a request before Klein sees it, and how any answer leaves."""
+"""One request: what is kept of it, how its answer leaves, and what is told of it at its end."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
 from random import Random
 from time import time
-from typing import Any
-from urllib.parse import unquote_to_bytes
+from typing import Protocol
 
-from twisted.logger import Logger
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime, ITCPTransport
+from twisted.python.failure import Failure
 from twisted.web import server
-from twisted.web.http import datetimeToString
-from werkzeug.http import parse_accept_header
+from twisted.web.http import HTTPChannel, datetimeToString
 
-from mig.api import errors
-from mig.errors import ExpectationFailed, Forbidden, InvalidInput, Refusal, TooLarge
-from mig.hypermedia import document as collection
-from mig.web import forms as bodies
-from mig.web.urlencoded import Parameters, pairs, printable
-
-LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
-LONGEST_OUTCOME = 512
+from mig.errors import MigError
+from mig.limits import Limits
+from mig.web.body import Body, HeldBytes
+from mig.web.forms import Media
+from mig.web.interfaces import Caller, Route
+from mig.web.negotiation import choose_media_type
+from mig.web.urlencoded import Parameters, pairs
 
 _operations = Random()  # noqa: S311 - the ids name requests, they keep no secret
-_METHOD = re.compile(rb"[A-Z]{1,32}")
-_ABSOLUTE = re.compile(rb"https?://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
-_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]{1,253})(:[0-9]{1,5})?", re.ASCII)
 
-_PORTS = {"http": ":80", "https": ":443"}
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RequestEnded:
+    """What is known of a request when it has ended, however it did.
+
+    ``route`` and ``caller`` are ``None`` for a request that was refused before they were known,
+    ``client`` for one that came through a UNIX socket.
+    """
+
+    operation: str
+    client: str | None
+    method: bytes
+    uri: bytes
+    route: str | None
+    caller: str | None
+    status: int
+    seconds: float
+    rows: int
+    sent_bytes: int
+    outcome: str
+
+
+class Admit(Protocol):
+    """Decides whether a request is let in, see :meth:`mig.web.gate.Gate.admit`."""
+
+    def __call__(self, request: Request, length: int | None) -> Deferred[None] | None: ...
+
+
+class BaseSite(server.Site):
+    """What a request and its connection ask of the site."""
+
+    admit: Admit
+    clock: IReactorTime
+    limits: Limits
+    public_root: str
+    media_types: tuple[str, ...]
+    held: HeldBytes
+
+    def render_error(self, request: Request, error: BaseException) -> bytes:
+        """Set status and headers of the answer that tells of *error*; return its document."""
+        raise NotImplementedError
+
+    def end(self, event: RequestEnded) -> None:
+        """Tell everybody who wants to know that a request has ended."""
+        raise NotImplementedError
+
+
+class Connection(HTTPChannel):
+    """What a request asks of its connection."""
+
+    transport: ITCPTransport  # or a UNIX socket's or TLS's, which have what is used here
+    site: BaseSite
+
+    def refuse(self, error: BaseException) -> None:
+        """Answer *error* to the request that is being read, and end the connection."""
+        raise NotImplementedError
 
 
 class Request(server.Request):
-    """One request: its operation id, checks, negotiated answer and line in the access log.
+    """One request: its operation id, its route and caller, and its negotiated answer.
 
-    ``rows`` and ``outcome`` are for the access log: how many rows were served, and how it ended.
+    ``rows`` and ``outcome`` are for the log: how many rows were served, and how it ended.
+    ``is_addressed`` says that its target and its Host are sound, so that what follows on the
+    connection can be trusted to be a request; ``is_lost`` that there is no connection any more.
     """
 
-    log = Logger()
-    site: Any
-    channel: Any
-    media: bodies.Media
+    site: BaseSite
+    channel: Connection
+    media: Media
     content: BytesIO
 
-    def __init__(self, *args: Any, **kw: Any) -> None:
-        super().__init__(*args, **kw)
+    def __init__(self, channel: Connection, queued: object = False) -> None:
+        super().__init__(channel)  # queued: Twisted still passes it, and ignores it
         self.operation = str(_operations.getrandbits(53))
+        self.route: Route | None = None
+        self.caller: Caller | None = None
+        self.body: Body | None = None
         self.rows = 0
         self.outcome = "complete"
         self.aborted = False
         self.begun = False
-        self._logged = False
-        self._longest = self._received = self._held = 0
+        self.target = b""
+        self.is_addressed = False
+        self.is_lost = False
+        self._error: BaseException | None = None
+        self._is_decided = False
+        self._is_whole = False
+        self._has_ended = False
 
     def begin(self, method: bytes, target: bytes, version: bytes) -> None:
         """Take what the request's first line says; from here on there will be an answer."""
         self.begun = True
         self.site = self.channel.site
         self._started = self.site.clock.seconds()
-        self.method, self.clientproto = method, version
-        self._take_target(target if target.startswith(b"/") else b"/")
+        self.method, self.target, self.clientproto = method, target, version
+        self.take_target(target if target.startswith(b"/") else b"/")
         self.setHeader(b"date", _date(int(time())))
         self.setHeader(b"x-request-id", self.operation.encode())
         self.notifyFinish().addErrback(self._left)
 
-    def admit(self, method: bytes, target: bytes, version: bytes, length: int | None) -> None:
-        """Refuse what the first line and the headers show to be unfit, before any body is read.
-
-        :param length: of the body in bytes; ``None`` when it comes in chunks.
-        :raises Refusal: saying why.
-        """
-        self.begin(method, target, version)
-        if not _METHOD.fullmatch(method):
-            raise InvalidInput("the method must be in capital letters", "method")
-        addressed = self._check_target(target)
-        path = self._decoded_path()
-        host = self._host()
-        if method == b"POST" or length != 0:
-            self._admit_body(path, addressed or host, length)
-        expected = self.requestHeaders.getRawHeaders(b"expect", ())
-        if any(expectation.lower() != b"100-continue" for expectation in expected):
-            raise ExpectationFailed("of Expect, only 100-continue is understood")
-
-    def _admit_body(self, path: str, addressed: str, length: int | None) -> None:
-        self._longest = self.site.longest_body(path, self.method.decode())
-        if self.method == b"POST":
-            self._refuse_foreign_pages(addressed)
-            self.media = bodies.media(self.requestHeaders)
-        if length is not None and length > self._longest:
-            raise TooLarge(self._longest)
-
-    def _refuse_foreign_pages(self, addressed: str) -> None:
-        """Refuse what a page of another site makes a browser send, whether its user wants or not.
-
-        :param addressed: host and port by which the client calls us.
-        """
-        ours = {_origin(self.site.public_origin)}
-        if addressed:
-            ours |= {_origin(f"{scheme}://{addressed}") for scheme in _PORTS}
-        origins = self.requestHeaders.getRawHeaders(b"origin", [])
-        sites = self.requestHeaders.getRawHeaders(b"sec-fetch-site", [])
-        if any(_origin(origin.decode("latin-1")) not in ours for origin in origins) or any(
-            site not in (b"same-origin", b"none") for site in sites
-        ):
-            raise Forbidden("the page of another site must not submit anything here")
-
-    def gotLength(self, length: int | None) -> None:
-        self.content = BytesIO()
-        if length != 0:
-            self.notifyFinish().addBoth(self._release)
-
-    def handleContentChunk(self, data: bytes) -> None:
-        if self.finished:
-            return
-        self._received += len(data)
-        try:
-            if self._received > self._longest:
-                raise TooLarge(self._longest)
-            if self.method == b"POST":
-                self.site.hold(len(data))
-                self._held += len(data)
-                self.content.write(data)
-        except Refusal as refusal:
-            self.channel.refuse(refusal)
-
-    def _release(self, _: Any) -> None:
-        self.site.hold(-self._held)
-        self._held = 0
-
-    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
-        """The request is whole; its first line was taken when it was admitted."""
-        self.content.seek(0)
-        self.args = {}
-        self.process()
-
-    def refuse(self, refusal: Refusal) -> None:
-        """Answer *refusal* and nothing else on this connection."""
-        self.setHeader(b"connection", b"close")
-        self.write(errors.refused(self, refusal))
-        self.finish()
-
-    def _take_target(self, target: bytes) -> None:
+    def take_target(self, target: bytes) -> None:
+        """Take path and query for those of the request."""
         self.uri = target
         self.path = target.partition(b"?")[0]
 
-    def _decoded_path(self) -> str:
-        try:
-            path = unquote_to_bytes(self.path).decode()
-        except UnicodeDecodeError:
-            raise InvalidInput("the path is not UTF-8", "path") from None
-        if "\0" in path:
-            raise InvalidInput("the path holds a NUL character", "path")
-        return path
+    @property
+    def is_refused(self) -> bool:
+        """Whether the gate refused it."""
+        return self._error is not None
 
-    def _host(self) -> str:
-        """The header Host, checked, which is then overwritten by the public one."""
-        hosts = self.requestHeaders.getRawHeaders(b"host", [])
-        if len(hosts) > 1:
-            raise InvalidInput("the header Host is given twice", "Host")
-        if not hosts and self.clientproto != b"HTTP/1.0":
-            raise InvalidInput("the header Host is missing", "Host")
-        host = hosts[0].decode("latin-1") if hosts else ""
-        if hosts:
-            self._check_host(host)
-        self.requestHeaders.setRawHeaders(b"host", [self.site.public_host])
-        return host
+    # The body
 
-    def _check_target(self, target: bytes) -> str:
-        """Take an absolute form apart; refuse what is no path (RFC 9112, 3.2).
+    def gotLength(self, length: int | None) -> None:
+        self.content = BytesIO()
+        if self.body is not None:
+            self.content = self.body.content
+            self.notifyFinish().addBoth(self._release, self.body)
 
-        :returns: host and port of the absolute form, else nothing.
-        """
-        if target.startswith(b"/"):
-            return ""
-        absolute = _ABSOLUTE.fullmatch(target)
-        if not absolute:
-            raise InvalidInput("the request's target must be a path", "path")
-        self._take_target(absolute[2] if absolute[2].startswith(b"/") else b"/" + absolute[2])
-        authority = absolute[1].decode("latin-1")
-        self._check_host(authority)
-        return authority
-
-    def _check_host(self, text: str) -> None:
-        match = _HOST.fullmatch(text)
-        name = match[1].lower() if match else ""
-        if name in LOOPBACK or name in self.site.host_names:
+    def handleContentChunk(self, data: bytes) -> None:
+        if self.finished or self.body is None:
             return
-        local = getattr(self.getHost(), "host", "")
-        if name not in {local, f"[{local}]"} - {""}:
-            raise InvalidInput(
-                f"the header Host must be {' or '.join(sorted(self.site.host_names | LOOPBACK))}"
-                " or the address of a listener",
-                "Host",
-            )
+        try:
+            self.body.add(data)
+        except MigError as error:
+            self.channel.refuse(error)
+
+    def _release(self, _: object, body: Body) -> None:
+        body.release()
+
+    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
+        """The request is whole; its first line was taken when its headers were complete."""
+        self.content.seek(0)
+        self.args = {}
+        self._is_whole = True
+        self._proceed()
+
+    def decide(self, error: BaseException | None = None) -> None:
+        """Let the request be handled when it is whole, or answered with *error*."""
+        self._error = error
+        self._is_decided = True
+        self._proceed()
+
+    def _proceed(self) -> None:
+        if not (self._is_whole and self._is_decided):
+            return
+        if self._error is None:
+            self.process()
+        else:
+            self.setHeader(b"server", b"mig-api")
+            self.write(self.site.render_error(self, self._error))
+            self.finish()
+
+    def refuse(self, error: BaseException) -> None:
+        """Answer *error* and nothing else on this connection."""
+        self.setHeader(b"connection", b"close")
+        self.write(self.site.render_error(self, error))
+        self.finish()
+
+    # What handlers use
 
     def parameters(self) -> Parameters:
         """Names and values of the query string, in order, taken strictly.
@@ -204,24 +195,35 @@ class Request(server.Request):
 
     def href(self) -> str:
         """The address that answers, under the public URL."""
-        root: str = self.site.urls.root
-        return root + _uri(self.uri.decode("latin-1"))
+        return self.site.public_root + _uri(self.uri.decode("latin-1"))
 
-    def negotiate(self) -> None:
-        """Set the media type that the client prefers for a Collection+JSON document."""
+    def negotiate(self, media_types: tuple[str, ...] | None = None) -> None:
+        """Set the media type that the client prefers.
+
+        :param media_types: those that the document can be given as, the default first; if not
+            given, the site's.
+        """
         accept = ",".join(
             header.decode("latin-1") for header in self.requestHeaders.getRawHeaders(b"accept", [])
         )
+        media_type = choose_media_type(accept, media_types or self.site.media_types)
         self.setHeader(b"server", b"mig-api")
-        self.setHeader(b"content-type", media_type(accept))
+        self.setHeader(b"content-type", media_type.encode())
         self.setHeader(b"vary", b"Accept")
 
-    def answer(self, document: bytes, status: int = 200) -> bytes:
-        """A whole document as the answer to this request; the caller writes it."""
+    def answer(
+        self, document: bytes, status: int = 200, media_types: tuple[str, ...] | None = None
+    ) -> bytes:
+        """A whole document as the answer to this request; the caller writes it.
+
+        :param media_types: as of :meth:`negotiate`.
+        """
         self.setResponseCode(status)
-        self.negotiate()
+        self.negotiate(media_types)
         self.setHeader(b"content-length", b"%d" % len(document))
         return document
+
+    # The end
 
     def abort(self, outcome: str) -> None:
         """Cut the connection, so that the client sees that its answer is not whole."""
@@ -233,57 +235,39 @@ class Request(server.Request):
     def finish(self) -> None:
         if not self.aborted:
             super().finish()
-            self._write_access_line()
+            self._end()
 
-    def _left(self, reason: Any) -> None:
+    def _left(self, _: Failure) -> None:
+        self.is_lost = True
         if not self.aborted:
             self.outcome = "client left"
-        self._write_access_line()
+        self._end()
 
-    def _write_access_line(self) -> None:
-        if self._logged:
+    def _end(self) -> None:
+        if self._has_ended:
             return
-        self._logged = True
-        line = (
-            f"{self.operation} {getattr(self.client, 'host', 'unix')} {printable(self.method)}"
-            f" {printable(self.uri)} {self.code} {self.site.clock.seconds() - self._started:.3f}s"
-            f" {self.rows} rows {self.sentLength} bytes: {self.outcome[:LONGEST_OUTCOME]}"
+        self._has_ended = True
+        self.site.end(
+            RequestEnded(
+                operation=self.operation,
+                client=getattr(self.client, "host", None),
+                method=self.method,
+                uri=self.uri,
+                route=None if self.route is None else self.route.path,
+                caller=None if self.caller is None else self.caller.name,
+                status=self.code,
+                seconds=self.site.clock.seconds() - self._started,
+                rows=self.rows,
+                sent_bytes=self.sentLength,
+                outcome=self.outcome,
+            )
         )
-        # made here, since Twisted takes three times as long to fill in a format of many fields
-        self.log.info(line.replace("{", "{{").replace("}", "}}"))
 
 
 @lru_cache(maxsize=1)
 def _date(seconds: int) -> bytes:
     """The header Date, which is the same for a second."""
     return bytes(datetimeToString(seconds))
-
-
-@lru_cache(maxsize=256)
-def media_type(accept: str) -> bytes:
-    """The media type of a Collection+JSON document for a client that accepts *accept*."""
-    wanted = max(_quality(accept, "application/json"), _quality(accept, "text/html"))
-    if wanted > _quality(accept, collection.MEDIA_TYPE):
-        return b"application/json"
-    return collection.MEDIA_TYPE.encode()
-
-
-def _quality(accept: str, media_type: str) -> float:
-    """How much a client wants exactly this media type; 0 when it does not name it."""
-    return max(
-        (
-            quality
-            for value, quality in parse_accept_header(accept)
-            if value.partition(";")[0].strip().lower() == media_type
-        ),
-        default=0.0,
-    )
-
-
-def _origin(text: str) -> str:
-    """An origin in the form in which two can be compared (RFC 6454, 4 and 6)."""
-    scheme, _, authority = text.lower().partition("://")
-    return f"{scheme}://{authority.removesuffix(_PORTS.get(scheme, ''))}"
 
 
 def _uri(text: str) -> str:

@@ -1,102 +1,97 @@
-"""The web server: Klein's resource tree below our own connection and request."""
+"""The web server: what its connections and requests have in common."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from typing import Any
 from urllib.parse import urlsplit
 
-from twisted.web.server import Site
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.web import http
+from twisted.web.resource import IResource, Resource
 
-from mig.actions.submit import Actions
-from mig.api.read import Read
-from mig.api.routes import ROUTES, Application, Body, Route
-from mig.api.write import Write
-from mig.database.pool import Database
-from mig.errors import Unavailable
-from mig.hypermedia.urls import Urls
-from mig.investigators.registry import Investigators
+from mig.limits import Limits
+from mig.web.body import HeldBytes
 from mig.web.channel import Channel
-from mig.web.request import Request
+from mig.web.gate import Authenticate, Gate
+from mig.web.interfaces import Router
+from mig.web.request import BaseSite, Request, RequestEnded
 
-IDLE_SECONDS: Final = 60
+RenderError = Callable[[Request, BaseException], bytes]
+"""Sets status and headers of the answer that tells of an error; returns its document."""
 
-DISCARDED_BYTES: Final = 8_192
-"""The longest body of a request whose route has no use for one."""
-
-MOST_HELD_BYTES: Final = 67_108_864
-"""How much of all bodies together is held at once."""
+Observer = Callable[[RequestEnded], None]
+"""Is told when a request has ended."""
 
 
-class ApiSite(Site):
-    """Serves the API at the public URL *base*, for example ``http://localhost:1664/api/v1``.
+class ApiSite(BaseSite):
+    """Serves the routes of *router* at the public URL *base*, as in ``http://localhost:1664/api``.
 
-    :param reactor: the clock of all deadlines.
-    :param action_bytes: the longest body that submits an action.
-    :param key_bytes: the longest body that submits or changes an investigator.
+    :param clock: of all deadlines.
+    :param media_types: those that a document is given as unless its handler says others.
     """
 
-    protocol: Any = Channel
+    protocol: Callable[[], Any] = Channel  # declared by Twisted to be its switch to HTTP/2
+    _log = Logger()
 
     def __init__(
         self,
-        reactor: Any,
-        database: Database,
+        clock: IReactorTime,
         base: str,
         *,
-        actions: Actions,
-        investigators: Investigators,
-        action_bytes: int = 1_048_576,
-        key_bytes: int = 65_536,
-        routes: Iterable[Route] = ROUTES,
+        router: Router,
+        authenticate: Authenticate,
+        render_error: RenderError,
+        media_types: tuple[str, ...],
+        limits: Limits,
+        observers: Sequence[Observer] = (),
     ) -> None:
         parts = urlsplit(base)
-        self.urls = Urls(base)
-        self.clock = reactor
-        self.public_host = parts.netloc.encode()
-        self.public_origin = f"{parts.scheme}://{parts.netloc}"
-        name = (parts.hostname or "").lower()
-        self.host_names = frozenset({f"[{name}]" if ":" in name else name})
-        self.held_bytes = 0
-        self._longest = {
-            Body.DISCARDED: DISCARDED_BYTES,
-            Body.ACTION: action_bytes,
-            Body.KEY: key_bytes,
-        }
-        owners = (
-            Read(reactor, database, self.urls),
-            Write(database, self.urls, actions, investigators),
-        )
-        self._application = Application(parts.path.rstrip("/"), owners, routes)
+        self.public_root = f"{parts.scheme}://{parts.netloc}"
+        self.clock = clock
+        self.limits = limits
+        self.media_types = media_types
+        self.held = HeldBytes(limits.held_body_bytes)
+        self.admit = Gate(base, router, authenticate).admit
+        self._render_error = render_error
+        self._observers = observers
         super().__init__(
-            self._application.klein.resource(),
+            Resource(),  # never asked: the route of a request has its own
             requestFactory=Request,
-            timeout=IDLE_SECONDS,
-            reactor=reactor,
+            timeout=limits.idle_seconds,
+            reactor=clock,
             parsePOSTFormSubmission=False,
         )
         self.displayTracebacks = False
 
-    def longest_body(self, path: str, method: str) -> int:
-        """How many bytes the body of a request for the decoded *path* may have.
+    @property
+    def held_bytes(self) -> int:
+        """How many bytes of bodies are held."""
+        return self.held.total
 
-        :raises NotFound: for a path that has no route.
-        :raises MethodNotAllowed: for a method that the path does not know.
-        """
-        return self._longest[self._application.body(path, method)]
+    def getResourceFor(self, request: Request) -> IResource:
+        """Return the resource of the route that is known since the headers were complete."""
+        assert request.route is not None
+        return request.route.resource
 
-    def hold(self, bytes: int) -> None:
-        """Count *bytes* of a body that are kept, or with a minus are kept no longer.
+    def render_error(self, request: Request, error: BaseException) -> bytes:
+        """Set status and headers of the answer that tells of *error*; return its document."""
+        return self._render_error(request, error)
 
-        :raises Unavailable: when too much is held already.
-        """
-        if self.held_bytes + bytes > MOST_HELD_BYTES:
-            raise Unavailable("too many requests are being sent at once")
-        self.held_bytes += bytes
+    def end(self, event: RequestEnded) -> None:
+        """Tell every observer that a request has ended; one that fails stops no other."""
+        for observer in self._observers:
+            try:
+                observer(event)
+            except Exception:
+                self._log.failure(
+                    "operation {operation} was not observed", operation=event.operation
+                )
 
     def acceptableProtocols(self) -> list[bytes]:
         """HTTP/1.1 alone: what is checked here is the text of HTTP/1."""
         return [b"http/1.1"]
 
-    def log(self, request: Any) -> None:
-        """Requests write their own line."""
+    def log(self, request: http.Request) -> None:
+        """Requests have their own event when they end."""

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any
 
+from twisted.internet.abstract import FileDescriptor
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IPushProducer
+from twisted.internet.interfaces import IPushProducer, IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
 
 from mig.errors import ClientStalled, VersionNotSupported
 from mig.web.request import Request
 
-LONGEST_SECONDS = 3_600.0
-STALL_SECONDS = 30.0
-SLOWEST_BYTES_PER_SECOND = 16_384
 SEND_LIMIT = 1_000_000
 """How much the transport joins into one send; Twisted's default of 128 KiB costs a tenth more."""
-
-LONGEST_WHOLE = 1_048_576
 
 log = Logger()
 
@@ -29,13 +24,14 @@ log = Logger()
 class Writer:
     """Writes to a request and waits while the transport's buffer is full.
 
-    A chunk must be taken within ``STALL_SECONDS`` and a second for each
-    ``SLOWEST_BYTES_PER_SECOND`` in it.
+    A chunk must be taken within ``stall_seconds`` and a second for each
+    ``stall_bytes_per_second`` in it.
     """
 
-    def __init__(self, request: Request, clock: Any) -> None:
+    def __init__(self, request: Request, clock: IReactorTime) -> None:
         self._request = request
         self._clock = clock
+        self._limits = request.site.limits
         self._paused: Deferred[None] | None = None
 
     async def write(self, chunk: bytes) -> None:
@@ -46,7 +42,7 @@ class Writer:
         self._request.write(chunk)
         if self._paused is None:
             return
-        patience = STALL_SECONDS + len(chunk) / SLOWEST_BYTES_PER_SECOND
+        patience = self._limits.stall_seconds + len(chunk) / self._limits.stall_bytes_per_second
         deadline = self._clock.callLater(patience, self._stalled, self._paused)
         try:
             await self._paused
@@ -70,25 +66,30 @@ class Writer:
         """The client is gone; Klein cancels the handler."""
 
 
-async def _whole(first: bytes, chunks: AsyncGenerator[bytes, None]) -> bytes:
+async def _whole(first: bytes, chunks: AsyncGenerator[bytes, None], limit: int) -> bytes:
     """The answer for a client that cannot tell an answer that was cut from one that ended.
 
-    :raises VersionNotSupported: when it is longer than :data:`LONGEST_WHOLE`.
+    :raises VersionNotSupported: when it is longer than *limit* bytes.
     """
     parts, length = [first], len(first)
     async for chunk in chunks:
         parts.append(chunk)
         length += len(chunk)
-        if length > LONGEST_WHOLE:
+        if length > limit:
             raise VersionNotSupported(
-                f"an answer of more than {LONGEST_WHOLE} bytes needs HTTP/1.1, since a client of"
+                f"an answer of more than {limit} bytes needs HTTP/1.1, since a client of"
                 " HTTP/1.0 cannot see that it was cut (nginx: proxy_http_version 1.1)"
             )
     return b"".join(parts)
 
 
-async def send(request: Request, clock: Any, chunks: AsyncGenerator[bytes, None]) -> None:
-    """Answer 200 with *chunks*.
+async def send(
+    request: Request,
+    clock: IReactorTime,
+    chunks: AsyncGenerator[bytes, None],
+    media_types: tuple[str, ...] | None = None,
+) -> None:
+    """Answer 200 with *chunks*, in one of *media_types* or of those of the site.
 
     The first chunk is made before the status line is written: what fails until then is an
     ordinary error. What fails later aborts the connection, so that a cut answer is seen to be cut.
@@ -96,13 +97,18 @@ async def send(request: Request, clock: Any, chunks: AsyncGenerator[bytes, None]
     async with aclosing(chunks):
         first = await anext(chunks)
         if request.clientproto == b"HTTP/1.0":
-            request.write(request.answer(await _whole(first, chunks)))
+            document = await _whole(first, chunks, request.site.limits.whole_answer_bytes)
+            request.write(request.answer(document, media_types=media_types))
             return
-        request.negotiate()
-        request.channel.transport.SEND_LIMIT = SEND_LIMIT
+        request.negotiate(media_types)
+        transport = request.channel.transport
+        if isinstance(transport, FileDescriptor):
+            transport.SEND_LIMIT = SEND_LIMIT
         writer = Writer(request, clock)
         request.registerProducer(writer, True)
-        deadline = clock.callLater(LONGEST_SECONDS, request.abort, "took too long")
+        deadline = clock.callLater(
+            request.site.limits.stream_seconds, request.abort, "took too long"
+        )
         try:
             await writer.write(first)
             async for chunk in chunks:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,7 +13,6 @@ from twisted.internet.threads import deferToThread
 
 from mig.api.routes import ROUTES
 from mig.hypermedia.document import MEDIA_TYPE
-from mig.web import stream
 from tests.support import fleet
 from tests.support.api import Api
 from tests.support.postgres import TestDatabase
@@ -142,14 +142,14 @@ async def test_the_servers_root_points_to_the_api(api: Api) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_http_1_0_gets_a_length_or_is_refused(
-    api: Api, database: TestDatabase, monkeypatch: pytest.MonkeyPatch
+    api: Api, limited: Callable[..., Api], database: TestDatabase
 ) -> None:
     fleet.load(database.dsn)
     path = f"/api/v1/search?type=agent&{fleet.ALWAYS}"
     line, headers, body = await raw(api, get(path, "Host: localhost", version="1.0"))
     assert line.split()[1] == "200" and int(headers["content-length"]) == len(body) > 2000
-    monkeypatch.setattr(stream, "LONGEST_WHOLE", 2000)
-    line, _, body = await raw(api, get(path, "Host: localhost", version="1.0"))
+    strict = limited(whole_answer_bytes=2000)
+    line, _, body = await raw(strict, get(path, "Host: localhost", version="1.0"))
     assert line.split()[1] == "505"
     assert "proxy_http_version 1.1" in error_of(body)["message"]
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import pytest_twisted
 
-from mig.api import read
 from mig.model import command as commands
 from tests.support import fleet
 from tests.support.api import Api
@@ -76,7 +76,10 @@ async def test_odd_rows_stand_in_searches(api: Api, database: TestDatabase) -> N
 
 @pytest_twisted.ensureDeferred
 async def test_large_results_are_served_and_huge_ones_named(
-    api: Api, database: TestDatabase, monkeypatch: pytest.MonkeyPatch
+    api: Api,
+    limited: Callable[..., Api],
+    database: TestDatabase,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     large = fleet.found(*[fleet.hit(f"/{n:099d}") for n in range(4_000)])
     huge = fleet.found(fleet.hit("/" + "x" * 3_000_000))
@@ -89,16 +92,15 @@ async def test_large_results_are_served_and_huge_ones_named(
     assert "bytes, more than 2000000" in value["reason"]
     [one] = (await api.collection("/command?commandid=101"))["items"]
     assert one["data"][0]["value"]["results"] == large
-    monkeypatch.setattr(read, "MOST_LARGE", 0)
-    under_a_mebibyte = await api.get("/command?commandid=101")
+    under_a_mebibyte = await limited(large_documents=0).get("/command?commandid=101")
     assert under_a_mebibyte.code == 200
-    monkeypatch.setattr(read, "LONGEST_WHOLE", 100_000)
-    refused = await api.get("/command?commandid=101")
+    none_at_once = limited(whole_answer_bytes=100_000, large_documents=0)
+    refused = await none_at_once.get("/command?commandid=101")
     assert refused.code == 503 and refused.headers.hasHeader("retry-after")
-    monkeypatch.setattr(read, "MOST_LARGE", 1)
+    one_at_once = limited(whole_answer_bytes=100_000, large_documents=1)
     for _ in range(2):
-        [again] = (await api.collection("/command?commandid=101"))["items"]
-        assert again == one
+        [again] = (await one_at_once.collection("/command?commandid=101"))["items"]
+        assert again["data"] == one["data"]
     [none] = (await api.collection("/command?commandid=102"))["items"]
     assert none["data"][0]["name"] == "unreadable command"
     found = (await api.collection(f"/search?type=command&{fleet.ALWAYS}"))["items"][:-1]

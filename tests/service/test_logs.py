@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from twisted.logger import Logger, LogLevel, textFileLogObserver
+from twisted.logger import Logger, LogLevel, formatEvent, globalLogPublisher, textFileLogObserver
 from twisted.scripts.twistd import ServerOptions
 
 from mig.errors import BadLog
 from mig.service import logs
 from mig.service.apicfg import Logging
+from mig.web.request import RequestEnded
 
 FOREGROUND = {"nodaemon": True}
 
@@ -139,3 +140,33 @@ def test_twist_is_told_through_its_options(tmp_path: Path) -> None:
         parent = {"logFile": own, "fileLogObserverFactory": None}
         assert logs.redirect(Logging(mode="file", file=tmp_path / "log"), parent) is None
         assert parent["fileLogObserverFactory"] is None
+
+
+def test_each_request_has_one_line() -> None:
+    event = RequestEnded(
+        operation="17",
+        client=None,
+        method=b"GET",
+        uri=b"/search?{\xff\n",
+        route="/search",
+        caller="anonymous",
+        status=400,
+        seconds=0.0125,
+        rows=3,
+        sent_bytes=99,
+        outcome="refused: " + "{x}" * 1000,
+    )
+    lines: list[str] = []
+
+    def observe(event: Any) -> None:
+        lines.append(formatEvent(event))
+
+    globalLogPublisher.addObserver(observe)
+    try:
+        logs.write_access_line(event)
+    finally:
+        globalLogPublisher.removeObserver(observe)
+    [line] = lines
+    head = "17 unix GET /search?{\\xff\\n 400 0.013s 3 rows 99 bytes: refused: {x}{x}"
+    assert line.startswith(head), line
+    assert len(line) == len(head) - len("refused: {x}{x}") + logs.MAX_OUTCOME_CHARACTERS

@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import socket
 import tempfile
-from collections.abc import AsyncIterator, Callable
-from typing import Any
+from collections.abc import AsyncIterator
 
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.threads import deferToThread
-from twisted.logger import formatEvent, globalLogPublisher
 
-from mig.web import channel, site
+from mig.limits import Limits
+from mig.web.request import RequestEnded
 from tests.support.front import (
     BASE,
     CREATE,
@@ -32,7 +31,8 @@ from tests.support.front import (
 
 CHUNKED = "Transfer-Encoding: chunked"
 HEARTBEAT = b"GET /api/v1/heartbeat HTTP/1.1\r\nHost: localhost\r\n\r\n"
-MOST = 1_048_576
+LIMITS = Limits()
+MOST = LIMITS.action_body_bytes
 
 
 class Server:
@@ -121,7 +121,7 @@ def test_chunks_are_refused_when_they_grow_too_long(front: Front) -> None:
 def test_a_chunk_of_absurd_length_takes_no_memory(front: Front, size: bytes) -> None:
     front.send(post(CREATE, FORM, CHUNKED) + size + b"\r\n" + b"a" * 1000)
     assert front.site.held_bytes <= 1000
-    assert refusal_of(front.after(channel.BODY_SECONDS))[0] == 408
+    assert refusal_of(front.after(LIMITS.body_seconds))[0] == 408
 
 
 @pytest_twisted.ensureDeferred
@@ -140,10 +140,8 @@ async def test_nothing_after_a_refusal_is_taken_for_a_request(server: Server) ->
     assert answer.count(b"HTTP/1.1") == 1
 
 
-def test_a_refused_client_is_cut_when_it_goes_on_sending(
-    front: Front, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(channel, "LINGER_BYTES", 1000)
+def test_a_refused_client_is_cut_when_it_goes_on_sending() -> None:
+    front = Front(limits=Limits(linger_bytes=1000))
     front.send(post(CREATE, FORM, "Content-Length: 9999999"))
     front.send(b"a" * 1000)
     assert not front.transport.disconnected
@@ -153,7 +151,7 @@ def test_a_refused_client_is_cut_when_it_goes_on_sending(
 
 def test_a_refused_client_is_cut_when_it_does_not_close(front: Front) -> None:
     front.send(post(CREATE, FORM, "Content-Length: 9999999"))
-    front.after(channel.LINGER_SECONDS - 1)
+    front.after(LIMITS.linger_seconds - 1)
     assert not front.transport.disconnected
     front.after(1)
     assert front.transport.disconnected
@@ -169,8 +167,8 @@ def test_the_body_of_a_request_that_needs_none_is_dropped(front: Front, method: 
     assert b" 413 " in front.send(head % 8193)
 
 
-def test_all_bodies_together_are_bounded(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(site, "MOST_HELD_BYTES", 1000)
+def test_all_bodies_together_are_bounded() -> None:
+    front = Front(limits=Limits(held_body_bytes=1000))
     first = front.channel
     front.send(post(CREATE, FORM, "Content-Length: 900") + b"a" * 800)
     front.connect()
@@ -406,10 +404,10 @@ def test_headers_have_a_deadline(front: Front, data: bytes) -> None:
     else:
         front.after(50)
     front.send(data[:40])
-    assert not drip(front, data[40:], channel.HEADER_SECONDS - 1)
+    assert not drip(front, data[40:], LIMITS.header_seconds - 1)
     status, message = refusal_of(front.after(2))
     assert (status, message) == (408, "the request's headers must come within 15 seconds")
-    front.after(channel.LINGER_SECONDS)
+    front.after(LIMITS.linger_seconds)
     assert front.transport.disconnected
 
 
@@ -417,7 +415,7 @@ def test_headers_have_a_deadline(front: Front, data: bytes) -> None:
 def test_a_body_has_a_deadline(front: Front, header: str) -> None:
     front.send(post(CREATE, FORM, header))
     data = chunk(b"a" * 500) if header == CHUNKED else b"a" * 500
-    assert not drip(front, data, channel.BODY_SECONDS - 1)
+    assert not drip(front, data, LIMITS.body_seconds - 1)
     status, message = refusal_of(front.after(2))
     assert (status, message) == (408, "the request's body must come within 60 seconds")
     assert front.posts.ran == front.site.held_bytes == 0
@@ -425,7 +423,7 @@ def test_a_body_has_a_deadline(front: Front, header: str) -> None:
 
 def test_a_body_that_never_comes_has_the_same_deadline(front: Front) -> None:
     front.send(post(CREATE, FORM, "Content-Length: 1000"))
-    assert not front.after(channel.BODY_SECONDS - 1)
+    assert not front.after(LIMITS.body_seconds - 1)
     assert refusal_of(front.after(1))[0] == 408
 
 
@@ -433,9 +431,9 @@ def test_each_request_has_its_own_time(front: Front) -> None:
     request = post(CREATE, FORM, "Content-Length: 8") + b"action=1"
     for _ in range(5):
         assert not front.send(request[:20])
-        front.after(channel.HEADER_SECONDS - 1)
+        front.after(LIMITS.header_seconds - 1)
         assert not front.send(request[20:-1])
-        front.after(channel.BODY_SECONDS - 1)
+        front.after(LIMITS.body_seconds - 1)
         assert b" 200 " in front.send(request[-1:])
 
 
@@ -449,7 +447,7 @@ def test_a_deadline_starts_anew_with_a_request_in_the_same_piece(front: Front) -
 
 def test_an_idle_connection_is_closed_without_an_answer(front: Front) -> None:
     assert b" 200 " in front.send(HEARTBEAT)
-    assert not front.after(site.IDLE_SECONDS - 1)
+    assert not front.after(LIMITS.idle_seconds - 1)
     assert not front.transport.disconnecting
     assert not front.after(1)
     assert front.transport.disconnecting
@@ -465,16 +463,37 @@ def test_nothing_is_left_behind_by_a_client_that_leaves(front: Front) -> None:
     assert front.site.held_bytes == 0
 
 
-def test_a_refusal_has_its_line_in_the_access_log(front: Front) -> None:
-    lines: list[str] = []
-    observer: Callable[[Any], None] = lambda event: lines.append(formatEvent(event))  # noqa: E731
-    globalLogPublisher.addObserver(observer)
-    try:
-        front.send(post(CREATE, FORM, "Content-Length: 9999999"))
-        front.connect()
-        front.send(b"GET \xff\x1b")
-        front.after(channel.HEADER_SECONDS)
-    finally:
-        globalLogPublisher.removeObserver(observer)
-    assert any(f"POST {CREATE} 413" in line and "refused: the request" in line for line in lines)
-    assert any("- / 408" in line for line in lines)
+def test_each_request_is_told_of_once_when_it_has_ended(front: Front) -> None:
+    front.send(HEARTBEAT)
+    front.clock.advance(2)
+    front.send(post(CREATE, FORM, "Content-Length: 9"))
+    front.clock.advance(3)
+    front.channel.connectionLost()
+    answered, left = front.ended
+    assert (answered.method, answered.uri) == (b"GET", b"/api/v1/heartbeat")
+    assert (answered.route, answered.caller) == ("/heartbeat", "anonymous")
+    assert (answered.client, answered.status, answered.outcome) == ("192.168.1.1", 200, "complete")
+    assert (answered.rows, answered.sent_bytes > 100) == (0, True)
+    assert (left.route, left.outcome, left.seconds) == ("/action/create/", "client left", 3)
+    assert int(left.operation) != int(answered.operation)
+
+
+def test_a_request_that_is_refused_is_told_of(front: Front) -> None:
+    front.send(post(CREATE, FORM, "Content-Length: 9999999"))
+    front.connect()
+    front.send(b"GET \xff\x1b")
+    front.after(LIMITS.header_seconds)
+    too_large, too_slow = front.ended
+    assert (too_large.status, too_large.caller) == (413, None)
+    assert too_large.outcome.startswith("refused: the request")
+    assert (too_slow.method, too_slow.uri, too_slow.route) == (b"-", b"/", None)
+    assert too_slow.status == 408
+
+
+def test_an_observer_that_fails_stops_no_answer() -> None:
+    def fail(event: RequestEnded) -> None:
+        raise ValueError(event.operation)
+
+    front = Front(observers=[fail])
+    assert front.send(HEARTBEAT).count(b" 200 ") == 1
+    assert len(front.ended) == 1

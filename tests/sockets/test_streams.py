@@ -15,7 +15,6 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 from twisted.logger import formatEvent, globalLogPublisher
 
-from mig.web import stream
 from tests.support import fleet
 from tests.support.api import Api
 from tests.support.postgres import MANY_COMMANDS, TestDatabase
@@ -114,10 +113,9 @@ async def test_a_client_that_leaves_before_the_first_row_cancels_the_query(
 
 @pytest_twisted.ensureDeferred
 async def test_a_stalled_client_is_cut_and_frees_its_backend(
-    api: Api, many: TestDatabase, monkeypatch: pytest.MonkeyPatch
+    limited: Callable[..., Api], many: TestDatabase
 ) -> None:
-    monkeypatch.setattr(stream, "STALL_SECONDS", 0.2)
-    monkeypatch.setattr(stream, "SLOWEST_BYTES_PER_SECOND", 10**9)
+    api = limited(stall_seconds=0.2, stall_bytes_per_second=10**9)
     client = await deferToThread(Client, api)
     await deferToThread(client.some, 300_000)
     await eventually(lambda: not many.execute(BACKENDS))
@@ -126,11 +124,8 @@ async def test_a_stalled_client_is_cut_and_frees_its_backend(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_stream_has_an_end(
-    api: Api, many: TestDatabase, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(stream, "LONGEST_SECONDS", 0.3)
-    client = await deferToThread(Client, api)
+async def test_a_stream_has_an_end(limited: Callable[..., Api], many: TestDatabase) -> None:
+    client = await deferToThread(Client, limited(stream_seconds=0.3))
     await deferToThread(client.some, 300_000)
     await eventually(lambda: not many.execute(BACKENDS))
     with pytest.raises(ConnectionResetError):

@@ -15,18 +15,25 @@ from mig.actions.outbox import Outbox
 from mig.actions.spool import Spool
 from mig.actions.store import ActionStore
 from mig.actions.submit import Actions
+from mig.api.routes import make_site
 from mig.database.pool import Database
 from mig.investigators.registry import Investigators
+from mig.limits import Limits
 from mig.service.listeners import bind
 from mig.signing.gpg.verify import Gpg
 from mig.signing.keyring import Keyring
-from mig.web.site import ApiSite
 
 
 class Api:
     """The API of a database, on a real socket, and a client for it."""
 
-    def __init__(self, dsn: str, spool: Path | None = None, handoff: str = "spool") -> None:
+    def __init__(
+        self,
+        dsn: str,
+        spool: Path | None = None,
+        handoff: str = "spool",
+        limits: Limits = Limits(),  # noqa: B008 - it is frozen
+    ) -> None:
         self.database = Database(reactor, dsn)
         self.gpg = Gpg(reactor)
         self.spool = spool
@@ -41,12 +48,13 @@ class Api:
         self.base = f"{self.root}/api/v1"
         query, keyring = self.database.query, Keyring()
         store = ActionStore(self.database, self.handoff)
-        site = ApiSite(
+        site = make_site(
             reactor,
             self.database,
             self.base,
             actions=Actions(reactor, query, self.gpg, keyring, store, self.handoff),
             investigators=Investigators(self.database, self.gpg, keyring),
+            limits=limits,
         )
         fd, family = listener.socket.fileno(), listener.socket.family
         self.port: IListeningPort = reactor.adoptStreamPort(fd, family, site)

@@ -3,25 +3,57 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from twisted.internet.address import IPv4Address
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
-from mig.api.routes import ROUTES, Body, Route
-from mig.api.write import Write
+from mig.access.caller import ANONYMOUS, Caller
+from mig.api.routes import ROUTES, let_anyone_in, make_site
 from mig.database.pool import Database
 from mig.hypermedia import templates as home
 from mig.hypermedia import urls
 from mig.hypermedia.document import Template
+from mig.limits import Limits
 from mig.web.forms import form
-from mig.web.request import Request
-from mig.web.site import ApiSite
+from mig.web.gate import Authenticate
+from mig.web.request import Request, RequestEnded
+from mig.web.site import ApiSite, Observer
 
 BASE = "http://mig.example:1664/api/v1"
 CREATE = "/api/v1/action/create/"
 FORM = "Content-Type: application/x-www-form-urlencoded"
+
+FORMS: dict[str, tuple[Template] | tuple[Template, str]] = {
+    urls.CREATE_ACTION: (home.ACTION, "action"),
+    urls.CREATE_INVESTIGATOR: (home.INVESTIGATOR,),
+    urls.UPDATE_INVESTIGATOR: (home.INVESTIGATOR_UPDATE,),
+}
+Handler = Callable[[Any, Request, Caller], Awaitable[bytes]]
+
+
+class LateAuthentication:
+    """Finds out who a request's caller is when the test says so."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Deferred[Caller]] = []
+
+    async def __call__(self, request: Request) -> Caller:
+        answer: Deferred[Caller] = Deferred()
+        self.waiting.append(answer)
+        return await answer
+
+    def accept(self, caller: Caller = ANONYMOUS) -> None:
+        """Say who the caller of the request is that has waited longest."""
+        self.waiting.pop(0).callback(caller)
+
+    def refuse(self, error: Exception) -> None:
+        """Refuse the request that has waited longest."""
+        self.waiting.pop(0).errback(error)
 
 
 class Posts:
@@ -30,40 +62,62 @@ class Posts:
     def __init__(self) -> None:
         self.ran = 0
         self.routes = [
-            *ROUTES,
-            self._route(urls.CREATE_ACTION, Body.ACTION, home.ACTION, whole="action"),
-            self._route(urls.CREATE_INVESTIGATOR, Body.KEY, home.INVESTIGATOR),
-            self._route(urls.UPDATE_INVESTIGATOR, Body.KEY, home.INVESTIGATOR_UPDATE),
+            route
+            if route.method == "GET"
+            else replace(route, handler=self._echo(*FORMS[route.path]))
+            for route in ROUTES
         ]
 
-    def _route(self, path: str, body: Body, template: Template, whole: str = "") -> Route:
-        async def handler(_: Any, request: Request) -> bytes:
+    def _echo(self, template: Template, whole: str = "") -> Handler:
+        async def handler(_: object, request: Request, caller: Caller) -> bytes:
             self.ran += 1
             return request.answer(json.dumps(form(request, template, whole=whole)).encode())
 
-        return Route(path=path, method="POST", right="", body=body, owner=Write, handler=handler)
+        return handler
 
 
-def a_site(reactor: Any, base: str, posts: Posts) -> ApiSite:
+def a_site(
+    reactor: Any,
+    base: str,
+    posts: Posts,
+    limits: Limits = Limits(),  # noqa: B008 - it is frozen
+    authenticate: Authenticate = let_anyone_in,
+    observers: Sequence[Observer] = (),
+) -> ApiSite:
     """A site that has nothing to answer from but *posts*."""
     nothing: Any = None
-    return ApiSite(
+    return make_site(
         reactor,
         Database(reactor, ""),
         base,
         actions=nothing,
         investigators=nothing,
+        limits=limits,
         routes=posts.routes,
+        authenticate=authenticate,
+        observers=observers,
     )
 
 
 class Front:
-    """One connection to the site, in memory, under a clock that the test moves."""
+    """One connection to the site, in memory, under a clock that the test moves.
 
-    def __init__(self, base: str = BASE) -> None:
+    ``ended`` are the requests that have ended.
+    """
+
+    def __init__(
+        self,
+        base: str = BASE,
+        limits: Limits = Limits(),  # noqa: B008 - it is frozen
+        authenticate: Authenticate = let_anyone_in,
+        observers: Sequence[Observer] = (),
+    ) -> None:
         self.clock = Clock()
         self.posts = Posts()
-        self.site = a_site(self.clock, base, self.posts)
+        self.ended: list[RequestEnded] = []
+        self.site = a_site(
+            self.clock, base, self.posts, limits, authenticate, [*observers, self.ended.append]
+        )
         self.connect()
 
     def connect(self) -> None:

@@ -1,0 +1,37 @@
+"""Which of several media types a client gets."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from werkzeug.http import parse_accept_header
+
+_READ_BY_BROWSERS = {"application/json": "text/html"}
+"""A browser asks for HTML and shows JSON well; it would offer to save anything else."""
+
+
+@lru_cache(maxsize=256)
+def choose_media_type(accept: str, offered: tuple[str, ...]) -> str:
+    """Return the media type of *offered* that a client prefers.
+
+    Only types that the client names count: one that accepts anything, or nothing of what is
+    offered, gets the first.
+
+    :param accept: the values of its header Accept, joined by commas.
+    """
+    qualities = _qualities(accept)
+
+    def quality(media_type: str) -> float:
+        names = (media_type, _READ_BY_BROWSERS.get(media_type, media_type))
+        return max(qualities.get(name, 0.0) for name in names)
+
+    return max(offered, key=quality)
+
+
+def _qualities(accept: str) -> dict[str, float]:
+    """Return how much a client wants each media type that it names, without its parameters."""
+    qualities: dict[str, float] = {}
+    for value, quality in parse_accept_header(accept):
+        name = value.partition(";")[0].strip().lower()
+        qualities[name] = max(quality, qualities.get(name, 0.0))
+    return qualities
