@@ -6,19 +6,30 @@ import os
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, BinaryIO, Final, NoReturn, cast
+from typing import BinaryIO, Final, NoReturn, cast
 
 import click
 from psycopg2 import ProgrammingError
 from psycopg2.extensions import parse_dsn
 from twisted.internet import task
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorCore
+from twisted.python.failure import Failure
 
 from mig import __version__
 from mig.database.pool import Database
 from mig.database.schema.migrate import Step, migrate, plan, prepare
+from mig.database.schema.plan import format_script
 from mig.demo import run as demo
-from mig.errors import InvalidInput, PostgresFailed, Refusal, SchemaFault, Unavailable, explained
+from mig.errors import (
+    InvalidInput,
+    OtherRoleNeededError,
+    PostgresFailed,
+    Refusal,
+    SchemaFault,
+    Unavailable,
+    explained,
+)
 from mig.investigators.registry import DISABLED, Investigators
 from mig.model.investigator import COLUMNS
 from mig.signing.gpg.process import GpgReactor
@@ -27,6 +38,7 @@ from mig.signing.keyring import ACTIVE, Keyring
 from mig.values import parse_id
 
 INTERRUPTED: Final = 130
+OTHER_ROLE_NEEDED: Final = 2
 LARGEST_KEY: Final = 65_536
 ALL_INVESTIGATORS: Final = f"select {COLUMNS} from investigators i order by i.id"  # noqa: S608
 
@@ -67,6 +79,9 @@ def migrate_command(only_plan: bool, database: str) -> None:
 
     Only what is missing is added, while a scheduler goes on writing. Run it as the owner of the
     tables. A run that was broken off can be repeated.
+
+    The exit status is 2 when some steps need another role: then nothing is done, and these steps
+    are printed as SQL, below the name of the role.
     """
     _run(database, _print_plan if only_plan else _migrate)
 
@@ -157,10 +172,9 @@ def demo_command(folder: Path | None, port: int) -> None:
 
 async def _print_plan(database: Database) -> None:
     steps = await plan(database)
-    for step in steps:
-        click.echo(step.script)
-    if not steps:
-        click.echo("-- nothing to do")
+    click.echo(format_script(steps) or "-- nothing to do")
+    if not all(step.runner.usable for step in steps):
+        raise SystemExit(OTHER_ROLE_NEEDED)
 
 
 async def _migrate(database: Database) -> None:
@@ -171,7 +185,12 @@ async def _migrate(database: Database) -> None:
         steps += 1
         click.echo(f"done: {step.what}")
 
-    await migrate(database, done)
+    try:
+        await migrate(database, done)
+    except OtherRoleNeededError as reason:
+        click.echo(reason.sql)
+        click.echo(f"mig-api: {reason}", err=True)
+        raise SystemExit(OTHER_ROLE_NEEDED) from None
     click.echo("the database is up to date" if steps else "nothing to do")
 
 
@@ -193,7 +212,7 @@ def _run_with_gpg(dsn: str, verb: Callable[[Database, Gpg], Awaitable[None]]) ->
 def _run(dsn: str, verb: Callable[[Database], Awaitable[None]]) -> NoReturn:
     """Run a verb on a database and end the process: 0, or not with one line on standard error."""
 
-    async def run(reactor: Any) -> None:
+    async def run(reactor: IReactorCore) -> None:
         database = Database(reactor, dsn)
         try:
             await verb(database)
@@ -209,7 +228,7 @@ def _run(dsn: str, verb: Callable[[Database], Awaitable[None]]) -> NoReturn:
         finally:
             database.stop()
 
-    def start(reactor: Any) -> Deferred[None]:
+    def start(reactor: IReactorCore) -> Deferred[None]:
         running = Deferred.fromCoroutine(run(reactor))
         ended: Deferred[None] = Deferred()
 
@@ -217,7 +236,7 @@ def _run(dsn: str, verb: Callable[[Database], Awaitable[None]]) -> NoReturn:
             running.cancel()
             return ended
 
-        def end(result: Any) -> Any:
+        def end(result: Failure | None) -> Failure | None:
             if not ended.called:
                 ended.callback(None)
             return result

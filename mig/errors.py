@@ -191,6 +191,14 @@ class SchemaFault(MigError):
     """The schema cannot be used or brought up to date; the message is one line for people."""
 
 
+class OtherRoleNeededError(SchemaFault):
+    """Some steps must be run by another role of the database; *sql* is what that role runs."""
+
+    def __init__(self, message: str, sql: str) -> None:
+        super().__init__(message)
+        self.sql = sql
+
+
 class SpoolFault(MigError):
     """The spool cannot be used; the message is one line for the operator."""
 

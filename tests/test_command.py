@@ -60,7 +60,8 @@ def test_the_plan_is_sql_that_does_the_same(old: TestDatabase, new_database: New
 
 def test_each_step_is_told_and_a_second_run_has_none(old: TestDatabase) -> None:
     _, sql, _ = command("migrate", "--plan", MIG_DATABASE=old.dsn)
-    steps = [line[3:] for line in sql.splitlines() if line.startswith("-- ")]
+    role, *steps = [line[3:] for line in sql.splitlines() if line.startswith("-- ")]
+    assert role == "as migadmin:"
     status, output, errors = command("migrate", MIG_DATABASE=old.dsn)
     assert (status, errors) == (0, "")
     assert output.splitlines() == [
@@ -84,7 +85,6 @@ def test_an_empty_database_is_set_up(new_database: NewDatabase) -> None:
 def test_a_failure_is_one_line_and_status_1(
     arguments: list[str],
     database: TestDatabase,
-    old: TestDatabase,
     postgres: EmbeddedPostgres,
 ) -> None:
     database.execute("insert into mig_schema values (99)")
@@ -94,15 +94,60 @@ def test_a_failure_is_one_line_and_status_1(
         "postgresql://x@no-such-host.invalid/x": "the database cannot be reached",
         f"{postgres.dsn(database='no_such_database')}": "no_such_database",
     }
-    if "--plan" not in arguments:
-        name = old.execute("select current_database()")[0][0]
-        faults[postgres.dsn(API, name)] = "must run as its owner, migadmin"
     for dsn, says in faults.items():
         status, output, errors = command(*arguments, "--database", dsn)
         assert (status, output) == (1, "")
         assert errors.startswith("mig-api: ")
         assert errors.count("\n") == 1
         assert says in errors
+
+
+def test_a_plan_that_needs_another_role_ends_with_2(
+    old: TestDatabase, postgres: EmbeddedPostgres
+) -> None:
+    """The same plan, for everybody; the status says whether this user can run it."""
+    limited = postgres.dsn(API, old.execute("select current_database()")[0][0])
+    status, sql, errors = command("migrate", "--plan", "--database", limited)
+    assert (status, errors) == (2, "")
+    assert (0, sql, "") == command("migrate", "--plan", "--database", old.dsn)
+    assert sql.startswith("-- as migadmin:\nset role migadmin;\n")
+
+
+def test_a_migration_that_needs_another_role_prints_its_steps(
+    old: TestDatabase, postgres: EmbeddedPostgres
+) -> None:
+    """Nothing is done; one line says who must run what is printed as SQL."""
+    before = catalog.everything(old)
+    limited = postgres.dsn(API, old.execute("select current_database()")[0][0])
+    status, sql, errors = command("migrate", "--database", limited)
+    assert status == 2
+    assert errors.startswith("mig-api: migapi may not create table mig_schema, and ")
+    assert errors.count("\n") == 1
+    assert "must be run by migadmin" in errors
+    assert catalog.everything(old) == before
+    psql = ["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", old.dsn]
+    subprocess.run(psql, input=sql, text=True, check=True)
+    assert command("migrate", "--database", limited) == (0, "nothing to do\n", "")
+
+
+def test_a_plan_has_the_steps_of_one_role_together(
+    old: TestDatabase, new_database: NewDatabase
+) -> None:
+    """A superuser can run all of it at once, and every object has the owner that it should."""
+    by_hand = old_2014(new_database("template0"))
+    for database in (old, by_hand):
+        database.execute("alter table modules owner to migapi; alter table agents owner to migapi")
+        database.execute("revoke select on modules, agents from migapi")
+        database.execute("revoke create on schema public from public")
+    status, sql, _ = command("migrate", "--plan", "--database", old.dsn)
+    assert status == 0
+    roles = [line for line in sql.splitlines() if line.startswith("-- as ")]
+    assert roles == ["-- as migadmin:", "-- as migapi:", "-- as migadmin:"]
+    psql = ["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", by_hand.dsn]
+    subprocess.run(psql, input=sql, text=True, check=True)
+    assert command("migrate", "--database", old.dsn)[0] == 0
+    assert catalog.everything(by_hand) == catalog.everything(old)
+    assert command("migrate", "--plan", "--database", by_hand.dsn)[1] == "-- nothing to do\n"
 
 
 def test_interrupted_it_says_so_and_can_be_repeated(old: TestDatabase) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import psycopg2
@@ -19,21 +21,22 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
 from mig.database.pool import Database
-from mig.database.schema import migrate
-from mig.database.schema.declared import SHARED, VERSION, wanted
-from mig.database.schema.migrate import Step, prepare
+from mig.database.schema.declared import VERSION, wanted
+from mig.database.schema.migrate import Waits, prepare
+from mig.database.schema.plan import Patience
 from mig.demo.postgres import API, EmbeddedPostgres
-from mig.errors import SchemaFault
+from mig.errors import OtherRoleNeededError
 from tests.support import catalog, fleet
 from tests.support.generations import GENERATIONS, Generation, old_2014
+from tests.support.migration import Killed, as_role, change_owner, on, plan, refusal, run
 from tests.support.postgres import NewDatabase, TestDatabase, holding
 
+SHARED = ("agents", "actions", "commands", "investigators", "signatures")
+"""The tables that the API and a scheduler both write or read by column."""
+
+_numbers = itertools.count()
 LONGEST_WAIT = 3.0
 """What a writer may have to wait: a lock's second, and what a busy machine adds."""
-
-
-class Killed(Exception):
-    """The run ends here."""
 
 
 @pytest.fixture
@@ -52,40 +55,6 @@ def old(empty: TestDatabase, generation: Generation) -> TestDatabase:
     empty.execute(generation.sql)
     generation.fill(empty.dsn)
     return empty
-
-
-async def on(dsn: str, call: Callable[[Database], Awaitable[Any]]) -> Any:
-    """What *call* gives for the database of *dsn*."""
-    database = Database(reactor, dsn)
-    try:
-        return await call(database)
-    finally:
-        database.stop()
-
-
-async def run(database: TestDatabase, stop_after: int = sys.maxsize) -> list[str]:
-    """The steps that a migration did; it is killed after some of them."""
-    done: list[str] = []
-
-    def note(step: Step) -> None:
-        done.append(step.what)
-        if len(done) == stop_after:
-            raise Killed
-
-    await on(database.dsn, lambda d: migrate.migrate(d, note))
-    return done
-
-
-async def plan(database: TestDatabase) -> list[Step]:
-    return await on(database.dsn, migrate.plan)
-
-
-async def refusal(call: Awaitable[Any]) -> str:
-    """The one line that *call* is refused with."""
-    with pytest.raises(SchemaFault) as refused:
-        await call
-    assert "\n" not in str(refused.value)
-    return str(refused.value)
 
 
 @pytest.mark.parametrize("upgrade", [False, True])
@@ -118,22 +87,20 @@ async def test_many_daemons_start_at_once_on_an_empty_database(empty: TestDataba
 
 
 @pytest_twisted.ensureDeferred
-async def test_without_the_limited_role_nothing_is_granted(
-    empty: TestDatabase, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_without_the_limited_role_nothing_is_granted(empty: TestDatabase) -> None:
     """The roles are the administrator's; a run after they were made grants what is missing."""
-    with monkeypatch.context() as patch:
-        patch.setattr(migrate, "API_ROLE", "no_such_role")
-        await on(empty.dsn, lambda d: prepare(d, upgrade=False))
+    without = replace(
+        wanted(), grants=[replace(grant, role="no_such_role") for grant in wanted().grants]
+    )
+    await on(empty.dsn, lambda d: prepare(d, upgrade=False, schema=without))
     assert all(step.startswith("grant ") for step in await run(empty))
     assert await plan(empty) == []
 
 
 @pytest_twisted.ensureDeferred
-async def test_one_at_a_time(empty: TestDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(migrate, "LOCK_WAIT_SECONDS", 0.3)
+async def test_one_at_a_time(empty: TestDatabase) -> None:
     with holding(empty, "select pg_advisory_lock(1664)"):
-        line = await refusal(run(empty))
+        line = await refusal(run(empty, waits=Waits(other_run_seconds=0.3)))
     assert line == "another mig-api is changing the schema of this database"
 
 
@@ -268,16 +235,12 @@ async def test_a_scheduler_goes_on_writing(old: TestDatabase, generation: Genera
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_lock_that_is_never_free_ends_the_run(
-    empty: TestDatabase, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_lock_that_is_never_free_ends_the_run(empty: TestDatabase) -> None:
     """With one line; the next run completes what this one left."""
-    monkeypatch.setattr(
-        migrate, "BRIEF", migrate.Patience(lock_seconds=1, attempts=2, run_seconds=60)
-    )
+    waits = Waits(brief=Patience(lock_seconds=1, attempts=2, run_seconds=60))
     old_2014(empty)
     with holding(empty, "select count(*) from agents"):
-        line = await refusal(run(empty))
+        line = await refusal(run(empty, waits=waits))
     assert line.startswith("add to agents: mode, refreshtime, loadername: other transactions hold")
     await run(empty)
     assert await plan(empty) == []
@@ -442,10 +405,12 @@ def as_api(postgres: EmbeddedPostgres, database: TestDatabase) -> TestDatabase:
 async def test_only_the_owner_migrates(old: TestDatabase, postgres: EmbeddedPostgres) -> None:
     """The API's role may look what would be done, and is told who must do it."""
     limited = as_api(postgres, old)
-    assert len(await plan(limited)) > 5
+    steps = await plan(limited)
+    assert len(steps) > 5
     line = await refusal(run(limited))
     assert line == (
-        "migapi does not own the table actions; `mig-api migrate` must run as its owner, migadmin"
+        f"migapi may not create table mig_schema, and {len(steps) - 1} more steps: this must be"
+        " run by migadmin; `mig-api migrate --plan` prints it as SQL"
     )
     await run(old)
     await on(limited.dsn, lambda d: prepare(d, upgrade=False))
@@ -458,26 +423,148 @@ async def test_an_empty_database_of_somebody_else(
     empty.execute("revoke create on schema public from public")
     limited = as_api(postgres, empty)
     line = await refusal(on(limited.dsn, lambda d: prepare(d, upgrade=False)))
-    assert line.startswith("migapi may not create tables in this database")
+    assert line.startswith("migapi may not set up an empty database: this must be run by migadmin")
+
+
+@pytest.fixture
+def owner(empty: TestDatabase) -> Iterator[str]:
+    """A role that is no superuser, and may not create anything in the schema."""
+    name = f"owner_{next(_numbers)}"
+    empty.execute("revoke create on schema public from public")
+    empty.execute(f"create role {name}")
+    yield name
+    empty.execute(f"reassign owned by {name} to migadmin")
+    empty.execute(f"drop owned by {name}; drop role {name}")
+
+
+def give_all(database: TestDatabase, owner: str, *but: str) -> None:
+    """Make *owner* the owner of everything but some tables."""
+    tables = database.execute("select tablename from pg_tables where schemaname = 'public'")
+    change_owner(database, owner, *(name for [name] in tables if name not in but))
+    change_owner(database, owner, "investigators_id_seq")
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_a_superuser_adds_belongs_to_the_owner(empty: TestDatabase) -> None:
+async def test_what_a_superuser_adds_belongs_to_the_owner(empty: TestDatabase, owner: str) -> None:
+    """The owner gets the right to have it there."""
     old_2014(empty)
-    owner = f"owner_{threading.get_native_id()}"
-    empty.execute(f"create role {owner}")
+    give_all(empty, owner)
+    done = await run(empty)
+    assert done[0] == f"grant create on schema public to {owner}"
+    owners = "select distinct tableowner from pg_tables where schemaname = 'public'"
+    assert empty.execute(owners) == [(owner,)]
+    assert await plan(as_role(empty, owner)) == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_owner_of_a_database_sets_it_up(empty: TestDatabase, owner: str) -> None:
+    """The schema public is that role's, too, and nobody else needs a right in it before."""
+    [[name]] = empty.execute("select current_database()")
+    empty.execute(f"alter database {name} owner to {owner}")
+    empty.execute("revoke usage on schema public from public")
+    await on(as_role(empty, owner).dsn, lambda d: prepare(d, upgrade=False))
+    owners = "select distinct tableowner from pg_tables where schemaname = 'public'"
+    assert empty.execute(owners) == [(owner,)]
+    await on(as_role(empty, API).dsn, lambda d: prepare(d, upgrade=False))
+
+
+@pytest_twisted.ensureDeferred
+async def test_only_what_a_step_changes_must_be_owned(old: TestDatabase, owner: str) -> None:
+    """A table that needs nothing may belong to somebody else."""
+    old.execute(f"grant create on schema public to {owner}; grant select on modules to migapi")
+    give_all(old, owner, "modules")
+    assert len(await run(as_role(old, owner))) > 10
+    assert await plan(as_role(old, owner)) == []
+    select = "select tableowner from pg_tables where tablename = 'modules'"
+    assert old.execute(select) == [("migadmin",)]
+
+
+@pytest_twisted.ensureDeferred
+async def test_steps_of_another_role_are_told_before_anything_is_done(
+    empty: TestDatabase, owner: str
+) -> None:
+    """Once that role has run the SQL that is printed for it, the owner can run the rest."""
+    empty.execute(GENERATIONS["2017"].sql)
+    GENERATIONS["2017"].fill(empty.dsn)
+    give_all(empty, owner, "agents_stats", "manifestsig")
+    change_owner(empty, "migadmin", "investigators_id_seq")
+    before = catalog.everything(empty)
+    with pytest.raises(OtherRoleNeededError) as refused:
+        await run(as_role(empty, owner))
+    assert catalog.everything(empty) == before
+    sql = refused.value.sql
+    assert [line for line in sql.splitlines() if line.startswith("-- ")] == [
+        "-- as migadmin:",
+        f"-- grant create on schema public to {owner}",
+        "-- grant select on agents_stats to migapi",
+        "-- grant select on manifestsig to migapi",
+        "-- grant usage on investigators_id_seq to migapi",
+    ]
+    assert str(refused.value) == (
+        f"{owner} may not grant create on schema public to {owner}, and 3 more steps: this must"
+        " be run by migadmin; `mig-api migrate --plan` prints it as SQL"
+    )
+    empty.execute(sql)
+    await run(as_role(empty, owner))
+    assert await plan(as_role(empty, owner)) == []
+    await on(as_role(empty, API).dsn, lambda d: prepare(d, upgrade=False))
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_member_of_the_owner_migrates_as_the_owner(empty: TestDatabase, owner: str) -> None:
+    old_2014(empty)
+    give_all(empty, owner)
+    empty.execute(f"grant create on schema public to {owner}")
+    member = f"{owner}_member"
+    empty.execute(f"create role {member} in role {owner}")
     try:
-        empty.execute(f"grant create on schema public to {owner}")
-        for [name] in empty.execute("select tablename from pg_tables where schemaname = 'public'"):
-            empty.execute(f"alter table {name} owner to {owner}")
-        empty.execute(f"alter sequence investigators_id_seq owner to {owner}")
-        await run(empty)
+        await run(as_role(empty, member))
         owners = "select distinct tableowner from pg_tables where schemaname = 'public'"
         assert empty.execute(owners) == [(owner,)]
     finally:
-        empty.execute(f"reassign owned by {owner} to migadmin")
-        empty.execute(f"drop owned by {owner}")
-        empty.execute(f"drop role {owner}")
+        empty.execute(f"drop role {member}")
+
+
+@pytest.mark.parametrize(
+    ("table", "column"),
+    [("submissions", "document"), ("submissions", "handedover"), ("mig_schema", "appliedat")],
+)
+@pytest_twisted.ensureDeferred
+async def test_columns_are_added_to_every_table_of_ours(
+    database: TestDatabase, table: str, column: str
+) -> None:
+    """Not only to those that were there before MIG's API was."""
+    fresh = catalog.columns(database)
+    database.execute(f"alter table {table} drop column {column} cascade")
+    assert f"add to {table}: {column}" in await run(database)
+    assert catalog.columns(database) == fresh
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_table_that_the_api_does_not_read_is_left_alone(old: TestDatabase) -> None:
+    old.execute("alter table modules drop column name")
+    await run(old)
+    columns = "select attname from pg_attribute where attrelid = %s::regclass and attnum > 0"
+    assert old.execute(f"{columns} and not attisdropped", ("modules",)) == [("id",)]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_role_with_an_odd_name_owns_the_tables(empty: TestDatabase) -> None:
+    old_2014(empty)
+    name = f'"Mig\'s; admin {next(_numbers)}"'
+    empty.execute(f"create role {name}; grant create on schema public to {name}")
+    try:
+        give_all(empty, name)
+        assert {step.runner.title for step in await plan(as_role(empty, "migapi"))} >= {name}
+        await run(empty)
+        owners = (
+            "select distinct quote_ident(tableowner) from pg_tables where tableowner like 'Mig%'"
+        )
+        assert empty.execute(owners) == [(name,)]
+        assert await plan(empty) == []
+    finally:
+        empty.execute(f"reassign owned by {name} to migadmin")
+        empty.execute(f"drop owned by {name}; drop role {name}")
 
 
 @pytest.fixture(params=["new", *GENERATIONS])

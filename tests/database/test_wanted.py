@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from mig.database.schema.declared import SHARED, read, wanted
+from mig.access.permissions import DEFAULT_PERMISSIONS
+from mig.database.schema.declared import Definition, read, wanted
+
+T = "create table t (\n    a text\n);\n"
 
 
 def test_tables_columns_and_indexes_are_read() -> None:
@@ -15,11 +18,94 @@ def test_tables_columns_and_indexes_are_read() -> None:
         "    unique (id, name)\n);\n"
         "create index t_name on t (name, id);\n"
     )
-    assert schema.sequences == ("s",)
+    assert [sequence.name for sequence in schema.sequences] == ["s"]
     [table] = schema.tables
     assert table.columns == {"id": "numeric primary key", "name": "varchar(9) not null"}
     [index] = schema.indexes
     assert (index.name, index.table, index.columns) == ("t_name", "t", ("name", "id"))
+
+
+def test_a_table_that_exists_may_be_declared_to_stay_as_it_is() -> None:
+    schema = read(
+        "create table t (\n    a text\n);\ncreate table if not exists u (\n    a text\n);"
+    )
+    assert [(table.name, table.fixed) for table in schema.tables] == [("t", False), ("u", True)]
+
+
+def test_functions_and_triggers_are_read() -> None:
+    """A body is kept to the letter: with its semicolons, quotes and comments."""
+    schema = read("""
+        create table t (
+            a text, -- not; the end
+            b text default ';--'
+        );
+        create function f(since timestamptz, least numeric) returns setof double precision
+            language sql stable strict security definer parallel safe
+            set search_path = pg_catalog, pg_temp as $f$ select 1; -- it's $$ $f$;
+        create function g() returns trigger language plpgsql as $$begin return new; end$$;
+        create trigger t_g after insert or update of a, b on t
+            for each row execute function g();
+    """)
+    f, g = schema.functions
+    assert f.signature == "f(timestamptz, numeric)"
+    assert (f.result_type, g.result_type) == ("double precision", "trigger")
+    assert f.definition == Definition(
+        argument_names=("since", "least"),
+        body=" select 1; -- it's $$ ",
+        language="sql",
+        parallel="s",
+        returns_set=True,
+        security_definer=True,
+        settings=frozenset({"search_path=pg_catalog,pg_temp"}),
+        strict=True,
+        volatility="s",
+    )
+    [trigger] = schema.triggers
+    assert (trigger.table, trigger.function, trigger.kind) == ("t", "g", 1 + 4 + 16)
+    assert trigger.columns == {"a", "b"}
+    assert len(schema.objects) == 4
+
+
+def test_roles_and_grants_are_read() -> None:
+    """Each grant is of one privilege on one thing to one role; only a declared role is created."""
+    schema = read("""
+        create sequence s;
+        create table t (
+            a text,
+            b text
+        );
+        create function f(a text) returns text language sql as $$select a$$;
+        create role r nologin;
+        grant select, update (a, b) on t to r, q;
+        grant usage on sequence s to q;
+        grant execute on function f(text) to r;
+        grant r to q, p;
+    """)
+    assert [role.name for role in schema.roles] == ["r"]
+    assert schema.role_names == ["r", "q", "p"]
+    assert [grant.sql for grant in schema.grants] == [
+        "grant select on table t to r",
+        "grant select on table t to q",
+        "grant update (a, b) on table t to r",
+        "grant update (a, b) on table t to q",
+        "grant usage on sequence s to q",
+        "grant execute on function f(text) to r",
+    ]
+    assert [membership.sql for membership in schema.memberships] == ["grant r to q", "grant r to p"]
+
+
+def test_data_steps_are_read() -> None:
+    schema = read(f"""{T}
+        -- when t.a is added:
+        update t set a = 'x; y';
+        -- Why the table begins with a row.
+        -- when t is created:
+        insert into t values ('z');
+    """)
+    assert [(step.table, step.column, step.sql) for step in schema.data] == [
+        ("t", "a", "update t set a = 'x; y'"),
+        ("t", "", "insert into t values ('z')"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -29,13 +115,60 @@ def test_tables_columns_and_indexes_are_read() -> None:
         "create index i on t (lower(name))",
         "create unique index i on t (name)",
         "create index i on t (name) where name is not null",
+        "create view v as select 1",
+        "create role r superuser",
+        "create function f() returns text as $$select ''$$",
+        "create function f() returns text language sql cost 5 as $$select ''$$",
+        "create function f() returns text language sql as 'select 1'",
+        "create trigger x before insert on t for each row when (new.a = '') execute function f()",
+        "create trigger x instead of insert on t for each row execute function f()",
+        "create trigger x before insert of a on t for each row execute function f()",
+        "create trigger x before insert on t for each row execute function f('a')",
+        "grant select",
+        "update t set a = ''",
+        "-- when t.a is added:\ncreate index i on t (a)",
     ],
 )
 def test_what_could_not_be_compared_is_no_schema(sql: str) -> None:
     with pytest.raises(ValueError, match="no statement for a schema that is compared"):
-        read(sql)
+        read(T + sql)
+
+
+@pytest.mark.parametrize(
+    ("sql", "says"),
+    [
+        ("grant select on u to r", "table u is not declared"),
+        ("grant select (b) on t to r", "column t.b is not declared"),
+        ("grant usage on sequence t to r", "sequence t is not declared"),
+        ("grant execute on function f(text) to r", r"function f\(text\) is not declared"),
+        ("create index i on t (b)", "column t.b is not declared"),
+        ("-- when t.b is added:\nupdate t set b = ''", "column t.b is not declared"),
+        ("-- when t.a is added:\nupdate u set a = ''", "a data step may change t only"),
+        (
+            "create trigger x before insert on t for each row execute function f()",
+            "function f is not declared",
+        ),
+        ("create function f(a) returns text language sql as $$$$", "a name and a type"),
+        (
+            "create sequence s; create table u (\n a int default nextval('s'),\n"
+            " b int default nextval('s')\n)",
+            "default of more than one column",
+        ),
+    ],
+)
+def test_a_schema_names_only_what_it_declares(sql: str, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        read(T + sql)
 
 
 def test_the_private_key_is_granted_to_nobody() -> None:
-    assert not any("privatekey" in grant.sql for grant in wanted().grants)
-    assert {table.name for table in wanted().tables} > set(SHARED)
+    """Nor the whole table with it."""
+    grants = [grant for grant in wanted().grants if grant.relation == "investigators"]
+    assert grants
+    assert all(grant.columns and "privatekey" not in grant.columns for grant in grants)
+
+
+def test_adopted_investigators_get_the_permissions_of_new_ones() -> None:
+    [step] = wanted().data
+    assert (step.table, step.column) == ("investigators", "permissions")
+    assert f"set permissions = {int(DEFAULT_PERMISSIONS)} where" in step.sql

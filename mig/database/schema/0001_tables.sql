@@ -1,9 +1,11 @@
 -- The tables that the API shares with schedulers of 2014 and 2017. A scheduler of one generation
 -- does not name the columns of the other: each of those is nullable or has a default.
 --
--- An empty database is set up by this text as it stands; mig/database/schema/declared.py reads in it what an
--- existing one must have. It holds `create table` with one column a line, `create index` and
--- `create sequence`, nothing else; a new column goes into its table, and declared.VERSION up by one.
+-- These files set up an empty database, and declare what an existing one must have. declared.py
+-- reads them and refuses any statement that it could not compare with a database; its docstring
+-- lists those that it knows. A new column goes into its table, and declared.VERSION up by one.
+--
+-- A table that the API does not read by column is `if not exists`: where it exists it stays as it is.
 
 create table mig_schema (
     version   integer primary key,
@@ -74,6 +76,10 @@ create table investigators (
     apikey         bytea,
     apisalt        bytea
 );
+-- A 2014 database has no permissions. Those who may submit actions there may do so here: search,
+-- action, action_create, command, agent and dashboard, the lowest six bits.
+-- when investigators.permissions is added:
+update investigators set permissions = 63 where status = 'active';
 
 create table signatures (
     actionid       numeric references actions (id),
@@ -95,19 +101,19 @@ create table submissions (
 );
 create index submissions_waiting on submissions (handedover, submitted);
 
-create table modules (
+create table if not exists modules (
     id   numeric primary key,
     name varchar(256) not null
 );
 
-create table agtmodreq (
+create table if not exists agtmodreq (
     moduleid numeric references modules (id),
     agentid  numeric references agents (id),
     minimumweight integer not null,
     unique (moduleid, agentid)
 );
 
-create table invagtmodperm (
+create table if not exists invagtmodperm (
     investigatorid numeric references investigators (id),
     agentid        numeric references agents (id),
     moduleid       numeric references modules (id),
@@ -115,7 +121,7 @@ create table invagtmodperm (
     unique (investigatorid, agentid, moduleid)
 );
 
-create table agents_stats (
+create table if not exists agents_stats (
     timestamp               timestamptz not null,
     online_agents           numeric,
     online_agents_by_version json,
@@ -129,7 +135,7 @@ create table agents_stats (
     flapping_endpoints      numeric
 );
 
-create table manifests (
+create table if not exists manifests (
     id        numeric primary key,
     name      varchar(256) not null,
     timestamp timestamptz not null,
@@ -138,14 +144,14 @@ create table manifests (
     content   text not null
 );
 
-create table manifestsig (
+create table if not exists manifestsig (
     manifestid     numeric references manifests (id),
     investigatorid numeric references investigators (id),
     pgpsignature   varchar(4096) not null,
     unique (manifestid, investigatorid)
 );
 
-create table loaders (
+create table if not exists loaders (
     id         numeric primary key,
     loadername varchar(256) not null unique,
     loaderkey  bytea,

@@ -1,37 +1,101 @@
-"""What the database must have, read from the SQL that sets up an empty one."""
+"""What the database must have, read from the SQL that sets up an empty one.
+
+A statement is declared only when a database can be compared with it. Keywords are in lower case.
+
+``create [or replace] function NAME(ARGUMENT TYPE, …) returns TYPE OPTION… as $$…$$``
+    without default values; an option is ``language``, the volatility, ``strict``, ``security
+    definer``, ``parallel``, or ``set NAME = VALUE``.
+``create index NAME on TABLE (COLUMN, …)``
+    ascending, over all rows.
+``create role NAME [login | nologin]``
+    a role that a migration creates. Any other role is the administrator's.
+``create sequence NAME``
+    the default of one column at most: the sequence belongs to the owner of that table.
+``create table [if not exists] NAME (…)``
+    one column a line. A table that exists gets the columns that it does not have; one that is
+    declared with ``if not exists`` is not changed.
+``create trigger NAME before | after EVENT [or EVENT…] on TABLE for each row | statement execute
+function NAME()``
+    an event may be ``update of COLUMN, …``. A condition belongs into the function: PostgreSQL's
+    text of a ``when`` differs from version to version.
+``grant PRIVILEGE [(COLUMN, …)], … on [table | sequence | function] NAME, … to ROLE, …``
+    given to those of the roles that exist.
+``grant ROLE, … to ROLE, …``
+    membership, where both exist.
+``insert into``, ``update`` and ``delete from``
+    a data step, below a comment ``-- when TABLE is created:`` or ``-- when TABLE.COLUMN is
+    added:``. It changes that table, once, in the transaction that makes the table or the column.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 from typing import Final
 
 VERSION: Final = 2
-"""The schema that this program needs. Up by one whenever the SQL or the grants change."""
+"""The schema that this program needs. Up by one whenever the SQL files change the schema."""
 
-API_ROLE: Final = "migapi"
-
-SHARED: Final = ("agents", "actions", "commands", "investigators", "signatures")
-"""The tables that the API reads by column; any other one is left alone where it exists."""
-
-_SCHEDULERS_OWN = "privatekey"
-_COMMENT = re.compile(r"--.*\n")
-_TABLE = re.compile(r"create table (\w+) \((.+)\)", re.DOTALL)
+_NOT_DECLARABLE = "no statement for a schema that is compared"
+_TOKEN = re.compile(
+    r"""(?P<comment>--[^\n]*|/\*.*?\*/)
+    | '(?:[^']|'')*' | "[^"]*" | \$(?P<tag>\w*)\$.*?\$(?P=tag)\$
+    | (?P<end>;) | [^-/'"$;]+ | .""",
+    re.DOTALL | re.VERBOSE,
+)
+_OCCASION = re.compile(r"-- when (\w+)(?:\.(\w+) is added| is created):")
+_DATA = re.compile(r"(?:insert into|update|delete from) (\w+)\s.+", re.DOTALL)
+_ROLE = re.compile(r"create role (\w+)(?: login| nologin)?")
+_TABLE = re.compile(r"create table (if not exists )?(\w+) \((.+)\)", re.DOTALL)
 _INDEX = re.compile(r"create index (\w+) on (\w+) \(([\w, ]+)\)")
 _SEQUENCE = re.compile(r"create sequence (\w+)")
+_FUNCTION = re.compile(
+    r"create (?:or replace )?function (\w+) ?\(([^()]*)\) returns (setof )?(.+?)"
+    r" ((?:language|immutable|stable|volatile|strict|security|parallel|set) .+) as"
+)
+_FUNCTION_OPTION = re.compile(
+    r"language (?P<language>\w+)|(?P<volatility>immutable|stable|volatile)|(?P<strict>strict)"
+    r"|security (?P<definer>definer)|parallel (?P<parallel>safe|restricted|unsafe)"
+    r"|set (?P<setting>\w+ (?:=|to) (?:'[^']*'|\w+)(?:, \w+)*)"
+)
+_BODY = re.compile(r"\$(\w*)\$(.*)\$\1\$", re.DOTALL)
+_TRIGGER = re.compile(
+    r"create trigger (\w+) (before|after) (.+) on (\w+)"
+    r" for each (row|statement) execute function (\w+)\(\)"
+)
+_TRIGGER_EVENT = re.compile(r"(insert|delete|truncate|update)(?: of ([\w, ]+))?")
+_GRANT = re.compile(r"grant (.+) on (?:(table|sequence|function) )?(.+?) to ([\w, ]+)")
+_PRIVILEGE = re.compile(r"(\w+)(?: \(([\w, ]+)\))?")
+_MEMBERSHIP = re.compile(r"grant ([\w, ]+) to ([\w, ]+)")
 _CONSTRAINTS = ("unique (", "primary key (", "foreign key (", "check (")
+
+_TRIGGER_BITS: Final = {
+    "row": 1,
+    "statement": 0,
+    "before": 2,
+    "after": 0,
+    "insert": 4,
+    "delete": 8,
+    "update": 16,
+    "truncate": 32,
+}
+"""How ``pg_trigger.tgtype`` says when a trigger fires."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table; *columns* are the definitions, without the name, by name."""
+    """A table; *columns* are the definitions, without the name, by name.
+
+    It is *fixed* when one that exists is not changed.
+    """
 
     name: str
     columns: dict[str, str]
     sql: str
+    fixed: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,50 +108,132 @@ class Index:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Sequence:
+    """A sequence, and the column whose default it is, if any."""
+
+    name: str
+    table: str
+    column: str
+
+    @property
+    def default(self) -> str:
+        return f"nextval('{self.name}')"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Definition:
+    """What a function is made of, as ``pg_proc`` has it; the types of a function are not in it."""
+
+    argument_names: tuple[str, ...]
+    body: str
+    language: str
+    parallel: str
+    returns_set: bool
+    security_definer: bool
+    settings: frozenset[str]
+    strict: bool
+    volatility: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Function:
+    """A function; its types are as they are written, PostgreSQL resolves them."""
+
+    name: str
+    argument_types: tuple[str, ...]
+    result_type: str
+    definition: Definition
+    sql: str
+
+    @property
+    def signature(self) -> str:
+        return f"{self.name}({', '.join(self.argument_types)})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trigger:
+    """A trigger; *kind* is as in ``pg_trigger.tgtype``, and *columns* those of ``update of``."""
+
+    name: str
+    table: str
+    function: str
+    kind: int
+    columns: frozenset[str]
+    sql: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Role:
+    """A role that a migration creates where it is missing."""
+
+    name: str
+    sql: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Grant:
-    """A right of the API's role on one table, some columns of one, or one sequence."""
+    """One privilege of one role on a table, some columns of one, a sequence or a function."""
 
     privilege: str
     relation: str
+    role: str
     columns: tuple[str, ...] = ()
     kind: str = "table"
 
     @property
+    def what(self) -> str:
+        return f"grant {self.privilege} on {self.relation} to {self.role}"
+
+    @property
     def sql(self) -> str:
         columns = f" ({', '.join(self.columns)})" if self.columns else ""
-        return f"grant {self.privilege}{columns} on {self.kind} {self.relation} to {API_ROLE}"
+        return f"grant {self.privilege}{columns} on {self.kind} {self.relation} to {self.role}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Membership:
+    """A role whose privileges another one, its member, has or can take on."""
+
+    role: str
+    member: str
+
+    @property
+    def sql(self) -> str:
+        return f"grant {self.role} to {self.member}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataStep:
+    """A change of rows with the addition of *column*, or, when it is empty, of the table."""
+
+    table: str
+    column: str
+    sql: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """The whole schema; *sql* is the text that makes it in an empty database."""
+    """The whole schema; *objects* are the statements that make all but roles and grants."""
 
-    sql: str
-    sequences: tuple[str, ...]
-    tables: tuple[Table, ...]
-    indexes: tuple[Index, ...]
+    version: int
+    objects: list[str] = field(default_factory=list)
+    roles: list[Role] = field(default_factory=list)
+    memberships: list[Membership] = field(default_factory=list)
+    sequences: list[Sequence] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+    indexes: list[Index] = field(default_factory=list)
+    functions: list[Function] = field(default_factory=list)
+    triggers: list[Trigger] = field(default_factory=list)
+    data: list[DataStep] = field(default_factory=list)
+    grants: list[Grant] = field(default_factory=list)
 
     @property
-    def grants(self) -> Iterator[Grant]:
-        """The API reads all but the scheduler's private key, and writes what it must."""
-        for table in self.tables:
-            if table.name != "investigators":
-                yield Grant(privilege="select", relation=table.name)
-                continue
-            readable = tuple(name for name in table.columns if name != _SCHEDULERS_OWN)
-            yield Grant(privilege="select", relation=table.name, columns=readable)
-            yield Grant(privilege="insert", relation=table.name, columns=readable)
-            yield Grant(
-                privilege="update",
-                relation=table.name,
-                columns=("status", "lastmodified", "permissions", "apikey", "apisalt"),
-            )
-        yield Grant(privilege="insert", relation="actions")
-        yield Grant(privilege="insert", relation="signatures")
-        yield Grant(privilege="insert", relation="submissions")
-        yield Grant(privilege="update", relation="submissions", columns=("handedover", "document"))
-        for sequence in self.sequences:
-            yield Grant(privilege="usage", relation=sequence, kind="sequence")
+    def role_names(self) -> list[str]:
+        """Every role that is named, each once."""
+        named = [role.name for role in self.roles]
+        named += [name for each in self.memberships for name in (each.role, each.member)]
+        named += [grant.role for grant in self.grants]
+        return list(dict.fromkeys(named))
 
 
 @cache
@@ -98,34 +244,218 @@ def wanted() -> Wanted:
     return read("\n".join(file.read_text(encoding="utf-8") for file in files))
 
 
-def read(sql: str) -> Wanted:
+def read(sql: str, version: int = VERSION) -> Wanted:
     """The schema that *sql* makes.
 
-    :raises ValueError: for a statement of a kind that could not be compared with a database.
+    :raises ValueError: for a statement of a kind that could not be compared with a database, and
+        for one that names what is not declared.
     """
-    sequences, tables, indexes = [], [], []
-    for statement in filter(None, map(str.strip, _COMMENT.sub("\n", sql).split(";"))):
-        if found := _TABLE.fullmatch(statement):
-            tables.append(Table(name=found[1], columns=_columns(found[2]), sql=statement))
-        elif found := _INDEX.fullmatch(statement):
-            columns = tuple(found[3].split(", "))
-            indexes.append(Index(name=found[1], table=found[2], columns=columns))
-        elif found := _SEQUENCE.fullmatch(statement):
-            sequences.append(found[1])
+    schema = Wanted(version=version)
+    statements = list(_split(sql))
+    sequences = [found[1] for _, text in statements if (found := _SEQUENCE.fullmatch(text))]
+    for occasion, text in statements:
+        if (_DATA.fullmatch(text) is not None) != (occasion is not None):
+            raise ValueError(f"{_NOT_DECLARABLE}, but for data steps after a comment: {text}")
+        line = " ".join(text.split())
+        if occasion is not None:
+            _read_data_step(schema, occasion, text)
+        elif line.startswith("create role "):
+            _read_role(schema, line)
+        elif line.startswith("grant "):
+            _read_grant(schema, line)
         else:
-            raise ValueError(f"no statement for a schema that is compared: {statement}")
-    return Wanted(
-        sql=sql.rstrip(),
-        sequences=tuple(sequences),
-        tables=tuple(tables),
-        indexes=tuple(indexes),
-    )
+            _read_object(schema, text, line)
+    schema.sequences.extend(_find_sequence(schema, name) for name in sequences)
+    _check_names(schema)
+    return schema
 
 
-def _columns(body: str) -> dict[str, str]:
+def _split(sql: str) -> Iterator[tuple[re.Match[str] | None, str]]:
+    """Yield each statement without its comments, and the occasion that a comment above it gives."""
+    text = ""
+    occasion: re.Match[str] | None = None
+    for token in _TOKEN.finditer(sql):
+        if token["end"]:
+            yield occasion, text.strip()
+            text, occasion = "", None
+        elif not token["comment"]:
+            text += token[0]
+        elif found := _OCCASION.fullmatch(token[0].strip()):
+            occasion = found
+    if text.strip():
+        yield occasion, text.strip()
+
+
+def _read_object(schema: Wanted, text: str, line: str) -> None:
+    if found := _TABLE.fullmatch(text):
+        columns = _read_columns(found[3])
+        table = Table(name=found[2], columns=columns, sql=text, fixed=bool(found[1]))
+        schema.tables.append(table)
+    elif found := _INDEX.fullmatch(line):
+        index = Index(name=found[1], table=found[2], columns=_names(found[3]))
+        schema.indexes.append(index)
+    elif line.startswith(("create function ", "create or replace function ")):
+        function = _read_function(text)
+        schema.functions.append(function)
+        text = function.sql
+    elif found := _TRIGGER.fullmatch(line):
+        schema.triggers.append(_read_trigger(found, text))
+    elif not _SEQUENCE.fullmatch(text):
+        raise ValueError(f"{_NOT_DECLARABLE}: {text}")
+    schema.objects.append(text)
+
+
+def _read_columns(body: str) -> dict[str, str]:
     columns = {}
     for line in filter(None, (line.strip().removesuffix(",") for line in body.splitlines())):
         if not line.startswith(_CONSTRAINTS):
             name, definition = line.split(maxsplit=1)
             columns[name] = definition
     return columns
+
+
+def _read_function(text: str) -> Function:
+    head, dollar, rest = text.partition("$")
+    found = _FUNCTION.fullmatch(" ".join(head.split()))
+    body = _BODY.fullmatch(dollar + rest)
+    if not found or not body:
+        raise ValueError(f"{_NOT_DECLARABLE}: {text}")
+    options = found[5]
+    chosen: dict[str, str] = {}
+    settings = set()
+    for option in _FUNCTION_OPTION.finditer(options):
+        if option["setting"]:
+            settings.add(normalize_setting(option["setting"].replace(" to ", "=")))
+        chosen.update((name, value) for name, value in option.groupdict().items() if value)
+    if _FUNCTION_OPTION.sub("", options).strip() or "language" not in chosen:
+        raise ValueError(f"{_NOT_DECLARABLE}: {text}")
+    arguments = [argument.split(maxsplit=1) for argument in _names(found[2])]
+    if any(len(argument) != 2 or " default " in argument[1] for argument in arguments):
+        raise ValueError(f"each argument must be a name and a type: {text}")
+    return Function(
+        name=found[1],
+        argument_types=tuple(type for _, type in arguments),
+        result_type=found[4],
+        definition=Definition(
+            argument_names=tuple(name for name, _ in arguments),
+            body=body[2],
+            language=chosen["language"],
+            parallel=chosen.get("parallel", "unsafe")[0],
+            returns_set=bool(found[3]),
+            security_definer="definer" in chosen,
+            settings=frozenset(settings),
+            strict="strict" in chosen,
+            volatility=chosen.get("volatility", "volatile")[0],
+        ),
+        sql=re.sub(r"^create (or replace )?function", "create or replace function", text),
+    )
+
+
+def normalize_setting(text: str) -> str:
+    """Return a function's setting as it can be compared: PostgreSQL quotes and spaces it anew."""
+    return re.sub(r"""[\s'"]""", "", text)
+
+
+def _read_trigger(found: re.Match[str], text: str) -> Trigger:
+    name, moment, events, table, level, function = found.groups()
+    kind = _TRIGGER_BITS[moment] | _TRIGGER_BITS[level]
+    columns: tuple[str, ...] = ()
+    for event in events.split(" or "):
+        read = _TRIGGER_EVENT.fullmatch(event)
+        if not read or (read[2] and read[1] != "update"):
+            raise ValueError(f"{_NOT_DECLARABLE}: {text}")
+        kind |= _TRIGGER_BITS[read[1]]
+        columns += _names(read[2] or "")
+    return Trigger(
+        name=name,
+        table=table,
+        function=function,
+        kind=kind,
+        columns=frozenset(columns),
+        sql=text,
+    )
+
+
+def _read_role(schema: Wanted, line: str) -> None:
+    if not (found := _ROLE.fullmatch(line)):
+        raise ValueError(f"{_NOT_DECLARABLE}: {line}")
+    schema.roles.append(Role(name=found[1], sql=line))
+
+
+def _read_grant(schema: Wanted, line: str) -> None:
+    if found := _GRANT.fullmatch(line):
+        privileges = [_PRIVILEGE.fullmatch(each) for each in _names(found[1])]
+        for relation in _names(found[3]):
+            for privilege in privileges:
+                if not privilege:
+                    raise ValueError(f"{_NOT_DECLARABLE}: {line}")
+                for role in _names(found[4]):
+                    grant = Grant(
+                        privilege=privilege[1],
+                        relation=relation,
+                        role=role,
+                        columns=_names(privilege[2] or ""),
+                        kind=found[2] or "table",
+                    )
+                    schema.grants.append(grant)
+    elif found := _MEMBERSHIP.fullmatch(line):
+        for role in _names(found[1]):
+            for member in _names(found[2]):
+                schema.memberships.append(Membership(role=role, member=member))
+    else:
+        raise ValueError(f"{_NOT_DECLARABLE}: {line}")
+
+
+def _read_data_step(schema: Wanted, occasion: re.Match[str], text: str) -> None:
+    found = _DATA.fullmatch(text)
+    assert found is not None
+    if found[1] != occasion[1]:
+        raise ValueError(f"a data step may change {occasion[1]} only: {text}")
+    schema.data.append(DataStep(table=occasion[1], column=occasion[2] or "", sql=text))
+    schema.objects.append(text)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """Split *text* at the commas that are in no parentheses."""
+    return tuple(filter(None, (name.strip() for name in re.split(r",(?![^(]*\))", text))))
+
+
+def _find_sequence(schema: Wanted, name: str) -> Sequence:
+    used = [
+        (table.name, column)
+        for table in schema.tables
+        for column, definition in table.columns.items()
+        if f"nextval('{name}')" in definition
+    ]
+    if len(used) > 1:
+        raise ValueError(f"the sequence {name} is the default of more than one column")
+    table, column = used[0] if used else ("", "")
+    return Sequence(name=name, table=table, column=column)
+
+
+def _check_names(schema: Wanted) -> None:
+    tables = {table.name: table for table in schema.tables}
+    functions = {function.name for function in schema.functions}
+    relations = {
+        "table": set(tables),
+        "sequence": {sequence.name for sequence in schema.sequences},
+        "function": {function.signature for function in schema.functions},
+    }
+    columns: list[tuple[str, Iterable[str]]] = [
+        *((index.table, index.columns) for index in schema.indexes),
+        *((trigger.table, trigger.columns) for trigger in schema.triggers),
+        *((step.table, filter(None, [step.column])) for step in schema.data),
+        *((grant.relation, grant.columns) for grant in schema.grants if grant.kind == "table"),
+    ]
+    for grant in schema.grants:
+        if grant.relation not in relations[grant.kind]:
+            raise ValueError(f"{grant.kind} {grant.relation} is not declared: {grant.sql}")
+    for table, used in columns:
+        if table not in tables:
+            raise ValueError(f"the table {table} is not declared")
+        for column in used:
+            if column not in tables[table].columns:
+                raise ValueError(f"the column {table}.{column} is not declared")
+    for trigger in schema.triggers:
+        if trigger.function not in functions:
+            raise ValueError(f"the function {trigger.function} is not declared: {trigger.sql}")

@@ -1,0 +1,353 @@
+"""What a database has of the declared schema, and who may change it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from mig.database.pool import Rows
+from mig.database.schema.declared import (
+    Definition,
+    Grant,
+    Membership,
+    Wanted,
+    normalize_setting,
+)
+from mig.errors import SchemaFault
+
+OLDEST_SERVER: Final = 110000
+"""From PostgreSQL 11 on, a new column with a constant default does not rewrite its table."""
+
+ADMIN_OPTION_SERVER: Final = 160000
+"""Up to PostgreSQL 15, a role with CREATEROLE can grant membership in any role."""
+
+# From version 14 on, the schema public belongs to a pseudo-role that nobody can log in as.
+_SERVER = """
+with place as (
+    select coalesce(current_schema(), 'public') as name
+), owner as (
+    select coalesce(
+        (
+            select n.nspowner from pg_namespace n join pg_roles r on r.oid = n.nspowner
+            where n.nspname = place.name and r.rolname <> 'pg_database_owner'
+        ),
+        (select datdba from pg_database where datname = current_database())
+    ) as oid
+    from place
+)
+select current_setting('server_version_num')::integer, current_setting('server_encoding'),
+    quote_ident(place.name),
+    coalesce(has_schema_privilege('public', current_schema(), 'usage'), false),
+    quote_ident(pg_get_userbyid(owner.oid)), pg_has_role(owner.oid, 'usage'),
+    quote_ident(r.rolname), r.rolsuper, r.rolcreaterole,
+    coalesce(has_table_privilege(to_regclass('mig_schema')::oid, 'select'), false)
+from place, owner, pg_roles r
+where r.rolname = current_user
+"""
+_VERSION = "select max(version) from mig_schema"
+_COLUMNS = """
+select t.name, quote_ident(pg_get_userbyid(c.relowner)), pg_has_role(c.relowner, 'usage'),
+    a.attname::text, a.atthasdef
+from unnest(%s::text[]) with ordinality as t (name, place)
+join pg_class c on c.oid = to_regclass(t.name)
+join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+order by t.place, a.attnum
+"""
+_SEQUENCES = """
+select s.name, quote_ident(pg_get_userbyid(c.relowner)), pg_has_role(c.relowner, 'usage')
+from unnest(%s::text[]) as s (name) join pg_class c on c.oid = to_regclass(s.name)
+"""
+_INDEXES = """
+select t.name, i.relname::text, x.indisvalid and x.indisready and x.indislive,
+    m.amname = 'btree' and x.indpred is null and x.indexprs is null
+    and array(select distinct o from unnest(x.indoption::int2[]) as o)
+        in (array[0::int2], array[3::int2]),
+    array(
+        select a.attname::text
+        from unnest(x.indkey::int2[]) with ordinality as k (attnum, place)
+        join pg_attribute a on a.attrelid = x.indrelid and a.attnum = k.attnum
+        where k.place <= x.indnkeyatts order by k.place
+    )
+from unnest(%s::text[]) as t (name)
+join pg_index x on x.indrelid = to_regclass(t.name)
+join pg_class i on i.oid = x.indexrelid
+join pg_am m on m.oid = i.relam
+"""
+# The body of a function is stored to the letter, its other properties in columns of their own.
+# These compare on every version; the text that PostgreSQL makes of a function or trigger does not.
+_FUNCTIONS = """
+select f.signature, quote_ident(pg_get_userbyid(p.proowner)), pg_has_role(p.proowner, 'usage'),
+    p.prorettype = to_regtype(f.result)::oid and p.prokind = 'f',
+    array(select n from unnest(p.proargnames) as n), p.prosrc, l.lanname::text,
+    p.proparallel::text, p.proretset, p.prosecdef, array(select s from unnest(p.proconfig) as s),
+    p.proisstrict, p.provolatile::text
+from unnest(%s::text[], %s::text[]) as f (signature, result)
+join pg_proc p on p.oid = to_regprocedure(f.signature)
+join pg_language l on l.oid = p.prolang
+"""
+_TRIGGERS = """
+select d.name, d.relation, t.tgtype::integer,
+    array(
+        select a.attname::text from unnest(t.tgattr::int2[]) as k (attnum)
+        join pg_attribute a on a.attrelid = t.tgrelid and a.attnum = k.attnum
+    ),
+    coalesce(t.tgfoid = to_regprocedure(d.function || '()')::oid, false)
+    and t.tgenabled in ('O', 'A') and t.tgqual is null and t.tgnargs = 0 and t.tgconstraint = 0
+    and t.tgoldtable is null and t.tgnewtable is null
+from unnest(%s::text[], %s::text[], %s::text[]) as d (name, relation, function)
+join pg_trigger t on t.tgrelid = to_regclass(d.relation) and t.tgname = d.name
+    and not t.tgisinternal
+"""
+_CREATORS = """
+select quote_ident(rolname) from pg_roles
+where quote_ident(rolname) = any(%s) and has_schema_privilege(oid, current_schema(), 'create')
+"""
+_ROLES = """
+select r.rolname::text, coalesce(has_schema_privilege(r.oid, current_schema(), 'usage'), false),
+    pg_has_role(r.oid, 'member with admin option')
+from pg_roles r where r.rolname = any(%s)
+"""
+_MISSING_GRANTS = """
+select distinct g.place
+from unnest(%s::int[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[])
+    as g (place, kind, relation, col, privilege, role)
+left join pg_attribute a on a.attname = g.col
+    and a.attrelid = case when g.kind = 'table' then to_regclass(g.relation) end
+where not coalesce(case
+    when g.kind = 'function' then has_function_privilege(
+        g.role::name, to_regprocedure(g.relation)::oid, g.privilege)
+    when g.kind = 'sequence'
+        then has_sequence_privilege(g.role::name, to_regclass(g.relation)::oid, g.privilege)
+    when g.col = ''
+        then has_table_privilege(g.role::name, to_regclass(g.relation)::oid, g.privilege)
+    else has_column_privilege(
+        g.role::name, to_regclass(g.relation)::oid, a.attnum, g.privilege)
+end, false)
+"""
+_MISSING_MEMBERSHIPS = """
+select m.place from unnest(%s::int[], %s::text[], %s::text[]) as m (place, role, member)
+where not pg_has_role(m.member::name, m.role::name, 'member')
+"""
+
+
+class RunQuery(Protocol):
+    """Runs a statement: its rows."""
+
+    def __call__(self, sql: str, parameters: Sequence[object] = ...) -> Awaitable[Rows]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runner:
+    """Who can run a step: the *role* of a quoted name, or, without one, whoever *title* describes.
+
+    It is *usable* when the current user has the privileges of it.
+    """
+
+    title: str
+    role: str
+    usable: bool
+
+
+def _role(name: str, usable: bool) -> Runner:
+    return Runner(title=name, role=name, usable=usable)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundTable:
+    """A table; *columns* are by name: whether with a default."""
+
+    owner: Runner
+    columns: dict[str, bool]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundIndex:
+    """An index; it is *plain* when it is over a whole table, in one direction."""
+
+    table: str
+    name: str
+    valid: bool
+    plain: bool
+    columns: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundFunction:
+    """A function of a declared signature."""
+
+    owner: Runner
+    same_result: bool
+    definition: Definition
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundTrigger:
+    """A trigger of a declared name; it is *plain* when it is enabled and calls what is declared."""
+
+    kind: int
+    columns: frozenset[str]
+    plain: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundRole:
+    """A role that exists."""
+
+    uses_schema: bool
+    administered: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What a database has of the schema. *creators* are the owners that may create objects in it.
+
+    What is missing of grants and memberships is told for roles that exist.
+    """
+
+    server: int
+    version: int | None
+    user: Runner
+    superuser: bool
+    creates_roles: bool
+    schema: str
+    schema_used_by_all: bool
+    schema_owner: Runner
+    creators: frozenset[str]
+    tables: dict[str, FoundTable]
+    sequences: dict[str, Runner]
+    indexes: tuple[FoundIndex, ...]
+    functions: dict[str, FoundFunction]
+    triggers: dict[tuple[str, str], FoundTrigger]
+    roles: dict[str, FoundRole]
+    missing_grants: frozenset[Grant]
+    missing_memberships: frozenset[Membership]
+
+    @property
+    def empty(self) -> bool:
+        return not self.tables
+
+
+async def look(query: RunQuery, schema: Wanted) -> Found:
+    """Return what the database has of *schema*.
+
+    The tables are looked for first: whoever sets them up makes all the rest with them.
+
+    :raises SchemaFault: when it, or the server, is one that this program does not know.
+    """
+    names = [table.name for table in schema.tables]
+    tables: dict[str, FoundTable] = {}
+    for name, owner, usable, column, has_default in await query(_COLUMNS, (names,)):
+        tables.setdefault(name, FoundTable(owner=_role(owner, usable), columns={}))
+        tables[name].columns[column] = has_default
+    [row] = await query(_SERVER)
+    server, encoding, place, used_by_all, place_owner, owner_usable = row[:6]
+    user, superuser, creates_roles, versioned = row[6:]
+    if encoding != "UTF8":
+        raise SchemaFault(f"the database's encoding is {encoding}; it must be UTF8")
+    if server < OLDEST_SERVER:
+        raise SchemaFault("PostgreSQL 11 or newer is needed")
+    version = (await query(_VERSION))[0][0] if versioned else None
+    if version is not None and version > schema.version:
+        raise SchemaFault(
+            f"the database has schema version {version}, made by a newer mig-api;"
+            f" this one knows version {schema.version}"
+        )
+    functions = await _look_at_functions(query, schema)
+    owners = {table.owner.role for table in tables.values()}
+    owners |= {function.owner.role for function in functions.values()}
+    roles = {
+        name: FoundRole(uses_schema=uses_schema, administered=administered)
+        for name, uses_schema, administered in await query(_ROLES, (schema.role_names,))
+    }
+    return Found(
+        server=server,
+        version=version,
+        user=_role(user, True),
+        superuser=superuser,
+        creates_roles=creates_roles,
+        schema=place,
+        schema_used_by_all=used_by_all,
+        schema_owner=_role(place_owner, owner_usable),
+        creators=frozenset(
+            name for [name] in await query(_CREATORS, ([user, place_owner, *owners],))
+        ),
+        tables=tables,
+        sequences={
+            name: _role(owner, usable)
+            for name, owner, usable in await query(
+                _SEQUENCES, ([sequence.name for sequence in schema.sequences],)
+            )
+        },
+        indexes=tuple(
+            FoundIndex(table=table, name=name, valid=valid, plain=plain, columns=tuple(columns))
+            for table, name, valid, plain, columns in await query(_INDEXES, (names,))
+        ),
+        functions=functions,
+        triggers=await _look_at_triggers(query, schema),
+        roles=roles,
+        missing_grants=await _find_missing_grants(query, schema, roles),
+        missing_memberships=await _find_missing_memberships(query, schema, roles),
+    )
+
+
+async def _look_at_functions(query: RunQuery, schema: Wanted) -> dict[str, FoundFunction]:
+    signatures = [function.signature for function in schema.functions]
+    results = [function.result_type for function in schema.functions]
+    found = {}
+    for row in await query(_FUNCTIONS, (signatures, results)):
+        signature, owner, usable, same_result, names, body, language, parallel = row[:8]
+        returns_set, security_definer, settings, strict, volatility = row[8:]
+        definition = Definition(
+            argument_names=tuple(names),
+            body=body,
+            language=language,
+            parallel=parallel,
+            returns_set=returns_set,
+            security_definer=security_definer,
+            settings=frozenset(map(normalize_setting, settings)),
+            strict=strict,
+            volatility=volatility,
+        )
+        found[signature] = FoundFunction(
+            owner=_role(owner, usable), same_result=same_result, definition=definition
+        )
+    return found
+
+
+async def _look_at_triggers(query: RunQuery, schema: Wanted) -> dict[tuple[str, str], FoundTrigger]:
+    declared = [(trigger.name, trigger.table, trigger.function) for trigger in schema.triggers]
+    return {
+        (table, name): FoundTrigger(kind=kind, columns=frozenset(columns), plain=plain)
+        for name, table, kind, columns, plain in await query(_TRIGGERS, _arrays(declared, 3))
+    }
+
+
+async def _find_missing_grants(
+    query: RunQuery, schema: Wanted, roles: dict[str, FoundRole]
+) -> frozenset[Grant]:
+    each = [
+        (place, grant.kind, grant.relation, column, grant.privilege, grant.role)
+        for place, grant in enumerate(schema.grants)
+        if grant.role in roles
+        for column in grant.columns or ("",)
+    ]
+    missing = await query(_MISSING_GRANTS, _arrays(each, 6))
+    return frozenset(schema.grants[place] for [place] in missing)
+
+
+async def _find_missing_memberships(
+    query: RunQuery, schema: Wanted, roles: dict[str, FoundRole]
+) -> frozenset[Membership]:
+    each = [
+        (place, membership.role, membership.member)
+        for place, membership in enumerate(schema.memberships)
+        if membership.role in roles and membership.member in roles
+    ]
+    missing = await query(_MISSING_MEMBERSHIPS, _arrays(each, 3))
+    return frozenset(schema.memberships[place] for [place] in missing)
+
+
+def _arrays(rows: Sequence[tuple[object, ...]], width: int) -> list[list[object]]:
+    """Return the columns of *rows*, each as one parameter."""
+    return [[row[place] for row in rows] for place in range(width)]

@@ -1,0 +1,79 @@
+"""Running the migration of a test's database, as whoever the test wants."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import pytest
+from psycopg2.extensions import make_dsn
+from twisted.internet import reactor
+
+from mig.database.pool import Database
+from mig.database.schema import migrate
+from mig.database.schema.declared import Wanted
+from mig.database.schema.migrate import Step, Waits
+from mig.errors import SchemaFault
+from tests.support.postgres import TestDatabase
+
+Result = TypeVar("Result")
+
+
+class Killed(Exception):
+    """The run ends here."""
+
+
+async def on(dsn: str, call: Callable[[Database], Awaitable[Result]]) -> Result:
+    """What *call* gives for the database of *dsn*."""
+    database = Database(reactor, dsn)
+    try:
+        return await call(database)
+    finally:
+        database.stop()
+
+
+async def run(
+    database: TestDatabase,
+    stop_after: int = sys.maxsize,
+    *,
+    schema: Wanted | None = None,
+    waits: Waits | None = None,
+) -> list[str]:
+    """The steps that a migration did; it is killed after some of them."""
+    done: list[str] = []
+
+    def note(step: Step) -> None:
+        done.append(step.what)
+        if len(done) == stop_after:
+            raise Killed
+
+    await on(database.dsn, lambda d: migrate.migrate(d, note, schema=schema, waits=waits))
+    return done
+
+
+async def plan(database: TestDatabase, schema: Wanted | None = None) -> list[Step]:
+    """The steps that a migration would do."""
+    return await on(database.dsn, lambda d: migrate.plan(d, schema))
+
+
+async def refusal(call: Awaitable[object]) -> str:
+    """The one line that *call* is refused with."""
+    with pytest.raises(SchemaFault) as refused:
+        await call
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+def as_role(database: TestDatabase, role: str) -> TestDatabase:
+    """Return *database* as *role* sees it, with that role's privileges only.
+
+    The server lets in few roles; PostgreSQL checks the one that the session begins as.
+    """
+    return TestDatabase(dsn=make_dsn(database.dsn, options=f"-c role={role}"))
+
+
+def change_owner(database: TestDatabase, owner: str, *relations: str) -> None:
+    """Give tables and sequences to *owner*."""
+    for relation in relations:
+        database.execute(f"alter table {relation} owner to {owner}")
