@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mig.service.listeners import parse
+from mig.service.endpoints import parse
 from mig.service.options import Options
 from tests.support import fleet
 from tests.support.daemon import BIN, Daemon, wait_for

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+
+from psycopg2 import extensions
 
 
-def copy_rows(cursor: Any, table: str, columns: str, rows: Iterable[tuple[Any, ...]]) -> None:
+def copy_rows(
+    cursor: extensions.cursor, table: str, columns: str, rows: Iterable[tuple[object, ...]]
+) -> None:
     """Append *rows* to *table*; ``None`` is null."""
     cursor.copy_expert(f"copy {table} ({columns}) from stdin", _Lines(iter(rows)))
 
@@ -14,7 +17,7 @@ def copy_rows(cursor: Any, table: str, columns: str, rows: Iterable[tuple[Any, .
 class _Lines:
     """Rows as the text that COPY reads."""
 
-    def __init__(self, rows: Iterator[tuple[Any, ...]]) -> None:
+    def __init__(self, rows: Iterator[tuple[object, ...]]) -> None:
         self._rows = rows
         self._rest = b""
 
@@ -33,7 +36,7 @@ class _Lines:
         raise OSError("COPY reads blocks, not lines")
 
 
-def _field(value: Any) -> str:
+def _field(value: object) -> str:
     if value is None:
         return "\\N"
     text = str(value)

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 import psycopg2
 
@@ -44,7 +44,7 @@ _HUNTS = (
 _ENDED = ("success",) * 16 + ("timeout", "cancelled", "expired", "failed")
 _RUNNING = ("success",) * 4 + ("sent", "prepared")
 
-Row = tuple[Any, ...]
+Row = tuple[object, ...]
 
 
 def load(dsn: str, now: datetime | None = None) -> bool:
@@ -222,11 +222,13 @@ def _commands(now: datetime) -> Iterator[Row]:
             )
 
 
-def _results(plan: _Plan, agent: int, number: int) -> list[dict[str, Any]]:
+def _results(plan: _Plan, agent: int, number: int) -> list[dict[str, object]]:
     name, folder, file, content = plan.check
     path = f"{folder}/{file}"
     found = (agent + plan.n) % 5 != 0
-    elements: dict[str, Any] = {"172.21.0.6": [] if agent % 90 else [{"localport": 40_000 + agent}]}
+    elements: dict[str, object] = {
+        "172.21.0.6": [] if agent % 90 else [{"localport": 40_000 + agent}]
+    }
     if plan.module == "file":
         search = {"paths": [folder], "names": [f"^{file}$"], "contents": [content]}
         info = {"size": 900 + number % 4_000, "mode": "-rw-r--r--"} if found else {"size": 0}

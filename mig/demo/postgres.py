@@ -17,11 +17,12 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from psycopg2.extensions import make_dsn
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ProcessDone
+from twisted.internet.interfaces import IReactorProcess, IReactorTime
 from twisted.internet.protocol import ProcessProtocol
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -92,9 +93,13 @@ class EmbeddedPostgres:
     log = Logger()
 
     def __init__(
-        self, reactor: Any, folder: Path, settings: Mapping[str, str | int] | None = None
+        self,
+        reactor: IReactorProcess,
+        folder: Path,
+        settings: Mapping[str, str | int] | None = None,
     ) -> None:
         self._reactor = reactor
+        self._clock = IReactorTime(reactor)
         self.folder = folder.absolute()
         self._data = self.folder / "data"
         self._output = self.folder / "postgres.log"
@@ -153,11 +158,11 @@ class EmbeddedPostgres:
         """Stop the server, cutting its connections, and wait until it is gone."""
         if self._pid is not None and _alive(self._pid):
             os.kill(self._pid, signal.SIGINT)
-            patience = self._reactor.seconds() + STOP_SECONDS
+            patience = self._clock.seconds() + STOP_SECONDS
             while _alive(self._pid):
-                if self._reactor.seconds() > patience:
+                if self._clock.seconds() > patience:
                     os.kill(self._pid, signal.SIGQUIT)
-                await deferLater(self._reactor, POLL_SECONDS)
+                await deferLater(self._clock, POLL_SECONDS)
         self._pid = None
         if self._process is not None:
             self._process.ended.addErrback(lambda _: None)
@@ -248,18 +253,18 @@ class EmbeddedPostgres:
         self._pid, self._process = self._run("postgres", arguments)
 
     async def _ready(self) -> None:
-        began = told = self._reactor.seconds()
+        began = told = self._clock.seconds()
         while True:
             if self._pid is None or not _alive(self._pid):
                 raise PostgresFailed(f"PostgreSQL did not start; see {self._output}")
             lines = self._pid_file()
             if len(lines) > 7 and lines[7].strip() == "ready" and int(lines[0]) == self._pid:
                 return
-            now = self._reactor.seconds()
+            now = self._clock.seconds()
             if now - told > PROGRESS_SECONDS:
                 told = now
                 self.log.info("PostgreSQL is starting for {seconds:.0f} s", seconds=now - began)
-            await deferLater(self._reactor, POLL_SECONDS)
+            await deferLater(self._clock, POLL_SECONDS)
 
     def _running(self) -> int | None:
         """The server that a killed process of ours left running in this folder."""

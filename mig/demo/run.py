@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Final, NoReturn
 
 from twisted.internet import task
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorProcess
 from twisted.internet.threads import deferToThread
 
 from mig.database.pool import Database
@@ -38,7 +39,7 @@ def default_folder() -> Path:
     return Path(data) / "mig-api" / "demo"
 
 
-async def fill(reactor: Any, folder: Path) -> bool:
+async def fill(reactor: IReactorProcess, folder: Path) -> bool:
     """Set up the database in *folder* with a fleet not older than a day; whether it is new.
 
     :raises PostgresFailed: when PostgreSQL cannot be used.
@@ -64,7 +65,7 @@ def run(folder: Path, port: int) -> NoReturn:
     sys.stdout.flush()
     failures: list[Exception] = []
 
-    async def prepare_all(reactor: Any) -> None:
+    async def prepare_all(reactor: IReactorProcess) -> None:
         try:
             await fill(reactor, folder)
         except Exception as reason:

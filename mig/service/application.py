@@ -44,7 +44,8 @@ from mig.limits import Limits
 from mig.service import apicfg as config
 from mig.service import logs
 from mig.service.apicfg import Config
-from mig.service.listeners import DEFAULT_LISTENER, Listener, bind_all
+from mig.service.endpoints import DEFAULT_LISTENER
+from mig.service.listeners import Listener, bind_all
 from mig.service.options import EMBEDDED, Options
 from mig.signing.gpg.verify import Gpg
 from mig.signing.keyring import Keyring

@@ -1,7 +1,6 @@
 """Listening sockets, bound before the reactor runs, accepted from once the service is ready.
 
-They are written as Twisted writes server endpoints: arguments separated by colons, by position or
-as ``name=value``, a backslash before a colon that belongs to a value.
+Texts name them: see :mod:`mig.service.endpoints`.
 """
 
 from __future__ import annotations
@@ -16,29 +15,23 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from twisted.internet.interfaces import IListeningPort
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IReactorFDSet
 
 from mig.errors import BadListener
-from mig.service.shared_port import TcpPort, UnixPort
+from mig.service.endpoints import parse, parse_number
+from mig.service.shared_port import PAUSE_SECONDS, TcpPort, UnixPort
 
-DEFAULT_LISTENER: Final = "tcp:1664:interface=127.0.0.1"
 BACKLOG: Final = 511
 FIRST_INHERITED: Final = 3
 """Below stand the standard streams; systemd counts from here."""
 
-ACCEPTED: Final = (
-    "tcp:PORT:interface=IPV4, tcp6:PORT:interface=IPV6, unix:PATH:mode=660,"
-    " systemd:domain=INET:index=0 or fd:NUMBER"
-)
 FAMILIES: Final = {
     "INET": socket.AF_INET,
     "INET6": socket.AF_INET6,
     "UNIX": socket.AF_UNIX,
 }
-
-_TOKEN = re.compile(r"\\(.)|([:=])|([^\\:=]+)", re.DOTALL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +54,17 @@ class Listener:
             return None
         return int(self.socket.getsockname()[1])
 
-    def accept(self, reactor: Any, factory: Any) -> IListeningPort:
-        """Accept connections from now on; the socket now belongs to what is returned."""
+    def accept(
+        self,
+        reactor: IReactorFDSet,
+        factory: IProtocolFactory,
+        *,
+        pause_seconds: float = PAUSE_SECONDS,
+    ) -> IListeningPort:
+        """Accept connections from now on; the socket now belongs to what is returned.
+
+        :param pause_seconds: how long a connection to a shared socket is left to other daemons.
+        """
         if self.socket.family == socket.AF_UNIX:
             port: TcpPort | UnixPort = UnixPort(reactor, self.socket.dup(), factory)
         else:
@@ -70,6 +72,7 @@ class Listener:
                 reactor, self.socket.fileno(), self.socket.family, factory
             )
         port.shared = self.shared
+        port.pause_seconds = pause_seconds
         port.startListening()
         self.socket.close()
         return port
@@ -122,48 +125,11 @@ def bind(text: str) -> Listener:
     """
     kind, arguments = parse(text)
     try:
-        return _KINDS[kind].bind(text, arguments)
+        return _BINDERS[kind](text, arguments)
     except OSError as reason:
         raise BadListener(f"cannot listen on {text}: {reason.strerror or reason}") from None
     except ValueError as reason:
         raise BadListener(f"{text}: {reason}") from None
-
-
-def parse(text: str) -> tuple[str, Mapping[str, str]]:
-    """The kind and the named arguments of an endpoint text.
-
-    :raises BadListener: for a text of another form.
-    """
-    (kind, *values), named = _pieces(text)
-    if kind not in _KINDS:
-        raise BadListener(f"{text!r} is no listener; accepted is {ACCEPTED}")
-    names = _KINDS[kind].arguments
-    positional = dict(zip(names, values, strict=False))
-    if len(values) > len(names) or set(named) - set(names) or set(named) & set(positional):
-        raise BadListener(f"{text!r} is no listener; {kind} takes {', '.join(names)}, each once")
-    return kind, positional | named
-
-
-def _pieces(text: str) -> tuple[list[str], dict[str, str]]:
-    positional: list[str] = []
-    named: dict[str, str] = {}
-    name, value = None, ""
-    for escaped, operator, plain in _TOKEN.findall(text + ":"):
-        if operator == ":":
-            if name is None:
-                positional.append(value)
-            elif name in named:
-                raise BadListener(f"{text!r} is no listener; it gives {name} twice")
-            else:
-                named[name] = value
-            name, value = None, ""
-        elif operator == "=" and name is None:
-            name, value = value, ""
-        else:
-            value += escaped or operator or plain
-    if name is not None or value:
-        raise BadListener(f"{text!r} is no listener; it ends with a backslash")
-    return positional or [""], named
 
 
 def _bind_tcp(text: str, arguments: Mapping[str, str]) -> Listener:
@@ -179,14 +145,14 @@ def _bind_tcp6(text: str, arguments: Mapping[str, str]) -> Listener:
 def _bind_internet(
     text: str, family: socket.AddressFamily, address: str, arguments: Mapping[str, str]
 ) -> Listener:
-    port = _number("port", arguments.get("port", ""), 65535)
+    port = parse_number("port", arguments.get("port", ""), 65535)
     backlog = _backlog(arguments)
+    _refuse_public(address)  # before the bind: whether the port is free does not matter then
     with _closed_on_failure(socket.socket(family, socket.SOCK_STREAM)) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listening.bind((address, port))
-        _refuse_public(listening)
         listening.listen(backlog)
         listening.setblocking(False)
     return Listener(text=text, socket=listening)
@@ -225,7 +191,7 @@ def _bind_systemd(text: str, arguments: Mapping[str, str]) -> Listener:
             raise ValueError("systemd has passed no socket of this name")
         index = names.index(arguments["name"])
     else:
-        index = _number("index", arguments["index"], 1000)
+        index = parse_number("index", arguments["index"], 1000)
     if index >= count:
         raise ValueError(f"systemd has passed {count} sockets to this process")
     return _adopt(text, FIRST_INHERITED + index, arguments.get("domain", ""))
@@ -255,7 +221,7 @@ def _first_environment() -> Mapping[str, str]:
 
 
 def _bind_fd(text: str, arguments: Mapping[str, str]) -> Listener:
-    number = _number("number", arguments.get("number", ""), 2**31 - 1)
+    number = parse_number("number", arguments.get("number", ""), 2**31 - 1)
     if number < FIRST_INHERITED:
         raise ValueError(f"the number must be {FIRST_INHERITED} or greater")
     return _adopt(text, number, arguments.get("domain"))
@@ -276,7 +242,8 @@ def _adopt(text: str, number: int, domain: str | None) -> Listener:
             raise ValueError(f"the socket of descriptor {number} does not listen")
         if domain is not None and inherited.family != FAMILIES[domain]:
             raise ValueError(f"the socket of descriptor {number} is not of the domain {domain}")
-        _refuse_public(inherited)
+        if inherited.family != socket.AF_UNIX:
+            _refuse_public(str(inherited.getsockname()[0]))
         inherited.setblocking(False)
     return Listener(text=text, socket=inherited, shared=True)
 
@@ -290,9 +257,12 @@ def _closed_on_failure(made: socket.socket) -> Iterator[socket.socket]:
         raise
 
 
-def _refuse_public(bound: socket.socket) -> None:
-    """Refuse a socket that other machines can reach."""
-    if bound.family == socket.AF_UNIX or _is_loopback(str(bound.getsockname()[0])):
+def _refuse_public(address: str) -> None:
+    """Refuse an address that other machines can reach.
+
+    :raises ValueError: with what to do instead.
+    """
+    if _is_loopback(address):
         return
     raise ValueError(
         "other machines could reach it, and there is no authentication yet; listen on 127.0.0.1,"
@@ -332,28 +302,14 @@ def _inode(path: Path) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
-def _number(name: str, text: str, highest: int) -> int:
-    if not re.fullmatch(r"[0-9]{1,10}", text, re.ASCII) or int(text) > highest:
-        raise ValueError(f"{name} must be a whole number from 0 to {highest}")
-    return int(text)
-
-
 def _backlog(arguments: Mapping[str, str]) -> int:
-    return _number("backlog", arguments.get("backlog", str(BACKLOG)), 65535)
+    return parse_number("backlog", arguments.get("backlog", str(BACKLOG)), 65535)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Kind:
-    """The names of the arguments, in the order of their positions, and what binds."""
-
-    arguments: tuple[str, ...]
-    bind: Callable[[str, Mapping[str, str]], Listener]
-
-
-_KINDS: Final = {
-    "tcp": _Kind(arguments=("port", "interface", "backlog"), bind=_bind_tcp),
-    "tcp6": _Kind(arguments=("port", "interface", "backlog"), bind=_bind_tcp6),
-    "unix": _Kind(arguments=("address", "mode", "backlog", "lockfile"), bind=_bind_unix),
-    "systemd": _Kind(arguments=("domain", "index", "name"), bind=_bind_systemd),
-    "fd": _Kind(arguments=("number", "domain"), bind=_bind_fd),
+_BINDERS: Final[Mapping[str, Callable[[str, Mapping[str, str]], Listener]]] = {
+    "tcp": _bind_tcp,
+    "tcp6": _bind_tcp6,
+    "unix": _bind_unix,
+    "systemd": _bind_systemd,
+    "fd": _bind_fd,
 }

@@ -6,10 +6,11 @@ import os
 import socket
 import stat
 import sys
+from collections.abc import Mapping, MutableMapping
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, TextIO
 
 from twisted.logger import (
     FileLogObserver,
@@ -52,15 +53,24 @@ _SEVERITIES: Final = {
 }
 
 
-def redirect(logging: Logging, parent: Any) -> Any:
+_SocketAddress = str | tuple[str | int | bytes, ...]
+
+
+def redirect(
+    logging: Logging,
+    parent: MutableMapping[str, object],
+    *,
+    syslog_socket: Path = SYSLOG_SOCKET,
+) -> ILogObserver | None:
     """What is to write twistd's log, or ``None`` where its own way is the right one.
 
     twist asks its options instead of its application who writes: there they are changed.
 
     :param parent: the options of twistd or twist; what they say about the log wins.
+    :param syslog_socket: where the log server of this machine takes datagrams.
     :raises BadLog: when the file cannot be opened or the log server has no address.
     """
-    observer = None if _decided(parent) else _observer(logging, parent)
+    observer = None if _decided(parent) else _observer(logging, parent, syslog_socket)
     if observer is None or "fileLogObserverFactory" not in parent:
         return observer
     parent["fileLogObserverFactory"] = lambda _: observer
@@ -68,13 +78,15 @@ def redirect(logging: Logging, parent: Any) -> Any:
     return None
 
 
-def _decided(parent: Any) -> bool:
+def _decided(parent: Mapping[str, object]) -> bool:
     """Whether the command line says where the log goes."""
     of_twist = parent.get("logFile", sys.stdout) is not sys.stdout
     return of_twist or any(parent.get(name) for name in ("logfile", "syslog", "logger"))
 
 
-def _observer(logging: Logging, parent: Any) -> Any:
+def _observer(
+    logging: Logging, parent: Mapping[str, object], syslog_socket: Path
+) -> ILogObserver | None:
     """What the configuration asks for.
 
     A daemon in the background has no standard output: twistd alone knows what to do instead. twist
@@ -83,13 +95,13 @@ def _observer(logging: Logging, parent: Any) -> Any:
     if logging.mode == "file":
         return _filtered(FileLogObserver(_opened(logging), _line), logging)
     if logging.mode == "syslog":
-        return _filtered(_Syslog(*_address(logging)), logging)
+        return _filtered(_Syslog(*_address(logging, syslog_socket)), logging)
     if parent.get("nodaemon", logging != Logging()):
         return _filtered(FileLogObserver(sys.stdout, _line), logging)
     return None
 
 
-def _filtered(observer: Any, logging: Logging) -> Any:
+def _filtered(observer: ILogObserver, logging: Logging) -> ILogObserver:
     level = LogLevelFilterPredicate(defaultLogLevel=_LEVELS[logging.level])
     return FilteringLogObserver(observer, [level])
 
@@ -105,7 +117,7 @@ def _time(seconds: int) -> str:
     return formatTime(seconds)
 
 
-def _opened(logging: Logging) -> Any:
+def _opened(logging: Logging) -> TextIO:
     """The log file, opened to be appended to, readable for its group alone."""
     assert logging.file is not None
     try:
@@ -118,12 +130,12 @@ def _opened(logging: Logging) -> Any:
     return log
 
 
-def _address(logging: Logging) -> tuple[socket.AddressFamily, Any]:
+def _address(logging: Logging, syslog_socket: Path) -> tuple[socket.AddressFamily, _SocketAddress]:
     """Family and address of the log server, looked up once: later it would block."""
     if logging.protocol == "unix":
-        if not SYSLOG_SOCKET.is_socket():
-            raise BadLog(f"[logging] there is no log server at {SYSLOG_SOCKET}")
-        return socket.AF_UNIX, str(SYSLOG_SOCKET)
+        if not syslog_socket.is_socket():
+            raise BadLog(f"[logging] there is no log server at {syslog_socket}")
+        return socket.AF_UNIX, str(syslog_socket)
     try:
         found = socket.getaddrinfo(logging.host, logging.port, type=socket.SOCK_DGRAM)
     except OSError:
@@ -149,7 +161,7 @@ def write_access_line(event: RequestEnded) -> None:
 class _Syslog:
     """Sends events as RFC 3164 datagrams; one that cannot be sent at once is lost."""
 
-    def __init__(self, family: socket.AddressFamily, address: Any) -> None:
+    def __init__(self, family: socket.AddressFamily, address: _SocketAddress) -> None:
         self._address = address
         self._socket = socket.socket(family, socket.SOCK_DGRAM)
         self._socket.setblocking(False)

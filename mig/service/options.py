@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from twisted.python import usage
 
@@ -62,6 +62,6 @@ class Options(usage.Options):
         database = self["database"] or ""
         if database.startswith(EMBEDDED) and database != EMBEDDED:
             self["database"] = f"{EMBEDDED}{Path(database.removeprefix(EMBEDDED)).absolute()}"
-        parent: Any = self.parent or {}
+        parent: MutableMapping[str, object] = self.parent or {}
         if parent.get("nodaemon") and parent.get("pidfile") == "twistd.pid":
             parent["pidfile"] = ""

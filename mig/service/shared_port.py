@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import socket
+from functools import cached_property
 from random import random
-from typing import Any, Final
+from typing import Final
 
 from twisted.internet import tcp, unix
-from twisted.internet.protocol import Factory
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IProtocol,
+    IProtocolFactory,
+    IReactorFDSet,
+    IReactorTime,
+)
+from twisted.internet.protocol import connectionDone
+from twisted.python.failure import Failure
 
 PAUSE_SECONDS: Final = 0.001
 """How long a daemon leaves a new connection to others, for each connection that it has."""
@@ -21,33 +31,37 @@ PLACE_SECONDS: Final = 0.1
 """How long the place of a connection that has closed is kept for the next one."""
 
 
-class _Counted:
+class _Counted(tcp.Server):
     """A connection that its port counts while it is open."""
 
-    server: Any
+    server: _Sharing
     _open = False
 
-    def __init__(self, *args: Any, **kw: Any) -> None:
-        super().__init__(*args, **kw)
+    def __init__(
+        self,
+        sock: socket.socket,
+        protocol: IProtocol,
+        client: tuple[object, ...],
+        server: tcp.Port,
+        sessionno: int,
+        reactor: IReactorFDSet,
+    ) -> None:
+        super().__init__(sock, protocol, client, server, sessionno, reactor)
         self._open = True
         self.server.open += 1
 
-    def connectionLost(self, reason: Any) -> None:
+    def connectionLost(self, reason: Failure) -> None:
         if self._open:
             self._open = False
             self.server.closed()
-        super().connectionLost(reason)  # type: ignore[misc]
-
-
-class _Server(_Counted, tcp.Server):
-    pass
+        super().connectionLost(reason)
 
 
 class _UnixServer(_Counted, unix.Server):
     pass
 
 
-class _Sharing:
+class _Sharing(tcp.Port):
     """Takes few connections at once, and of a shared socket the later the more it has.
 
     Twisted takes up to a hundred at once, and whoever wakes up first: one daemon would get a whole
@@ -56,14 +70,19 @@ class _Sharing:
     once would be served slowly.
     """
 
+    transport = _Counted
     shared = False
+    pause_seconds = PAUSE_SECONDS
     open = 0
     """How many connections are open."""
 
-    reactor: Any
     _places = 0
     _closed = 0.0
-    _pause: Any = None
+    _pause: IDelayedCall | None = None
+
+    @cached_property
+    def _clock(self) -> IReactorTime:
+        return IReactorTime(self.reactor)
 
     @property
     def numberAccepts(self) -> int:
@@ -77,45 +96,47 @@ class _Sharing:
         """One of the connections has closed."""
         self.open -= 1
         self._places = self._free_places() + 1
-        self._closed = self.reactor.seconds()
+        self._closed = self._clock.seconds()
         if self._pause is not None:
             self._pause.reset(0)
 
     def _free_places(self) -> int:
-        recent = self.reactor.seconds() - self._closed < PLACE_SECONDS
+        recent = self._clock.seconds() - self._closed < PLACE_SECONDS
         return self._places if recent else 0
 
     def doRead(self) -> None:
         if not self.shared or not self.open or self._free_places():
             self._take()
             return
-        self.stopReading()  # type: ignore[attr-defined]
+        self.stopReading()
         pauses = self.open if self.open < MOST_PAUSES else MOST_PAUSES + random()  # noqa: S311
-        self._pause = self.reactor.callLater(pauses * PAUSE_SECONDS, self._go_on)
+        self._pause = self._clock.callLater(pauses * self.pause_seconds, self._go_on)
 
     def _take(self) -> None:
         before = self.open
-        super().doRead()  # type: ignore[misc]
+        super().doRead()
         self._places = max(0, self._places - (self.open - before))
 
     def _go_on(self) -> None:
         self._pause = None
         self._take()
-        self.startReading()  # type: ignore[attr-defined]
+        self.startReading()
 
-    def loseConnection(self, *args: Any) -> Any:
+    def loseConnection(
+        self,
+        connDone: Failure = connectionDone,  # noqa: N803  # Twisted's name
+    ) -> Deferred[None] | None:
         if self._pause is not None:
             self._pause.cancel()
             self._pause = None
-        return super().loseConnection(*args)  # type: ignore[misc]
+        closing: Deferred[None] | None = super().loseConnection(connDone)
+        return closing
 
     stopListening = loseConnection
 
 
-class TcpPort(_Sharing, tcp.Port):
+class TcpPort(_Sharing):
     """Accepts from a bound TCP socket."""
-
-    transport = _Server
 
 
 class UnixPort(_Sharing, unix.Port):
@@ -128,8 +149,10 @@ class UnixPort(_Sharing, unix.Port):
     transport = _UnixServer
     _shouldShutdown = False  # systemd may hold the same socket
 
-    def __init__(self, reactor: Any, bound: socket.socket, factory: Factory) -> None:
-        super().__init__(bound.getsockname() or b"\0", factory, reactor=reactor)
+    def __init__(
+        self, reactor: IReactorFDSet, bound: socket.socket, factory: IProtocolFactory
+    ) -> None:
+        unix.Port.__init__(self, bound.getsockname() or b"\0", factory, reactor=reactor)
         self._bound = bound
         self._site = factory
 
@@ -141,5 +164,5 @@ class UnixPort(_Sharing, unix.Port):
         self.fileno = self.socket.fileno  # type: ignore[method-assign]
         self.startReading()
 
-    def connectionLost(self, reason: Any) -> None:
+    def connectionLost(self, reason: Failure) -> None:
         tcp.Port.connectionLost(self, reason)

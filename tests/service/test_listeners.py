@@ -18,7 +18,8 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
 
 from mig.errors import BadListener
-from mig.service.listeners import ACCEPTED, Listener, bind, bind_all, parse
+from mig.service.endpoints import ACCEPTED, parse
+from mig.service.listeners import Listener, bind, bind_all
 
 SOMEWHERE_ELSE = "other machines could reach it, and there is no authentication yet"
 
@@ -98,6 +99,13 @@ def test_what_is_no_listener_is_refused_with_the_reason(text: str, why: str, sho
 def test_a_public_address_is_refused_with_a_way_out() -> None:
     with pytest.raises(BadListener, match="let a reverse proxy on this host authenticate"):
         bind("tcp:0:interface=0.0.0.0")
+
+
+def test_a_public_address_is_refused_whether_its_port_is_free_or_taken() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(BadListener, match=SOMEWHERE_ELSE):
+            bind(f"tcp:{port}:interface=0.0.0.0")
 
 
 @pytest.mark.parametrize(

@@ -18,11 +18,11 @@ from mig.service import logs
 from mig.service.apicfg import Logging
 from mig.web.request import RequestEnded
 
-FOREGROUND = {"nodaemon": True}
+FOREGROUND: dict[str, object] = {"nodaemon": True}
 
 
-def logger(logging: Logging, parent: Any = FOREGROUND) -> Logger:
-    observer = logs.redirect(logging, parent)
+def logger(logging: Logging, syslog_socket: Path = logs.SYSLOG_SOCKET) -> Logger:
+    observer = logs.redirect(logging, FOREGROUND, syslog_socket=syslog_socket)
     assert observer is not None
     return Logger(namespace="test", observer=observer)
 
@@ -45,19 +45,16 @@ def test_a_file_that_cannot_be_opened_is_one_line(tmp_path: Path) -> None:
     assert str(told.value) == f"[logging] cannot open {tmp_path}/no/log: No such file or directory"
 
 
-def test_syslog_gets_datagrams_and_never_blocks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_syslog_gets_datagrams_and_never_blocks(tmp_path: Path) -> None:
     udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     udp.bind(("127.0.0.1", 0))
     unix = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     unix.bind(str(tmp_path / "log"))
-    monkeypatch.setattr(logs, "SYSLOG_SOCKET", tmp_path / "log")
     port = udp.getsockname()[1]
     for server, protocol in ((udp, "udp"), (unix, "unix")):
         server.settimeout(10)
         logging = Logging(mode="syslog", host="127.0.0.1", port=port, protocol=protocol)
-        log = logger(logging)
+        log = logger(logging, tmp_path / "log")
         log.debug("not this")
         log.critical("this")
         log.info("this too")
@@ -69,16 +66,13 @@ def test_syslog_gets_datagrams_and_never_blocks(
     log.error("nobody takes it")
 
 
-def test_a_log_server_that_cannot_be_named_is_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(logs, "SYSLOG_SOCKET", tmp_path / "log")
+def test_a_log_server_that_cannot_be_named_is_one_line(tmp_path: Path) -> None:
     for logging, why in (
         (Logging(mode="syslog", protocol="unix"), f"there is no log server at {tmp_path}/log"),
         (Logging(mode="syslog", host="no-such-host.invalid"), "cannot be resolved"),
     ):
         with pytest.raises(BadLog, match=why):
-            logs.redirect(logging, FOREGROUND)
+            logs.redirect(logging, FOREGROUND, syslog_socket=tmp_path / "log")
 
 
 def test_in_the_background_twistd_is_left_alone() -> None:
@@ -87,7 +81,11 @@ def test_in_the_background_twistd_is_left_alone() -> None:
 
 
 def test_what_is_not_configured_is_left_to_twist() -> None:
-    parent = {"logFile": sys.stdout, "fileLogObserverFactory": None, "logLevel": LogLevel.info}
+    parent: dict[str, object] = {
+        "logFile": sys.stdout,
+        "fileLogObserverFactory": None,
+        "logLevel": LogLevel.info,
+    }
     assert logs.redirect(Logging(), parent) is None
     assert parent["fileLogObserverFactory"] is None
 

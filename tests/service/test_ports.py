@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IListeningPort
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 
-from mig.service import shared_port as ports
 from mig.service.listeners import bind
+from mig.service.shared_port import MOST_PAUSES
 
 
 class Connections(Factory):
     """Those that one daemon has, and its port."""
 
     noisy = False
-    port: Any
+    port: IListeningPort
 
     def __init__(self) -> None:
         self.open = 0
@@ -48,13 +47,13 @@ class Connection(Protocol):
 class Daemons:
     """Two that accept from one inherited socket, and clients."""
 
-    def __init__(self, listening: socket.socket) -> None:
+    def __init__(self, listening: socket.socket, **options: float) -> None:
         listening.listen(64)
         self._address = listening.getsockname()
         self._family = listening.family
         self.two = [Connections(), Connections()]
         for one in self.two:
-            one.port = bind(f"fd:{listening.fileno()}").accept(reactor, one)
+            one.port = bind(f"fd:{listening.fileno()}").accept(reactor, one, **options)
         listening.close()
         self.clients: list[socket.socket] = []
 
@@ -76,6 +75,12 @@ class Daemons:
         while not condition():
             await turn()
 
+    async def until_open(self, count: int) -> None:
+        await self.until(lambda: sum(self.open) == count)
+
+    async def until_taken(self, count: int) -> None:
+        await self.until(lambda: self.taken == count)
+
     async def stop(self) -> None:
         for client in self.clients:
             client.close()
@@ -90,24 +95,41 @@ async def turn() -> None:
     await waiting
 
 
-@pytest_twisted.async_yield_fixture(params=["tcp", "unix"])
-async def daemons(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Daemons]:
+@pytest.fixture(params=["tcp", "unix"])
+def listening(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> socket.socket:
+    """A bound socket of either kind; the path of a Unix one is short in its own folder."""
     if request.param == "tcp":
-        listening = socket.socket()
-        listening.bind(("127.0.0.1", 0))
-    else:
-        listening = socket.socket(socket.AF_UNIX)
-        listening.bind(os.path.relpath(tmp_path / "socket"))
+        made = socket.socket()
+        made.bind(("127.0.0.1", 0))
+        return made
+    monkeypatch.chdir(tmp_path)
+    made = socket.socket(socket.AF_UNIX)
+    made.bind("socket")
+    return made
+
+
+@pytest_twisted.async_yield_fixture
+async def daemons(listening: socket.socket) -> AsyncIterator[Daemons]:
     running = Daemons(listening)
+    yield running
+    await running.stop()
+
+
+@pytest_twisted.async_yield_fixture
+async def patient(listening: socket.socket) -> AsyncIterator[Daemons]:
+    """Daemons that leave a connection to each other for an hour."""
+    running = Daemons(listening, pause_seconds=3600.0)
     yield running
     await running.stop()
 
 
 @pytest_twisted.ensureDeferred
 async def test_connections_that_stay_go_to_who_has_fewer(daemons: Daemons) -> None:
-    for count in range(1, 2 * ports.MOST_PAUSES + 1):
+    for count in range(1, 2 * MOST_PAUSES + 1):
         daemons.connect()
-        await daemons.until(lambda count=count: sum(daemons.open) == count)  # type: ignore[misc]
+        await daemons.until_open(count)
         assert abs(daemons.open[0] - daemons.open[1]) <= 1
 
 
@@ -121,9 +143,9 @@ async def test_a_burst_is_shared(daemons: Daemons) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_the_place_of_a_connection_that_has_closed_is_taken_at_once(
-    daemons: Daemons, monkeypatch: pytest.MonkeyPatch
+    patient: Daemons,
 ) -> None:
-    monkeypatch.setattr(ports, "PAUSE_SECONDS", 3600.0)
+    daemons = patient
     first, second, waiting = (daemons.connect() for _ in range(3))
     await daemons.until(lambda: daemons.open == [1, 1])
     for count, leaving in enumerate((first, second, waiting), 3):
@@ -132,5 +154,5 @@ async def test_the_place_of_a_connection_that_has_closed_is_taken_at_once(
         assert daemons.taken == count - 1
         daemons.connect()
         leaving.close()
-        await daemons.until(lambda count=count: daemons.taken == count)  # type: ignore[misc]
+        await daemons.until_taken(count)
         await daemons.until(lambda: daemons.open == [1, 1])

@@ -1,0 +1,16 @@
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, TypeVar, overload
+
+from twisted.internet.defer import Deferred
+
+_T = TypeVar("_T")
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+def blockon(d: Deferred[_T]) -> _T: ...
+def ensureDeferred(f: _F) -> _F: ...
+@overload
+def async_yield_fixture(f: _F) -> _F: ...
+@overload
+def async_yield_fixture(
+    *, scope: Literal["function", "module"] = ..., params: Iterable[object] | None = ...
+) -> Callable[[_F], _F]: ...
