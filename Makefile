@@ -19,12 +19,15 @@ lint: $(VENV)/installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-unit: $(VENV)/installed
-	$(BIN)/python -P -m pytest $(TESTS)
+# The whole suite runs on every core, the tests of a module on one; chosen tests run in one process.
+PYTEST := $(BIN)/python -P -m pytest $(if $(TESTS),$(TESTS),--numprocesses auto --dist loadscope)
+
+unit: $(VENV)/installed $(VENV)/proxies
+	$(PYTEST)
 
 # The property tests with many more examples.
-soak: $(VENV)/installed
-	REPETITIONS=50 $(BIN)/python -P -m pytest $(TESTS)
+soak: $(VENV)/installed $(VENV)/proxies
+	REPETITIONS=50 $(PYTEST)
 
 # The daemon runs as an operator installs it, without what the tests need.
 bench: $(VENV)/installed $(VENV)/daemon/installed
@@ -39,6 +42,10 @@ $(VENV)/daemon/installed: $(VENV)/installed
 $(VENV)/installed: setup.cfg setup.py pyproject.toml $(SOURCES) | $(VENV)/system
 	rm -rf build
 	$(BIN)/pip install -q '.[demo,test]'
+	touch $@
+
+$(VENV)/proxies: | $(VENV)/system
+	sh etc/system-tools.sh $(PYTHON) proxies
 	touch $@
 
 $(VENV)/system:

@@ -1,9 +1,15 @@
 #!/bin/sh
 # Installs what pip cannot: as root through apt, else it names what is missing.
-# usage: system-tools.sh PYTHON
+# usage: system-tools.sh PYTHON [proxies]
+#
+# proxies: also nginx and HAProxy, whose examples the tests run; without them those are skipped.
 set -eu
 python=${1:-python3}
 missing=""
+can_install=false
+if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    can_install=true
+fi
 "$python" -c 'import venv, ensurepip' 2>/dev/null || missing="$missing python3-venv"
 command -v gpg >/dev/null || missing="$missing gnupg"
 command -v curl >/dev/null || missing="$missing curl"
@@ -11,8 +17,12 @@ if [ "$(id -u)" = 0 ]; then
     # PostgreSQL does not run as root: it gets Debian's programs and their account.
     ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || missing="$missing postgresql"
 fi
+if [ "${2:-}" = proxies ] && [ $can_install = true ]; then
+    command -v nginx >/dev/null || missing="$missing nginx"
+    command -v haproxy >/dev/null || missing="$missing haproxy"
+fi
 [ -z "$missing" ] && exit 0
-if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+if [ $can_install = false ]; then
     echo "missing:$missing. Install them, for example: sudo apt-get install$missing" >&2
     exit 1
 fi

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import shutil
 import socket
@@ -72,10 +73,17 @@ class Daemons:
         self._folder = folder
         self.running: list[Daemon] = []
 
-    def start(self, listener: str, inherited: Sequence[int] = ()) -> Daemon:
+    def start_behind_proxy(self) -> int:
+        """Start one that has the proxies' URL for its own, as they ask for it; return its port."""
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            fd = listening.fileno()
+            self.start(f"fd:{fd}", [fd], "--public-url", "https://mig.example.net")
+            return int(listening.getsockname()[1])
+
+    def start(self, listener: str, inherited: Sequence[int] = (), *options: str) -> Daemon:
         folder = self._folder / f"daemon{len(self.running)}"
         folder.mkdir()
-        arguments = ("--listen", listener, "--database", self._database)
+        arguments = ("--listen", listener, "--database", self._database, *options)
         self.running.append(Daemon(*arguments, cwd=folder, inherited=inherited))
         return self.running[-1]
 
@@ -115,14 +123,15 @@ class Proxy:
     """A proxy that runs by the file in etc/, in front of two daemons."""
 
     OPTIONS = ("-k", "-u", "bob:secret")
+    STATUS = "status"  # relative to its folder: the path of a socket must be short
 
-    def __init__(self, name: str, folder: Path, daemons: Sequence[Daemon]) -> None:
+    def __init__(self, name: str, folder: Path, ports: Sequence[int]) -> None:
+        self._checks = name == "haproxy"
         self._folder = folder
         with socket.create_server(("127.0.0.1", 0)) as free:
             self._port = free.getsockname()[1]
         self.base = f"https://127.0.0.1:{self._port}/api/v1"
         self._certificate()
-        ports = [daemon.base.split(":")[2].split("/")[0] for daemon in daemons]
         self._command = self._nginx(ports) if name == "nginx" else self._haproxy(ports)
 
     def _certificate(self) -> None:
@@ -142,7 +151,7 @@ class Proxy:
         (self._folder / name).write_text(text)
         return str(self._folder / name)
 
-    def _nginx(self, ports: Sequence[str]) -> list[str]:
+    def _nginx(self, ports: Sequence[int]) -> list[str]:
         folder = self._folder
         (folder / "passwords").write_text("bob:{PLAIN}secret\n")
         kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
@@ -160,27 +169,49 @@ class Proxy:
         file = self._write("nginx.conf", changes)
         return [program("nginx"), "-e", "stderr", "-c", file, "-p", str(folder), "-g", main]
 
-    def _haproxy(self, ports: Sequence[str]) -> list[str]:
+    def _haproxy(self, ports: Sequence[int]) -> list[str]:
         changes = {
             "server api1 192.0.2.11:1664": f"server api1 127.0.0.1:{ports[0]}",
             "server api2 192.0.2.12:1664": f"server api2 127.0.0.1:{ports[1]}",
             "bind :443": f"bind 127.0.0.1:{self._port}",
             "/etc/haproxy/mig.example.net.pem": f"{self._folder}/both",
             "password $6$examplesalt$ChangeMe": "insecure-password secret",
+            "maxconn 1024": f"maxconn 1024\n    stats socket unix@{self.STATUS}",
         }
         return [program("haproxy"), "-db", "-f", self._write("haproxy.cfg", changes)]
 
     def check(self) -> None:
         """Let the program judge the file."""
         test = "-t" if "nginx" in self._command[0] else "-c"
-        done = subprocess.run([*self._command, test], capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            [*self._command, test], cwd=self._folder, capture_output=True, text=True, timeout=60
+        )
         assert done.returncode == 0, done.stderr
         assert "warn" not in done.stderr.lower()
 
     def start(self) -> None:
-        log = (self._folder / "log").open("wb")
-        self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
+        """Start it, and return when it forwards to both daemons."""
+        with (self._folder / "log").open("wb") as log:
+            self._process = subprocess.Popen(
+                self._command, cwd=self._folder, stdout=log, stderr=log
+            )
         wait_for(lambda: status(self.base, "-k") == 401)
+        if self._checks:
+            wait_for(lambda: self._health_checks() == ["L7OK", "L7OK"])
+        wait_for(lambda: self.status("heartbeat") == 200)
+
+    def _health_checks(self) -> list[str]:
+        """The last result of the health check of each daemon, as HAProxy names it."""
+        with socket.socket(socket.AF_UNIX) as asking:
+            asking.connect(os.path.relpath(self._folder / self.STATUS))
+            asking.sendall(b"show stat\n")
+            lines = asking.makefile().read().removeprefix("# ").splitlines()
+        rows = csv.DictReader(lines)
+        return [
+            row["check_status"].removeprefix("* ")
+            for row in rows
+            if row["svname"].startswith("api")
+        ]
 
     def stop(self) -> None:
         self._process.terminate()
@@ -199,7 +230,7 @@ class Proxy:
 def test_a_proxy_forwards_and_lets_no_cut_report_look_whole(
     name: str, many: TestDatabase, daemons: Daemons, tmp_path: Path
 ) -> None:
-    proxy = Proxy(name, tmp_path, [daemons.start("tcp:0") for _ in range(2)])
+    proxy = Proxy(name, tmp_path, [daemons.start_behind_proxy() for _ in range(2)])
     proxy.check()
     proxy.start()
     try:

@@ -18,6 +18,7 @@ from mig.openpgp import certificate, packet
 from mig.openpgp.packet import Signature
 from mig.signing.gpg.verify import Gpg
 from tests.support.keys import (
+    HOMES,
     LONG_AGO,
     Key,
     Keys,
@@ -383,13 +384,15 @@ def open_files() -> int:
 
 
 def agents() -> set[str]:
+    """The agents that run, but for those of the tests' own keyrings."""
     found = set()
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             name = (folder / "comm").read_text().strip()
+            command = (folder / "cmdline").read_text()
         except OSError:
             continue
-        if name in ("gpg-agent", "dirmngr", "keyboxd"):
+        if name in ("gpg-agent", "dirmngr", "keyboxd") and HOMES not in command:
             found.add(folder.name)
     return found
 

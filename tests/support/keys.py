@@ -18,6 +18,9 @@ from mig.openpgp import certificate
 from mig.openpgp.certificate import Certificate
 from mig.openpgp.packet import crc24, packets
 
+HOMES = "mig-test-keys-"
+"""How the folders of the keyrings begin, here and in tests that run at the same time."""
+
 LONG_AGO = "20200101T000000!"
 """A time that stands still, so that whatever is made then has the same date."""
 SOON_AFTER = "20200201T000000!"
@@ -135,7 +138,7 @@ class Keys:
     """A keyring of our own, which heeds no setting of whoever runs the tests."""
 
     def __init__(self) -> None:
-        self.home = Path(tempfile.mkdtemp(prefix="mig"))
+        self.home = Path(tempfile.mkdtemp(prefix=HOMES))
         self.made: dict[Hashable, Key] = {}
         self._program = shutil.which("gpg") or "gpg"
         self._environment = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"}
