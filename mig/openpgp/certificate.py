@@ -79,10 +79,6 @@ class Key:
     created: int = 0
     """Unix seconds, as its owner's clock had them."""
 
-    @property
-    def key_id(self) -> str:
-        return self.fingerprint[-16:]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Certificate:
