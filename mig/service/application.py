@@ -264,13 +264,17 @@ class ApiService(Service):
         self.log.info("ready at {base}/", base=self._base)
 
     def _site(self, reactor: Any, database: Database) -> ApiSite:
-        self._gpg = Gpg(reactor)
+        limits = Limits(
+            action_body_bytes=self._options.action_bytes,
+            key_body_bytes=self._options.key_bytes,
+        )
+        self._gpg = Gpg(reactor, limits=limits)
         if self._options.handoff == "database":
             self._handoff = DatabaseHandoff()
         elif self._spool is None:
             self._handoff = NoHandoff()
         else:
-            self._handoff = Outbox(reactor, database, self._spool)
+            self._handoff = Outbox(reactor, database, self._spool, limits=limits)
         self._handoff.start()
         keyring = Keyring()
         store = ActionStore(database, self._handoff)
@@ -280,10 +284,7 @@ class ApiService(Service):
             self._base,
             actions=Actions(reactor, database.query, self._gpg, keyring, store, self._handoff),
             investigators=Investigators(database, self._gpg, keyring),
-            limits=Limits(
-                action_body_bytes=self._options.action_bytes,
-                key_body_bytes=self._options.key_bytes,
-            ),
+            limits=limits,
             observers=[logs.write_access_line],
         )
 
