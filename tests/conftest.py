@@ -64,13 +64,13 @@ async def api(database: TestDatabase, tmp_path: Path) -> AsyncIterator[Api]:
 
 
 @pytest_twisted.async_yield_fixture
-async def limited(database: TestDatabase, tmp_path: Path) -> AsyncIterator[Callable[..., Api]]:
+async def limited(database: TestDatabase, tmp_path: Path) -> AsyncIterator[Callable[[Limits], Api]]:
     """Makes an API of the database with other limits than the usual ones."""
     running: list[Api] = []
 
-    def make(**limits: float) -> Api:
+    def make(limits: Limits) -> Api:
         spool = tmp_path / f"spool-{len(running)}"
-        running.append(Api(database.dsn, spool, limits=Limits(**limits)))
+        running.append(Api(database.dsn, spool, limits=limits))
         return running[-1]
 
     yield make

@@ -111,7 +111,7 @@ async def test_the_demos_fleet_is_what_it_says(demo_api: Api, database: TestData
     for type in ("command", "agent", "action", "investigator"):
         found = await demo_api.get(f"/search?type={type}&limit=100000")
         assert b"unreadable" not in found.body
-        assert (await found.json())["collection"]["items"][0]["data"][0]["name"] == type
+        assert found.document["items"][0]["data"][0]["name"] == type
 
 
 @pytest_twisted.ensureDeferred

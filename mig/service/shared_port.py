@@ -161,7 +161,7 @@ class UnixPort(_Sharing, unix.Port):
         self._site.doStart()
         self.connected = True
         self.socket = self._bound
-        self.fileno = self.socket.fileno  # type: ignore[method-assign]
+        self.fileno = self.socket.fileno  # type: ignore[method-assign]  # as tcp.Port does it
         self.startReading()
 
     def connectionLost(self, reason: Failure) -> None:

@@ -9,7 +9,6 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote_plus
 
 import pytest
@@ -17,6 +16,7 @@ import pytest_twisted
 
 from mig.openpgp.packet import packets
 from tests.support.api import Api
+from tests.support.documents import Json
 from tests.support.keys import (
     FAR_AHEAD,
     LONG_AGO,
@@ -58,10 +58,10 @@ def signed(
     time: str = "",
     status: str | None = "active",
     then: Sign = lambda signature, case: signature,
-) -> Callable[[Case], Any]:
+) -> Callable[[Case], Json]:
     """The action with one signature, by the key of this name, changed by *then*."""
 
-    def make(case: Case) -> Any:
+    def make(case: Case) -> Json:
         key = getattr(case.keys, name)
         if status is not None:
             case.add(key, status)
@@ -93,10 +93,10 @@ def beside(name: str, *, first: bool = False) -> Sign:
     return then
 
 
-def made(*options: str, plain: bool = False) -> Callable[[Case], Any]:
+def made(*options: str, plain: bool = False) -> Callable[[Case], Json]:
     """A signature that is a whole message, with or without its frame lines."""
 
-    def make(case: Case) -> Any:
+    def make(case: Case) -> Json:
         text = case.keys.made_by(case.keys.alice, text_of(an_action()), *options)
         signature = text.decode() if plain else one_line(text)
         return {**an_action(), "pgpsignatures": [signature]}
@@ -104,7 +104,7 @@ def made(*options: str, plain: bool = False) -> Callable[[Case], Any]:
     return make
 
 
-def over(text: bytes) -> Callable[[Case], Any]:
+def over(text: bytes) -> Callable[[Case], Json]:
     """Alice's signature over another text."""
     return lambda case: {
         **an_action(),
@@ -112,17 +112,22 @@ def over(text: bytes) -> Callable[[Case], Any]:
     }
 
 
-def edited(**members: Any) -> Callable[[Case], Any]:
+def edited(**members: Json) -> Callable[[Case], Json]:
     """Signed first, and then changed."""
     return lambda case: {**case.good(an_action()), **members}
 
 
-def signed_as(*, form: str = "unix", **members: Any) -> Callable[[Case], Any]:
+def as_version(version: int) -> Sign:
+    """The signature, changed into one of another version of OpenPGP's."""
+    return lambda signature, _: with_version(signature, version)
+
+
+def signed_as(*, form: str = "unix", **members: Json) -> Callable[[Case], Json]:
     """Changed first, and then signed."""
     return lambda case: case.good(an_action(**members), form=form)
 
 
-def replaced(old: str, new: str, **members: Any) -> Callable[[Case], Any]:
+def replaced(old: str, new: str, **members: Json) -> Callable[[Case], Json]:
     """Signed, and then changed in its JSON text."""
 
     def make(case: Case) -> str:
@@ -133,7 +138,7 @@ def replaced(old: str, new: str, **members: Any) -> Callable[[Case], Any]:
     return make
 
 
-def raw(old: bytes, new: bytes, type: str = FORM) -> Callable[[Case], Any]:
+def raw(old: bytes, new: bytes, type: str = FORM) -> Callable[[Case], Json]:
     """Signed, and then changed in its bytes."""
 
     def make(case: Case) -> Raw:
@@ -147,14 +152,14 @@ def raw(old: bytes, new: bytes, type: str = FORM) -> Callable[[Case], Any]:
     return make
 
 
-def signatures(make: Callable[[Case], list[Any]]) -> Callable[[Case], Any]:
+def signatures(make: Callable[[Case], list[Json]]) -> Callable[[Case], Json]:
     return lambda case: {**an_action(), "pgpsignatures": make(case)}
 
 
-def adopted(victim: str, kind: str, *, sub: bool) -> Callable[[Case], Any]:
+def adopted(victim: str, kind: str, *, sub: bool) -> Callable[[Case], Json]:
     """Eve, an investigator before the victim was, has the victim's key as a subkey."""
 
-    def make(case: Case) -> Any:
+    def make(case: Case) -> Json:
         key = getattr(case.keys, victim)
         fingerprint = key.signer[:-1] if sub else key.fingerprint
         capabilities = ("s", "a") if kind == "other use" else ()
@@ -168,7 +173,7 @@ def adopted(victim: str, kind: str, *, sub: bool) -> Callable[[Case], Any]:
     return make
 
 
-def merged(case: Case) -> Any:
+def merged(case: Case) -> Json:
     """Eve's certificate holds another's subkey with the binding that its owner made."""
     eve, victim = case.keys.stranger, case.keys.subkey
     parts = [part.raw for part in packets(victim.packets)]
@@ -193,10 +198,10 @@ ODD = {
 }
 
 
-def odd(name: str, *, good: bool = True, expired: bool = False) -> Callable[[Case], Any]:
+def odd(name: str, *, good: bool = True, expired: bool = False) -> Callable[[Case], Json]:
     """By a key whose user id forges status lines."""
 
-    def make(case: Case) -> Any:
+    def make(case: Case) -> Json:
         bob = case.keys.bob
         case.add(bob)
         uid = ODD[name].replace(b"{bob}", bob.fingerprint.encode())
@@ -221,7 +226,7 @@ def odd(name: str, *, good: bool = True, expired: bool = False) -> Callable[[Cas
 @dataclass(frozen=True, kw_only=True)
 class Row:
     name: str
-    make: Callable[[Case], Any]
+    make: Callable[[Case], Json]
     status: int = 400
     says: str = ""
     """Part of the reason; empty when the submission is accepted."""
@@ -231,18 +236,18 @@ class Row:
     """Part of the file that is handed over."""
 
 
-def refused(name: str, says: str, make: Callable[[Case], Any], status: int = 400) -> Row:
+def refused(name: str, says: str, make: Callable[[Case], Json], status: int = 400) -> Row:
     return Row(name=name, says=says, make=make, status=status)
 
 
-def accepted(name: str, make: Callable[[Case], Any], *signers: str, in_spool: str = "") -> Row:
+def accepted(name: str, make: Callable[[Case], Json], *signers: str, in_spool: str = "") -> Row:
     return Row(name=name, make=make, signers=signers or ("alice",), in_spool=in_spool)
 
 
-def several(*names: str) -> Callable[[Case], Any]:
+def several(*names: str) -> Callable[[Case], Json]:
     """Signed by each of them, in both texts by who is named twice."""
 
-    def make(case: Case) -> Any:
+    def make(case: Case) -> Json:
         action = an_action()
         given = []
         for n, name in enumerate(names):
@@ -269,14 +274,14 @@ def with_fingerprint(name: str) -> Sign:
     return then
 
 
-def by_future_key(case: Case) -> Any:
+def by_future_key(case: Case) -> Json:
     key = case.keys.key("future", time=FAR_AHEAD)
     case.add(key)
     return {**an_action(), "pgpsignatures": [case.sign(an_action(), key, time=FAR_AHEAD)]}
 
 
-def nested(levels: int) -> Any:
-    value: Any = 1
+def nested(levels: int) -> Json:
+    value: Json = 1
     for _ in range(levels):
         value = [value]
     return value
@@ -478,7 +483,7 @@ ROWS = [
         refused(
             f"S17 version {n}",
             FIRST + f"OpenPGP signatures of version {n} are not accepted: version 4",
-            signed(then=lambda s, _, n=n: with_version(s, n)),  # type: ignore[misc]
+            signed(then=as_version(n)),
         )
         for n in (2, 3, 5, 6, 99)
     ],

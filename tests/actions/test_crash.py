@@ -144,7 +144,7 @@ def test_every_call_to_the_file_system_may_fail(service: Service) -> None:
     for name in errors.values():
         action = (VECTORS / "actions" / f"{name}.json").read_text()
         assert service.post(action) == 202
-        answers = set()
+        answers: set[int | None] = set()
 
         def accepted(action: str = action, answers: set[int | None] = answers) -> bool:
             answers.add(service.post(action))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import closing
 
 import psycopg2
@@ -19,7 +18,7 @@ SHER = (VECTORS / "keys" / "sher.asc").read_text()
 
 async def answer(api: Api, path: str, **fields: str) -> tuple[int, object]:
     response = await api.request("POST", path, data=fields)
-    return response.code, json.loads(response.body)["collection"]
+    return response.code, response.document
 
 
 @pytest_twisted.ensureDeferred

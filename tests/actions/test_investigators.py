@@ -7,7 +7,6 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import pytest_twisted
@@ -15,8 +14,9 @@ from twisted.internet.threads import deferToThread
 
 from mig.openpgp import certificate
 from mig.openpgp.packet import packets
-from tests.support.api import Api
+from tests.support.api import Answer, Api
 from tests.support.command import command
+from tests.support.documents import Json
 from tests.support.keys import FAR_AHEAD, Key, Keys, dearmored, framed, public_armor
 from tests.support.postgres import TestDatabase
 from tests.support.submissions import (
@@ -36,17 +36,15 @@ def database(emptied: TestDatabase) -> TestDatabase:
     return emptied
 
 
-async def create(api: Api, name: str, publickey: str | bytes) -> Any:
+async def create(api: Api, name: str, publickey: str | bytes) -> Answer:
     """The answer to a form with the key as a file."""
     key = publickey.encode() if isinstance(publickey, str) else publickey
-    response = await api.request(
+    return await api.request(
         "POST",
         "/investigator/create/",
         data={"name": name},
         files={"publickey": ("key.asc", "application/octet-stream", key)},
     )
-    response.document = json.loads(response.body)["collection"]
-    return response
 
 
 async def added(api: Api, key: Key) -> str:
@@ -54,7 +52,7 @@ async def added(api: Api, key: Key) -> str:
     response = await create(api, key.name, key.armored)
     assert response.code == 201, response.document
     (item,) = response.document["items"]
-    assert response.headers.getRawHeaders("Location") == [item["href"]]
+    assert response.header("Location") == item["href"]
     value = item["data"][0]["value"]
     assert (value["name"], value["status"]) == (key.name, "active")
     assert value["pgpfingerprint"] == key.fingerprint
@@ -284,7 +282,7 @@ async def test_names(api: Api, database: TestDatabase, keys: Keys) -> None:
         data = {"name": name, "publickey": keys.alice.armored}
         response = await api.request("POST", "/investigator/create/", data=data)
         assert response.code == 400, name
-        assert says in (await response.json())["collection"]["error"]["message"]
+        assert says in response.document["error"]["message"]
     assert database.execute("select count(*) from investigators") == [(0,)]
     odd = "Bøb \u202fKelso 李"
     response = await create(api, f" {odd} ", keys.alice.armored)
@@ -305,7 +303,7 @@ async def test_names(api: Api, database: TestDatabase, keys: Keys) -> None:
 async def test_fields(api: Api, given: dict[str, str], says: str) -> None:
     response = await api.request("POST", "/investigator/create/", data=given)
     assert response.code == 400
-    assert says in (await response.json())["collection"]["error"]["message"]
+    assert says in response.document["error"]["message"]
 
 
 # -- keys that are accepted --------------------------------------------------------------------
@@ -443,10 +441,8 @@ async def test_a_primary_key_that_is_another_subkey_is_refused(
 async def test_update(api: Api, database: TestDatabase, keys: Keys) -> None:
     id = await added(api, keys.alice)
 
-    async def update(**fields: str) -> Any:
-        response = await api.request("POST", "/investigator/update/", data=fields)
-        response.document = json.loads(response.body)["collection"]
-        return response
+    async def update(**fields: str) -> Answer:
+        return await api.request("POST", "/investigator/update/", data=fields)
 
     action = an_action()
     submission = {**action, "pgpsignatures": [keys.sign(keys.alice, text_of(action))]}
@@ -455,7 +451,7 @@ async def test_update(api: Api, database: TestDatabase, keys: Keys) -> None:
         assert response.code == 200, response.document
         (item,) = response.document["items"]
         assert item["data"][0]["value"]["status"] == status
-        assert response.headers.getRawHeaders("Location") == [item["href"]]
+        assert response.header("Location") == item["href"]
         if status == "disabled":
             await refused_with(api, submission, "is not active")
     await accepted_as(api, submission)
@@ -484,7 +480,7 @@ async def test_update(api: Api, database: TestDatabase, keys: Keys) -> None:
 # -- as it is written in the manual ------------------------------------------------------------
 
 
-async def curl(*arguments: str) -> tuple[str, Any]:
+async def curl(*arguments: str) -> tuple[str, Json]:
     """The status line, and the collection."""
     done = await deferToThread(
         subprocess.run, ["curl", *arguments], capture_output=True, text=True, timeout=30
@@ -524,7 +520,7 @@ async def test_at_the_command_line(
     file = tmp_path / "key.asc"
     file.write_text(keys.bob.armored)
 
-    def investigator(*arguments: str) -> Any:
+    def investigator(*arguments: str) -> Json:
         where = ("--database", database.dsn)
         return deferToThread(command, "investigator", *arguments, *where)
 

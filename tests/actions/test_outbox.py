@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from twisted.internet import reactor
 
 from mig.actions.outbox import Outbox
 from mig.database.pool import Database
 from mig.limits import Limits
 from tests.support.postgres import TestDatabase
+from tests.support.reactor import reactor
 
 LIMITS = Limits(handoff_batch=20)
 BACKLOG = 4 * LIMITS.handoff_batch

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import pytest_twisted
@@ -21,8 +21,9 @@ from mig.openpgp.certificate import Certificate
 from mig.openpgp.certificate import Key as CertificateKey
 from mig.signing.keyring import Signer, owners
 from tests.support.api import Api
+from tests.support.documents import Json, JsonObject
 from tests.support.generations import GENERATIONS
-from tests.support.keys import Keys
+from tests.support.keys import Key, Keys
 from tests.support.postgres import TestDatabase
 from tests.support.properties import REPETITIONS
 from tests.support.submissions import (
@@ -37,6 +38,8 @@ from tests.support.submissions import (
     refused_with,
     spooled,
 )
+
+T = TypeVar("T")
 
 POSTS = 200
 EQUAL = 24
@@ -57,11 +60,11 @@ async def other(api: Api, database: TestDatabase) -> AsyncIterator[Api]:
     await running.stop()
 
 
-def at_once(coroutines: Iterator[Any]) -> Awaitable[list[Any]]:
+def at_once(coroutines: Iterator[Coroutine[Any, Any, T]]) -> Awaitable[list[T]]:
     return gatherResults([Deferred.fromCoroutine(one) for one in coroutines], consumeErrors=True)
 
 
-def state(api: Api, database: TestDatabase) -> Any:
+def state(api: Api, database: TestDatabase) -> Json:
     """Everything that is stored of actions."""
     rows = [
         database.execute(f"select {table}::text from {table} order by 1")
@@ -70,7 +73,7 @@ def state(api: Api, database: TestDatabase) -> Any:
     return rows, [(path.name, path.read_bytes()) for path in spooled(api)]
 
 
-AGAIN: dict[str, Callable[[Case, dict[str, Any]], Any]] = {
+AGAIN: dict[str, Callable[[Case, JsonObject], Json]] = {
     "the same": lambda _, good: good,
     "white space": lambda _, good: json.dumps(good, indent=4),
     "key order": lambda _, good: dict(reversed(good.items())),
@@ -128,7 +131,7 @@ AGAIN: dict[str, Callable[[Case, dict[str, Any]], Any]] = {
     ),
 }
 
-NOT_AGAIN: dict[str, tuple[Callable[[Case, dict[str, Any]], Any], str]] = {
+NOT_AGAIN: dict[str, tuple[Callable[[Case, JsonObject], Json], str]] = {
     "no signature": (
         lambda _, good: {**good, "pgpsignatures": []},
         "pgpsignatures must be an array of signatures",
@@ -188,7 +191,7 @@ async def test_one_of_equal_posts_at_once_makes_the_action(
         post((api, other)[n % 2], good if n % 3 else {**good, "threat": {}}) for n in range(EQUAL)
     )
     assert sorted(answer.code for answer in answers) == [200] * (EQUAL - 1) + [202]
-    places = {answer.headers.getRawHeaders("Location")[0].split("=")[1] for answer in answers}
+    places = {answer.header("Location").split("=")[1] for answer in answers}
     assert [f"{id}.json" for id in places] == [path.name for path in spooled(api)]
     assert database.execute("select count(*) from actions") == [(1,)]
     assert database.execute("select count(*) from signatures") == [(1,)]
@@ -257,7 +260,7 @@ async def test_keys_that_come_and_go_disturb_nobody_else(
     newcomers = [case.keys.key(f"newcomer{n}") for n in range(10)]
     database.execute("select setval('investigators_id_seq', 100)")
 
-    async def create(service: Api, key: Any) -> None:
+    async def create(service: Api, key: Key) -> None:
         data = {"name": key.name, "publickey": key.armored}
         response = await service.request("POST", "/investigator/create/", data=data)
         assert response.code == 201, response.body
@@ -272,7 +275,7 @@ async def test_keys_that_come_and_go_disturb_nobody_else(
             told = response.document.get("error", {}).get("message", "")
             assert response.code == 202 or "is not active" in told or response.code == 503, told
 
-    def all() -> Iterator[Any]:
+    def all() -> Iterator[Coroutine[Any, Any, object]]:
         yield toggle()
         yield try_bob()
         for n, submission in enumerate(good):

@@ -6,7 +6,6 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import psycopg2
 import pytest
@@ -16,15 +15,19 @@ from hypothesis import strategies as st
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
-from twisted.internet.threads import blockingCallFromThread, deferToThread
+from twisted.internet.threads import deferToThread
 
 from mig.api import dashboard
 from mig.api.dashboard import Dashboard
 from mig.database.pool import Database
+from mig.database.prepared import Prepared
 from mig.errors import Unavailable
 from mig.hypermedia.urls import Urls
+from mig.model.row import Parameters, Rows
 from tests.support import fleet
+from tests.support.documents import Json, JsonObject
 from tests.support.postgres import TestDatabase
+from tests.support.reactor import call_in_reactor
 
 ONLINE, IDLE = ("heartbeating", "online"), ("inactive", "idle")
 HOURS = st.sampled_from([0.0, 0.05, 0.1, 1.0, 23.0, 25.0, 167.0, 169.0])
@@ -52,17 +55,17 @@ class Counted:
         self.counts = 0
         self.gate: Deferred[None] | None = None
 
-    async def query(self, sql: str, parameters: Any) -> Any:
-        if "grouping sets" in sql:
+    async def query(self, sql: str | Prepared, parameters: Parameters) -> Rows:
+        if isinstance(sql, str) and "grouping sets" in sql:
             self.counts += 1
             if self.gate is not None:
                 await self.gate
         return await self.database.query(sql, parameters)
 
-    def ask(self) -> Deferred[list[Any]]:
+    def ask(self) -> Deferred[list[Json]]:
         return Deferred.fromCoroutine(self.items())
 
-    async def items(self) -> list[Any]:
+    async def items(self) -> list[Json]:
         """The dashboard's items: data by name, then the actions."""
         found = json.loads(b"[%b]" % await self.dashboard.items())
         counts = {data["name"]: data["value"] for data in found[0]["data"]}
@@ -82,9 +85,9 @@ def large(counted: Counted, monkeypatch: pytest.MonkeyPatch) -> Counted:
     monkeypatch.setattr(dashboard, "MOST_ALWAYS_COUNTED", -1)
     query = counted.query
 
-    async def slow(sql: str, parameters: Any) -> Any:
+    async def slow(sql: str | Prepared, parameters: Parameters) -> Rows:
         rows = await query(sql, parameters)
-        if "grouping sets" in sql:
+        if isinstance(sql, str) and "grouping sets" in sql:
             counted.clock.advance(1)
         return rows
 
@@ -92,7 +95,7 @@ def large(counted: Counted, monkeypatch: pytest.MonkeyPatch) -> Counted:
     return counted
 
 
-def stored(agents: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def stored(agents: list[JsonObject]) -> list[JsonObject]:
     now = datetime.now(UTC)
     return [
         fleet.agent(
@@ -107,7 +110,7 @@ def stored(agents: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def expected(agents: list[dict[str, Any]]) -> dict[str, Any]:
+def expected(agents: list[JsonObject]) -> JsonObject:
     active = [agent for agent in agents if agent["heartbeat"] < 5 / 60]
     online = [agent for agent in agents if agent["status"] in ONLINE]
     idle = [agent for agent in agents if agent["status"] in IDLE]
@@ -135,11 +138,11 @@ def expected(agents: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def endpoints(agents: list[dict[str, Any]]) -> set[str]:
+def endpoints(agents: list[JsonObject]) -> set[str]:
     return {agent["queueloc"] for agent in agents}
 
 
-def versions(agents: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def versions(agents: list[JsonObject]) -> list[JsonObject]:
     counts = Counter(agent["version"] for agent in agents)
     return [{"version": version, "count": counts[version]} for version in sorted(counts)]
 
@@ -150,10 +153,10 @@ async def test_counts_what_a_plain_count_does(database: TestDatabase, counted: C
     connection.autocommit = True
 
     @given(agents=AGENTS)
-    def check(agents: list[dict[str, Any]]) -> None:
+    def check(agents: list[JsonObject]) -> None:
         connection.cursor().execute("truncate agents cascade")
         fleet.insert(database.dsn, "agents", stored(agents))
-        assert blockingCallFromThread(reactor, counted.ask) == [expected(agents)]
+        assert call_in_reactor(counted.items) == [expected(agents)]
 
     await deferToThread(check)
     connection.close()

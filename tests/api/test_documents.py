@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import pytest_twisted
 
 from tests.support import fleet
 from tests.support.api import Api
+from tests.support.documents import Json, JsonObject
 from tests.support.postgres import TestDatabase
 
 RECORDED_BASE = "http://localhost:12346/api/v1"
@@ -20,8 +19,8 @@ def api_with_fleet(api: Api, database: TestDatabase) -> Api:
     return api
 
 
-def recorded_collection(name: str, base: str) -> Any:
-    def here(value: Any) -> Any:
+def recorded_collection(name: str, base: str) -> Json:
+    def here(value: Json) -> Json:
         if isinstance(value, str):
             value = value.replace("http://127.0.0.1:12346/api/v1", base)
             return value.replace(RECORDED_BASE, base)
@@ -34,12 +33,12 @@ def recorded_collection(name: str, base: str) -> Any:
     return here(fleet.recorded(name)["body"]["collection"])
 
 
-def stored(table: str, id: int) -> Any:
+def stored(table: str, id: int) -> Json:
     [row] = [row for row in fleet.FLEET[table] if row["id"] == id]
     return row
 
 
-def agent_now(recorded: dict[str, Any]) -> dict[str, Any]:
+def agent_now(recorded: JsonObject) -> JsonObject:
     """The recorded agent with what the original dropped (platform.md)."""
     row = stored("agents", recorded["id"])
     times = {
@@ -51,7 +50,7 @@ def agent_now(recorded: dict[str, Any]) -> dict[str, Any]:
     return {**recorded, **times, **rest}
 
 
-def action_now(recorded: dict[str, Any], nested: bool) -> dict[str, Any]:
+def action_now(recorded: JsonObject, nested: bool) -> JsonObject:
     row = stored("actions", recorded["id"])
     times = {n: short(row[n]) for n in ("starttime", "finishtime", "lastupdatetime")}
     signers = [
@@ -62,11 +61,11 @@ def action_now(recorded: dict[str, Any], nested: bool) -> dict[str, Any]:
         for i in fleet.FLEET["investigators"]
         if i["id"] in row["signers"]
     ]
-    counters = {"counters": {}} if nested else {}
+    counters: JsonObject = {"counters": {}} if nested else {}
     return {**recorded, **times, "status": row["status"], "investigators": signers, **counters}
 
 
-def command_now(recorded: dict[str, Any]) -> dict[str, Any]:
+def command_now(recorded: JsonObject) -> JsonObject:
     row = stored("commands", recorded["id"])
     return {
         **recorded,
@@ -93,7 +92,7 @@ def short(time: str) -> str:
 )
 @pytest_twisted.ensureDeferred
 async def test_single_documents_are_the_recorded_ones(
-    api_with_fleet: Api, name: str, now: Any
+    api_with_fleet: Api, name: str, now: Json
 ) -> None:
     expected = recorded_collection(name, api_with_fleet.base)["items"]
     expected[0]["data"][0]["value"] = now(expected[0]["data"][0]["value"])
@@ -115,7 +114,7 @@ async def test_single_documents_are_the_recorded_ones(
 )
 @pytest_twisted.ensureDeferred
 async def test_searches_hold_the_recorded_records(
-    api_with_fleet: Api, name: str, noun: str, now: Any
+    api_with_fleet: Api, name: str, noun: str, now: Json
 ) -> None:
     *expected, parameters = recorded_collection(name, api_with_fleet.base)["items"]
     path = fleet.recorded(name)["request"]["path"].replace("limit=2&", "")
@@ -139,7 +138,7 @@ async def test_the_compliance_report_has_the_recorded_items(api_with_fleet: Api)
     ours = [v for v in values if v["check"]["test"]["type"] != "netstat"]
     assert len(ours) == len(expected) == 9
 
-    def key(value: dict[str, Any]) -> str:
+    def key(value: JsonObject) -> str:
         return f"{value['link']} {value['check']['test']['value']}"
 
     theirs = sorted((item["data"][0]["value"] for item in expected), key=key)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import pytest_twisted
 
+from mig.limits import Limits
 from mig.model import command as commands
 from tests.support import fleet
 from tests.support.api import Api
+from tests.support.documents import Json, JsonObject
 from tests.support.postgres import TestDatabase
 
 REPORT = f"/search?type=command&report=complianceitems&limit=100000&{fleet.ALWAYS}"
 GOOD = fleet.found(fleet.hit())
-ODD: dict[int, dict[str, Any]] = {
+ODD: dict[int, JsonObject] = {
     101: {"results": r'[{"elements":{"a":[{"file":"\u0000"}]}}]'},
     102: {"results": r'[{"elements":{"a":[{"file":"\ud800"}]}}]'},
     103: {"results": '{"no":"array"}'},
@@ -27,7 +28,7 @@ ODD: dict[int, dict[str, Any]] = {
 }
 
 
-def load(database: TestDatabase, odd: dict[int, dict[str, Any]]) -> None:
+def load(database: TestDatabase, odd: dict[int, JsonObject]) -> None:
     fleet.insert(database.dsn, "agents", [fleet.agent(1)])
     fleet.insert(database.dsn, "actions", [fleet.action(1)])
     rows = [fleet.command(n, 1, 1, results=GOOD) for n in (99, 110)]
@@ -35,7 +36,7 @@ def load(database: TestDatabase, odd: dict[int, dict[str, Any]]) -> None:
     fleet.insert(database.dsn, "commands", rows)
 
 
-def named(items: list[Any]) -> dict[int, str]:
+def named(items: list[Json]) -> dict[int, str]:
     return {int(i["href"].rpartition("=")[2]): i["data"][0]["name"] for i in items}
 
 
@@ -77,7 +78,7 @@ async def test_odd_rows_stand_in_searches(api: Api, database: TestDatabase) -> N
 @pytest_twisted.ensureDeferred
 async def test_large_results_are_served_and_huge_ones_named(
     api: Api,
-    limited: Callable[..., Api],
+    limited: Callable[[Limits], Api],
     database: TestDatabase,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -92,12 +93,12 @@ async def test_large_results_are_served_and_huge_ones_named(
     assert "bytes, more than 2000000" in value["reason"]
     [one] = (await api.collection("/command?commandid=101"))["items"]
     assert one["data"][0]["value"]["results"] == large
-    under_a_mebibyte = await limited(large_documents=0).get("/command?commandid=101")
+    under_a_mebibyte = await limited(Limits(large_documents=0)).get("/command?commandid=101")
     assert under_a_mebibyte.code == 200
-    none_at_once = limited(whole_answer_bytes=100_000, large_documents=0)
+    none_at_once = limited(Limits(whole_answer_bytes=100_000, large_documents=0))
     refused = await none_at_once.get("/command?commandid=101")
     assert refused.code == 503 and refused.headers.hasHeader("retry-after")
-    one_at_once = limited(whole_answer_bytes=100_000, large_documents=1)
+    one_at_once = limited(Limits(whole_answer_bytes=100_000, large_documents=1))
     for _ in range(2):
         [again] = (await one_at_once.collection("/command?commandid=101"))["items"]
         assert again["data"] == one["data"]
@@ -143,7 +144,7 @@ async def test_signatures_that_are_no_json_break_no_document(
 
 @pytest_twisted.ensureDeferred
 async def test_pages_lead_past_odd_ids(api: Api, database: TestDatabase) -> None:
-    ids = ["NaN", "1e30", "-5", "1.5", "7"]
+    ids: list[int | str] = ["NaN", "1e30", "-5", "1.5", "7"]
     fleet.insert(database.dsn, "commands", [fleet.command(id, None, None) for id in ids])
     href, pages = f"/search?type=command&limit=1&{fleet.ALWAYS}", 0
     while href:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
 from urllib.parse import quote, urlsplit
 
 import pytest_twisted
@@ -10,6 +9,7 @@ import pytest_twisted
 from mig.hypermedia.document import MEDIA_TYPE
 from tests.support import fleet
 from tests.support.api import Api
+from tests.support.documents import JsonObject
 from tests.support.postgres import TestDatabase
 
 MEMBERS = {
@@ -41,10 +41,10 @@ class Walker:
     async def open(self, href: str) -> None:
         response = await self.api.get(href)
         assert response.code == 200, (href, response.body)
-        assert response.headers.getRawHeaders("content-type") == [MEDIA_TYPE]
-        self.check_collection((await response.json())["collection"], href)
+        assert response.header("content-type") == MEDIA_TYPE
+        self.check_collection(response.document, href)
 
-    def check_collection(self, collection: dict[str, Any], href: str) -> None:
+    def check_collection(self, collection: JsonObject, href: str) -> None:
         assert collection["version"] == "1.0"
         assert collection["href"] == href
         self.check("collection", collection)
@@ -62,7 +62,7 @@ class Walker:
         for data in collection.get("template", {"data": []})["data"]:
             assert isinstance(data["value"], str)
 
-    def follow(self, kind: str, found: dict[str, Any]) -> None:
+    def follow(self, kind: str, found: JsonObject) -> None:
         self.check(kind, found)
         assert urlsplit(found["href"]).netloc == urlsplit(self.api.base).netloc
         assert found["href"].isascii() and found["href"].count("?") <= 1
@@ -71,7 +71,7 @@ class Walker:
         )
         self.waiting.append(found["href"])
 
-    def submit(self, query: dict[str, Any]) -> None:
+    def submit(self, query: JsonObject) -> None:
         """A form with every field sent, those that it does not fill in empty."""
         self.check("query", query)
         values = {d["name"]: d["value"] for d in query["data"]}
@@ -83,7 +83,7 @@ class Walker:
             self.waiting.append(f"{query['href']}?{pairs}")
 
     @staticmethod
-    def check(kind: str, found: dict[str, Any]) -> None:
+    def check(kind: str, found: JsonObject) -> None:
         assert set(found) <= MEMBERS[kind], found
         assert "error" not in found
 

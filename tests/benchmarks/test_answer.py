@@ -16,7 +16,9 @@ CHUNKED = (
 
 
 @given(st.lists(st.integers(1, 40), min_size=1), st.sampled_from([(PLAIN, 5), (CHUNKED, 32)]))
-def test_an_answer_is_whole_with_its_last_byte_and_not_before(sizes, example):
+def test_an_answer_is_whole_with_its_last_byte_and_not_before(
+    sizes: list[int], example: tuple[bytes, int]
+) -> None:
     text, size = example
     answer, at, turn = Answer(b"one"), 0, 0
     while at < len(text):
@@ -27,7 +29,7 @@ def test_an_answer_is_whole_with_its_last_byte_and_not_before(sizes, example):
     assert answer.bytes == size
 
 
-def test_an_answer_without_length_ends_with_the_connection():
+def test_an_answer_without_length_ends_with_the_connection() -> None:
     answer = Answer()
     assert not answer.feed(b"HTTP/1.1 200 OK\r\n\r\nall of it")
     answer.ended()
@@ -37,7 +39,7 @@ def test_an_answer_without_length_ends_with_the_connection():
 @pytest.mark.parametrize(
     "text", [b"", PLAIN[:-1], CHUNKED[:-2], CHUNKED[:70], CHUNKED[:90], b"HTTP/1.1 200"]
 )
-def test_an_answer_that_breaks_off_is_no_answer(text: bytes):
+def test_an_answer_that_breaks_off_is_no_answer(text: bytes) -> None:
     answer = Answer()
     assert not answer.feed(text)
     with pytest.raises(Malformed):
@@ -45,12 +47,12 @@ def test_an_answer_that_breaks_off_is_no_answer(text: bytes):
 
 
 @pytest.mark.parametrize("text", [b"SSH-2.0-x\r\n\r\n", PLAIN + b"!", b"HTTP/1.1 xx\r\n\r\n"])
-def test_what_is_no_answer_is_refused(text: bytes):
+def test_what_is_no_answer_is_refused(text: bytes) -> None:
     with pytest.raises(Malformed):
         Answer().feed(text)
 
 
-def test_an_answer_without_body_is_whole_after_its_head():
+def test_an_answer_without_body_is_whole_after_its_head() -> None:
     answer = Answer()
     assert answer.feed(b"HTTP/1.1 405 No\r\ncontent-length: 0\r\n\r\n")
     assert answer.status == 405

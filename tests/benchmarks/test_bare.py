@@ -5,7 +5,7 @@ from __future__ import annotations
 from benchmarks import bare
 
 
-def test_each_path_of_the_bare_server_has_a_select_of_its_own():
+def test_each_path_of_the_bare_server_has_a_select_of_its_own() -> None:
     rules = [*bare.application(None).url_map.iter_rules()]
     assert {rule.rule for rule in rules} == {"/heartbeat", *bare.BY_ID, *bare.FIXED}
     assert len({rule.endpoint for rule in rules}) == len(rules)

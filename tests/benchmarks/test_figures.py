@@ -14,17 +14,19 @@ from benchmarks.report import number, ratio, table
 @pytest.mark.parametrize(
     ("share", "value"), [(0, 1), (1, 1), (50, 50), (50.5, 51), (95, 95), (99, 99), (100, 100)]
 )
-def test_a_percentile_is_the_value_that_this_share_does_not_exceed(share: float, value: int):
+def test_a_percentile_is_the_value_that_this_share_does_not_exceed(
+    share: float, value: int
+) -> None:
     assert percentile(range(1, 101), share) == value
 
 
-def test_of_one_value_all_percentiles_are_that_value():
+def test_of_one_value_all_percentiles_are_that_value() -> None:
     assert [percentile([7.0], share) for share in (0, 50, 99, 100)] == [7.0] * 4
     with pytest.raises(ValueError, match="no values"):
         percentile([], 50)
 
 
-def test_medians_take_each_figure_for_itself_and_the_worst_failures():
+def test_medians_take_each_figure_for_itself_and_the_worst_failures() -> None:
     rows = [
         Row(scenario="s", unit="requests", rate=rate, p50_ms=p50, failures=failures, note=note)
         for rate, p50, failures, note in ((1, 9, 0, ""), (2, None, 3, "x"), (9, 1, 0, "x"))
@@ -34,32 +36,32 @@ def test_medians_take_each_figure_for_itself_and_the_worst_failures():
     assert row.peak_mb is None
 
 
-def test_the_ratio_is_a_share_for_requests_and_times_for_reports():
+def test_the_ratio_is_a_share_for_requests_and_times_for_reports() -> None:
     assert ratio(Row(scenario="s", unit="requests", rate=80, floor=100)) == "80 %"
     assert ratio(Row(scenario="s", unit="items", rate=40, floor=100)) == "2.50 ×"
     assert ratio(Row(scenario="s", unit="items", rate=40)) == ""
 
 
-def test_numbers_have_three_digits_or_more():
+def test_numbers_have_three_digits_or_more() -> None:
     shown = [number(value) for value in (None, 0.123, 1.236, 12.34, 99.96, 1234.5, 1e6)]
     assert shown == ["", "0.12", "1.24", "12.3", "100.0", "1,234", "1,000,000"]
 
 
-def test_a_table_leaves_out_columns_without_figures():
+def test_a_table_leaves_out_columns_without_figures() -> None:
     lines = table([Row(scenario="one", unit="items", rate=1.5, note="odd")]).splitlines()
     names = [name.strip() for name in lines[0].strip("|").split("|")]
     assert names == ["scenario", "clients", "per second", "note"]
     assert len({len(line) for line in lines}) == 1
 
 
-def test_processor_time_is_read_behind_the_name_of_the_program():
+def test_processor_time_is_read_behind_the_name_of_the_program() -> None:
     numbers = "S 7 1 1 0 -1 4194304 1 2 3 4 100 50 30 20 20 0 1 0 5"
     stat = proc.parse_stat(f"42 (a) b (c) {numbers}\n")
     ticks = os.sysconf("SC_CLK_TCK")
     assert stat == proc.Stat(parent=7, own=150 / ticks, reaped=50 / ticks)
 
 
-def test_a_family_counts_its_children_alive_and_reaped_and_nobody_else():
+def test_a_family_counts_its_children_alive_and_reaped_and_nobody_else() -> None:
     stats = {
         1: proc.Stat(parent=0, own=1.0, reaped=10.0),
         2: proc.Stat(parent=1, own=2.0, reaped=0.5),
@@ -68,7 +70,7 @@ def test_a_family_counts_its_children_alive_and_reaped_and_nobody_else():
     assert proc.family_seconds(stats, 1) == 13.5
 
 
-def test_the_peak_is_read_in_megabytes_and_can_be_reset():
+def test_the_peak_is_read_in_megabytes_and_can_be_reset() -> None:
     assert proc.parse_peak("VmPeak:\t 9 kB\nVmHWM:\t    2000 kB\nVmRSS:\t 1 kB\n") == 2.048
     pid = os.getpid()
     proc.reset_peak(pid)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import tracemalloc
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,8 +12,11 @@ from hypothesis import strategies as st
 from mig.compliance import encoder as encoders
 from mig.compliance.definition import compliance_items
 from mig.compliance.encoder import ComplianceItems
+from mig.database.prepared import Prepared
 from mig.errors import Unreadable
 from mig.hypermedia.urls import Urls
+from mig.model.row import Parameters, Rows
+from tests.support.documents import Json, JsonObject
 
 URLS = Urls("http://localhost:1664/api/v1")
 
@@ -30,11 +32,11 @@ odd = st.one_of(
 )
 
 
-def mostly(usual: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+def mostly(usual: st.SearchStrategy[Json]) -> st.SearchStrategy[Json]:
     return st.integers(0, 30).flatmap(lambda n: odd if n == 0 else usual)
 
 
-def members(**usual: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+def members(**usual: st.SearchStrategy[Json]) -> st.SearchStrategy[Json]:
     """An object with any of the members, now and then with something odd in one."""
     return mostly(st.fixed_dictionaries({}, optional={k: mostly(v) for k, v in usual.items()}))
 
@@ -80,20 +82,21 @@ times = st.sampled_from(
 )
 
 
-def written(value: Any, indent: int | None, escaped: str) -> str:
+def written(value: Json, indent: int | None, escaped: str) -> str:
     """JSON text as somebody may have stored it."""
     return json.dumps(value, indent=indent, ensure_ascii=bool(indent)).replace("~", escaped)
 
 
-def fast(command: dict[str, Any], agent_name: str) -> list[Any]:
+def fast(command: JsonObject, agent_name: str) -> list[Json]:
     row = ("3", "2", "1", command["finishtime"], command["results"], None, "")
     encoder = prepared(command, agent_name, row)
     twice = [encoder.items(row), encoder.items(row)]
     assert twice[0] == twice[1]
-    return json.loads(b"[%b]" % twice[0])
+    items: list[Json] = json.loads(b"[%b]" % twice[0])
+    return items
 
 
-def prepared(command: dict[str, Any], agent_name: str, row: Any) -> ComplianceItems:
+def prepared(command: JsonObject, agent_name: str, row: Json) -> ComplianceItems:
     """An encoder that knows the action and the agent of *row*."""
     encoder = ComplianceItems(URLS)
     answers = [
@@ -101,7 +104,8 @@ def prepared(command: dict[str, Any], agent_name: str, row: Any) -> ComplianceIt
         [("2", *(command[k] for k in ("action_name", "description", "threat", "operations")))],
     ]
 
-    async def query(sql: str, parameters: Any) -> Any:
+    async def query(sql: str | Prepared, parameters: Parameters) -> Rows:
+        assert isinstance(sql, str)
         return answers["actions" in sql]
 
     with pytest.raises(StopIteration):
@@ -109,7 +113,7 @@ def prepared(command: dict[str, Any], agent_name: str, row: Any) -> ComplianceIt
     return encoder
 
 
-def slow(command: dict[str, Any], agent_name: str) -> list[Any]:
+def slow(command: JsonObject, agent_name: str) -> list[Json]:
     link = URLS.command(3)
     try:
         values = compliance_items(link=link, agent_name=agent_name, **command)
@@ -132,7 +136,7 @@ def slow(command: dict[str, Any], agent_name: str) -> list[Any]:
     escaped=surrogates,
 )
 def test_fast_equals_readable(
-    agent_name: str, indent: int | None, escaped: str, finishtime: str | None, **values: Any
+    agent_name: str, indent: int | None, escaped: str, finishtime: str | None, **values: Json
 ) -> None:
     command = {
         name: value if name == "action_name" or value is None else written(value, indent, escaped)
@@ -147,7 +151,7 @@ def test_fast_equals_readable(
     kept=st.integers(1, 4),
     longest=st.sampled_from([0, 8, 4_096]),
 )
-def test_checks_are_right_whatever_was_forgotten(many: list[Any], kept: int, longest: int) -> None:
+def test_checks_are_right_whatever_was_forgotten(many: list[Json], kept: int, longest: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(encoders, "CHECKS_KEPT", kept)
         patch.setattr(encoders, "LONGEST_KEY", longest)
@@ -167,7 +171,7 @@ def test_checks_that_never_come_again_take_a_bounded_amount_of_memory(
 ) -> None:
     monkeypatch.setattr(encoders, "CHECKS_KEPT", 10)
 
-    def row(n: int) -> tuple[Any, ...]:
+    def row(n: int) -> tuple[Json, ...]:
         other = f"{n:01000d}"
         file = other if name == "file" else "f"
         search = {"paths": [other if name == "search" else "p"]}

@@ -7,14 +7,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
-from typing import Any
 
 import psycopg2
 import pytest
 import pytest_twisted
+from psycopg2 import extensions
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater
@@ -174,7 +174,7 @@ class Scheduler(threading.Thread):
         except Exception as error:
             self.error = error
 
-    def _write(self, cursor: Any) -> None:
+    def _write(self, cursor: extensions.cursor) -> None:
         agent = self._generation.agent(1)
         places = ", ".join(["%s"] * len(agent))
         insert_agent = f"insert into agents ({', '.join(agent)}) values ({places})"
@@ -198,7 +198,7 @@ class Scheduler(threading.Thread):
             )
             self.written += 1
 
-    def _timed(self, cursor: Any, sql: str, parameters: list[Any]) -> None:
+    def _timed(self, cursor: extensions.cursor, sql: str, parameters: Sequence[object]) -> None:
         began = time.monotonic()
         cursor.execute(sql, parameters)
         self.longest = max(self.longest, time.monotonic() - began)

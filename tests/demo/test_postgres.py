@@ -11,7 +11,6 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import pytest_twisted
@@ -60,10 +59,10 @@ def servers_in(folder: Path) -> list[int]:
     return found
 
 
-async def answer(server: EmbeddedPostgres, role: str = OWNER) -> Any:
+async def answer(server: EmbeddedPostgres, role: str = OWNER) -> str:
     database = Database(reactor, server.dsn(role))
     try:
-        return (await database.query("select current_user"))[0][0]
+        return str((await database.query("select current_user"))[0][0])
     finally:
         database.stop()
 

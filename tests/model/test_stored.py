@@ -29,7 +29,7 @@ class Table:
 
     def load(self, ids: Iterable[str | None]) -> None:
         with pytest.raises(StopIteration):
-            self.lookup.load(self._query, ids).send(None)  # type: ignore[attr-defined]
+            self.lookup.load(self._query, ids).send(None)
 
     async def _query(self, _: Any, parameters: Any) -> Rows:
         ids = set(parameters[0].strip("{}").split(","))

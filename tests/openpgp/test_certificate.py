@@ -159,9 +159,9 @@ def test_s17_curves(curve: str, algorithm: int, weak: bool) -> None:
 def test_s19_a_key_of_64_kib_is_read_in_well_under_100_ms() -> None:
     many = armored(KEY.raw + USER.raw + BINDING.raw * 140)
     assert len(many) > 62_000
-    start = time.perf_counter()
+    start = time.process_time()
     certificate.read(many)
-    assert time.perf_counter() - start < 0.1
+    assert time.process_time() - start < 0.1
 
 
 @given(st.binary(max_size=300), st.booleans())
@@ -181,7 +181,7 @@ def test_an_armor_is_what_base64_decoders_expect() -> None:
     assert base64.b64decode("".join(lines[2:-3])) == BOB_RAW
 
 
-def rsa(bits: int, exponent: int) -> bytes:
+def rsa_packets(bits: int, exponent: int) -> bytes:
     """An RSA key of that size, with a user id."""
     modulus = (1 << (bits - 1)) | 1
     numbers = b"".join(
@@ -194,8 +194,8 @@ def rsa(bits: int, exponent: int) -> bytes:
 @pytest.mark.parametrize(("bits", "exponent"), [(8193, 65537), (16384, 65537), (4096, 2**33 + 1)])
 def test_a_key_that_gpg_needs_seconds_for_is_refused(bits: int, exponent: int) -> None:
     with pytest.raises(InvalidInput, match="absurdly large"):
-        parse(rsa(bits, exponent))
-    assert parse(rsa(8192, 65537)).keys[0].bits == 8192
+        parse(rsa_packets(bits, exponent))
+    assert parse(rsa_packets(8192, 65537)).keys[0].bits == 8192
 
 
 @pytest.mark.parametrize("line", ["", "A:"])

@@ -18,10 +18,13 @@ from mig.api.dashboard import Dashboard
 from mig.api.read import LISTS
 from mig.compliance.encoder import ComplianceItems
 from mig.database.pool import Database, Rows, Snapshot
+from mig.database.prepared import Prepared
 from mig.demo.postgres import EmbeddedPostgres
 from mig.hypermedia.urls import Urls
+from mig.model.row import Parameters
 from mig.search.parameters import PARAMETERS, TYPES, parse_search
 from mig.search.results import Format, Results
+from tests.support.documents import Json, JsonObject
 from tests.support.postgres import TestDatabase
 
 COMMANDS = 1_000_000
@@ -115,32 +118,33 @@ class Explained:
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
-        self.plans: list[dict[str, Any]] = []
+        self.plans: list[JsonObject] = []
 
-    async def query(self, sql: str, parameters: Sequence[Any] = ()) -> Rows:
+    async def query(self, sql: str | Prepared, parameters: Parameters = ()) -> Rows:
+        assert isinstance(sql, str)
         await self._explain(sql, parameters)
         return await self._snapshot.query(sql, parameters)
 
-    async def declare(self, sql: str, parameters: Sequence[Any] = ()) -> None:
+    async def declare(self, sql: str, parameters: Sequence[Json] = ()) -> None:
         await self._explain(f"declare rows no scroll cursor for {sql}", parameters)
         await self._snapshot.declare(sql, parameters)
 
     def fetch(self, count: int) -> Deferred[Rows]:
         return self._snapshot.fetch(count)
 
-    async def _explain(self, sql: str, parameters: Sequence[Any]) -> None:
+    async def _explain(self, sql: str, parameters: Parameters) -> None:
         [[plans]] = await self._snapshot.query(f"explain (format json) {sql}", parameters)
         assert not [plan for plan in plans if "JIT" in plan], "it is compiled before the first row"
         self.plans += [plan["Plan"] for plan in plans]
 
 
-def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def nodes(plan: JsonObject) -> Iterator[JsonObject]:
     yield plan
     for below in plan.get("Plans", ()):
         yield from nodes(below)
 
 
-def faults(plans: list[dict[str, Any]]) -> Iterator[str]:
+def faults(plans: list[JsonObject]) -> Iterator[str]:
     """What reads or sorts commands as a whole."""
     for plan in plans:
         for node in nodes(plan):
@@ -170,7 +174,7 @@ def million(postgres: EmbeddedPostgres) -> Iterator[Database]:
     admin.execute("drop database million with (force)")
 
 
-async def plans(database: Database, given: dict[str, str]) -> list[dict[str, Any]]:
+async def plans(database: Database, given: dict[str, str]) -> list[JsonObject]:
     """How PostgreSQL answers a search up to its first page."""
     search = parse_search(list(given.items()), NOW)
     urls = Urls("http://x/api/v1")
@@ -182,7 +186,8 @@ async def plans(database: Database, given: dict[str, str]) -> list[dict[str, Any
         pages = results.pages()
         await anext(pages)
         await pages.aclose()
-    return explained.plans
+    found: list[JsonObject] = explained.plans
+    return found
 
 
 def test_every_parameter_is_tried() -> None:
@@ -199,7 +204,7 @@ async def test_a_search_reads_commands_by_an_index(million: Database) -> None:
     assert found == {}
 
 
-def sorts_commands(node: dict[str, Any]) -> bool:
+def sorts_commands(node: JsonObject) -> bool:
     """Whether rows of commands are sorted; PostgreSQL 16 on also sorts the signers of an action."""
     below = [inner.get("Relation Name") for inner in nodes(node)]
     return "Sort" in node["Node Type"] and "commands" in below

@@ -6,17 +6,16 @@ import gc
 import json
 import re
 from collections.abc import Callable
-from typing import Any
+from functools import partial
 
 import psycopg2
 import pytest
 import pytest_twisted
 from hypothesis import given
 from hypothesis import strategies as st
+from psycopg2 import extensions
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred
-from twisted.internet.threads import blockingCallFromThread, deferToThread
-from twisted.logger import globalLogPublisher
+from twisted.internet.threads import deferToThread
 from whenever import Instant
 
 from mig.api.read import LISTS
@@ -25,7 +24,9 @@ from mig.hypermedia.urls import Urls
 from mig.search.parameters import FINISHED_COMMAND, parse_search
 from mig.search.results import Results
 from tests.support import fleet
+from tests.support.documents import Json, JsonObject
 from tests.support.postgres import TestDatabase
+from tests.support.reactor import call_in_reactor, record_log
 
 TABLES = ("commands", "signatures", "actions", "agents", "investigators")
 NOW = Instant.from_utc(2026, 1, 10)
@@ -88,7 +89,7 @@ OWN_TIMES = {
 
 
 @st.composite
-def searches(draw: Callable[[Any], Any]) -> dict[str, str]:
+def searches(draw: Callable[[Json], Json]) -> dict[str, str]:
     type = draw(st.sampled_from(sorted(OWN_TIMES)))
     fitting = {n: s for n, s in PARAMETERS.items() if type in ONLY.get(n, {type})}
     names = draw(st.sets(st.sampled_from(sorted(fitting)), max_size=4))
@@ -121,14 +122,20 @@ def status_matches(type: str, status: str, wanted: str) -> bool:
     return ilike(status, wanted)
 
 
-def expected(rows: dict[str, list[dict[str, Any]]], given: dict[str, str]) -> list[int]:
+Fleet = dict[str, list[JsonObject]]
+Record = JsonObject | None
+Combination = tuple[Record, Record, Record, Record]
+"""A command, its action, its agent and a signer of the action, as far as there are any."""
+
+
+def expected(rows: Fleet, given: dict[str, str]) -> list[int]:
     """The ids that a search finds, by joining everything and filtering."""
     type = given["type"]
     by_id = {table: {row["id"]: row for row in rows[table]} for table in rows}
     found = []
     for own in rows[f"{type}s"]:
         candidates = [own] if type == "command" else rows["commands"]
-        combinations = []
+        combinations: list[Combination] = []
         for command in [*candidates, None] if type != "command" else candidates:
             action = by_id["actions"].get(command["actionid"]) if command else None
             agent = by_id["agents"].get(command["agentid"]) if command else None
@@ -158,9 +165,11 @@ def expected(rows: dict[str, list[dict[str, Any]]], given: dict[str, str]) -> li
     return [row["id"] for row in found[offset : offset + int(given.get("limit", 10_000))]]
 
 
-def fits(command: Any, action: Any, agent: Any, investigator: Any, own: Any, given: Any) -> bool:
+def fits(
+    command: Json, action: Json, agent: Json, investigator: Json, own: Json, given: Json
+) -> bool:
     after, before, _ = OWN_TIMES[given["type"]]
-    tests = {
+    tests: dict[str, Callable[[str], object]] = {
         "actionid": lambda v: action and action["id"] == int(v),
         "actionname": lambda v: v == "%" or (action and ilike(action["name"], v)),
         "agentid": lambda v: agent and agent["id"] == int(v),
@@ -179,9 +188,9 @@ def fits(command: Any, action: Any, agent: Any, investigator: Any, own: Any, giv
     return all(tests[name](value) for name, value in given.items() if name in tests)
 
 
-def load(cursor: Any, rows: dict[str, list[dict[str, Any]]]) -> None:
+def load(cursor: extensions.cursor, rows: Fleet) -> None:
     cursor.execute(f"truncate {', '.join(TABLES)} cascade")
-    makers = {
+    makers: dict[str, Callable[..., JsonObject]] = {
         "agents": fleet.agent,
         "actions": fleet.action,
         "investigators": lambda id, **other: {"id": id, **other},
@@ -217,7 +226,7 @@ class Searcher:
 
 
 @pytest.fixture
-def searcher(database: TestDatabase) -> Any:
+def searcher(database: TestDatabase) -> Json:
     searcher = Searcher(database.dsn)
     yield searcher
     searcher.database.stop()
@@ -229,13 +238,11 @@ async def test_finds_what_a_plain_filter_finds(database: TestDatabase, searcher:
     connection.autocommit = True
 
     @given(rows=fleets, asked=st.lists(searches(), min_size=5, max_size=10))
-    def check(rows: dict[str, list[dict[str, Any]]], asked: list[dict[str, str]]) -> None:
+    def check(rows: Fleet, asked: list[dict[str, str]]) -> None:
         numbered = {t: [{"id": n, **row} for n, row in enumerate(rows[t], 1)] for t in rows}
         load(connection.cursor(), numbered)
         for parameters in asked:
-            found = blockingCallFromThread(
-                reactor, lambda p: Deferred.fromCoroutine(searcher.ids(p)), parameters
-            )
+            found = call_in_reactor(partial(searcher.ids, parameters))
             assert found == expected(numbered, parameters), parameters
 
     await deferToThread(check)
@@ -293,18 +300,15 @@ async def test_a_threat_that_json_functions_refuse_hides_no_other_action(
 async def test_a_search_left_while_the_next_page_is_fetched_fails_nowhere(
     database: TestDatabase, searcher: Searcher
 ) -> None:
-    failures: list[Any] = []
-    observe = failures.append
-    globalLogPublisher.addObserver(observe)
     fleet.insert(database.dsn, "commands", [fleet.command(n, None, None) for n in range(1, 61)])
     search = parse_search([("type", "command"), ("after", "2026-01-01T00:00:00Z")], NOW)
-    for _ in range(20):
-        async with searcher.database.snapshot("test") as snapshot:
-            results = Results(snapshot, search, LISTS["command"](Urls("http://x/api/v1")))
-            await results.open()
-            pages = results.pages()
-            await anext(pages)
-            await pages.aclose()
-        gc.collect()
-    globalLogPublisher.removeObserver(observe)
-    assert not [event for event in failures if event.get("log_failure")]
+    with record_log() as log:
+        for _ in range(20):
+            async with searcher.database.snapshot("test") as snapshot:
+                results = Results(snapshot, search, LISTS["command"](Urls("http://x/api/v1")))
+                await results.open()
+                pages = results.pages()
+                await anext(pages)
+                await pages.aclose()
+            gc.collect()
+    assert not log.failures

@@ -14,12 +14,14 @@ from pathlib import Path
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
+from twisted.internet.interfaces import IReadDescriptor
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
 
 from mig.errors import BadListener
 from mig.service.endpoints import ACCEPTED, parse
 from mig.service.listeners import Listener, bind, bind_all
+from tests.support.reactor import stop_listening
 
 SOMEWHERE_ELSE = "other machines could reach it, and there is no authentication yet"
 
@@ -262,8 +264,9 @@ def mode_of(path: str) -> int | None:
 
 class Greeting(Protocol):
     def connectionMade(self) -> None:
-        self.transport.write(b"hello")  # type: ignore[union-attr]
-        self.transport.loseConnection()  # type: ignore[union-attr]
+        assert self.transport is not None
+        self.transport.write(b"hello")
+        self.transport.loseConnection()
 
 
 async def greeted(connection: socket.socket) -> bytes:
@@ -283,7 +286,7 @@ async def served(listener: Listener, address: str | tuple[str, int | None]) -> N
     with closing(socket.socket(listener.socket.family)) as client:
         client.connect(address)
         assert await greeted(client) == b"hello"
-    await port.stopListening()
+    await stop_listening(port)
 
 
 @pytest_twisted.ensureDeferred
@@ -321,13 +324,21 @@ async def test_an_inherited_unix_socket_stays_as_it_is(short: Path) -> None:
     theirs.close()
 
 
+class Counting(Factory):
+    """Counts the connections that are taken, and closes them."""
+
+    noisy = False
+    taken = 0
+
+    def buildProtocol(self, addr: object) -> None:
+        self.taken += 1
+
+
 @pytest_twisted.ensureDeferred
 async def test_one_connection_is_taken_at_a_time(short: Path) -> None:
     """So daemons that share a socket share a burst of connections."""
     for text in ("tcp:0", "unix:socket"):
-        taken: list[object] = []
-        factory = Factory()
-        factory.buildProtocol = lambda address, taken=taken: taken.append(address)
+        factory = Counting()
         listener = bind(text)
         family, address = listener.socket.family, listener.socket.getsockname()
         port = listener.accept(reactor, factory)
@@ -336,7 +347,7 @@ async def test_one_connection_is_taken_at_a_time(short: Path) -> None:
                 client = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
                 client.connect(address)
             for count in (1, 2, 3):
-                port.doRead()
-                assert len(taken) == count
-            await port.stopListening()
+                IReadDescriptor(port).doRead()
+                assert factory.taken == count
+            await stop_listening(port)
         listener.close()

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from twisted.logger import Logger, LogLevel, formatEvent, globalLogPublisher, textFileLogObserver
-from twisted.scripts.twistd import ServerOptions
+from twisted.logger import Logger, LogLevel, textFileLogObserver
+from twisted.scripts._twistd_unix import ServerOptions
 
 from mig.errors import BadLog
 from mig.service import logs
 from mig.service.apicfg import Logging
 from mig.web.request import RequestEnded
+from tests.support.reactor import record_log
 
 FOREGROUND: dict[str, object] = {"nodaemon": True}
 
@@ -93,6 +94,7 @@ def test_what_is_not_configured_is_left_to_twist() -> None:
 def test_lines_are_those_of_twistd(capsys: pytest.CaptureFixture[str]) -> None:
     twistd = StringIO()
     ours, theirs = logs.redirect(Logging(), FOREGROUND), textFileLogObserver(twistd)
+    assert ours is not None
     for seconds in (0.0, 0.9, 1.1, 3600.0, 180 * 86_400.0):
         event = {
             "log_time": 1_790_000_000 + seconds,
@@ -154,17 +156,9 @@ def test_each_request_has_one_line() -> None:
         sent_bytes=99,
         outcome="refused: " + "{x}" * 1000,
     )
-    lines: list[str] = []
-
-    def observe(event: Any) -> None:
-        lines.append(formatEvent(event))
-
-    globalLogPublisher.addObserver(observe)
-    try:
+    with record_log() as log:
         logs.write_access_line(event)
-    finally:
-        globalLogPublisher.removeObserver(observe)
-    [line] = lines
+    [line] = log.lines
     head = "17 unix GET /search?{\\xff\\n 400 0.013s 3 rows 99 bytes: refused: {x}{x}"
     assert line.startswith(head), line
     assert len(line) == len(head) - len("refused: {x}{x}") + logs.MAX_OUTCOME_CHARACTERS

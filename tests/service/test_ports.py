@@ -16,6 +16,7 @@ from twisted.python.failure import Failure
 
 from mig.service.listeners import bind
 from mig.service.shared_port import MOST_PAUSES
+from tests.support.reactor import stop_listening
 
 
 class Connections(Factory):
@@ -86,7 +87,7 @@ class Daemons:
             client.close()
         await self.until(lambda: self.open == [0, 0])
         for one in self.two:
-            await one.port.stopListening()
+            await stop_listening(one.port)
 
 
 async def turn() -> None:

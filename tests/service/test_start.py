@@ -199,8 +199,8 @@ def test_a_start_that_is_stopped_early_leaves_nothing(embedded: Path, folder: Pa
         stderr=subprocess.STDOUT,
         text=True,
     )
+    assert process.stdout
     try:
-        assert process.stdout
         assert next((line for line in process.stdout if "setting up PostgreSQL" in line), None)
         process.terminate()
         output = process.stdout.read()
@@ -302,9 +302,9 @@ def test_serves_from_any_folder_and_stops_cleanly(database: TestDatabase, folder
 
 
 def test_runs_on_the_asyncio_reactor(database: TestDatabase, folder: Path) -> None:
-    environment = [BIN / "twistd", "--reactor=asyncio", "-n", "mig-api"]
+    program = [str(BIN / "twistd"), "--reactor=asyncio", "-n", "mig-api"]
     process = subprocess.Popen(
-        [*environment, "--database", database.dsn, "--listen", "tcp:0"],
+        [*program, "--database", database.dsn, "--listen", "tcp:0"],
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest_twisted
-from twisted.internet import reactor
 
 from mig.signing.gpg.verify import Gpg
+from tests.support.reactor import reactor
 
 
 @pytest_twisted.async_yield_fixture

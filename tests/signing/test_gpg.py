@@ -9,14 +9,13 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
 
 from mig.errors import InvalidInput, Unavailable
 from mig.limits import Limits
 from mig.openpgp import certificate, packet
 from mig.openpgp.packet import Signature
-from mig.signing.gpg.verify import Gpg
+from mig.signing.gpg.verify import Gpg, Verified
 from tests.support.keys import (
     HOMES,
     LONG_AGO,
@@ -26,6 +25,7 @@ from tests.support.keys import (
     framed,
     one_line,
 )
+from tests.support.reactor import reactor
 from tests.support.signatures import (
     BAD,
     BOB,
@@ -325,7 +325,7 @@ class Hanging:
         self.gpg = Gpg(reactor, program=program, limits=limits)
         self.signature: Signature = packet.signature(vector_text("unix-plain")[1][0])
 
-    def verify(self) -> Deferred[Any]:
+    def verify(self) -> Deferred[Verified]:
         return Deferred.fromCoroutine(self.gpg.verify(BOB, self.signature, b""))
 
     @property
@@ -369,9 +369,10 @@ async def test_the_queue_is_bounded_and_who_waits_in_it_too(tmp_path: Path) -> N
     with pytest.raises(Unavailable) as raised:
         await hanging.verify()
     assert "too many" in raised.value.detail
-    for _, failure in await DeferredList(waiting, consumeErrors=True):
-        assert failure.check(Unavailable)
-        assert "0.5 s" in failure.value.detail
+    for one in waiting:
+        with pytest.raises(Unavailable) as raised:
+            await one
+        assert "0.5 s" in raised.value.detail
     await hanging.gpg.stop()
     await hanging.until_gone()
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
 
 from mig.errors import InvalidInput, Unavailable
@@ -20,6 +19,7 @@ from mig.openpgp.packet import Signature
 from mig.signing.gpg.batch import MOST
 from mig.signing.gpg.verify import Gpg, Verified
 from tests.support.keys import Keys
+from tests.support.reactor import reactor
 from tests.support.signatures import (
     BAD,
     BOB,
@@ -67,7 +67,7 @@ async def at_once(gpg: Gpg, *checks: tuple[Certificate, str, bytes]) -> list[Any
         Deferred.fromCoroutine(gpg.verify(key, packet.signature(signature), text))
         for key, signature, text in checks
     ]
-    results = await DeferredList(waiting, consumeErrors=True)
+    results: list[Any] = await DeferredList(waiting, consumeErrors=True)
     return [result if good else result.value for good, result in results]
 
 

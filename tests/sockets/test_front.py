@@ -12,10 +12,10 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
-from twisted.internet.interfaces import IListeningPort
 from twisted.internet.threads import deferToThread
 
 from mig.limits import Limits
+from mig.service.listeners import bind
 from mig.web.request import RequestEnded
 from tests.support.front import (
     BASE,
@@ -28,6 +28,7 @@ from tests.support.front import (
     post,
     refusal_of,
 )
+from tests.support.reactor import port_number, stop_listening
 
 CHUNKED = "Transfer-Encoding: chunked"
 HEARTBEAT = b"GET /api/v1/heartbeat HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -41,13 +42,13 @@ class Server:
     def __init__(self) -> None:
         self.posts = Posts()
         self.site = a_site(reactor, BASE, self.posts)
-        self.port: IListeningPort = reactor.listenTCP(0, self.site, interface="127.0.0.1")
+        self.port = bind("tcp:0").accept(reactor, self.site)
 
     async def talk(self, *data: bytes) -> bytes:
         """All that is answered to *data*, read to the end; only then the client closes."""
 
         def talk() -> bytes:
-            address = ("127.0.0.1", self.port.getHost().port)
+            address = ("127.0.0.1", port_number(self.port))
             with socket.create_connection(address, timeout=20) as client:
                 for piece in data:
                     client.sendall(piece)
@@ -63,7 +64,7 @@ class Server:
 async def server() -> AsyncIterator[Server]:
     running = Server()
     yield running
-    await running.port.stopListening()
+    await stop_listening(running.port)
 
 
 @pytest.fixture

@@ -6,18 +6,18 @@ import http.client
 import socket
 from collections.abc import Callable, Iterator
 from random import Random
-from typing import Any
 
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
-from twisted.logger import formatEvent, globalLogPublisher
 
+from mig.limits import Limits
 from tests.support import fleet
 from tests.support.api import Api
 from tests.support.postgres import MANY_COMMANDS, TestDatabase
+from tests.support.reactor import Log, port_number, record_log
 
 REPORT = f"/api/v1/search?type=command&report=complianceitems&limit=100000&{fleet.ALWAYS}"
 BACKENDS = (
@@ -27,20 +27,13 @@ BACKENDS = (
 
 
 @pytest.fixture
-def failures() -> Iterator[list[str]]:
-    """What is logged as a failure meanwhile."""
-    found: list[str] = []
-
-    def observe(event: Any) -> None:
-        if event.get("log_failure") is not None:
-            found.append(formatEvent(event))
-
-    globalLogPublisher.addObserver(observe)
-    yield found
-    globalLogPublisher.removeObserver(observe)
+def log() -> Iterator[Log]:
+    """What is logged during the test."""
+    with record_log() as log:
+        yield log
 
 
-async def eventually(holds: Callable[[], Any]) -> None:
+async def eventually(holds: Callable[[], object]) -> None:
     """Wait until *holds* does, 20 seconds at the most."""
     deadline = reactor.seconds() + 20
     while not await deferToThread(holds):
@@ -52,7 +45,7 @@ class Client:
     """A client that reads the report only as far as it is told."""
 
     def __init__(self, api: Api, version: str = "1.1") -> None:
-        self._socket = socket.create_connection(("127.0.0.1", api.port.getHost().port), timeout=20)
+        self._socket = socket.create_connection(("127.0.0.1", port_number(api.port)), timeout=20)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         request = f"GET {REPORT} HTTP/{version}\r\nHost: localhost\r\n\r\n"
         self._socket.sendall(request.encode())
@@ -83,14 +76,14 @@ class Client:
 @pytest.mark.parametrize("how", ["leave", "half_close"])
 @pytest_twisted.ensureDeferred
 async def test_a_client_that_leaves_frees_its_backend(
-    api: Api, many: TestDatabase, how: str, failures: list[str]
+    api: Api, many: TestDatabase, how: str, log: Log
 ) -> None:
     client = await deferToThread(Client, api)
     await deferToThread(client.some, 300_000)
     assert len(many.execute(BACKENDS)) == 1
     await deferToThread(getattr(client, how))
     await eventually(lambda: not many.execute(BACKENDS))
-    assert not failures
+    assert not log.failures
     again = await api.get(f"/search?type=command&limit=1&{fleet.ALWAYS}")
     assert again.code == 200
 
@@ -113,9 +106,9 @@ async def test_a_client_that_leaves_before_the_first_row_cancels_the_query(
 
 @pytest_twisted.ensureDeferred
 async def test_a_stalled_client_is_cut_and_frees_its_backend(
-    limited: Callable[..., Api], many: TestDatabase
+    limited: Callable[[Limits], Api], many: TestDatabase
 ) -> None:
-    api = limited(stall_seconds=0.2, stall_bytes_per_second=10**9)
+    api = limited(Limits(stall_seconds=0.2, stall_bytes_per_second=10**9))
     client = await deferToThread(Client, api)
     await deferToThread(client.some, 300_000)
     await eventually(lambda: not many.execute(BACKENDS))
@@ -124,8 +117,8 @@ async def test_a_stalled_client_is_cut_and_frees_its_backend(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_stream_has_an_end(limited: Callable[..., Api], many: TestDatabase) -> None:
-    client = await deferToThread(Client, limited(stream_seconds=0.3))
+async def test_a_stream_has_an_end(limited: Callable[[Limits], Api], many: TestDatabase) -> None:
+    client = await deferToThread(Client, limited(Limits(stream_seconds=0.3)))
     await deferToThread(client.some, 300_000)
     await eventually(lambda: not many.execute(BACKENDS))
     with pytest.raises(ConnectionResetError):
@@ -160,7 +153,7 @@ async def test_a_killed_backend_is_seen_by_the_client(
 @pytest_twisted.ensureDeferred
 async def test_a_whole_report_ends_as_http_demands(api: Api, many: TestDatabase) -> None:
     def read() -> int:
-        connection = http.client.HTTPConnection("127.0.0.1", api.port.getHost().port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", port_number(api.port), timeout=60)
         connection.request("GET", REPORT, headers={"Host": "localhost"})
         body = connection.getresponse().read()
         connection.close()

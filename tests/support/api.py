@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import treq
-from twisted.internet import reactor
-from twisted.internet.interfaces import IListeningPort
 from twisted.web.client import HTTPConnectionPool
+from twisted.web.http_headers import Headers
 
 from mig.actions.handoff import DatabaseHandoff, Handoff, NoHandoff
 from mig.actions.outbox import Outbox
@@ -22,6 +23,28 @@ from mig.limits import Limits
 from mig.service.listeners import bind
 from mig.signing.gpg.verify import Gpg
 from mig.signing.keyring import Keyring
+from tests.support.documents import Json
+from tests.support.reactor import reactor, stop_listening
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """A response with its whole body."""
+
+    code: int
+    headers: Headers
+    body: bytes
+
+    def header(self, name: str) -> str:
+        """Return the value of a header that is there once."""
+        values = self.headers.getRawHeaders(name, [])
+        assert len(values) == 1, (name, values)
+        return values[0]
+
+    @property
+    def document(self) -> Json:
+        """The collection that the body holds."""
+        return json.loads(self.body)["collection"]
 
 
 class Api:
@@ -56,29 +79,26 @@ class Api:
             investigators=Investigators(self.database, self.gpg, keyring),
             limits=limits,
         )
-        fd, family = listener.socket.fileno(), listener.socket.family
-        self.port: IListeningPort = reactor.adoptStreamPort(fd, family, site)
-        listener.socket.close()
+        self.port = listener.accept(reactor, site)
 
-    async def request(self, method: str, path: str, **kw: Any) -> Any:
-        """The response to a request below the base route, and its body."""
+    async def request(self, method: str, path: str, **options: Any) -> Answer:
+        """The answer to a request below the base route; *options* are those of treq."""
         url = path if path.startswith("http") else self.base + path
-        response = await treq.request(method, url, pool=self.pool, allow_redirects=False, **kw)
-        response.body = await response.content()
-        return response
+        response = await treq.request(method, url, pool=self.pool, allow_redirects=False, **options)
+        body = await response.content()
+        return Answer(code=response.code, headers=response.headers, body=body)
 
-    async def get(self, path: str, **kw: Any) -> Any:
-        return await self.request("GET", path, **kw)
+    async def get(self, path: str, **options: Any) -> Answer:
+        return await self.request("GET", path, **options)
 
-    async def collection(self, path: str, status: int = 200) -> Any:
+    async def collection(self, path: str, status: int = 200) -> Json:
         """The collection that a path answers with."""
-        response = await self.get(path)
-        document = await response.json()
-        assert response.code == status, document
-        return document["collection"]
+        answer = await self.get(path)
+        assert answer.code == status, answer.body
+        return answer.document
 
     async def stop(self) -> None:
-        await self.port.stopListening()
+        await stop_listening(self.port)
         await self.gpg.stop()
         await self.handoff.stop()
         self.database.stop()

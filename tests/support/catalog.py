@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from mig.database.schema.declared import wanted
 from tests.support.postgres import TestDatabase
 
@@ -40,7 +38,7 @@ def invalid(database: TestDatabase) -> list[str]:
     return [name for [name] in rows]
 
 
-def everything(database: TestDatabase) -> Any:
+def everything(database: TestDatabase) -> tuple[object, ...]:
     """All of it, and who may do what."""
     rights = database.execute(
         "select relname, relacl::text, relowner::regrole::text,"

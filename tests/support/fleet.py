@@ -6,9 +6,10 @@ import json
 from collections.abc import Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import psycopg2
+
+from tests.support.documents import Json, JsonObject
 
 VECTORS = Path(__file__).parents[1] / "vectors"
 FLEET = json.loads((VECTORS / "fleet.json").read_text())
@@ -18,12 +19,12 @@ NOT_DESTROYED = "0001-01-01T00:00:00Z"
 ALWAYS = "after=0001-01-01T00:00:00Z"
 
 
-def recorded(name: str) -> Any:
+def recorded(name: str) -> Json:
     """A recorded exchange with the original API."""
     return json.loads((VECTORS / "responses" / f"{name}.json").read_text())
 
 
-def insert(dsn: str, table: str, rows: Iterable[Mapping[str, Any]]) -> None:
+def insert(dsn: str, table: str, rows: Iterable[Mapping[str, Json]]) -> None:
     """Insert rows; dicts and lists become JSON."""
     with closing(psycopg2.connect(dsn)) as connection, connection, connection.cursor() as cursor:
         for row in rows:
@@ -68,7 +69,7 @@ def load(dsn: str) -> None:
     )
 
 
-def agent(id: int, **other: Any) -> dict[str, Any]:
+def agent(id: int, **other: Json) -> JsonObject:
     return {
         "id": id,
         "name": f"agent{id}.example.net",
@@ -82,7 +83,7 @@ def agent(id: int, **other: Any) -> dict[str, Any]:
     }
 
 
-def action(id: int, module: str = "file", **other: Any) -> dict[str, Any]:
+def action(id: int, module: str = "file", **other: Json) -> JsonObject:
     return {
         "id": id,
         "name": f"action {id}",
@@ -99,7 +100,7 @@ def action(id: int, module: str = "file", **other: Any) -> dict[str, Any]:
     }
 
 
-def command(id: int, actionid: int | None, agentid: int | None, **other: Any) -> dict[str, Any]:
+def command(id: int | str, actionid: int | None, agentid: int | None, **other: Json) -> JsonObject:
     return {
         "id": id,
         "actionid": actionid,
@@ -112,10 +113,10 @@ def command(id: int, actionid: int | None, agentid: int | None, **other: Any) ->
     }
 
 
-def hit(file: str = "/etc/a", **search: Any) -> dict[str, Any]:
+def hit(file: str = "/etc/a", **search: Json) -> JsonObject:
     return {"file": file, "search": search, "fileinfo": {"size": 1}}
 
 
-def found(*hits: Mapping[str, Any], label: str = "check") -> list[dict[str, Any]]:
+def found(*hits: Mapping[str, Json], label: str = "check") -> list[JsonObject]:
     """The results of one operation of the module file."""
     return [{"foundanything": True, "success": True, "elements": {label: list(hits)}}]

@@ -9,6 +9,7 @@ from typing import Any
 
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IProtocolFactory
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
@@ -23,6 +24,7 @@ from mig.web.forms import form
 from mig.web.gate import Authenticate
 from mig.web.request import Request, RequestEnded
 from mig.web.site import ApiSite, Observer
+from tests.support.documents import Json
 
 BASE = "http://mig.example:1664/api/v1"
 CREATE = "/api/v1/action/create/"
@@ -122,7 +124,10 @@ class Front:
 
     def connect(self) -> None:
         self.transport = StringTransport()
-        self.channel: Any = self.site.buildProtocol(IPv4Address("TCP", "127.0.0.1", 1))
+        factory: IProtocolFactory = self.site
+        channel = factory.buildProtocol(IPv4Address("TCP", "127.0.0.1", 1))
+        assert channel is not None
+        self.channel: Any = channel
         self.channel.makeConnection(self.transport)
 
     def send(self, data: bytes) -> bytes:
@@ -131,7 +136,7 @@ class Front:
         return self.answered()
 
     def answered(self) -> bytes:
-        value = self.transport.value()
+        value: bytes = self.transport.value()
         self.transport.clear()
         return value
 
@@ -140,7 +145,7 @@ class Front:
         self.clock.advance(seconds)
         return self.answered()
 
-    def post(self, path: str, body: bytes, *headers: str) -> tuple[int, Any]:
+    def post(self, path: str, body: bytes, *headers: str) -> tuple[int, Json]:
         """Status and document for a POST below the base route."""
         lines = [f"Content-Length: {len(body)}", *headers]
         return answer_of(self.send(post(f"/api/v1{path}", *lines) + body))
@@ -152,7 +157,7 @@ def post(path: str, *headers: str, host: str = "mig.example:1664") -> bytes:
     return "\r\n".join(lines).encode("latin-1")
 
 
-def answer_of(answer: bytes) -> tuple[int, Any]:
+def answer_of(answer: bytes) -> tuple[int, Json]:
     """Status and document of one answer that has a Content-Length."""
     head, _, body = answer.partition(b"\r\n\r\n")
     return int(head.split()[1]), json.loads(body)

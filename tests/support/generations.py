@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from tests.support import fleet
+from tests.support.documents import Json, JsonObject
 from tests.support.postgres import TestDatabase
 
 _SHARED = """
@@ -102,13 +102,13 @@ class Generation:
     """How a generation's database is set up, and a row of its scheduler for an agent."""
 
     sql: str
-    agent_columns: Mapping[str, Any]
-    action_columns: Mapping[str, Any]
+    agent_columns: Mapping[str, Json]
+    action_columns: Mapping[str, Json]
 
-    def agent(self, id: int) -> dict[str, Any]:
+    def agent(self, id: int) -> JsonObject:
         return {**fleet.agent(id), **self.agent_columns}
 
-    def action(self, id: int) -> dict[str, Any]:
+    def action(self, id: int) -> JsonObject:
         return {**fleet.action(id), **self.action_columns}
 
     def fill(self, dsn: str) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import psycopg2
 import pytest_twisted
+from psycopg2.extensions import connection
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
@@ -104,9 +105,9 @@ def insert_many_commands(database: TestDatabase) -> None:
 
 
 @contextmanager
-def holding(database: TestDatabase, *statements: str) -> Iterator[Any]:
+def holding(database: TestDatabase, *statements: str) -> Iterator[connection]:
     """A transaction of somebody else that stays open."""
-    with closing(psycopg2.connect(database.dsn)) as connection:
+    with closing(psycopg2.connect(database.dsn)) as held:
         for statement in statements:
-            connection.cursor().execute(statement)
-        yield connection
+            held.cursor().execute(statement)
+        yield held

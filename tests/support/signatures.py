@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
 from mig.openpgp import certificate, packet
 from mig.openpgp.certificate import Certificate
+from tests.support.documents import Json
 from tests.support.fleet import VECTORS
 from tests.support.keys import (
     LONG_AGO,
@@ -34,7 +34,7 @@ def vector_key(name: str) -> Certificate:
 BOB = vector_key("bob")
 
 
-def go_json(value: Any) -> str:
+def go_json(value: Json) -> str:
     """Go's encoding, as far as the vectors need it."""
     if isinstance(value, dict):
         items = sorted(value.items(), key=lambda item: item[0].encode())
@@ -65,10 +65,10 @@ def vector_text(name: str) -> tuple[bytes, list[str]]:
     operations = go_json(action["operations"])
     times = [action["validfrom"], action["expireafter"]]
     if name.startswith("unix"):
-        first, last = (int(datetime.fromisoformat(f"{t[:19]}+00:00").timestamp()) for t in times)
+        seconds = [int(datetime.fromisoformat(f"{t[:19]}+00:00").timestamp()) for t in times]
         text = (
-            f"name={action['name']};target={action['target']};validfrom={first};"
-            f"expireafter=%!s(int64={last});operations={operations};"
+            f"name={action['name']};target={action['target']};validfrom={seconds[0]};"
+            f"expireafter=%!s(int64={seconds[1]});operations={operations};"
         )
     else:
         first, last = (

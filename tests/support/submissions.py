@@ -7,11 +7,11 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mig.actions.submission import read_operations, read_time
 from mig.signing.canonical import Signable, texts
-from tests.support.api import Api
+from tests.support.api import Answer, Api
+from tests.support.documents import Json, JsonObject
 from tests.support.keys import Key, Keys
 from tests.support.postgres import TestDatabase
 
@@ -49,7 +49,7 @@ class Case:
 
     def sign(
         self,
-        action: dict[str, Any],
+        action: JsonObject,
         key: Key | None = None,
         *options: str,
         form: str = "unix",
@@ -57,12 +57,12 @@ class Case:
     ) -> str:
         return self.keys.sign(key or self.keys.alice, text_of(action, form), *options, time=time)
 
-    def good(self, action: dict[str, Any], **kw: Any) -> dict[str, Any]:
+    def good(self, action: JsonObject, form: str = "unix") -> JsonObject:
         """The action with Alice's signature."""
-        return {**action, "pgpsignatures": [self.sign(action, **kw)]}
+        return {**action, "pgpsignatures": [self.sign(action, form=form)]}
 
 
-def an_action(**members: Any) -> dict[str, Any]:
+def an_action(**members: Json) -> JsonObject:
     return {
         "name": "Find the backdoor",
         "target": "agents.name='server1.example.net'",
@@ -79,7 +79,7 @@ def an_action(**members: Any) -> dict[str, Any]:
     }
 
 
-def text_of(action: dict[str, Any], form: str = "unix") -> bytes:
+def text_of(action: JsonObject, form: str = "unix") -> bytes:
     """The text that is signed."""
     signable = Signable(
         name=action["name"],
@@ -91,26 +91,23 @@ def text_of(action: dict[str, Any], form: str = "unix") -> bytes:
     return next(text.text for text in texts(signable) if text.form == form)
 
 
-async def post(api: Api, submission: Any) -> Any:
+async def post(api: Api, submission: Json) -> Answer:
     """The answer to a submission: an action, its text, or a whole body."""
     if isinstance(submission, Raw):
-        kw: dict[str, Any] = {"data": submission.body, "headers": {"Content-Type": submission.type}}
-    else:
-        text = submission if isinstance(submission, str) else json.dumps(submission)
-        kw = {"data": {"action": text}}
-    response = await api.request("POST", "/action/create/", **kw)
-    response.document = json.loads(response.body)["collection"]
-    return response
+        headers = {"Content-Type": submission.type}
+        return await api.request("POST", "/action/create/", data=submission.body, headers=headers)
+    text = submission if isinstance(submission, str) else json.dumps(submission)
+    return await api.request("POST", "/action/create/", data={"action": text})
 
 
-async def accepted_as(api: Api, submission: Any, status: int = 202) -> Any:
+async def accepted_as(api: Api, submission: Json, status: int = 202) -> Json:
     """The action in the answer to a submission that is taken."""
     response = await post(api, submission)
     assert response.code == status, response.document
     return response.document["items"][0]["data"][0]["value"]
 
 
-async def refused_with(api: Api, submission: Any, says: str, status: int = 400) -> None:
+async def refused_with(api: Api, submission: Json, says: str, status: int = 400) -> None:
     response = await post(api, submission)
     assert response.code == status, response.document
     told = response.document["error"]["message"]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from typing import Any
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from tests.support.documents import Json, JsonObject
 from tests.support.front import FORM, Front
 
 JSON = "Content-Type: application/json"
@@ -28,7 +28,7 @@ def raw_part(value: str | bytes, *headers: str) -> bytes:
     return "\r\n".join(["--b", *headers, "", ""]).encode() + content + b"\r\n"
 
 
-def template(*data: Any) -> bytes:
+def template(*data: Json) -> bytes:
     return json.dumps({"template": {"data": data}}).encode()
 
 
@@ -82,7 +82,7 @@ TEXT = json.dumps(ACTION)
         ),
     ],
 )
-def test_forms(path: str, header: str, body: bytes, fields: dict[str, Any] | None) -> None:
+def test_forms(path: str, header: str, body: bytes, fields: JsonObject | None) -> None:
     status, document = Front().post(path, body, header)
     assert status == 200, document
     assert fields is None or document == fields

@@ -8,15 +8,15 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
-from twisted.internet.interfaces import IListeningPort
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
-from twisted.logger import globalLogPublisher
 
 from mig.access.caller import ANONYMOUS, Caller
 from mig.access.permissions import Permission
 from mig.errors import Forbidden
 from mig.limits import Limits
+from mig.service.listeners import bind
+from mig.web.gate import Authenticate
 from mig.web.request import Request
 from tests.support.front import (
     BASE,
@@ -30,6 +30,7 @@ from tests.support.front import (
     post,
     refusal_of,
 )
+from tests.support.reactor import Log, port_number, record_log, stop_listening
 
 LIMITS = Limits()
 BODY = b"action=1"
@@ -52,17 +53,10 @@ def front(late: LateAuthentication) -> Front:
 
 
 @pytest.fixture
-def failures() -> Iterator[list[object]]:
-    """What is logged as a failure."""
-    found: list[object] = []
-
-    def observe(event: dict[str, object]) -> None:
-        if event.get("log_failure") is not None:
-            found.append(event["log_failure"])
-
-    globalLogPublisher.addObserver(observe)
-    yield found
-    globalLogPublisher.removeObserver(observe)
+def log() -> Iterator[Log]:
+    """What is logged during the test."""
+    with record_log() as log:
+        yield log
 
 
 # A request with a body
@@ -119,7 +113,11 @@ def test_who_lacks_the_permission_is_refused_before_the_body(when: str) -> None:
         return NOBODY
 
     late = LateAuthentication()
-    ways = {"late": late, "in a coroutine": in_a_coroutine, "at once": at_once}
+    ways: dict[str, Authenticate] = {
+        "late": late,
+        "in a coroutine": in_a_coroutine,
+        "at once": at_once,
+    }
     front = Front(authenticate=ways[when])
     answer = front.send(EXPECTING)
     if when == "late":
@@ -235,7 +233,7 @@ def test_no_other_deadline_passes_while_the_gate_is_asked(late: LateAuthenticati
 
 @pytest.mark.parametrize("request_bytes", [HEARTBEAT, EXPECTING, HEAD + BODY])
 def test_a_client_that_leaves_ends_its_gate(
-    front: Front, late: LateAuthentication, request_bytes: bytes, failures: list[object]
+    front: Front, late: LateAuthentication, request_bytes: bytes, log: Log
 ) -> None:
     front.send(request_bytes)
     [waiting] = late.waiting
@@ -244,18 +242,18 @@ def test_a_client_that_leaves_ends_its_gate(
     assert [event.outcome for event in front.ended] == ["client left"]
     assert not front.clock.getDelayedCalls()
     assert (front.answered(), front.posts.ran, front.site.held_bytes) == (b"", 0, 0)
-    assert not failures
+    assert not log.failures
 
 
 @pytest.mark.parametrize("request_bytes", [HEARTBEAT, EXPECTING, HEAD + BODY])
 def test_a_gate_that_fails_shows_an_id_and_nothing_else(
-    front: Front, late: LateAuthentication, request_bytes: bytes, failures: list[object]
+    front: Front, late: LateAuthentication, request_bytes: bytes, log: Log
 ) -> None:
     front.send(request_bytes)
     late.refuse(ValueError("a secret"))
     answer = front.answered()
     status, document = answer_of(answer)
-    assert (status, len(failures)) == (500, 1)
+    assert (status, len(log.failures)) == (500, 1)
     assert document["collection"]["error"]["code"] == front.ended[0].operation
     assert b"secret" not in answer and b"100 Continue" not in answer
     assert front.posts.ran == 0
@@ -271,10 +269,10 @@ class Server:
         self.late = LateAuthentication()
         self.posts = Posts()
         site = a_site(reactor, BASE, self.posts, authenticate=self.late)
-        self.port: IListeningPort = reactor.listenTCP(0, site, interface="127.0.0.1")
+        self.port = bind("tcp:0").accept(reactor, site)
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port.getHost().port), timeout=20)
+        return socket.create_connection(("127.0.0.1", port_number(self.port)), timeout=20)
 
     async def asked(self) -> None:
         """Come back when the gate was asked."""
@@ -286,7 +284,7 @@ class Server:
 async def server() -> AsyncIterator[Server]:
     running = Server()
     yield running
-    await running.port.stopListening()
+    await stop_listening(running.port)
 
 
 @pytest.mark.parametrize("request_bytes", [HEARTBEAT, EXPECTING, HEAD + BODY])

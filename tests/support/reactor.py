@@ -1,0 +1,91 @@
+"""The reactor that the tests run in: what it logs, where it listens, and calls from threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import Any, TypeVar, cast
+
+from twisted.internet import reactor as _installed
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.interfaces import (
+    IListeningPort,
+    IReactorCore,
+    IReactorFDSet,
+)
+from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from mig.actions.outbox import TimeAndThreads
+from mig.signing.gpg.process import GpgReactor
+
+T = TypeVar("T")
+
+
+class FullReactor(GpgReactor, TimeAndThreads, IReactorCore, IReactorFDSet):
+    """A reactor with all that the parts of the service need of one."""
+
+
+reactor = cast(FullReactor, _installed)
+"""The one that runs; Twisted's own type of it leaves out threads."""
+
+
+@implementer(ILogObserver)
+class Log:
+    """The events that were logged."""
+
+    def __init__(self) -> None:
+        self.events: list[LogEvent] = []
+
+    def __call__(self, event: LogEvent) -> None:
+        self.events.append(event)
+
+    @property
+    def lines(self) -> list[str]:
+        return [formatEvent(event) for event in self.events]
+
+    @property
+    def failures(self) -> list[str]:
+        """Those that tell of a failure."""
+        events = [event for event in self.events if event.get("log_failure") is not None]
+        return [formatEvent(event) for event in events]
+
+
+@contextmanager
+def record_log() -> Iterator[Log]:
+    """Record what is logged until the end of the block."""
+    log = Log()
+    globalLogPublisher.addObserver(log)
+    try:
+        yield log
+    finally:
+        globalLogPublisher.removeObserver(log)
+
+
+def port_number(port: IListeningPort) -> int:
+    """Return the number of a TCP port."""
+    host = port.getHost()
+    assert isinstance(host, IPv4Address | IPv6Address)
+    return host.port
+
+
+async def stop_listening(port: IListeningPort) -> None:
+    """Close a port, and wait until it is closed."""
+    await maybeDeferred(port.stopListening)
+
+
+def call_in_reactor(start: Callable[[], Coroutine[Deferred[Any], Any, T]]) -> T:
+    """Run a coroutine in the reactor's thread, and wait in this one for what it returns."""
+    result: Future[T] = Future()
+
+    def fail(failure: Failure) -> None:
+        result.set_exception(failure.value)
+
+    def begin() -> None:
+        Deferred.fromCoroutine(start()).addCallbacks(result.set_result, fail)
+
+    reactor.callFromThread(begin)
+    return result.result()
