@@ -15,7 +15,10 @@ from twisted.internet import reactor as _reactor
 from twisted.web.server import Site
 from txpostgres import txpostgres
 
-from mig.model import action, agent, command, investigator
+from mig.model.action import ACTION
+from mig.model.agent import AGENT
+from mig.model.command import COMMAND
+from mig.model.investigator import INVESTIGATOR
 
 CONNECTIONS: Final = 8
 
@@ -29,19 +32,19 @@ _STATUSES: Final = (
     " from commands where actionid = a.id group by status) s)"
 )
 _COMMANDS: Final = (
-    f"select {command.COLUMNS}, {action.COLUMNS}, {agent.COLUMNS} from commands c"
+    f"select {COMMAND.sql}, {ACTION.sql}, {AGENT.sql} from commands c"
     " left join actions a on a.id = c.actionid left join agents g on g.id = c.agentid"
 )
 BY_ID: Final = {
     "/action": (
         b"actionid",
-        f"select {action.COLUMNS}, {_STATUSES}, {_LINKS} from actions a where a.id = %s",
+        f"select {ACTION.sql}, {_STATUSES}, {_LINKS} from actions a where a.id = %s",
     ),
-    "/agent": (b"agentid", f"select {agent.COLUMNS} from agents g where g.id = %s"),
+    "/agent": (b"agentid", f"select {AGENT.sql} from agents g where g.id = %s"),
     "/command": (b"commandid", f"{_COMMANDS} where c.id = %s"),
     "/investigator": (
         b"investigatorid",
-        f"select {investigator.COLUMNS} from investigators i where i.id = %s",
+        f"select {INVESTIGATOR.sql} from investigators i where i.id = %s",
     ),
 }
 """The parameter, and the SELECT with one id."""
@@ -54,7 +57,7 @@ FIXED: Final = {
         )
     ),
     "/search/agent": (
-        f"select {agent.COLUMNS} from agents g order by g.starttime desc, g.id desc limit 100"
+        f"select {AGENT.sql} from agents g order by g.starttime desc, g.id desc limit 100"
     ),
 }
 

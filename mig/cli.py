@@ -31,7 +31,7 @@ from mig.errors import (
     explained,
 )
 from mig.investigators.registry import DISABLED, Investigators
-from mig.model.investigator import COLUMNS
+from mig.model.investigator import ALL_INVESTIGATORS
 from mig.signing.gpg.process import GpgReactor
 from mig.signing.gpg.verify import Gpg
 from mig.signing.keyring import ACTIVE, Keyring
@@ -40,7 +40,6 @@ from mig.values import parse_id
 INTERRUPTED: Final = 130
 OTHER_ROLE_NEEDED: Final = 2
 LARGEST_KEY: Final = 65_536
-ALL_INVESTIGATORS: Final = f"select {COLUMNS} from investigators i order by i.id"  # noqa: S608
 
 
 def _dsn(_context: click.Context, _option: click.Parameter, value: str) -> str:
@@ -115,8 +114,9 @@ def list_command(database: str) -> None:
 
     async def show(known: Database) -> None:
         await prepare(known, upgrade=False)
-        for id, name, fingerprint, status, *_ in await known.query(ALL_INVESTIGATORS):
-            click.echo(f"{id}\t{status}\t{fingerprint or '-'}\t{_printable(name)}")
+        for row in await known.query(ALL_INVESTIGATORS):
+            fingerprint = row.pgpfingerprint or "-"
+            click.echo(f"{row.id}\t{row.status}\t{fingerprint}\t{_printable(row.name)}")
 
     _run(database, show)
 

@@ -7,7 +7,9 @@ import math
 import os
 import re
 from collections import Counter
+from collections.abc import Iterable
 from decimal import Decimal
+from difflib import get_close_matches
 from typing import Any, Final, NoReturn
 
 from whenever import Instant, OffsetDateTime
@@ -24,6 +26,15 @@ RFC3339 = re.compile(
     re.ASCII,
 )
 _SPACE_FOR_PLUS = re.compile(r" (?=[0-9]{2}:[0-9]{2}$)", re.ASCII)
+
+
+def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
+    """Return the hint in a message about an unknown *name*: the *known* one that is like it.
+
+    :param otherwise: the hint when none is.
+    """
+    near = get_close_matches(name, list(known), 1)
+    return f"did you mean {near[0]}?" if near else otherwise
 
 
 def new_id() -> int:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from threading import Event
-from typing import Final, TypeVar
+from typing import Annotated, Final, NamedTuple, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.interfaces import IReactorThreads, IReactorTime
@@ -23,22 +23,33 @@ from twisted.python.failure import Failure
 
 from mig.actions.spool import Spool
 from mig.actions.submission import NEW_STATUS
-from mig.database.pool import Database, Parameters
+from mig.database.pool import Database
 from mig.errors import Unavailable, explained
 from mig.limits import Limits
-from mig.model.row import id_array
+from mig.model.row import Columns
+from mig.model.statement import Parameters, Statement, id_array
 
 T = TypeVar("T")
 
 POLL_SECONDS: Final = 2.0
 """How often what other daemons left, or what failed, is looked for."""
 
+
+class _WaitingRow(NamedTuple):
+    actionid: Annotated[str, "s.actionid::text"]
+    document: Annotated[str | None, "s.document"]
+    status: Annotated[str | None, "a.status"]
+
+
+_COLUMNS = Columns(_WaitingRow)
 _WAITING = (
-    "select s.actionid::text, s.document, a.status from submissions s"
+    f"select {_COLUMNS.sql} from submissions s"
     " left join actions a on a.id = s.actionid where s.handedover is null"
 )
-_ANY = f"{_WAITING} order by s.submitted limit %s for update of s skip locked"
-_THESE = f"{_WAITING} and s.actionid = any(%s::numeric[]) order by s.actionid for update of s"
+_ANY = Statement(f"{_WAITING} order by s.submitted limit %s for update of s skip locked", _COLUMNS)
+_THESE = Statement(
+    f"{_WAITING} and s.actionid = any(%s::numeric[]) order by s.actionid for update of s", _COLUMNS
+)
 _HANDED_OVER = (
     "update submissions set handedover = now(), document = null where actionid = any(%s::numeric[])"
 )
@@ -128,10 +139,13 @@ class Outbox:
             self._rest.callback(None)
 
     async def _turn(
-        self, sql: str, parameters: Parameters, waiters: Sequence[Deferred[None]]
+        self,
+        statement: Statement[_WaitingRow],
+        parameters: Parameters,
+        waiters: Sequence[Deferred[None]],
     ) -> None:
         self._busy = True
-        more = await self._attempt(sql, parameters)
+        more = await self._attempt(statement, parameters)
         for waiter in waiters:
             if not waiter.called:
                 waiter.callback(None)
@@ -140,10 +154,10 @@ class Outbox:
         self._busy = False
         self._next()
 
-    async def _attempt(self, sql: str, parameters: Parameters) -> bool:
-        """Hand over the rows of *sql*; whether there may be more."""
+    async def _attempt(self, statement: Statement[_WaitingRow], parameters: Parameters) -> bool:
+        """Hand over the rows of *statement*; whether there may be more."""
         try:
-            more = await self._hand_over(sql, parameters)
+            more = await self._hand_over(statement, parameters)
         except (OSError, Unavailable, TimeoutError, CancelledError) as reason:
             self._fail(explained(reason) or "the spool's file system does not answer")
         except Exception:
@@ -161,20 +175,20 @@ class Outbox:
             self.log.error("actions do not reach the scheduler: {reason}", reason=reason)
         self._stuck = reason
 
-    async def _hand_over(self, sql: str, parameters: Parameters) -> bool:
+    async def _hand_over(self, statement: Statement[_WaitingRow], parameters: Parameters) -> bool:
         if self._threads >= self._limits.handoff_threads:
             raise Unavailable("the spool's file system does not answer")
         async with self._database.transaction() as transaction:
-            rows = await transaction.query(sql, parameters)
+            rows = await transaction.query(statement, parameters)
             if not rows:
                 return False
             new = {
-                id: document.encode()
-                for id, document, status in rows
-                if status == NEW_STATUS and document is not None
+                row.actionid: row.document.encode()
+                for row in rows
+                if row.status == NEW_STATUS and row.document is not None
             }
             failures = await self._write(new)
-            done = [id for id, _, _ in rows if id not in failures]
+            done = [row.actionid for row in rows if row.actionid not in failures]
             await transaction.commit(_HANDED_OVER, (id_array(done),))
         if failures:
             raise next(iter(failures.values()))

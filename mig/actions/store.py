@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Final
+from typing import Annotated, Final, NamedTuple
 
 from mig.actions.handoff import Handoff
 from mig.actions.submission import (
@@ -15,12 +15,12 @@ from mig.actions.submission import (
     Submission,
     read_operations,
 )
-from mig.database.pool import Database, Rows
-from mig.database.prepared import Prepared
+from mig.database.pool import Database
 from mig.errors import Conflict, InvalidInput, TooLong, Unavailable
-from mig.model.action import OWN_COLUMNS
-from mig.model.investigator import COLUMNS as SIGNER_COLUMNS
-from mig.model.row import Row, id_array
+from mig.model.action import ActionRow
+from mig.model.investigator import SIGNER
+from mig.model.row import Columns, read_as
+from mig.model.statement import Statement, id_array
 from mig.signing.canonical import Signable, encode, encode_operations
 from mig.signing.keyring import Signer
 from mig.values import new_id, parse_json
@@ -28,11 +28,28 @@ from mig.values import new_id, parse_json
 ATTEMPTS: Final = 3
 """How often it is tried when the same action comes and goes at the same time."""
 
-_STORE = Prepared(
-    "store_action",
+
+class _Outcome(NamedTuple):
+    """What :data:`_STORE` answers.
+
+    Its signers are *valid* when they still are what was verified against. *alike* is whether there
+    is an action that may be the same. *signers* are the rows of those of a stored action.
+    """
+
+    valid: Annotated[bool, "valid.signers"]
+    alike: Annotated[bool, "alike.there"]
+    signers: Annotated[
+        str | None, "(select json_agg(signer.row order by signer.id)::text from signer)"
+    ]
+
+
+_OUTCOME = Columns(_Outcome)
+_ACTION = _OUTCOME.then(ActionRow)
+
+_STORE = Statement(
     f"""
 with signer as (
-    select i.id, signed.pgpsignature, json_build_array({SIGNER_COLUMNS}) as row
+    select i.id, signed.pgpsignature, {SIGNER} as row
     from unnest(%(signers)s, %(keys)s, %(pgpsignatures)s)
         as signed (id, key, pgpsignature)
     join investigators i on i.id = signed.id and sha256(i.publickey) = signed.key
@@ -60,16 +77,17 @@ with signer as (
         %(not_started)s::timestamptz, %(status)s, %(all_signatures)s::json,
         %(syntaxversion)s
     from claimed
-    returning {OWN_COLUMNS}
+    returning *
 ), signed as (
     insert into signatures (actionid, investigatorid, pgpsignature)
     select claimed.actionid, signer.id, signer.pgpsignature from claimed, signer
 )
-select valid.signers, alike.there, stored.*,
-    (select json_agg(signer.row order by signer.id)::text from signer)
-from valid cross join alike left join stored on true
+select {_OUTCOME.sql}, {_ACTION.sql}
+from valid cross join alike left join stored a on true
 """,
-    {
+    lambda row: (_OUTCOME.pick(row), _ACTION.pick(row)),
+    name="store_action",
+    types={
         "identity": "bytea",
         "id": "numeric",
         "spooled": "boolean",
@@ -94,37 +112,39 @@ from valid cross join alike left join stored on true
         "syntaxversion": "integer",
     },
 )
-_CLAIMED = (
-    "select s.actionid, a.id is not null from submissions s"
-    " left join actions a on a.id = s.actionid where s.identity = %s"
+
+
+class _ClaimedRow(NamedTuple):
+    actionid: str
+    is_there: bool
+
+
+_CLAIMED = Statement(
+    "select s.actionid::text, a.id is not null from submissions s"
+    " left join actions a on a.id = s.actionid where s.identity = %s",
+    read_as(_ClaimedRow),
 )
-_ALIKE = (
-    "select id, operations::text from actions where validfrom >= to_timestamp(%s)"
+
+
+class _AlikeRow(NamedTuple):
+    id: str
+    operations: str | None
+
+
+_ALIKE = Statement(
+    "select id::text, operations::text from actions where validfrom >= to_timestamp(%s)"
     " and validfrom < to_timestamp(%s + 1) and expireafter >= to_timestamp(%s)"
-    " and expireafter < to_timestamp(%s + 1) and name = %s and target = %s order by id"
+    " and expireafter < to_timestamp(%s + 1) and name = %s and target = %s order by id",
+    read_as(_AlikeRow),
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Accepted:
-    """An action that is stored under *id*; *new* is its row, of the columns
-    :data:`mig.model.action.COLUMNS`, when this submission did it."""
+    """An action that is stored under *id*; *new* is its row, when this submission did it."""
 
     id: int
-    new: Row | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Outcome:
-    """What :data:`_STORE` answers.
-
-    Its signers are *valid* when they still are what was verified against. *alike* is whether there
-    is an action that may be the same. *new* is the row of the stored action, if it was stored.
-    """
-
-    valid: bool
-    alike: bool
-    new: Row | None
+    new: ActionRow | None = None
 
 
 class ActionStore:
@@ -151,11 +171,11 @@ class ActionStore:
         action_id = new_id()
         parameters = self._parameters(action_id, submission, signers)
         for _ in range(ATTEMPTS):
-            outcome = await self._attempt(parameters)
+            outcome, stored = await self._attempt(parameters)
             if not outcome.valid:
                 return None
-            if outcome.new is not None:
-                return Accepted(id=action_id, new=outcome.new)
+            if stored is not None:
+                return Accepted(id=action_id, new=stored)
             earlier = await self._earlier(submission.signable)
             if earlier is not None:
                 return earlier
@@ -194,24 +214,29 @@ class ActionStore:
             "syntaxversion": SYNTAX_VERSION,
         }
 
-    async def _attempt(self, parameters: dict[str, object]) -> _Outcome:
+    async def _attempt(self, parameters: dict[str, object]) -> tuple[_Outcome, ActionRow | None]:
+        """Run the statement; its outcome, and the row of the action if it was stored."""
         try:
-            return _read_outcome(await self._database.query(_STORE, parameters))
+            ((outcome, stored),) = await self._database.query(_STORE, parameters)
         except TooLong:
             raise InvalidInput(
                 "the pgpsignatures together are too long for this database, which takes 4096"
                 " letters",
                 "pgpsignatures",
             ) from None
+        if stored.id is None:  # of an outer join
+            return outcome, None
+        # what the statement itself has inserted into signatures it cannot see
+        return outcome, stored._replace(signers=outcome.signers)
 
     async def _earlier(self, action: Signable) -> Accepted | None:
         """Return the same action, when it was accepted earlier."""
-        for action_id, there in await self._database.query(_CLAIMED, (action.identity,)):
-            if not there:
+        for row in await self._database.query(_CLAIMED, (action.identity,)):
+            if not row.is_there:
                 raise Conflict(
-                    f"this action was accepted as {action_id} and has been deleted since"
+                    f"this action was accepted as {row.actionid} and has been deleted since"
                 )
-            return Accepted(id=int(action_id))
+            return Accepted(id=int(row.actionid))
         return None
 
     async def _others(self, action: Signable) -> str:
@@ -222,20 +247,15 @@ class ActionStore:
         begin, end = action.validfrom.seconds, action.expireafter.seconds
         parameters = (begin, begin, end, end, action.name, action.target)
         others = []
-        for action_id, stored in await self._database.query(_ALIKE, parameters):
-            if _canonical(stored) == action.operations_text:
+        for row in await self._database.query(_ALIKE, parameters):
+            if _canonical(row.operations) == action.operations_text:
                 raise Conflict(
-                    f"this action is there already as {action_id}, which did not come through"
+                    f"this action is there already as {row.id}, which did not come through"
                     " this API",
-                    str(action_id),
+                    row.id,
                 )
-            others.append(str(action_id))
+            others.append(row.id)
         return id_array(others)
-
-
-def _read_outcome(rows: Rows) -> _Outcome:
-    ((valid, alike, *columns),) = rows
-    return _Outcome(valid=valid, alike=alike, new=columns if columns[0] is not None else None)
 
 
 def _canonical(stored: str | None) -> str | None:

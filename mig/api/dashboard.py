@@ -8,31 +8,55 @@ at a time, and it takes only a small share of a core.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Annotated, Final, NamedTuple
 
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from mig.hypermedia.document import SEPARATOR, Data, Item, encode
+from mig.access.caller import Caller
+from mig.api.documents import refuse_parameters
+from mig.formats.collection_json import CollectionJson
+from mig.formats.format import Ending
+from mig.hypermedia.document import Data, Item
 from mig.hypermedia.urls import DASHBOARD, Urls
-from mig.model import action
-from mig.model.row import Row, Rows, RunQuery
+from mig.limits import Limits
+from mig.model.action import ACTION, ActionRow, count_by_action, count_commands, count_statuses
+from mig.model.record import encode_json
+from mig.model.row import Columns
+from mig.model.statement import Query, Statement
+from mig.search.records import ActionEncoder
+from mig.web.request import Request
 
 LAST_ACTIONS: Final = 10
-
-MOST_ALWAYS_COUNTED: Final = 60_000
-"""Up to so many agents and commands of the last actions together, no count is kept."""
 
 PAUSE: Final = 20
 """A kept count is renewed after so many times the seconds that it took."""
 
-LONGEST_KEPT_SECONDS: Final = 300.0
-"""Nobody gets an older count: who asks then waits for a new one."""
 
-_COUNTS = """
+class _CountRow(NamedTuple):
+    """Agents and endpoints: of one version, or, when that is null, of all agents by endpoint."""
+
+    version: Annotated[str | None, "version"]
+    agents: Annotated[int, "sum(agents)::bigint"]
+    active: Annotated[int, "sum(active)::bigint"]
+    started: Annotated[int, "sum(started)::bigint"]
+    online: Annotated[int, "sum(online)::bigint"]
+    idle: Annotated[int, "sum(idle)::bigint"]
+    double: Annotated[int, "count(*) filter (where active > 1)"]
+    online_endpoints: Annotated[int, "count(*) filter (where online > 0)"]
+    idle_endpoints: Annotated[int, "count(*) filter (where idle > 0)"]
+    new: Annotated[int, "count(*) filter (where started > 0 and not earlier)"]
+    disappeared: Annotated[int, "count(*) filter (where recent and online + idle = 0)"]
+    flapping: Annotated[int, "count(*) filter (where online + idle > 1)"]
+
+
+_COUNT = Columns(_CountRow)
+_COUNTS = Statement(
+    f"""
 with seen as (
     select version,
         count(*) as agents,
@@ -45,22 +69,17 @@ with seen as (
             and heartbeattime < now() - interval '24 hours') as earlier
     from agents group by grouping sets ((version), (queueloc))
 )
-select version,
-    sum(agents)::bigint, sum(active)::bigint, sum(started)::bigint,
-    sum(online)::bigint, sum(idle)::bigint,
-    count(*) filter (where active > 1), count(*) filter (where online > 0),
-    count(*) filter (where idle > 0), count(*) filter (where started > 0 and not earlier),
-    count(*) filter (where recent and online + idle = 0),
-    count(*) filter (where online + idle > 1)
-from seen group by version order by version nulls first
-"""
+select {_COUNT.sql} from seen group by version order by version nulls first
+""",
+    _COUNT,
+)
 """Agents once by version and once by endpoint: a row for each version, and, first, one without a
 version that says how many endpoints there are of each kind."""
 
-
-_ACTIONS = (
-    f"select {action.COLUMNS} from actions a"
-    f" order by a.starttime desc nulls last, a.id desc limit {LAST_ACTIONS}"
+_ACTIONS = Statement(
+    f"select {ACTION.sql} from actions a"
+    f" order by a.starttime desc nulls last, a.id desc limit {LAST_ACTIONS}",
+    ACTION,
 )
 
 
@@ -79,29 +98,40 @@ class _Counted:
 
 
 class Dashboard:
-    """Answers with the dashboard's items.
+    """Answers with the dashboard.
 
     :param clock: the reactor, or what has its ``seconds``.
     """
 
     log = Logger()
 
-    def __init__(self, clock: Any, query: RunQuery, urls: Urls) -> None:
+    def __init__(self, clock: IReactorTime, query: Query, urls: Urls, limits: Limits) -> None:
         self._clock = clock
         self._query = query
         self._urls = urls
+        self._limits = limits
+        self._format = CollectionJson(urls)
         self._kept: _Counted | None = None
         self._counting = False
         self._waiting: list[Deferred[_Counted]] = []
+
+    async def get(self, request: Request, caller: Caller) -> bytes:
+        """What the agents do now, and the last actions."""
+        refuse_parameters(request)
+        href, format_ = request.href(), self._format
+        items = await self.items()
+        return request.answer(
+            format_.head(href) + items + format_.tail(Ending(href=href, is_empty=False))
+        )
 
     async def items(self) -> bytes:
         """The item of counts, and the last actions, newest first; encoded and separated."""
         counted = self._usable() or await self._next()
         rows = await self._query(_ACTIONS, ())
         await self._count_new_actions(counted, rows)
-        actions = action.ActionList(self._urls, counted.counters)
-        counts = encode(Item(href=self._urls.base + DASHBOARD, data=self._aged(counted)))
-        return SEPARATOR.join([counts, *map(actions.items, rows)])
+        actions = ActionEncoder(self._format, counted.counters)
+        counts = encode_json(Item(href=self._urls.base + DASHBOARD, data=self._aged(counted)))
+        return self._format.separator.join([counts, *map(actions.encode, rows)])
 
     def _usable(self) -> _Counted | None:
         """The last count, if it is kept and not too old; renewed when it is time."""
@@ -111,7 +141,7 @@ class Dashboard:
         age = self._clock.seconds() - kept.began
         if age > PAUSE * kept.seconds:
             self._begin()
-        return kept if age <= LONGEST_KEPT_SECONDS else None
+        return kept if age <= self._limits.count_age_seconds else None
 
     def _next(self) -> Deferred[_Counted]:
         """The next count to begin; who leaves stops waiting, the count goes on."""
@@ -147,20 +177,20 @@ class Dashboard:
         began = self._clock.seconds()
         agents, data = _data(await self._query(_COUNTS, ()))
         rows = await self._query(_ACTIONS, ())
-        statuses = await action.statuses_by_id(self._query, [row[0] for row in rows])
+        statuses = await count_statuses(self._query, [row.id for row in rows])
         commands = sum(sum(numbers.values()) for numbers in statuses.values())
         return _Counted(
             data=data,
-            counters={id: action.counters(numbers) for id, numbers in statuses.items()},
+            counters={id_: count_commands(numbers) for id_, numbers in statuses.items()},
             began=began,
             seconds=self._clock.seconds() - began,
-            large=agents + commands > MOST_ALWAYS_COUNTED,
+            large=agents + commands > self._limits.counted_rows,
         )
 
-    async def _count_new_actions(self, counted: _Counted, rows: Rows) -> None:
+    async def _count_new_actions(self, counted: _Counted, rows: Sequence[ActionRow]) -> None:
         """Count the commands of actions that came since, once for each of them."""
-        if new := [row[0] for row in rows if row[0] not in counted.counters]:
-            counted.counters.update(await action.counters_by_id(self._query, new))
+        if new := [row.id for row in rows if row.id not in counted.counters]:
+            counted.counters.update(await count_by_action(self._query, new))
 
     def _aged(self, counted: _Counted) -> list[Data]:
         """The data of a count, and how old it is when it is one that is kept."""
@@ -174,32 +204,34 @@ class Dashboard:
         return [*counted.data, age]
 
 
-def _data(rows: Rows) -> tuple[int, list[Data]]:
+def _data(rows: Sequence[_CountRow]) -> tuple[int, list[Data]]:
     """How many agents there are, and what is said of them.
 
     The names of 2014 come first, then those of 2017; one that both have stands once.
     """
-    endpoints, versions = (rows[0][6:], rows[1:]) if rows else ([0] * 6, [])
-    agents, active, started, online, idle = (sum(row[n] for row in versions) for n in range(1, 6))
-    double, online_endpoints, idle_endpoints, new, disappeared, flapping = endpoints
+    endpoints, versions = rows[0] if rows else _NO_AGENTS, rows[1:]
     values = {
-        "active agents": active,
-        "agents versions count": _by_version(versions, 2),
-        "agents started in the last 24 hours": started,
-        "endpoints running 2 or more agents": double,
-        "endpoints that have disappeared over last 7 days": disappeared,
-        "online agents": online,
-        "online agents by version": _by_version(versions, 4),
-        "online endpoints": online_endpoints,
-        "idle agents": idle,
-        "idle agents by version": _by_version(versions, 5),
-        "idle endpoints": idle_endpoints,
-        "new endpoints": new,
-        "disappeared endpoints": disappeared,
-        "flapping endpoints": flapping,
+        "active agents": sum(row.active for row in versions),
+        "agents versions count": _by_version((row.version, row.active) for row in versions),
+        "agents started in the last 24 hours": sum(row.started for row in versions),
+        "endpoints running 2 or more agents": endpoints.double,
+        "endpoints that have disappeared over last 7 days": endpoints.disappeared,
+        "online agents": sum(row.online for row in versions),
+        "online agents by version": _by_version((row.version, row.online) for row in versions),
+        "online endpoints": endpoints.online_endpoints,
+        "idle agents": sum(row.idle for row in versions),
+        "idle agents by version": _by_version((row.version, row.idle) for row in versions),
+        "idle endpoints": endpoints.idle_endpoints,
+        "new endpoints": endpoints.new,
+        "disappeared endpoints": endpoints.disappeared,
+        "flapping endpoints": endpoints.flapping,
     }
+    agents = sum(row.agents for row in versions)
     return agents, [Data(name=name, value=value) for name, value in values.items()]
 
 
-def _by_version(versions: Sequence[Row], column: int) -> list[dict[str, Any]]:
-    return [{"version": row[0], "count": row[column]} for row in versions if row[column]]
+_NO_AGENTS: Final = _CountRow(None, *[0] * (len(_CountRow._fields) - 1))
+
+
+def _by_version(counts: Iterable[tuple[str | None, int]]) -> list[dict[str, str | int | None]]:
+    return [{"version": version, "count": count} for version, count in counts if count]

@@ -11,7 +11,8 @@ from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
 
 from mig.errors import FAILED, Refusal, explained
-from mig.hypermedia.document import Error, Item, Link, document
+from mig.formats.collection_json import write_document
+from mig.hypermedia.document import Error, Item, Link
 from mig.web.request import Request
 
 log = Logger()
@@ -38,7 +39,8 @@ def _answer(
     links: list[Link] | None = None,
 ) -> bytes:
     error = Error(title=status.phrase, code=request.operation, message=message)
-    return request.answer(document(request.href(), items=items, links=links, error=error), status)
+    document = write_document(request.href(), items=items, links=links, error=error)
+    return request.answer(document, status)
 
 
 def render_error(request: Request, error: BaseException) -> bytes:

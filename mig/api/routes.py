@@ -2,36 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from http import HTTPStatus
-from typing import Any, Final
-from urllib.parse import urlsplit
+from typing import Any, Final, TypeVar
 
 from klein import Klein, KleinRenderable, KleinRouteHandler
-from twisted.internet.interfaces import IReactorTime
 from twisted.web.iweb import IRequest
 from twisted.web.resource import IResource
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import Map, MapAdapter, Rule
 
-from mig.access.caller import ANONYMOUS, Caller
+from mig.access.caller import Caller
 from mig.access.permissions import Permission
-from mig.actions.submit import Actions
 from mig.api import errors
-from mig.api.read import Read
-from mig.api.write import Write
-from mig.database.pool import Database
+from mig.api.actions import Actions
+from mig.api.agents import Agents
+from mig.api.commands import Commands
+from mig.api.dashboard import Dashboard
+from mig.api.home import Home
+from mig.api.investigators import Investigators
+from mig.api.search import Searches
 from mig.errors import MethodNotAllowed, NotFound
 from mig.hypermedia import urls
-from mig.hypermedia.document import MEDIA_TYPES
-from mig.hypermedia.urls import Urls
-from mig.investigators.registry import Investigators
 from mig.limits import Limits
-from mig.web.gate import Authenticate
 from mig.web.request import Request
-from mig.web.site import ApiSite, Observer
 
 DEFAULT_LIMITS: Final = Limits()
 
@@ -59,16 +55,19 @@ class Route:
     handler: Callable[[Any, Request, Caller], Awaitable[bytes | None]]
 
 
+Owner = TypeVar("Owner")
+Answer = Coroutine[Any, Any, bytes | None]
+
+
 def _get(
-    path: str, permission: Permission | None, handler: Callable[[Read, Request, Caller], Any]
+    path: str,
+    permission: Permission | None,
+    owner: type[Owner],
+    handler: Callable[[Owner, Request, Caller], Answer],
 ) -> Route:
+    body = Body.DISCARDED
     return Route(
-        path=path,
-        method="GET",
-        permission=permission,
-        body=Body.DISCARDED,
-        owner=Read,
-        handler=handler,
+        path=path, method="GET", permission=permission, body=body, owner=owner, handler=handler
     )
 
 
@@ -76,39 +75,43 @@ def _post(
     path: str,
     permission: Permission,
     body: Body,
-    handler: Callable[[Write, Request, Caller], Any],
+    owner: type[Owner],
+    handler: Callable[[Owner, Request, Caller], Answer],
 ) -> Route:
     return Route(
-        path=path, method="POST", permission=permission, body=body, owner=Write, handler=handler
+        path=path, method="POST", permission=permission, body=body, owner=owner, handler=handler
     )
 
 
 ROUTES: Final = (
-    _get(urls.HOME, None, Read.home),
-    _get(urls.HEARTBEAT, None, Read.heartbeat),
-    _get(urls.DASHBOARD, Permission.DASHBOARD, Read.dashboard),
-    _get(urls.ACTION, Permission.ACTION, Read.action),
-    _get(urls.AGENT, Permission.AGENT, Read.agent),
-    _get(urls.COMMAND, Permission.COMMAND, Read.command),
-    _get(urls.INVESTIGATOR, Permission.INVESTIGATOR, Read.investigator),
-    _get(urls.SEARCH, Permission.SEARCH, Read.search),
-    _get(urls.CREATE_ACTION, None, Read.action_template),
-    _get(urls.CREATE_INVESTIGATOR, None, Read.investigator_template),
-    _get(urls.UPDATE_INVESTIGATOR, None, Read.update_template),
-    _post(urls.CREATE_ACTION, Permission.ACTION_CREATE, Body.ACTION, Write.create_action),
+    _get(urls.HOME, None, Home, Home.home),
+    _get(urls.HEARTBEAT, None, Home, Home.heartbeat),
+    _get(urls.DASHBOARD, Permission.DASHBOARD, Dashboard, Dashboard.get),
+    _get(urls.ACTION, Permission.ACTION, Actions, Actions.get),
+    _get(urls.AGENT, Permission.AGENT, Agents, Agents.get),
+    _get(urls.COMMAND, Permission.COMMAND, Commands, Commands.get),
+    _get(urls.INVESTIGATOR, Permission.INVESTIGATOR, Investigators, Investigators.get),
+    _get(urls.SEARCH, Permission.SEARCH, Searches, Searches.get),
+    _get(urls.CREATE_ACTION, None, Actions, Actions.template),
+    _get(urls.CREATE_INVESTIGATOR, None, Investigators, Investigators.template),
+    _get(urls.UPDATE_INVESTIGATOR, None, Investigators, Investigators.update_template),
+    _post(urls.CREATE_ACTION, Permission.ACTION_CREATE, Body.ACTION, Actions, Actions.create),
     _post(
         urls.CREATE_INVESTIGATOR,
         Permission.INVESTIGATOR_CREATE,
         Body.KEY,
-        Write.create_investigator,
+        Investigators,
+        Investigators.create,
     ),
     _post(
         urls.UPDATE_INVESTIGATOR,
         Permission.INVESTIGATOR_UPDATE,
         Body.KEY,
-        Write.update_investigator,
+        Investigators,
+        Investigators.update,
     ),
 )
+_ROOT: Final = _get("/", None, Home, Home.root)
 
 
 Endpoint = Callable[[Request], Awaitable[bytes | None] | bytes]
@@ -149,7 +152,7 @@ class Application:
         for route in routes:
             by_path.setdefault(base_path + route.path, {})[route.method] = route
         if base_path:
-            by_path["/"] = {"GET": _get("/", None, Read.root)}
+            by_path["/"] = {"GET": _ROOT}
         for path, methods in by_path.items():
             self._served[path] = self._serve(path, methods)
 
@@ -268,38 +271,3 @@ class _Match(MapAdapter):
 
     def match(self, *_: object, **__: object) -> Any:
         return self._rule, {}
-
-
-def let_anyone_in(request: Request) -> Caller:
-    """Authenticate nobody: everyone is the anonymous caller."""
-    return ANONYMOUS
-
-
-def make_site(
-    reactor: IReactorTime,
-    database: Database,
-    base: str,
-    *,
-    actions: Actions,
-    investigators: Investigators,
-    limits: Limits = DEFAULT_LIMITS,
-    routes: Iterable[Route] = ROUTES,
-    authenticate: Authenticate = let_anyone_in,
-    observers: Sequence[Observer] = (),
-) -> ApiSite:
-    """Return the site that serves *routes* at the public URL *base*."""
-    public = Urls(base)
-    owners = (
-        Read(reactor, database, public),
-        Write(database, public, actions, investigators),
-    )
-    return ApiSite(
-        reactor,
-        base,
-        router=Application(urlsplit(base).path.rstrip("/"), owners, routes, limits),
-        authenticate=authenticate,
-        render_error=errors.render_error,
-        media_types=MEDIA_TYPES,
-        limits=limits,
-        observers=observers,
-    )

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from mig.errors import Unreadable
+from mig.model.compliance import Check, ComplianceItem, Policy, Test
 from mig.values import rfc3339
 
 SEARCH_FILTERS = (
@@ -67,7 +68,7 @@ def compliance_items(
     operations: str | None,
     finishtime: str | None,
     results: str | None,
-) -> list[dict[str, Any]]:
+) -> list[ComplianceItem]:
     """The compliance items of one command, in the order of its results.
 
     *description*, *threat*, *operations* and *results* are the JSON texts of the columns,
@@ -79,31 +80,47 @@ def compliance_items(
     policy, ref = policy_and_ref(description, threat)
     timestamp = rfc3339(finishtime)
     return [
-        {
-            "target": target(agent_name),
-            "policy": policy,
-            "check": {"ref": ref, "description": action_name, **check},
-            "compliance": compliance,
-            "link": link,
-            "timestamp": timestamp,
-            "utctimestamp": timestamp,
-        }
-        for check, compliance in _checks(modules, results)
+        ComplianceItem(
+            target=target(agent_name),
+            policy=policy,
+            check=Check(
+                ref=ref,
+                description=action_name,
+                location=found.location,
+                name=found.name,
+                test=Test(type=found.type, value=found.value),
+            ),
+            compliance=found.compliance,
+            link=link,
+            timestamp=timestamp,
+            utctimestamp=timestamp,
+        )
+        for found in _checks(modules, results)
     ]
 
 
-def policy_and_ref(description: str | None, threat: str | None) -> tuple[dict[str, str], str]:
+class Found(NamedTuple):
+    """One check of a command's results, and whether the agent complies with it."""
+
+    name: str
+    type: str
+    value: str
+    location: str
+    compliance: bool
+
+
+def policy_and_ref(description: str | None, threat: str | None) -> tuple[Policy, str]:
     """An action's policy, and the reference of its checks.
 
     :raises Unreadable: when description or threat cannot be read.
     """
     threat_value = _object(threat, "the action's threat")
     description_value = _object(description, "the action's description")
-    policy = {
-        "level": text(threat_value.get("level")),
-        "name": text(threat_value.get("type")),
-        "url": text(description_value.get("url")),
-    }
+    policy = Policy(
+        level=text(threat_value.get("level")),
+        name=text(threat_value.get("type")),
+        url=text(description_value.get("url")),
+    )
     return policy, text(threat_value.get("ref"))
 
 
@@ -155,9 +172,7 @@ def compact(raw: msgspec.Raw) -> str:
     return msgspec.json.format(bytes(raw), indent=-1).decode()
 
 
-def _checks(
-    modules: list[tuple[str, str]], results: str | None
-) -> Iterator[tuple[dict[str, Any], bool]]:
+def _checks(modules: list[tuple[str, str]], results: str | None) -> Iterator[Found]:
     """Each check of a command's results, and whether the agent complies with it."""
     value = parse(results or "null", "the stored results")
     if value is None:
@@ -175,17 +190,20 @@ def _checks(
             yield from _filechecker_checks(result)
         else:
             found = _typed(result, "foundanything", bool, False)
-            yield check(name=module, type=module, value=parameters, location=""), found
+            yield found_check(module, module, parameters, "", found)
 
 
-def check(*, name: str, type: str, value: str, location: str) -> dict[str, Any]:
-    """What a compliance item says of one check."""
-    for part in (name, type, value, location):
+def found_check(name: str, type_: str, value: str, location: str, compliance: bool) -> Found:
+    """Return what was found.
+
+    :raises Unreadable: when a text in it holds U+0000.
+    """
+    for part in (name, type_, value, location):
         without_nul(part)
-    return {"location": location, "name": name, "test": {"type": type, "value": value}}
+    return Found(name, type_, value, location, compliance)
 
 
-def _file_checks(result: dict[str, Any]) -> Iterator[tuple[dict[str, Any], bool]]:
+def _file_checks(result: dict[str, Any]) -> Iterator[Found]:
     """elements[label] = [{"file", "search", "fileinfo"}]"""
     for label, entries in _typed(result, "elements", dict, {}).items():
         for entry in _instance(entries, list, [], "an entry of elements"):
@@ -198,13 +216,10 @@ def _file_checks(result: dict[str, Any]) -> Iterator[tuple[dict[str, Any], bool]
                 for value in _strings(search, member)
             ]
             paths = ", ".join(_strings(search, "paths"))
-            yield (
-                check(name=label, type="file", value=" and ".join(tests), location=file or paths),
-                file != "",
-            )
+            yield found_check(label, "file", " and ".join(tests), file or paths, file != "")
 
 
-def _filechecker_checks(result: dict[str, Any]) -> Iterator[tuple[dict[str, Any], bool]]:
+def _filechecker_checks(result: dict[str, Any]) -> Iterator[Found]:
     """elements[path][method][check name][test value] = {"filecount", "matchcount", "files"}"""
     for path, methods in _typed(result, "elements", dict, {}).items():
         for method, names in _instance(methods, dict, {}, "a path").items():
@@ -212,7 +227,7 @@ def _filechecker_checks(result: dict[str, Any]) -> Iterator[tuple[dict[str, Any]
                 for value, counts in _instance(values, dict, {}, "a check").items():
                     counts = _instance(counts, dict, {}, "a test")
                     matches = _typed(counts, "matchcount", float, 0.0)
-                    yield check(name=name, type=method, value=value, location=path), matches > 0
+                    yield found_check(name, method, value, path, matches > 0)
 
 
 def _strings(search: dict[str, Any], member: str) -> list[str]:

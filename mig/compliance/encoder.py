@@ -7,34 +7,46 @@ an unusual shape go through the readable definition, which also has the reason w
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
 from msgspec import Raw
 
-from mig.compliance import definition as items
+from mig.compliance import definition
 from mig.errors import Unreadable
-from mig.hypermedia.document import SEPARATOR, encode, unreadable_item
+from mig.formats.format import ActionFields, Format
 from mig.hypermedia.urls import Urls
-from mig.model.command import RESULTS, check_size
-from mig.model.row import Lookup, Row, Rows, RunQuery, whole_number
+from mig.limits import Limits
+from mig.model.command import COMMAND_RESULTS, ResultsRow, check_left_out, complete_results
+from mig.model.lookup import Lookup
+from mig.model.record import UnreadableRecord, whole_number
+from mig.model.row import Columns
+from mig.model.statement import Query, Statement
 from mig.values import rfc3339
 
-CHECKS_KEPT = 4_096
-LONGEST_KEY = 4_096
+CACHED_ACTIONS: Final = 1_000
+CACHED_AGENTS: Final = 20_000
 
-_ACTIONS = (
-    "select id::text, name, description::text, threat::text, operations::text"
-    " from actions where id = any(%s::numeric[])"
-)
-_AGENTS = "select id::text, name from agents where id = any(%s::numeric[])"
 
-_HEAD = b'{"href":"%b","data":[{"name":"compliance item","value":{"target":%b%b'
-_TAIL = b',"link":"%b","timestamp":"%b","utctimestamp":"%b"}}]}'
-"""What stands around the check in each item of a command."""
+class _ActionRow(NamedTuple):
+    id: Annotated[str, "id::text"]
+    name: Annotated[str, "name"]
+    description: Annotated[str | None, "description::text"]
+    threat: Annotated[str | None, "threat::text"]
+    operations: Annotated[str | None, "operations::text"]
 
-Key = TypeVar("Key")
+
+class _AgentRow(NamedTuple):
+    id: Annotated[str, "id::text"]
+    name: Annotated[str, "name"]
+
+
+_ACTION = Columns(_ActionRow)
+_AGENT = Columns(_AgentRow)
+_ACTIONS = Statement(f"select {_ACTION.sql} from actions where id = any(%s::numeric[])", _ACTION)
+_AGENTS = Statement(f"select {_AGENT.sql} from agents where id = any(%s::numeric[])", _AGENT)
 
 
 class _Hit(msgspec.Struct, gc=False):
@@ -94,16 +106,18 @@ _KINDS = {"file": _Kind(_FileResult), "filechecker": _Kind(_FilecheckerResult)}
 class _Action:
     """What the items of an action's commands share."""
 
-    def __init__(self, row: Row) -> None:
-        _, self.name, self.description, self.threat, self.operations = row
-        self.modules = items.modules_of(self.operations)
+    def __init__(self, format_: Format, row: _ActionRow) -> None:
+        self.row = row
+        self.modules = definition.modules_of(row.operations)
         self._kinds = [_KINDS.get(module, _OTHER) for module, _ in self.modules]
         self._decode = self._kinds[0].all if len({*self._kinds}) == 1 else _raw_results
-        policy, ref = items.policy_and_ref(self.description, self.threat)
-        head = encode({"policy": policy, "check": {"ref": ref, "description": self.name}})
-        self.head = b"," + head[1:-2] + b","
+        policy, ref = definition.policy_and_ref(row.description, row.threat)
+        self.encoded = format_.action(ActionFields(policy, ref, row.name))
         self.others = [
-            {found: _check(module, module, parameters, "", found) for found in (False, True)}
+            {
+                found: _prepare_check(format_, module, module, parameters, found)("")
+                for found in (False, True)
+            }
             for module, parameters in self.modules
         ]
 
@@ -118,116 +132,127 @@ class _Action:
 
 
 class _Agent:
-    def __init__(self, row: Row) -> None:
-        self.name: str = row[1]
-        self.target = encode(items.target(self.name))
+    """What the items of an agent's commands share."""
+
+    def __init__(self, format_: Format, row: _AgentRow) -> None:
+        self.name = row.name
+        self.target = definition.target(row.name)
+        self.encoded = format_.agent(self.target)
 
 
 class _FileSearch:
     """What a search of the module ``file`` checks, by the file that it found ("" for none)."""
 
-    def __init__(self, label: str, raw: bytes) -> None:
+    def __init__(self, format_: Format, label: str, raw: bytes) -> None:
         self.raw = Raw(raw)
         self.checks: dict[str, bytes] = {}
         search = _search(raw) or _Search()
         tests = " and ".join(
             f"{name}='{value}'"
-            for name, member in items.SEARCH_FILTERS
+            for name, member in definition.SEARCH_FILTERS
             for value in getattr(search, member) or ()
         )
-        self._none = (label, "file", tests, ", ".join(search.paths or ()), False)
-        self._location = encode({"location": ""})[1:-3]
-        found = _check(label, "file", tests, "", True)
-        self._rest = found.removeprefix(self._location + b'""')
+        self._paths = ", ".join(search.paths or ())
+        self._found = _prepare_check(format_, label, "file", tests, True)
+        self._missing = _prepare_check(format_, label, "file", tests, False)
 
     def check(self, file: str) -> bytes:
-        if not file:
-            return _check(*self._none)
-        return self._location + encode(items.without_nul(file)) + self._rest
+        if file:
+            return self._found(definition.without_nul(file))
+        return self._missing(definition.without_nul(self._paths))
 
 
-def _check(name: str, type: str, value: str, location: str, compliance: bool) -> bytes:
-    """The encoded members of an item from ``check.location`` to ``compliance``."""
-    check = encode(items.check(name=name, type=type, value=value, location=location))
-    return check[1:] + (b',"compliance":true' if compliance else b',"compliance":false')
+def _prepare_check(
+    format_: Format, name: str, type_: str, value: str, compliance: bool
+) -> Callable[[str], bytes]:
+    """What makes the encoded check of its location.
+
+    :raises Unreadable: when a text holds U+0000.
+    """
+    for text in (name, type_, value):
+        definition.without_nul(text)
+    return format_.check(name=name, type_=type_, value=value, compliance=compliance)
 
 
-def _keep(cache: dict[Key, Any], key: Key, value: Any) -> None:
-    if len(cache) >= CHECKS_KEPT:
-        cache.clear()
-    cache[key] = value
+class ComplianceEncoder:
+    """Rows of commands to encoded compliance items, in the format of an answer."""
 
+    columns = COMMAND_RESULTS
 
-class ComplianceItems:
-    """Rows of commands to encoded compliance items."""
-
-    columns = f"c.id::text, c.actionid::text, c.agentid::text, c.finishtime::text, {RESULTS}"
-
-    def __init__(self, urls: Urls) -> None:
+    def __init__(self, format_: Format, urls: Urls, limits: Limits) -> None:
+        self._format = format_
         self._urls = urls
-        self._link = urls.command("").encode()
-        self._actions = Lookup(_ACTIONS, _Action, bound=1_000)
-        self._agents = Lookup(_AGENTS, _Agent, bound=20_000)
+        self._limits = limits
+        self._max_checks = limits.cached_checks
+        self._max_key = limits.cached_check_bytes
+        self._link = urls.command("")
+        self.separator = format_.separator
+        self._actions = Lookup(_ACTIONS, partial(_Action, format_), bound=CACHED_ACTIONS)
+        self._agents = Lookup(_AGENTS, partial(_Agent, format_), bound=CACHED_AGENTS)
         self._file_searches: dict[tuple[str, bytes], _FileSearch] = {}
         self._last_searches: dict[str, _FileSearch] = {}
         self._files_kept = 0
         self._filechecker_checks: dict[tuple[str, str, str, str, bool], bytes] = {}
 
-    async def prepare(self, query: RunQuery, rows: Rows) -> None:
+    async def prepare(self, query: Query, rows: Sequence[ResultsRow]) -> None:
         """Load the actions and agents that *rows* belong to."""
-        await self._actions.load(query, (row[1] for row in rows))
-        await self._agents.load(query, (row[2] for row in rows))
+        await self._actions.load(query, (row.actionid for row in rows))
+        await self._agents.load(query, (row.agentid for row in rows))
 
-    def items(self, row: Row) -> bytes:
-        """The items of one command, separated, b"" when there are none.
+    def weigh(self, row: ResultsRow) -> int:
+        """Return the length of the results."""
+        return len(row.results or "")
+
+    def is_complete(self, row: ResultsRow) -> bool:
+        """Return whether the results came with the row."""
+        return row.left_out is None
+
+    async def complete(self, query: Query, row: ResultsRow) -> ResultsRow:
+        """Return the row with its results, unless they are too large."""
+        return await complete_results(query, row, max_bytes=self._limits.result_bytes)
+
+    def encode(self, row: ResultsRow) -> bytes:
+        """Return the items of one command, separated; nothing when there are none.
 
         A command that cannot be read becomes one item that says so.
         """
-        id, actionid, agentid, finishtime, results, size = row[:6]
         agent = None
         try:
-            agent = self._agents.get(agentid)
+            agent = self._agents.get(row.agentid)
             if agent is None:
                 raise Unreadable("its agent is not in the database")
-            action = self._actions.get(actionid)
+            action = self._actions.get(row.actionid)
             if action is None:
                 raise Unreadable("its action is not in the database")
-            link = self._link + whole_number(id).encode()
-            check_size(size)
-            timestamp = rfc3339(finishtime).encode()
+            link = self._link + whole_number(row.id)
+            check_left_out(row.left_out, self._limits.result_bytes)
+            timestamp = rfc3339(row.finishtime)
             try:
-                checks = self._checks(action, results)
+                checks = self._checks(action, row.results)
             except (msgspec.MsgspecError, RecursionError, _Unusual):
-                return self._slowly(id, action, agent, finishtime, results)
+                return self._encode_slowly(link, action, agent, row)
         except Unreadable as reason:
-            target = items.target(agent.name) if agent else ""
-            return unreadable_item("command", self._urls.command(id), reason, target=target)
+            target = agent.target if agent else ""
+            return self._format.record(UnreadableRecord("command", row.id, str(reason), target))
         if not checks:
             return b""
-        head = _HEAD % (link, agent.target, action.head)
-        tail = _TAIL % (link, timestamp, timestamp)
+        head, tail = self._format.command(link, agent.encoded, action.encoded, timestamp)
         checks[0] = head + checks[0]
         checks[-1] += tail
-        return (tail + SEPARATOR + head).join(checks)
+        return (tail + self.separator + head).join(checks)
 
-    def _slowly(
-        self, id: str, action: _Action, agent: _Agent, finishtime: str | None, results: str | None
-    ) -> bytes:
-        link = self._urls.command(id)
-        values = items.compliance_items(
+    def _encode_slowly(self, link: str, action: _Action, agent: _Agent, row: ResultsRow) -> bytes:
+        items = definition.compliance_items(
             link=link,
             agent_name=agent.name,
-            action_name=action.name,
-            description=action.description,
-            threat=action.threat,
-            operations=action.operations,
-            finishtime=finishtime,
-            results=results,
+            action_name=action.row.name,
+            description=action.row.description,
+            threat=action.row.threat,
+            operations=action.row.operations,
+            finishtime=row.finishtime,
+            results=row.results,
         )
-        return SEPARATOR.join(
-            encode({"href": link, "data": [{"name": "compliance item", "value": value}]})
-            for value in values
-        )
+        return self.separator.join(map(self._format.record, items))
 
     def _checks(self, action: _Action, results: str | None) -> list[bytes]:
         checks: list[bytes] = []
@@ -254,21 +279,21 @@ class ComplianceItems:
 
     def _file_search(self, label: str, raw: Raw) -> _FileSearch:
         key = (label, bytes(raw))
-        search = self._file_searches.get(key) or _FileSearch(*key)
-        if len(label) + len(key[1]) <= LONGEST_KEY:
-            if len(self._file_searches) >= CHECKS_KEPT:
+        search = self._file_searches.get(key) or _FileSearch(self._format, *key)
+        if len(label) + len(key[1]) <= self._max_key:
+            if len(self._file_searches) >= self._max_checks:
                 self._file_searches.clear()
                 self._last_searches.clear()
             self._file_searches[key] = self._last_searches[label] = search
         return search
 
     def _file_check(self, search: _FileSearch, file: str) -> bytes:
-        if self._files_kept >= CHECKS_KEPT:
+        if self._files_kept >= self._max_checks:
             self._files_kept = 0
             for one in (search, *self._file_searches.values()):
                 one.checks.clear()
         check = search.check(file)
-        if len(file) <= LONGEST_KEY:
+        if len(file) <= self._max_key:
             search.checks[file] = check
             self._files_kept += 1
         return check
@@ -283,10 +308,16 @@ class ComplianceItems:
                         key = (path, method, name, value, complies)
                         check = kept.get(key)
                         if check is None:
-                            check = _check(name, method, value, path, complies)
-                            if len(path) + len(name) + len(value) <= LONGEST_KEY:
-                                _keep(kept, key, check)
+                            prepared = _prepare_check(self._format, name, method, value, complies)
+                            check = prepared(definition.without_nul(path))
+                            if len(path) + len(name) + len(value) <= self._max_key:
+                                self._keep(key, check)
                         checks.append(check)
+
+    def _keep(self, key: tuple[str, str, str, str, bool], check: bytes) -> None:
+        if len(self._filechecker_checks) >= self._max_checks:
+            self._filechecker_checks.clear()
+        self._filechecker_checks[key] = check
 
 
 class _Unusual(Exception):

@@ -9,9 +9,9 @@ wanted is cancelled by ``pg_cancel_backend`` from a reserved connection.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar, overload
 
 import psycopg2
 from psycopg2.errors import (
@@ -30,12 +30,13 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from txpostgres import txpostgres
 
-from mig.database.prepared import Prepared
 from mig.database.resolver import resolve
 from mig.errors import Locked, Taken, TooLong, Unavailable
+from mig.model.row import Row
+from mig.model.statement import Parameters, Statement
 
-Rows = list[tuple[Any, ...]]
-Parameters = Sequence[Any] | Mapping[str, Any]
+Record = TypeVar("Record")
+Rows = list[Row]
 
 CONNECT_SECONDS = 10.0
 QUERY_SECONDS = 10.0
@@ -105,21 +106,35 @@ class Connection:
     def backend_pid(self) -> int:
         return int(self._connection.get_backend_pid())
 
+    @overload
     def execute(
-        self, sql: str | Prepared, parameters: Parameters = (), *, seconds: float
-    ) -> Deferred[Rows]:
-        """Start a statement; its rows. Cancelling the Deferred does not stop the statement.
+        self, statement: Statement[Record], parameters: Parameters = (), *, seconds: float
+    ) -> Deferred[list[Record]]: ...
+    @overload
+    def execute(
+        self, statement: str, parameters: Parameters = (), *, seconds: float
+    ) -> Deferred[Rows]: ...
+    def execute(
+        self, statement: Statement[Any] | str, parameters: Parameters = (), *, seconds: float
+    ) -> Deferred[Any]:
+        """Start a statement; its records. Cancelling the Deferred does not stop the statement.
+
+        Of SQL that is no :class:`Statement` the rows cannot be read.
 
         :raises Unavailable: when the server does not answer within *seconds*, is gone, or
             cancelled the statement.
         """
-        if isinstance(sql, str):
-            return self._execute(sql, parameters, seconds)
-        if sql.name in self._prepared:
-            return self._execute(sql.execute, parameters, seconds)
-        return Deferred.fromCoroutine(self._prepare(sql, parameters, seconds))
+        if isinstance(statement, str):
+            return self._execute(statement, parameters, seconds)
+        if not statement.name or statement.name in self._prepared:
+            rows = self._execute(statement.execute, parameters, seconds)
+        else:
+            rows = Deferred.fromCoroutine(self._prepare(statement, parameters, seconds))
+        return rows.addCallback(statement.records)
 
-    async def _prepare(self, statement: Prepared, parameters: Parameters, seconds: float) -> Rows:
+    async def _prepare(
+        self, statement: Statement[Any], parameters: Parameters, seconds: float
+    ) -> Rows:
         try:
             await self._execute(statement.prepare, (), seconds)
         except BaseException:  # whether it is prepared now is not known
@@ -167,7 +182,7 @@ def _answer(answer: Deferred[Rows], result: Any) -> None:
     try:
         if isinstance(result, Failure):
             result.raiseException()
-        rows = result.fetchall() if result.description else []
+        rows: Rows = result.fetchall() if result.description else []
     except Exception:  # the connection may have been closed since the rows came
         answer.errback(_explained(Failure()))
     else:
@@ -326,17 +341,21 @@ class Snapshot:
         self._connection = connection
         self._seconds = seconds
 
-    def query(self, sql: str | Prepared, parameters: Parameters = ()) -> Deferred[Rows]:
-        """All rows of a statement."""
-        return self._connection.execute(sql, parameters, seconds=self._seconds)
+    def query(
+        self, statement: Statement[Record], parameters: Parameters = ()
+    ) -> Deferred[list[Record]]:
+        """All records of a statement."""
+        return self._connection.execute(statement, parameters, seconds=self._seconds)
 
     async def declare(self, sql: str, parameters: Parameters = ()) -> None:
         """Open the transaction's cursor; :meth:`fetch` takes rows from it."""
-        await self.query(f"declare rows no scroll cursor for {sql}", parameters)
+        declare = f"declare rows no scroll cursor for {sql}"
+        await self._connection.execute(declare, parameters, seconds=self._seconds)
 
     def fetch(self, count: int) -> Deferred[Rows]:
         """The next *count* rows of the cursor; the statement starts at once."""
-        return self.query(f"fetch forward {count:d} from rows")
+        fetch = f"fetch forward {count:d} from rows"
+        return self._connection.execute(fetch, seconds=self._seconds)
 
 
 class Transaction:
@@ -346,11 +365,18 @@ class Transaction:
         self._connection = connection
         self.begun = False
 
-    def query(self, sql: str, parameters: Parameters = ()) -> Deferred[Rows]:
-        """All rows of a statement; the first one begins the transaction."""
-        sql = sql if self.begun else f"begin; {sql}"
+    @overload
+    def query(
+        self, statement: Statement[Record], parameters: Parameters = ()
+    ) -> Deferred[list[Record]]: ...
+    @overload
+    def query(self, statement: str, parameters: Parameters = ()) -> Deferred[Rows]: ...
+    def query(self, statement: Statement[Any] | str, parameters: Parameters = ()) -> Deferred[Any]:
+        """All records of a statement; the first one begins the transaction."""
+        sql = statement if isinstance(statement, str) else statement.execute
+        rows = self._execute(sql if self.begun else f"begin; {sql}", parameters)
         self.begun = True
-        return self._execute(sql, parameters)
+        return rows if isinstance(statement, str) else rows.addCallback(statement.records)
 
     async def commit(self, sql: str = "", parameters: Parameters = ()) -> None:
         """Make the transaction durable, with a last statement if there is one."""
@@ -382,11 +408,18 @@ class Database:
         self._streams = Pool(reactor, dsn, size=streams, setup=f"{SETTINGS}; {LARGE_INPUT_BUFFER}")
         self._control = Pool(reactor, dsn, size=1, setup=limit)
 
-    async def query(self, sql: str | Prepared, parameters: Parameters = ()) -> Rows:
-        """All rows of one statement, in a transaction of its own."""
+    @overload
+    async def query(
+        self, statement: Statement[Record], parameters: Parameters = ()
+    ) -> list[Record]: ...
+    @overload
+    async def query(self, statement: str, parameters: Parameters = ()) -> Rows: ...
+    async def query(self, statement: Statement[Any] | str, parameters: Parameters = ()) -> Any:
+        """All records of one statement, in a transaction of its own."""
         connection = await self._queries.acquire()
+        seconds = QUERY_SECONDS + GRACE_SECONDS
         try:
-            return await connection.execute(sql, parameters, seconds=QUERY_SECONDS + GRACE_SECONDS)
+            return await connection.execute(statement, parameters, seconds=seconds)
         finally:
             self._queries.release(connection)
 

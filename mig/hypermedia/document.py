@@ -1,28 +1,26 @@
-"""Collection+JSON documents."""
+"""The objects of a Collection+JSON document (the media type's specification, section 3).
+
+Which of them make a document, and its bytes, is :mod:`mig.formats.collection_json`'s.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 
-from mig.errors import Unreadable
-
-MEDIA_TYPE = "application/vnd.collection+json"
-MEDIA_TYPES = (MEDIA_TYPE, "application/json")
-"""Those that a document is given as, the default first."""
-
-encode = msgspec.json.Encoder().encode
-
 
 class Data(msgspec.Struct, omit_defaults=True, frozen=True):
+    """A name and its value, which in items of MIG may be an object: our one deviation."""
+
     name: str
-    value: Any
+    value: object
     prompt: str | None = None
 
 
 class Link(msgspec.Struct, omit_defaults=True, frozen=True):
+    """Where something related is."""
+
     rel: str
     href: str
     name: str | None = None
@@ -30,6 +28,8 @@ class Link(msgspec.Struct, omit_defaults=True, frozen=True):
 
 
 class Query(msgspec.Struct, omit_defaults=True, frozen=True):
+    """What a client may ask: it sends all of the data, each value a default."""
+
     rel: str
     href: str
     prompt: str | None = None
@@ -37,71 +37,40 @@ class Query(msgspec.Struct, omit_defaults=True, frozen=True):
 
 
 class Item(msgspec.Struct, omit_defaults=True, frozen=True):
+    """One thing, and its own address."""
+
     href: str
     data: Sequence[Data]
     links: Sequence[Link] | None = None
 
 
 class Template(msgspec.Struct, frozen=True):
+    """What a client fills in and posts."""
+
     data: Sequence[Data]
 
 
 class Error(msgspec.Struct, frozen=True):
+    """Why there is no answer. ``code`` is the operation id."""
+
     title: str
     code: str
     message: str
 
 
 class Collection(msgspec.Struct, omit_defaults=True, frozen=True, kw_only=True):
+    """What a document holds; a member that is ``None`` is not in it."""
+
     version: str
     href: str
-    links: Sequence[Link] | None = None
     items: Sequence[Item] | None = None
+    links: Sequence[Link] | None = None
     queries: Sequence[Query] | None = None
     template: Template | None = None
     error: Error | None = None
 
 
 class Document(msgspec.Struct, frozen=True):
+    """A whole document."""
+
     collection: Collection
-
-
-def document(
-    href: str,
-    *,
-    links: Sequence[Link] | None = None,
-    items: Sequence[Item] | None = None,
-    queries: Sequence[Query] | None = None,
-    template: Template | None = None,
-    error: Error | None = None,
-) -> bytes:
-    """A whole document; what is ``None`` does not appear in it."""
-    collection = Collection(
-        version="1.0",
-        href=href,
-        links=links,
-        items=items,
-        queries=queries,
-        template=template,
-        error=error,
-    )
-    return encode(Document(collection))
-
-
-def head(href: str) -> bytes:
-    """What stands before the first item of a streamed document."""
-    return b'{"collection":{"version":"1.0","href":%b,"items":[' % encode(href)
-
-
-SEPARATOR = b",\n"
-
-
-def tail(links: Sequence[Link] | None = None) -> bytes:
-    """What stands after the last item of a streamed document."""
-    return b"]%b}}\n" % (b',"links":' + encode(links) if links else b"")
-
-
-def unreadable_item(kind: str, href: str, reason: Unreadable, **known: str) -> bytes:
-    """What stands in a list for a record that cannot be read, so that it is not left out."""
-    value = {"link": href, **known, "reason": str(reason)}
-    return encode(Item(href=href, data=[Data(name=f"unreadable {kind}", value=value)]))

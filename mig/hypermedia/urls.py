@@ -28,17 +28,21 @@ class Urls:
     def home(self) -> str:
         return self.base + HOME
 
-    def action(self, id: int | str) -> str:
-        return f"{self.base}{ACTION}?actionid={id}"
+    def record(self, noun: str, record_id: int | str) -> str:
+        """Return the URL of an action, command, agent or investigator."""
+        return f"{self.base}/{noun}?{noun}id={record_id}"
 
-    def agent(self, id: int | str) -> str:
-        return f"{self.base}{AGENT}?agentid={id}"
+    def action(self, record_id: int | str) -> str:
+        return self.record("action", record_id)
 
-    def command(self, id: int | str) -> str:
-        return f"{self.base}{COMMAND}?commandid={id}"
+    def agent(self, record_id: int | str) -> str:
+        return self.record("agent", record_id)
 
-    def investigator(self, id: int | str) -> str:
-        return f"{self.base}{INVESTIGATOR}?investigatorid={id}"
+    def command(self, record_id: int | str) -> str:
+        return self.record("command", record_id)
+
+    def investigator(self, record_id: int | str) -> str:
+        return self.record("investigator", record_id)
 
     def actions_of(self, investigator: str) -> str:
         """The search for the last actions that an investigator signed."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import unicodedata
-from typing import Final
+from typing import Final, NamedTuple
 
 from mig.access.permissions import DEFAULT_PERMISSIONS
 from mig.database.pool import Database, Transaction
 from mig.errors import Conflict, InvalidInput, NotFound, Taken, Unavailable
+from mig.model.row import read_as
+from mig.model.statement import Statement, select_ids
 from mig.openpgp import certificate
 from mig.openpgp.certificate import Certificate
 from mig.signing.gpg.verify import Gpg
@@ -25,11 +27,20 @@ _UNSEEN = {"Cc", "Zl", "Zp", "Cs"}
 _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 _ADD_LOCK = "select pg_advisory_xact_lock(%s)"
-_SAME_FINGERPRINT = (
-    "select id::text, name from investigators where upper(pgpfingerprint) = %s order by id limit 1"
+
+
+class _OwnerRow(NamedTuple):
+    id: str
+    name: str
+
+
+_SAME_FINGERPRINT = Statement(
+    "select id::text, name from investigators where upper(pgpfingerprint) = %s order by id limit 1",
+    read_as(_OwnerRow),
 )
-_FREE_ID = (
-    "select n from (select nextval('investigators_id_seq') as n from generate_series(1, 10000)) s"
+_FREE_ID = select_ids(
+    "select n::text"
+    " from (select nextval('investigators_id_seq') as n from generate_series(1, 10000)) s"
     " where not exists (select from investigators where id = n) limit 1"
 )
 _ADD = (
@@ -97,12 +108,13 @@ class Investigators:
         async with self._database.transaction() as transaction:
             await transaction.query(_ADD_LOCK, (_LOCK,))
             await self._refuse_known(transaction, key)
-            ((id,),) = await transaction.query(_FREE_ID) or [(None,)]
-            if id is None:
+            free = await transaction.query(_FREE_ID)
+            if not free:
                 raise Unavailable("there is no free id near", "investigators_id_seq is far behind")
-            row = (id, name, key.fingerprint, armored.encode(), ACTIVE, int(DEFAULT_PERMISSIONS))
-            await transaction.query(_ADD, row)
-        return int(id)
+            new_id = int(free[0].id)
+            fields = (name, key.fingerprint, armored.encode(), ACTIVE, int(DEFAULT_PERMISSIONS))
+            await transaction.query(_ADD, (new_id, *fields))
+        return new_id
 
     async def set_status(self, id: int, status: str) -> None:
         """Enable or disable an investigator, from the next request on.
@@ -123,8 +135,8 @@ class Investigators:
             raise InvalidInput(f"publickey: {reason}", "publickey") from None
 
     async def _refuse_known(self, transaction: Transaction, key: Certificate) -> None:
-        for id, name in await transaction.query(_SAME_FINGERPRINT, (key.fingerprint,)):
-            raise Conflict(f"this is the key of investigator {id}, {name!r}", id)
+        for owner in await transaction.query(_SAME_FINGERPRINT, (key.fingerprint,)):
+            raise Conflict(f"this is the key of investigator {owner.id}, {owner.name!r}", owner.id)
         new = {part.fingerprint for part in key.keys}
         for signer in await self._keyring.signers(transaction.query):
             known = {part.fingerprint for part in signer.certificate.keys} & new

@@ -1,167 +1,208 @@
-"""Actions as they are served."""
+"""Actions, and the counts of their commands."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Final, NamedTuple
 
 import msgspec
 
-from mig.database.prepared import Prepared
 from mig.errors import Unreadable
-from mig.hypermedia.document import Data, Item, Link, encode, unreadable_item
-from mig.hypermedia.urls import Urls
-from mig.model.investigator import SIGNERS_OF_ACTION, signers
-from mig.model.row import Row, Rows, RunQuery, id_array, number, stored_json
-from mig.values import UNSET_TIME, rfc3339
-
-OWN_COLUMNS = (
-    "a.id::text, a.name, a.target, a.description::text, a.threat::text, a.validfrom::text,"
-    " a.expireafter::text, a.operations::text, a.pgpsignatures::text, a.status,"
-    " a.starttime::text, a.finishtime::text, a.lastupdatetime::text, a.syntaxversion"
+from mig.model.investigator import SIGNERS_OF_ACTION, Investigator, read_signers
+from mig.model.record import (
+    Json,
+    StoredRecord,
+    Time,
+    UnreadableRecord,
+    raw_id,
+    raw_json,
+    read_record,
 )
-COLUMNS = f"{OWN_COLUMNS}, {SIGNERS_OF_ACTION}"
-WIDTH = 15
+from mig.model.row import Columns, read_as
+from mig.model.statement import Query, Statement, id_array
+from mig.values import rfc3339
 
-BY_IDS = f"select {COLUMNS} from actions a where a.id = any(%s::numeric[])"
+FINISHED_COMMAND: Final = ("success", "cancelled", "expired", "failed", "timeout")
+"""The statuses of a command that has ended."""
 
-LINKED_COMMANDS = 1_000
-_BY_ID = Prepared(
-    "action_by_id",
-    f"select {COLUMNS}, (select json_object_agg(s.status, s.count)::text from (select status,"
-    " count(*) from commands where actionid = a.id group by status) s),"
-    " (select json_agg(json_build_array(c.id::text, c.name))::text from (select c.id, g.name"
-    " from commands c left join agents g on g.id = c.agentid where c.actionid = a.id"
-    f" order by c.starttime, c.id limit {LINKED_COMMANDS + 1}) c)"
-    " from actions a where a.id = %(id)s",
-    {"id": "numeric"},
-)
-_STATUSES = (
-    "select a.id::text, c.status, c.count from unnest(%s::numeric[]) as a (id),"
-    " lateral (select status, count(*) from commands where actionid = a.id group by status) c"
-)
+MAX_LINKED_COMMANDS: Final = 1_000
+
+
+class ActionRow(NamedTuple):
+    """The columns of an action."""
+
+    id: Annotated[str, "a.id::text"]
+    name: Annotated[str, "a.name"]
+    target: Annotated[str, "a.target"]
+    description: Annotated[str | None, "a.description::text"]
+    threat: Annotated[str | None, "a.threat::text"]
+    validfrom: Annotated[str, "a.validfrom::text"]
+    expireafter: Annotated[str, "a.expireafter::text"]
+    operations: Annotated[str | None, "a.operations::text"]
+    pgpsignatures: Annotated[str | None, "a.pgpsignatures::text"]
+    status: Annotated[str | None, "a.status"]
+    starttime: Annotated[str | None, "a.starttime::text"]
+    finishtime: Annotated[str | None, "a.finishtime::text"]
+    lastupdatetime: Annotated[str | None, "a.lastupdatetime::text"]
+    syntaxversion: Annotated[int | None, "a.syntaxversion"]
+    signers: Annotated[str | None, SIGNERS_OF_ACTION]
+
+    @property
+    def sort_time(self) -> str:
+        """Return the time that searches are ordered by."""
+        return self.validfrom
+
+
+class Action(StoredRecord, gc=False):
+    """An action, with the investigators who signed it and how far its commands are."""
+
+    noun = "action"
+    name: str
+    target: str
+    description: Json
+    threat: Json
+    validfrom: Time
+    expireafter: Time
+    operations: Json
+    pgpsignatures: list[str]
+    investigators: list[Investigator]
+    status: str
+    starttime: Time
+    finishtime: Time
+    lastupdatetime: Time
+    counters: dict[str, int]
+    syntaxversion: int
+
+    @classmethod
+    def from_row(cls, row: ActionRow, counters: dict[str, int]) -> Action:
+        """Return the action of a row, and of the counters of its commands.
+
+        :raises Unreadable: for an id, a time or signatures that cannot be served.
+        """
+        return cls(
+            raw_id(row.id),
+            row.name,
+            row.target,
+            raw_json(row.description),
+            raw_json(row.threat),
+            rfc3339(row.validfrom),
+            rfc3339(row.expireafter),
+            raw_json(row.operations, "[]"),
+            _read_signatures(row.pgpsignatures),
+            read_signers(row.signers),
+            row.status or "",
+            rfc3339(row.starttime),
+            rfc3339(row.finishtime),
+            rfc3339(row.lastupdatetime),
+            counters,
+            row.syntaxversion or 0,
+        )
+
+
 _signatures = msgspec.json.Decoder(list[str] | None).decode
-_counts = msgspec.json.Decoder(dict[str, int]).decode
-_linked = msgspec.json.Decoder(list[tuple[str, str | None]]).decode
-_DONE = ("success", "cancelled", "expired", "failed", "timeout")
 
 
-def value(row: Row, counters: dict[str, int]) -> dict[str, Any]:
-    """The action of a row of :data:`COLUMNS`."""
-    (
-        id,
-        name,
-        target,
-        description,
-        threat,
-        validfrom,
-        expireafter,
-        operations,
-        pgpsignatures,
-        status,
-        starttime,
-        finishtime,
-        lastupdatetime,
-        syntaxversion,
-        investigators,
-    ) = row
-    return {
-        "id": number(id),
-        "name": name,
-        "target": target,
-        "description": stored_json(description),
-        "threat": stored_json(threat),
-        "validfrom": rfc3339(validfrom),
-        "expireafter": rfc3339(expireafter),
-        "operations": stored_json(operations, "[]"),
-        "pgpsignatures": _pgpsignatures(pgpsignatures),
-        "investigators": signers(investigators),
-        "status": status or "",
-        "starttime": rfc3339(starttime),
-        "finishtime": rfc3339(finishtime),
-        "lastupdatetime": rfc3339(lastupdatetime),
-        "counters": counters,
-        "syntaxversion": syntaxversion or 0,
-    }
-
-
-def _pgpsignatures(column: str | None) -> list[str]:
-    """The signatures, in a column that may be a varchar, of which PostgreSQL checks nothing."""
+def _read_signatures(column: str | None) -> list[str]:
+    """Return the signatures; in a varchar column PostgreSQL has checked nothing of them."""
     try:
         return _signatures(column or "[]") or []
     except msgspec.MsgspecError:
         raise Unreadable("its signatures are no array of strings") from None
 
 
-def counters(statuses: dict[str, int]) -> dict[str, int]:
-    """An action's counters from the number of its commands of each status; zeros are left out."""
+def count_commands(statuses: dict[str, int]) -> dict[str, int]:
+    """Return an action's counters from the number of its commands of each status, without zeros."""
     counts = {
         "sent": sum(statuses.values()) - statuses.get("prepared", 0),
-        "done": sum(statuses.get(status, 0) for status in _DONE),
+        "done": sum(statuses.get(status, 0) for status in FINISHED_COMMAND),
         "inflight": statuses.get("sent", 0),
-        **{status: statuses.get(status, 0) for status in _DONE},
+        **{status: statuses.get(status, 0) for status in FINISHED_COMMAND},
     }
     return {name: count for name, count in counts.items() if count}
 
 
-async def statuses_by_id(query: RunQuery, ids: Sequence[str]) -> dict[str, dict[str, int]]:
-    """How many commands of each status several actions have."""
-    statuses: dict[str, dict[str, int]] = {id: {} for id in ids}
-    for id, status, count in await query(_STATUSES, (id_array(ids),)):
-        statuses.setdefault(id, {})[status] = count
+ACTION: Final = Columns(ActionRow)
+
+ACTIONS_BY_IDS: Final = Statement(
+    f"select {ACTION.sql} from actions a where a.id = any(%s::numeric[])", ACTION
+)
+
+
+class _StatusRow(NamedTuple):
+    actionid: str
+    status: str
+    commands: int
+
+
+_STATUSES_BY_IDS: Final = Statement(
+    "select a.id::text, c.status, c.count from unnest(%s::numeric[]) as a (id),"
+    " lateral (select status, count(*) from commands where actionid = a.id group by status) c",
+    read_as(_StatusRow),
+)
+
+
+async def count_statuses(query: Query, ids: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Return how many commands of each status several actions have, by the action's id."""
+    statuses: dict[str, dict[str, int]] = {action_id: {} for action_id in ids}
+    if ids:
+        for row in await query(_STATUSES_BY_IDS, (id_array(ids),)):
+            statuses.setdefault(row.actionid, {})[row.status] = row.commands
     return statuses
 
 
-async def counters_by_id(query: RunQuery, ids: Sequence[str]) -> dict[str, dict[str, int]]:
-    """The counters of several actions."""
-    found = await statuses_by_id(query, ids)
-    return {id: counters(statuses) for id, statuses in found.items()}
+async def count_by_action(query: Query, ids: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Return the counters of several actions, by id."""
+    found = await count_statuses(query, ids)
+    return {action_id: count_commands(statuses) for action_id, statuses in found.items()}
 
 
-def item(
-    urls: Urls, row: Row, counters: dict[str, int], links: Sequence[Link] | None = None
-) -> bytes:
-    """The encoded item of a row of :data:`COLUMNS`."""
-    data = [Data(name="action", value=value(row, counters))]
-    return encode(Item(href=urls.action(row[0]), data=data, links=links))
-
-
-async def by_id(query: RunQuery, urls: Urls, id: int) -> bytes | None:
-    """The action's item with links to its commands; ``None`` when there is no such action."""
-    rows = await query(_BY_ID, {"id": id})
-    if not rows:
-        return None
-    *row, statuses, commands = rows[0]
-    linked = _linked(commands or "[]")
-    links = [
-        Link(rel=f"Command ID {command} on agent {agent}", href=urls.command(command))
-        for command, agent in linked[:LINKED_COMMANDS]
+class _CommandsRow(NamedTuple):
+    statuses: Annotated[
+        str | None,
+        "(select json_object_agg(s.status, s.count)::text from (select status, count(*)"
+        " from commands where actionid = a.id group by status) s)",
     ]
-    if len(linked) > LINKED_COMMANDS:
-        everything = [("type", "command"), ("actionid", str(id)), ("after", UNSET_TIME)]
-        links.append(Link(rel="commands", href=urls.search(everything)))
-    return item(urls, row, counters(_counts(statuses or "{}")), links or None)
+    commands: Annotated[
+        str | None,
+        "(select json_agg(json_build_array(c.id::text, c.name))::text from (select c.id, g.name"
+        " from commands c left join agents g on g.id = c.agentid where c.actionid = a.id"
+        f" order by c.starttime, c.id limit {MAX_LINKED_COMMANDS + 1}) c)",
+    ]
 
 
-class ActionList:
-    """Rows of actions to encoded items.
+_COMMANDS: Final = ACTION.then(_CommandsRow)
+_ACTION_BY_ID: Final = Statement(
+    f"select {ACTION.sql}, {_COMMANDS.sql} from actions a where a.id = %(id)s",
+    lambda row: (ACTION.pick(row), _COMMANDS.pick(row)),
+    name="action_by_id",
+    types={"id": "numeric"},
+)
+_counts = msgspec.json.Decoder(dict[str, int]).decode
+_linked = msgspec.json.Decoder(list[tuple[str, str | None]]).decode
 
-    :param counters: the counters of actions by id, for who does without :meth:`prepare`.
+
+@dataclass(frozen=True, kw_only=True)
+class LinkedAction:
+    """An action and its first commands.
+
+    ``commands`` are pairs of a command's id and its agent's name; ``has_more`` says that there are
+    more than :data:`MAX_LINKED_COMMANDS` of them.
     """
 
-    columns = COLUMNS
+    action: Action | UnreadableRecord
+    commands: Sequence[tuple[str, str | None]]
+    has_more: bool
 
-    def __init__(self, urls: Urls, counters: dict[str, dict[str, int]] | None = None) -> None:
-        self._urls = urls
-        self._counters = counters or {}
 
-    async def prepare(self, query: RunQuery, rows: Rows) -> None:
-        """Count the commands of the actions in *rows*."""
-        self._counters = await counters_by_id(query, [row[0] for row in rows]) if rows else {}
-
-    def items(self, row: Row) -> bytes:
-        """The item of one row, encoded; one that cannot be read says so."""
-        try:
-            return item(self._urls, row[:WIDTH], self._counters.get(row[0], {}))
-        except Unreadable as reason:
-            return unreadable_item("action", self._urls.action(row[0]), reason)
+async def find_action(query: Query, action_id: int) -> LinkedAction | None:
+    """Return the action under *action_id* with its first commands, ``None`` without one."""
+    for row, of_commands in await query(_ACTION_BY_ID, {"id": action_id}):
+        linked = _linked(of_commands.commands or "[]")
+        counters = count_commands(_counts(of_commands.statuses or "{}"))
+        return LinkedAction(
+            action=read_record(Action.noun, Action.from_row, row, counters),
+            commands=linked[:MAX_LINKED_COMMANDS],
+            has_more=len(linked) > MAX_LINKED_COMMANDS,
+        )
+    return None

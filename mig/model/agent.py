@@ -1,115 +1,126 @@
-"""Agents as they are served."""
+"""Agents."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Final, NamedTuple
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
-from mig.database.prepared import Prepared
-from mig.errors import Unreadable
-from mig.hypermedia.document import Data, Item, encode, unreadable_item
-from mig.hypermedia.urls import Urls
-from mig.model.row import Row, Rows, RunQuery, number, stored_json
+from mig.model.record import (
+    Json,
+    StoredRecord,
+    Time,
+    UnreadableRecord,
+    raw_id,
+    raw_json,
+    read_record,
+)
+from mig.model.row import Columns
+from mig.model.statement import Query, Statement
 from mig.values import UNSET_TIME, rfc3339
 
-COLUMNS = (
-    "g.id::text, g.name, g.queueloc, g.os, g.version, g.pid, g.starttime::text,"
-    " g.destructiontime::text, g.heartbeattime::text, g.status, g.environment::text,"
-    " g.tags::text, g.mode, g.refreshtime::text, g.loadername"
-)
-WIDTH = 15
 
-BY_IDS = f"select {COLUMNS} from agents g where g.id = any(%s::numeric[])"
+class AgentRow(NamedTuple):
+    """The columns of an agent."""
 
-_BY_ID = Prepared(
-    "agent_by_id", f"select {COLUMNS} from agents g where g.id = %(id)s", {"id": "numeric"}
-)
+    id: Annotated[str, "g.id::text"]
+    name: Annotated[str, "g.name"]
+    queueloc: Annotated[str, "g.queueloc"]
+    os: Annotated[str | None, "g.os"]
+    version: Annotated[str, "g.version"]
+    pid: Annotated[int, "g.pid"]
+    starttime: Annotated[str, "g.starttime::text"]
+    destructiontime: Annotated[str | None, "g.destructiontime::text"]
+    heartbeattime: Annotated[str, "g.heartbeattime::text"]
+    status: Annotated[str | None, "g.status"]
+    environment: Annotated[str | None, "g.environment::text"]
+    tags: Annotated[str | None, "g.tags::text"]
+    mode: Annotated[str, "g.mode"]
+    refreshtime: Annotated[str, "g.refreshtime::text"]
+    loadername: Annotated[str | None, "g.loadername"]
+
+    @property
+    def sort_time(self) -> str:
+        """Return the time that searches are ordered by."""
+        return self.starttime
+
+
+class Agent(StoredRecord, gc=False, omit_defaults=True):
+    """An agent. ``mode``, ``refreshts`` and ``loadername``, of 2017, only appear when set."""
+
+    noun = "agent"
+    name: str
+    queueloc: str
+    os: str
+    version: str
+    pid: int
+    starttime: Time
+    destructiontime: Time
+    heartbeatts: Time
+    status: str
+    environment: Json
+    tags: Json
+    mode: str = ""
+    refreshts: Time | UnsetType = UNSET
+    loadername: str = ""
+
+    @classmethod
+    def from_row(cls, row: AgentRow) -> Agent:
+        """Return the agent of a row.
+
+        :raises Unreadable: for an id or a time that cannot be served.
+        """
+        refreshed = rfc3339(row.refreshtime)
+        return cls(
+            raw_id(row.id),
+            row.name,
+            row.queueloc,
+            row.os or _reported_os(row.environment),
+            row.version,
+            row.pid,
+            rfc3339(row.starttime),
+            rfc3339(row.destructiontime),
+            rfc3339(row.heartbeattime),
+            row.status or "",
+            raw_json(row.environment),
+            raw_json(row.tags),
+            row.mode,
+            UNSET if refreshed == UNSET_TIME else refreshed,
+            row.loadername or "",
+        )
 
 
 class _Environment(msgspec.Struct):
     os: str = ""
 
 
-_environment = msgspec.json.Decoder(_Environment)
+_environment = msgspec.json.Decoder(_Environment).decode
 
 
-def value(row: Row) -> dict[str, Any]:
-    """The agent of a row of :data:`COLUMNS`; ``mode`` to ``loadername`` only when set."""
-    (
-        id,
-        name,
-        queueloc,
-        os,
-        version,
-        pid,
-        starttime,
-        destructiontime,
-        heartbeattime,
-        status,
-        environment,
-        tags,
-        mode,
-        refreshtime,
-        loadername,
-    ) = row
-    agent = {
-        "id": number(id),
-        "name": name,
-        "queueloc": queueloc,
-        "os": os or _os(environment),
-        "version": version,
-        "pid": pid,
-        "starttime": rfc3339(starttime),
-        "destructiontime": rfc3339(destructiontime),
-        "heartbeatts": rfc3339(heartbeattime),
-        "status": status or "",
-        "environment": stored_json(environment),
-        "tags": stored_json(tags),
-    }
-    if mode:
-        agent["mode"] = mode
-    if (refreshed := rfc3339(refreshtime)) != UNSET_TIME:
-        agent["refreshts"] = refreshed
-    if loadername:
-        agent["loadername"] = loadername
-    return agent
-
-
-def _os(environment: str | None) -> str:
-    """The operating system, which agents of 2017 report in their environment."""
+def _reported_os(environment: str | None) -> str:
+    """Return the operating system, which agents of 2017 report in their environment."""
     try:
-        return _environment.decode(environment or "{}").os
+        return _environment(environment or "{}").os
     except (msgspec.MsgspecError, RecursionError):
         return ""
 
 
-def item(urls: Urls, row: Row) -> bytes:
-    """The encoded item of a row of :data:`COLUMNS`."""
-    href = urls.agent(row[0])
-    return encode(Item(href=href, data=[Data(name="agent", value=value(row))]))
+AGENT: Final = Columns(AgentRow)
+
+AGENTS_BY_IDS: Final = Statement(
+    f"select {AGENT.sql} from agents g where g.id = any(%s::numeric[])", AGENT
+)
+_AGENT_BY_ID: Final = Statement(
+    f"select {AGENT.sql} from agents g where g.id = %(id)s",
+    AGENT,
+    name="agent_by_id",
+    types={"id": "numeric"},
+)
 
 
-async def by_id(query: RunQuery, urls: Urls, id: int) -> bytes | None:
-    """The agent's item, encoded; ``None`` when there is no such agent."""
-    rows = await query(_BY_ID, {"id": id})
-    return item(urls, rows[0]) if rows else None
-
-
-class AgentList:
-    """Rows of agents to encoded items."""
-
-    columns = COLUMNS
-
-    def __init__(self, urls: Urls) -> None:
-        self._urls = urls
-
-    async def prepare(self, query: RunQuery, rows: Rows) -> None:
-        """Nothing else is needed."""
-
-    def items(self, row: Row) -> bytes:
-        """The item of one row, encoded; one that cannot be read says so."""
-        try:
-            return item(self._urls, row[:WIDTH])
-        except Unreadable as reason:
-            return unreadable_item("agent", self._urls.agent(row[0]), reason)
+async def find_agent(query: Query, agent_id: int) -> Agent | UnreadableRecord | None:
+    """Return the agent under *agent_id*, ``None`` when there is none."""
+    for row in await query(_AGENT_BY_ID, {"id": agent_id}):
+        return read_record(Agent.noun, Agent.from_row, row)
+    return None

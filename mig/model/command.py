@@ -1,133 +1,210 @@
-"""Commands as they are served, with the action and the agent they belong to."""
+"""Commands, with the action and the agent that they belong to."""
 
 from __future__ import annotations
 
-from mig.database.prepared import Prepared
+from typing import Annotated, Final, NamedTuple, Protocol, TypeVar
+
+from msgspec import Meta, Raw
+
 from mig.errors import Unreadable
-from mig.hypermedia.document import encode, unreadable_item
-from mig.hypermedia.urls import Urls
-from mig.model import action, agent
-from mig.model.row import Lookup, Row, Rows, RunQuery, number
+from mig.model.action import Action, ActionRow
+from mig.model.agent import Agent, AgentRow
+from mig.model.record import (
+    Json,
+    StoredRecord,
+    Time,
+    UnreadableRecord,
+    encode_json,
+    raw_id,
+    raw_json,
+    read_record,
+)
+from mig.model.row import Columns, Row, read_as
+from mig.model.statement import Query, Statement
 from mig.values import rfc3339
 
-INLINE_BYTES = 262_144
-LARGEST_BYTES = 33_554_432
+MAX_INLINE_BYTES: Final = 262_144
+"""Larger results do not come with a page of rows: a page of 100 could hold any amount otherwise."""
 
-_LARGE = (
+_IS_LARGE: Final = (
     "pg_column_size(c.results) > 32768"  # cheap, and no compression is better than one to eight
-    f" and octet_length(c.results::text) > {INLINE_BYTES}"
+    f" and octet_length(c.results::text) > {MAX_INLINE_BYTES}"
 )
-RESULTS = (
-    f"case when {_LARGE} then null else c.results end::text,"
-    f" case when {_LARGE} then octet_length(c.results::text) end"
-)
-"""Two columns: the results, and, where these are too large to come with a page, their size."""
+_RESULTS: Final = f"case when {_IS_LARGE} then null else c.results end::text"
+_LEFT_OUT: Final = f"case when {_IS_LARGE} then octet_length(c.results::text) end"
 
-_RESULTS_BY_ID = "select results::text from commands where id = %s"
 
-COLUMNS = (
-    "c.id::text, c.actionid::text, c.agentid::text, c.status, c.starttime::text,"
-    f" c.finishtime::text, {RESULTS}"
-)
-WIDTH = 8
+class CommandRow(NamedTuple):
+    """The columns of a command. ``left_out`` is the size of results that are left out."""
 
-_BY_ID = Prepared(
-    "command_by_id",
-    f"select {COLUMNS}, {action.COLUMNS}, {agent.COLUMNS} from commands c"
+    id: Annotated[str, "c.id::text"]
+    actionid: Annotated[str | None, "c.actionid::text"]
+    agentid: Annotated[str | None, "c.agentid::text"]
+    status: Annotated[str, "c.status"]
+    starttime: Annotated[str, "c.starttime::text"]
+    finishtime: Annotated[str | None, "c.finishtime::text"]
+    results: Annotated[str | None, _RESULTS]
+    left_out: Annotated[int | None, _LEFT_OUT]
+
+    @property
+    def sort_time(self) -> str:
+        """Return the time that searches are ordered by."""
+        return self.starttime
+
+
+class ResultsRow(NamedTuple):
+    """The columns of a command that a report is made of."""
+
+    id: Annotated[str, "c.id::text"]
+    actionid: Annotated[str | None, "c.actionid::text"]
+    agentid: Annotated[str | None, "c.agentid::text"]
+    starttime: Annotated[str, "c.starttime::text"]
+    finishtime: Annotated[str | None, "c.finishtime::text"]
+    results: Annotated[str | None, _RESULTS]
+    left_out: Annotated[int | None, _LEFT_OUT]
+
+    @property
+    def sort_time(self) -> str:
+        """Return the time that searches are ordered by."""
+        return self.starttime
+
+
+class Command(StoredRecord, gc=False):
+    """A command. ``action`` and ``agent`` are ``{}`` when they are not in the database."""
+
+    noun = "command"
+    action: Annotated[Raw, Meta(extra_json_schema={"type": "object", "title": "Action"})]
+    agent: Annotated[Raw, Meta(extra_json_schema={"type": "object", "title": "Agent"})]
+    status: str
+    results: Json
+    starttime: Time
+    finishtime: Time
+
+    @classmethod
+    def from_row(
+        cls, row: CommandRow, action: bytes | None, agent: bytes | None, *, max_bytes: int
+    ) -> Command:
+        """Return the command of a row beside its action and agent, which are encoded already.
+
+        :param max_bytes: the largest results that are read.
+        :raises Unreadable: for an id or a time that cannot be served, and for larger results.
+        """
+        command_id = raw_id(row.id)
+        check_left_out(row.left_out, max_bytes)
+        return cls(
+            command_id,
+            Raw(action or b"{}"),
+            Raw(agent or b"{}"),
+            row.status,
+            raw_json(row.results, "[]"),
+            rfc3339(row.starttime),
+            rfc3339(row.finishtime),
+        )
+
+
+COMMAND: Final = Columns(CommandRow)
+COMMAND_RESULTS: Final = Columns(ResultsRow)
+_ACTION: Final = COMMAND.then(ActionRow)
+_AGENT: Final = _ACTION.then(AgentRow)
+
+
+class _JoinedRow(NamedTuple):
+    """A command, and its action and agent if they are there: outer joins fill them with nulls."""
+
+    command: CommandRow
+    action: ActionRow
+    agent: AgentRow
+
+
+def _read_joined(row: Row) -> _JoinedRow:
+    return _JoinedRow(COMMAND.pick(row), _ACTION.pick(row), _AGENT.pick(row))
+
+
+_COMMAND_BY_ID: Final = Statement(
+    f"select {COMMAND.sql}, {_ACTION.sql}, {_AGENT.sql} from commands c"
     " left join actions a on a.id = c.actionid left join agents g on g.id = c.agentid"
     " where c.id = %(id)s",
-    {"id": "numeric"},
+    _read_joined,
+    name="command_by_id",
+    types={"id": "numeric"},
 )
 
 
-def _action(row: Row) -> bytes:
-    return encode(action.value(row, counters={}))
+def encode_action(row: ActionRow) -> bytes:
+    """Return an action as a command shows it: without counters.
+
+    :raises Unreadable: when it cannot be read.
+    """
+    return encode_json(Action.from_row(row, counters={}))
 
 
-def _agent(row: Row) -> bytes:
-    return encode(agent.value(row))
+def encode_agent(row: AgentRow) -> bytes:
+    """Return an agent as a command shows it.
+
+    :raises Unreadable: when it cannot be read.
+    """
+    return encode_json(Agent.from_row(row))
 
 
-async def by_id(query: RunQuery, urls: Urls, id: int) -> bytes | None:
-    """The command's item, encoded; ``None`` when there is no such command."""
-    rows = await query(_BY_ID, {"id": id})
-    if not rows:
-        return None
-    row, rest = rows[0][:WIDTH], rows[0][WIDTH:]
-    actions, agents = rest[: action.WIDTH], rest[action.WIDTH :]
-    try:
-        return item(
-            urls,
-            await with_results(query, row) if row[-1] else row,
-            _action(actions) if actions[0] is not None else b"{}",
-            _agent(agents) if agents[0] is not None else b"{}",
-        )
-    except Unreadable as reason:
-        return unreadable_item("command", urls.command(row[0]), reason)
+class _StoredResults(NamedTuple):
+    results: str | None
 
 
-async def with_results(query: RunQuery, row: Row) -> Row:
-    """A row whose last columns are :data:`RESULTS` with the results that were left out of it."""
-    if row[-1] > LARGEST_BYTES:
+_RESULTS_BY_ID: Final = Statement(
+    "select results::text from commands where id = %s", read_as(_StoredResults)
+)
+
+
+class _HasResults(Protocol):
+    @property
+    def id(self) -> str: ...
+    @property
+    def left_out(self) -> int | None: ...
+    def _replace(self: Stored, *, results: str | None, left_out: int | None) -> Stored: ...
+
+
+Stored = TypeVar("Stored", bound=_HasResults)
+
+
+class FoundCommand(NamedTuple):
+    """A command, and the id of its action."""
+
+    command: Command | UnreadableRecord
+    actionid: str | None
+
+
+async def complete_results(query: Query, row: Stored, *, max_bytes: int) -> Stored:
+    """Return a row with the results that were left out of it, unless these exceed *max_bytes*."""
+    if row.left_out is None or row.left_out > max_bytes:
         return row
-    [(results,)] = await query(_RESULTS_BY_ID, (row[0],))
-    return (*row[:-2], results, None)
+    for found in await query(_RESULTS_BY_ID, (row.id,)):
+        return row._replace(results=found.results, left_out=None)
+    raise Unreadable("the command was deleted while it was read")
 
 
-def check_size(size: int | None) -> None:
-    """Refuse results that were left out.
+def check_left_out(size: int | None, max_bytes: int) -> None:
+    """Refuse results of *size* bytes that were left out because they exceed *max_bytes*.
 
-    :raises Unreadable: always, when there is a *size*.
+    :raises Unreadable: always, unless *size* is ``None``.
     """
     if size is not None:
-        raise Unreadable(f"its results have {size} bytes, more than {LARGEST_BYTES}")
+        raise Unreadable(f"its results have {size} bytes, more than {max_bytes}")
 
 
-def item(urls: Urls, row: Row, action: bytes, agent: bytes) -> bytes:
-    """The encoded item of a row of :data:`COLUMNS` beside its encoded action and agent."""
-    id, actionid, _, status, starttime, finishtime, results, size = row[:WIDTH]
-    number(id)
-    check_size(size)
-    links = b""
-    if actionid is not None:
-        links = b',"links":[{"rel":"action","href":"%b"}]' % urls.action(actionid).encode()
-    return (
-        b'{"href":"%b","data":[{"name":"command","value":{"id":%b,"action":%b,"agent":%b,'
-        b'"status":%b,"results":%b,"starttime":"%b","finishtime":"%b"}}]%b}'
-        % (
-            urls.command(id).encode(),
-            id.encode(),
-            action,
-            agent,
-            encode(status),
-            b"[]" if results is None else results.encode(),
-            rfc3339(starttime).encode(),
-            rfc3339(finishtime).encode(),
-            links,
-        )
-    )
+async def find_command(query: Query, command_id: int, *, max_bytes: int) -> FoundCommand | None:
+    """Return the command under *command_id*, ``None`` when there is none.
+
+    :param max_bytes: the largest results that are read.
+    """
+    for row in await query(_COMMAND_BY_ID, {"id": command_id}):
+        command = await complete_results(query, row.command, max_bytes=max_bytes)
+        made = read_record(Command.noun, _join, command, row, max_bytes=max_bytes)
+        return FoundCommand(command=made, actionid=row.command.actionid)
+    return None
 
 
-class CommandList:
-    """Rows of commands to encoded items: the Collection+JSON form of a command search."""
-
-    columns = COLUMNS
-
-    def __init__(self, urls: Urls) -> None:
-        self._urls = urls
-        self._actions = Lookup(action.BY_IDS, _action, bound=1_000)
-        self._agents = Lookup(agent.BY_IDS, _agent, bound=2_000)
-
-    async def prepare(self, query: RunQuery, rows: Rows) -> None:
-        """Load the actions and agents that *rows* belong to."""
-        await self._actions.load(query, (row[1] for row in rows))
-        await self._agents.load(query, (row[2] for row in rows))
-
-    def items(self, row: Row) -> bytes:
-        """The item of one row, encoded; one that cannot be read says so."""
-        try:
-            action = self._actions.get(row[1]) or b"{}"
-            agent = self._agents.get(row[2]) or b"{}"
-            return item(self._urls, row, action, agent)
-        except Unreadable as reason:
-            return unreadable_item("command", self._urls.command(row[0]), reason, target="")
+def _join(command: CommandRow, row: _JoinedRow, *, max_bytes: int) -> Command:
+    # of an outer join: every column is null when there is no such row
+    action = None if row.action.id is None else encode_action(row.action)
+    agent = None if row.agent.id is None else encode_agent(row.agent)
+    return Command.from_row(command, action, agent, max_bytes=max_bytes)

@@ -1,91 +1,103 @@
-"""Investigators as they are served."""
+"""Investigators."""
 
 from __future__ import annotations
 
 from base64 import b64encode
-from typing import Any
+from typing import Annotated, Final, NamedTuple
 
-import msgspec
+from msgspec import UNSET, UnsetType
 
-from mig.database.prepared import Prepared
-from mig.errors import Unreadable
-from mig.hypermedia.document import Data, Item, Link, encode, unreadable_item
-from mig.hypermedia.urls import Urls
-from mig.model.row import Row, Rows, RunQuery, number
+from mig.model.record import StoredRecord, Time, UnreadableRecord, raw_id, read_record
+from mig.model.row import Columns, rows_of_json
+from mig.model.statement import Query, Statement
 from mig.values import rfc3339
 
-COLUMNS = "i.id::text, i.name, i.pgpfingerprint, i.status, i.createdat::text, i.lastmodified::text"
 
-WIDTH = 6
+class InvestigatorRow(NamedTuple):
+    """The columns of an investigator."""
 
-_BY_ID = Prepared(
-    "investigator_by_id",
-    f"select {COLUMNS}, i.publickey from investigators i where i.id = %(id)s",
-    {"id": "numeric"},
+    id: Annotated[str, "i.id::text"]
+    name: Annotated[str, "i.name"]
+    pgpfingerprint: Annotated[str | None, "i.pgpfingerprint"]
+    status: Annotated[str, "i.status"]
+    createdat: Annotated[str, "i.createdat::text"]
+    lastmodified: Annotated[str, "i.lastmodified::text"]
+
+    @property
+    def sort_time(self) -> str:
+        """Return the time that searches are ordered by."""
+        return self.createdat
+
+
+class _KeyRow(NamedTuple):
+    publickey: Annotated[bytes | None, "i.publickey"]
+
+
+class Investigator(StoredRecord, gc=False, omit_defaults=True):
+    """An investigator. ``publickey``, in base64, is only in a document of its own."""
+
+    noun = "investigator"
+    name: str
+    pgpfingerprint: str
+    status: str
+    createdat: Time
+    lastmodified: Time
+    publickey: str | UnsetType = UNSET
+
+    @classmethod
+    def from_row(cls, row: InvestigatorRow, publickey: str | UnsetType = UNSET) -> Investigator:
+        """Return the investigator of a row.
+
+        :raises Unreadable: for an id or a time that cannot be served.
+        """
+        return cls(
+            raw_id(row.id),
+            row.name,
+            row.pgpfingerprint or "",
+            row.status,
+            rfc3339(row.createdat),
+            rfc3339(row.lastmodified),
+            publickey,
+        )
+
+
+INVESTIGATOR: Final = Columns(InvestigatorRow)
+_KEY: Final = INVESTIGATOR.then(_KeyRow)
+
+ALL_INVESTIGATORS: Final = Statement(
+    f"select {INVESTIGATOR.sql} from investigators i order by i.id", INVESTIGATOR
+)
+_INVESTIGATOR_BY_ID: Final = Statement(
+    f"select {INVESTIGATOR.sql}, {_KEY.sql} from investigators i where i.id = %(id)s",
+    lambda row: (INVESTIGATOR.pick(row), _KEY.pick(row)),
+    name="investigator_by_id",
+    types={"id": "numeric"},
 )
 
-SIGNERS_OF_ACTION = (
-    f"(select json_agg(json_build_array({COLUMNS}) order by i.id)::text"
+SIGNER: Final = f"json_build_array({INVESTIGATOR.sql})"
+"""SQL for an investigator ``i`` as one JSON value; :func:`read_signers` reads an array of them."""
+
+SIGNERS_OF_ACTION: Final = (
+    f"(select json_agg({SIGNER} order by i.id)::text"
     " from signatures s join investigators i on i.id = s.investigatorid where s.actionid = a.id)"
 )
-"""A column of a query over ``actions a``: the rows of those who signed it, as JSON."""
-
-_signers = msgspec.json.Decoder(list[tuple[str, str, str | None, str, str, str]])
+"""SQL for the investigators who signed an action ``a``, as such an array."""
 
 
-def value(row: Row) -> dict[str, Any]:
-    """The investigator of a row of :data:`COLUMNS`."""
-    id, name, fingerprint, status, createdat, lastmodified = row
-    return {
-        "id": number(id),
-        "name": name,
-        "pgpfingerprint": fingerprint or "",
-        "status": status,
-        "createdat": rfc3339(createdat),
-        "lastmodified": rfc3339(lastmodified),
-    }
+def read_signers(column: str | None) -> list[Investigator]:
+    """Return the investigators in a column of :data:`SIGNERS_OF_ACTION`.
+
+    :raises Unreadable: for an id or a time that cannot be served.
+    """
+    rows = rows_of_json(column) if column else ()
+    return [Investigator.from_row(INVESTIGATOR.read(row)) for row in rows]
 
 
-def signers(column: str | None) -> list[dict[str, Any]]:
-    """The investigators in a column :data:`SIGNERS_OF_ACTION`."""
-    return [value(row) for row in _signers.decode(column)] if column else []
-
-
-def item(urls: Urls, value: dict[str, Any], id: str) -> bytes:
-    """The encoded item of an investigator."""
-    return encode(
-        Item(
-            href=urls.investigator(id),
-            data=[Data(name="investigator", value=value)],
-            links=[Link(rel="investigator history", href=urls.actions_of(id))],
-        )
-    )
-
-
-async def by_id(query: RunQuery, urls: Urls, id: int) -> bytes | None:
-    """The investigator's item with the public key; ``None`` when there is no such investigator."""
-    rows = await query(_BY_ID, {"id": id})
-    if not rows:
-        return None
-    *row, publickey = rows[0]
-    key = b64encode(publickey or b"").decode()
-    return item(urls, {**value(row), "publickey": key}, row[0])
-
-
-class InvestigatorList:
-    """Rows of investigators to encoded items."""
-
-    columns = COLUMNS
-
-    def __init__(self, urls: Urls) -> None:
-        self._urls = urls
-
-    async def prepare(self, query: RunQuery, rows: Rows) -> None:
-        """Nothing else is needed."""
-
-    def items(self, row: Row) -> bytes:
-        """The item of one row, encoded; one that cannot be read says so."""
-        try:
-            return item(self._urls, value(row[:WIDTH]), row[0])
-        except Unreadable as reason:
-            return unreadable_item("investigator", self._urls.investigator(row[0]), reason)
+async def find_investigator(
+    query: Query, investigator_id: int
+) -> Investigator | UnreadableRecord | None:
+    """Return the investigator under *investigator_id* with the public key, ``None`` without one."""
+    for row, key in await query(_INVESTIGATOR_BY_ID, {"id": investigator_id}):
+        publickey = b64encode(key.publickey or b"").decode()
+        return read_record(Investigator.noun, Investigator.from_row, row, publickey)
+    return None

@@ -1,89 +1,95 @@
-"""Stored JSON, served exactly as stored, and ids as plain integers."""
+"""Rows as PostgreSQL answers them, and the columns that they are read by."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable
+from functools import partial
+from operator import itemgetter
+from typing import Annotated, Any, Generic, TypeVar, cast, get_args, get_origin, get_type_hints
 
-from msgspec import Raw
+import msgspec
 
-from mig.database.prepared import Prepared
-from mig.errors import Unreadable
-
-Value = TypeVar("Value")
-
-Row = Sequence[Any]
-Rows = list[tuple[Any, ...]]
-Parameters = Sequence[Any] | Mapping[str, Any]
-RunSQL = Callable[[str, Parameters], Awaitable[Rows]]
-"""Runs one SQL statement with its parameters and answers all of its rows."""
-RunQuery = Callable[[str | Prepared, Parameters], Awaitable[Rows]]
-"""The same, also for a statement that is to be planned once."""
+Shape = TypeVar("Shape")
+Other = TypeVar("Other")
 
 
-def stored_json(text: str | None, otherwise: str = "null") -> Raw:
-    """The JSON *text* of a column, to be served to the letter."""
-    return Raw(otherwise if text is None else text)
+class Row:
+    """One row of an answer, opaque outside this package.
 
-
-def whole_number(text: str) -> str:
-    """A stored numeric id, which is the same in JSON.
-
-    :raises Unreadable: for what is no whole number (a column of type numeric holds NaN, too).
-    """
-    if not text.isdigit():
-        raise Unreadable(f"the id {text!r} is not a whole number")
-    return text
-
-
-def number(text: str) -> Raw:
-    """A stored numeric id as a JSON number.
-
-    :raises Unreadable: as :func:`whole_number`.
-    """
-    return Raw(whole_number(text))
-
-
-def id_array(ids: Iterable[str]) -> str:
-    """Ids as the text of a PostgreSQL array."""
-    return f"{{{','.join(ids)}}}"
-
-
-class Lookup(Generic[Value]):
-    """Rows found by their ids, each made into a value once and kept, at most *bound* of them.
-
-    *sql* selects the id first and takes one parameter, an array of ids. *build* makes the value;
-    what it cannot read is kept as :class:`Unreadable` and raised to whoever asks for that id.
+    It is the tuple that psycopg2 hands over, and never an object of this class: a type checker
+    refuses to index it, to unpack it and to iterate over it, and that costs nothing.
     """
 
-    def __init__(self, sql: str, build: Callable[[Row], Value], *, bound: int) -> None:
-        self._sql = sql
-        self._build = build
-        self._bound = bound
-        self._values: dict[str, Value] = {}
-        self._unreadable: dict[str, str] = {}
+    __slots__ = ()
 
-    async def load(self, query: RunQuery, ids: Iterable[str | None]) -> None:
-        """Make sure that *ids* can be asked for until the next call."""
-        wanted = {id for id in ids if id is not None}
-        new = wanted.difference(self._values).difference(self._unreadable)
-        if len(self._values) + len(self._unreadable) + len(new) > self._bound:
-            self._values.clear()
-            self._unreadable.clear()
-            new = wanted
-        if new:
-            for row in await query(self._sql, (id_array(new),)):
-                try:
-                    self._values[row[0]] = self._build(row)
-                except Unreadable as reason:
-                    self._unreadable[row[0]] = str(reason)
 
-    def get(self, id: str) -> Value | None:
-        """The value under *id*, ``None`` when there is no such row.
+class Columns(Generic[Shape]):
+    """The columns that a named tuple is made from, each with the SQL that selects it.
 
-        :raises Unreadable: when there is one that cannot be read.
-        """
-        value = self._values.get(id)
-        if value is None and id in self._unreadable:
-            raise Unreadable(self._unreadable[id])
-        return value
+    Every field of *shape* is annotated with its expression, as in ``id: Annotated[str,
+    "a.id::text"]``. Rows are read by name: the order of the columns means nothing.
+
+    :param start: how many columns come before these ones in a row.
+    """
+
+    def __init__(self, shape: Callable[..., Shape], *, start: int = 0) -> None:
+        expressions = _expressions(shape)
+        names = list(expressions)
+        self._make = _make(shape)
+        self._end = start + len(names)
+        # with a single field itemgetter would answer the value, not a tuple of it
+        places = [start + names.index(field) for field in _fields(shape)]
+        self._values: Callable[[Any], tuple[Any, ...]] = (
+            itemgetter(*places) if len(places) > 1 else _only(places[0])
+        )
+        self.sql = ", ".join(expressions.values())
+        is_whole_row = places == list(range(len(places)))
+        # a page's rows are read by this: one call of C, without a copy of the values in between
+        self.read: Callable[[Row], Shape] = self._make if is_whole_row else self.pick
+        """Return the named tuple of a row that has these columns alone."""
+
+    def then(self, shape: Callable[..., Other]) -> Columns[Other]:
+        """Return the columns of *shape* in a row in which they follow these ones."""
+        return Columns(shape, start=self._end)
+
+    def pick(self, row: Row) -> Shape:
+        """Return the named tuple of a row that has other columns, too."""
+        return self._make(self._values(row))
+
+
+def read_as(shape: Callable[..., Shape]) -> Callable[[Row], Shape]:
+    """Return what makes a *shape* of a row whose columns are its fields, in their order.
+
+    For a statement that selects them beside the place where they are declared.
+    """
+    return _make(shape)
+
+
+def _make(shape: Callable[..., Shape]) -> Callable[[Any], Shape]:
+    """Return what makes a named tuple of a tuple, in one call of C."""
+    new: Any = tuple.__new__
+    return cast(Callable[[Any], Shape], partial(new, shape))
+
+
+def rows_of_json(text: str) -> list[Row]:
+    """Return the rows in a column that PostgreSQL made by ``json_agg(json_build_array(…))``."""
+    return cast(list[Row], _arrays(text))
+
+
+def _expressions(shape: Callable[..., object]) -> dict[str, str]:
+    """Return the SQL of each field of *shape*."""
+    hints = get_type_hints(shape, include_extras=True)
+    return {
+        name: get_args(hint)[1] for name, hint in hints.items() if get_origin(hint) is Annotated
+    }
+
+
+def _fields(shape: Callable[..., object]) -> tuple[str, ...]:
+    return cast(tuple[str, ...], vars(shape)["_fields"])
+
+
+def _only(place: int) -> Callable[[Any], tuple[Any]]:
+    return lambda row: (row[place],)
+
+
+_arrays = msgspec.json.Decoder(list[list[str | None]]).decode

@@ -2,52 +2,42 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import Any, Final
 
 from whenever import Instant
 
 from mig.errors import InvalidInput
-from mig.values import parse_id, parse_time
+from mig.model.action import FINISHED_COMMAND
+from mig.model.search import SearchParameters
+from mig.search.kinds import (
+    Choice,
+    Count,
+    Cursor,
+    Flag,
+    Id,
+    Kind,
+    Pattern,
+    Position,
+    Status,
+    Time,
+)
+from mig.values import did_you_mean
 
 TYPES: Final = ("action", "command", "agent", "investigator")
 REPORTS: Final = ("complianceitems",)
 DEFAULT_LIMIT: Final = 10_000
-MAX_COUNT: Final = 2**63 - 1
-LONGEST_PATTERN: Final = 256
-MOST_WILDCARDS: Final = 8
 
 WEEK_DAYS: Final = 7
 FOREVER_YEARS: Final = 1_000
 
-FINISHED_COMMAND: Final = ("success", "cancelled", "expired", "failed", "timeout")
-STATUS_WORDS: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
-    "command": {"done": FINISHED_COMMAND},
-    "action": {"done": ("completed",), "sent": ("inflight", "completed")},
+_TABLES: Final = ("actions", "commands", "agents", "investigators")
+_STATUS_WORDS: Final[Mapping[str, Mapping[str, Sequence[str]]]] = {
+    "commands": {"done": FINISHED_COMMAND},
+    "actions": {"done": ("completed",), "sent": ("inflight", "completed")},
 }
-"""Words that, as a whole status filter, stand for several stored statuses (by type)."""
-
-_COUNT = re.compile(r"[0-9]{1,20}", re.ASCII)
-_STORED_TIME = re.compile(
-    r"-?infinity|[0-9]{4,6}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?\+00( BC)?",
-    re.ASCII,
-)
-
-_STORED_ID = re.compile(r"NaN|-?[0-9]{1,1000}(\.[0-9]{1,100})?", re.ASCII)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cursor:
-    """Where a page ended: the sort time as PostgreSQL writes it, and the id, of its last row."""
-
-    time: str
-    id: str
-
-    def __str__(self) -> str:
-        return f"{self.time},{self.id}"
+"""Words that, as a whole status filter, stand for several stored statuses (by table)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,62 +45,41 @@ class Parameter:
     """One parameter: what it takes, what it means, and the condition that it adds.
 
     ``conditions`` maps the table that a condition is about to its SQL, with one ``%s`` for the
-    value. A parameter about the searched type itself (``status``, ``after``, ``before``) has one
-    condition for each type.
+    value. A parameter about the searched type itself is ``own``: of its conditions only the one
+    of the searched table counts. ``default`` is the value for a type when none is set.
     """
 
     name: str
-    parse: Callable[[str, str], Any]
+    kind: Kind[Any]
     prompt: str
-    unset: Any = ""
     types: Sequence[str] = TYPES
     conditions: Mapping[str, str] = field(default_factory=dict)
     own: bool = False
+    default: Callable[[str, Instant], object] | None = None
 
 
-def _choice(words: Sequence[str]) -> Callable[[str, str], str]:
-    def parse(name: str, text: str) -> str:
-        if text in words:
-            return text
-        near = get_close_matches(text, words, 1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise InvalidInput(f"{name} must be one of {', '.join(words)}{hint}", name)
-
-    return parse
+def _id_of(noun: str, article: str) -> Parameter:
+    return Parameter(
+        name=f"{noun}id",
+        kind=Id(),
+        conditions={f"{noun}s": "id = %s"},
+        prompt=f"{article} {noun}'s id, 1 to 18446744073709551615",
+    )
 
 
-def _count(lowest: int) -> Callable[[str, str], int]:
-    def parse(name: str, text: str) -> int:
-        if _COUNT.fullmatch(text) and lowest <= int(text) <= MAX_COUNT:
-            return int(text)
-        raise InvalidInput(f"{name} must be a whole number from {lowest} to {MAX_COUNT}", name)
-
-    return parse
-
-
-def _boolean(name: str, text: str) -> bool:
-    return _choice(("true", "false"))(name, text) == "true"
+def _name_of(noun: str, article: str) -> Parameter:
+    return Parameter(
+        name=f"{noun}name",
+        kind=Pattern(),
+        conditions={f"{noun}s": "name ilike %s"},
+        prompt=f"{article} {noun}'s name, as an ILIKE pattern",
+    )
 
 
-def _pattern(name: str, text: str) -> str:
-    if len(text) > LONGEST_PATTERN or text.count("%") > MOST_WILDCARDS:
-        raise InvalidInput(
-            f"{name} must be an ILIKE pattern of at most {LONGEST_PATTERN} letters"
-            f" and {MOST_WILDCARDS} %",
-            name,
-        )
-    if (len(text) - len(text.rstrip("\\"))) % 2:
-        raise InvalidInput(
-            f"{name} must not end in a single backslash, which escapes nothing", name
-        )
-    return text
-
-
-def _cursor(name: str, text: str) -> Cursor:
-    time, _, id = text.rpartition(",")
-    if _STORED_TIME.fullmatch(time) and _STORED_ID.fullmatch(id):
-        return Cursor(time=time, id=id)
-    raise InvalidInput(f"{name} must be taken from the next link of an earlier page", name)
+def _default_after(type_: str, now: Instant) -> Instant:
+    if type_ == "investigator":
+        return now.subtract(hours=24 * 365.25 * FOREVER_YEARS)
+    return now.subtract(hours=24 * WEEK_DAYS)
 
 
 _LONE_SURROGATES = (
@@ -137,28 +106,16 @@ def member_text(column: str, member: str) -> str:
 PARAMETERS: Final[tuple[Parameter, ...]] = (
     Parameter(
         name="type",
-        parse=_choice(TYPES),
-        unset="action",
+        kind=Choice(TYPES),
         prompt="what to search for: action (default), command, agent or investigator",
     ),
-    Parameter(
-        name="actionid",
-        parse=parse_id,
-        unset="∞",
-        conditions={"actions": "id = %s"},
-        prompt="an action's id, 1 to 18446744073709551615",
-    ),
-    Parameter(
-        name="actionname",
-        parse=_pattern,
-        unset="%",
-        conditions={"actions": "name ilike %s"},
-        prompt="an action's name, as an ILIKE pattern",
-    ),
+    _id_of("action", "an"),
+    _name_of("action", "an"),
     Parameter(
         name="after",
-        parse=parse_time,
+        kind=Time("ceil"),
         own=True,
+        default=_default_after,
         conditions={
             "actions": "validfrom >= %s",
             "commands": "starttime >= %s",
@@ -168,23 +125,11 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         prompt="an RFC 3339 date; default 7 days ago (investigators: 1,000 years)."
         " Actions valid from then on, commands started, agents heard of, investigators created",
     ),
-    Parameter(
-        name="agentid",
-        parse=parse_id,
-        unset="∞",
-        conditions={"agents": "id = %s"},
-        prompt="an agent's id, 1 to 18446744073709551615",
-    ),
-    Parameter(
-        name="agentname",
-        parse=_pattern,
-        unset="%",
-        conditions={"agents": "name ilike %s"},
-        prompt="an agent's name, as an ILIKE pattern",
-    ),
+    _id_of("agent", "an"),
+    _name_of("agent", "an"),
     Parameter(
         name="before",
-        parse=parse_time,
+        kind=Time("floor"),
         own=True,
         conditions={
             "actions": "expireafter <= %s",
@@ -195,75 +140,47 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         prompt="an RFC 3339 date; default no bound. Actions that expire until then,"
         " commands started, agents heard of, investigators modified",
     ),
-    Parameter(
-        name="commandid",
-        parse=parse_id,
-        unset="∞",
-        conditions={"commands": "id = %s"},
-        prompt="a command's id, 1 to 18446744073709551615",
-    ),
+    _id_of("command", "a"),
     Parameter(
         name="foundanything",
-        parse=_boolean,
-        unset=False,
+        kind=Flag(),
         types=("command",),
         conditions={"commands": r"results::text ~ ('[{,]\s*\"foundanything\"\s*:\s*' || %s)"},
         prompt="true or false: commands with a result whose foundanything is that",
     ),
-    Parameter(
-        name="investigatorid",
-        parse=parse_id,
-        unset="∞",
-        conditions={"investigators": "id = %s"},
-        prompt="an investigator's id, 1 to 18446744073709551615",
-    ),
-    Parameter(
-        name="investigatorname",
-        parse=_pattern,
-        unset="%",
-        conditions={"investigators": "name ilike %s"},
-        prompt="an investigator's name, as an ILIKE pattern",
-    ),
+    _id_of("investigator", "an"),
+    _name_of("investigator", "an"),
     Parameter(
         name="limit",
-        parse=_count(1),
-        unset=DEFAULT_LIMIT,
+        kind=Count(1),
         prompt="at most so many results; default 10000. A report's limit counts commands",
     ),
     Parameter(
         name="offset",
-        parse=_count(0),
-        unset=0,
+        kind=Count(0),
         prompt="leave out so many results first; following next links is faster",
     ),
     Parameter(
         name="cursor",
-        parse=_cursor,
+        kind=Cursor(),
         prompt="where an earlier page ended, as its next link says",
     ),
     Parameter(
         name="report",
-        parse=_choice(REPORTS),
+        kind=Choice(REPORTS),
         types=("command",),
         prompt="complianceitems: one item for each check that a command's results hold",
     ),
     Parameter(
         name="status",
-        parse=_pattern,
-        unset="%",
+        kind=Status(words=_STATUS_WORDS),
         own=True,
-        conditions={
-            "actions": "status ilike %s",
-            "commands": "status ilike %s",
-            "agents": "status ilike %s",
-            "investigators": "status ilike %s",
-        },
+        conditions=dict.fromkeys(_TABLES, "status ilike %s"),
         prompt="a status, as an ILIKE pattern; done is every finished status",
     ),
     Parameter(
         name="threatfamily",
-        parse=_pattern,
-        unset="%",
+        kind=Pattern(),
         types=("action", "command"),
         conditions={"actions": f"{member_text('threat', 'family')} ilike %s"},
         prompt="the threat family of the action, as an ILIKE pattern",
@@ -271,72 +188,89 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
 )
 
 BY_NAME: Final = {parameter.name: parameter for parameter in PARAMETERS}
-NOT_SHOWN: Final = frozenset({"offset", "cursor"})
-"""Parameters that the item "search parameters" of the existing clients does not know."""
+_REPEATED: Final = frozenset(SearchParameters.__struct_fields__)
+"""The parameters that the item "search parameters" has: clients of 2014 know no paging."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """What a search asks: the values of the parameters that were given, and the defaults."""
+    """What a search asks.
+
+    ``texts`` are the parameters that were set, as they came, and ``values`` what these mean;
+    ``effective`` also has the defaults of the others.
+    """
 
     type: str
-    given: Mapping[str, str]
+    texts: Mapping[str, str]
     values: Mapping[str, Any]
-    after: Instant
-    limit: int
-    offset: int
-    cursor: Cursor | None
-    report: str
+    effective: Mapping[str, Any]
 
-    def shown(self) -> dict[str, Any]:
-        """The item "search parameters", as existing clients parse it."""
-        values: dict[str, Any] = {
-            parameter.name: self.values.get(parameter.name, parameter.unset)
-            for parameter in PARAMETERS
-            if parameter.name not in NOT_SHOWN
+    @property
+    def after(self) -> Instant:
+        """Return from when on things are found."""
+        after: Instant = self.effective["after"]
+        return after
+
+    @property
+    def limit(self) -> int:
+        """Return how many results are asked for."""
+        limit: int = self.values.get("limit", DEFAULT_LIMIT)
+        return limit
+
+    @property
+    def offset(self) -> int:
+        """Return how many results are left out first."""
+        offset: int = self.values.get("offset", 0)
+        return offset
+
+    @property
+    def cursor(self) -> Position | None:
+        """Return where an earlier page ended."""
+        cursor: Position | None = self.values.get("cursor")
+        return cursor
+
+    @property
+    def report(self) -> str:
+        """Return which report is asked for, if not the records themselves."""
+        report: str = self.values.get("report", "")
+        return report
+
+    def parameters(self) -> SearchParameters:
+        """Return the record that repeats the search, as existing clients parse it."""
+        shown: dict[str, Any] = {
+            name: BY_NAME[name].kind.show(value)
+            for name, value in self.effective.items()
+            if name in _REPEATED
         }
-        values["after"] = self.after.format_iso()
-        before = self.values.get("before")
-        values["before"] = before.format_iso() if before else "9999-12-31T23:59:59Z"
-        return values
+        return SearchParameters(**{**shown, "type": self.type})
 
 
-def parse_search(given: Sequence[tuple[str, str]], now: Instant) -> Search:
-    """The search that a query string asks for; an empty value means that it was not given.
+def parse_search(pairs: Sequence[tuple[str, str]], now: Instant) -> Search:
+    """Return the search that the *pairs* of a query string ask for; an empty value sets nothing.
 
     :raises InvalidInput: naming the parameter, for an unknown or repeated one, for one that the
         type cannot use, and for a value that it does not take.
     """
     texts: dict[str, str] = {}
     values: dict[str, Any] = {}
-    for name, text in given:
+    for name, text in pairs:
         if name not in BY_NAME:
-            near = get_close_matches(name.lower(), BY_NAME, 1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(BY_NAME)}"
+            hint = did_you_mean(name.lower(), BY_NAME, f"there are {', '.join(BY_NAME)}")
             raise InvalidInput(f"unknown parameter {name!r}; {hint}", name)
         if name in texts:
             raise InvalidInput(f"{name} is given twice", name)
         texts[name] = text
         if text:
-            values[name] = BY_NAME[name].parse(name, text)
-    type = values.get("type", "action")
+            values[name] = BY_NAME[name].kind.parse(name, text)
+    type_ = values.get("type", "action")
     for name in values:
-        if type not in BY_NAME[name].types:
+        if type_ not in BY_NAME[name].types:
             takers = " and ".join(BY_NAME[name].types)
             raise InvalidInput(f"{name} fits only searches of type {takers}", name)
+    defaults = {p.name: p.default(type_, now) for p in PARAMETERS if p.default is not None}
     return Search(
-        type=type,
-        given={name: text for name, text in texts.items() if text},
+        type=type_,
+        texts={name: text for name, text in texts.items() if text},
         values=values,
-        after=values.get("after") or _default_after(type, now),
-        limit=values.get("limit", DEFAULT_LIMIT),
-        offset=values.get("offset", 0),
-        cursor=values.get("cursor"),
-        report=values.get("report", ""),
+        effective=defaults | values,
     )
-
-
-def _default_after(type: str, now: Instant) -> Instant:
-    if type == "investigator":
-        return now.subtract(hours=24 * 365.25 * FOREVER_YEARS)
-    return now.subtract(hours=24 * WEEK_DAYS)

@@ -24,7 +24,6 @@ from mig.actions.outbox import Outbox
 from mig.actions.spool import Spool, SystemCalls
 from mig.actions.store import ActionStore
 from mig.actions.submit import Actions
-from mig.api.routes import make_site
 from mig.database.pool import Database
 from mig.database.schema.migrate import prepare
 from mig.demo.postgres import API, EmbeddedPostgres
@@ -47,6 +46,7 @@ from mig.service.apicfg import Config
 from mig.service.endpoints import DEFAULT_LISTENER
 from mig.service.listeners import Listener, bind_all
 from mig.service.options import EMBEDDED, Options
+from mig.service.site import make_site
 from mig.signing.gpg.verify import Gpg
 from mig.signing.keyring import Keyring
 from mig.web.site import ApiSite

@@ -5,22 +5,42 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Final
+from typing import Final, NamedTuple
 
 from twisted.logger import Logger
 
 from mig.errors import InvalidInput
-from mig.model.row import RunSQL, id_array
+from mig.model.row import read_as
+from mig.model.statement import Query, Statement, id_array
 from mig.openpgp import certificate
 from mig.openpgp.certificate import Certificate
 
 ACTIVE: Final = "active"
 
-_ALL = (
+
+class _DigestRow(NamedTuple):
+    id: str
+    name: str
+    status: str
+    digest: bytes
+
+
+_ALL = Statement(
     "select id::text, name, status, sha256(publickey)"
-    " from investigators where publickey is not null order by id"
+    " from investigators where publickey is not null order by id",
+    read_as(_DigestRow),
 )
-_KEYS = "select id::text, publickey from investigators where id = any(%s::numeric[])"
+
+
+class _KeyRow(NamedTuple):
+    id: str
+    publickey: bytes | None
+
+
+_KEYS = Statement(
+    "select id::text, publickey from investigators where id = any(%s::numeric[])",
+    read_as(_KeyRow),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,25 +80,24 @@ class Keyring:
         self._read: dict[str, _Read] = {}
         self.known: list[Signer] = []
 
-    async def signers(self, query: RunSQL) -> list[Signer]:
+    async def signers(self, query: Query) -> list[Signer]:
         """All investigators that have a readable key, disabled ones too."""
-        rows = await query(_ALL, ())
-        digests = {id: bytes(digest) for id, _, _, digest in rows}
-        new = [id for id, digest in digests.items() if self._digest(id) != digest]
+        rows = await query(_ALL)
+        new = [row.id for row in rows if self._digest(row.id) != bytes(row.digest)]
         if new:
-            for id, key in await query(_KEYS, (id_array(new),)):
-                self._keep(id, bytes(key or b""))
-        self._read = {id: self._read[id] for id in digests if id in self._read}
+            for key in await query(_KEYS, (id_array(new),)):
+                self._keep(key.id, bytes(key.publickey or b""))
+        self._read = {row.id: self._read[row.id] for row in rows if row.id in self._read}
         self.known = [
             Signer(
-                id=id,
-                name=name,
-                status=status,
-                publickey=self._read[id].publickey,
+                id=row.id,
+                name=row.name,
+                status=row.status,
+                publickey=self._read[row.id].publickey,
                 certificate=known,
             )
-            for id, name, status, _ in rows
-            if id in self._read and (known := self._read[id].certificate)
+            for row in rows
+            if row.id in self._read and (known := self._read[row.id].certificate)
         ]
         return self.known
 

@@ -197,16 +197,19 @@ class Request(server.Request):
         """The address that answers, under the public URL."""
         return self.site.public_root + _uri(self.uri.decode("latin-1"))
 
+    @property
+    def accept(self) -> str:
+        """The values of the header Accept, joined by commas."""
+        values = self.requestHeaders.getRawHeaders(b"accept", [])
+        return ",".join(value.decode("latin-1") for value in values)
+
     def negotiate(self, media_types: tuple[str, ...] | None = None) -> None:
         """Set the media type that the client prefers.
 
         :param media_types: those that the document can be given as, the default first; if not
             given, the site's.
         """
-        accept = ",".join(
-            header.decode("latin-1") for header in self.requestHeaders.getRawHeaders(b"accept", [])
-        )
-        media_type = choose_media_type(accept, media_types or self.site.media_types)
+        media_type = choose_media_type(self.accept, media_types or self.site.media_types)
         self.setHeader(b"server", b"mig-api")
         self.setHeader(b"content-type", media_type.encode())
         self.setHeader(b"vary", b"Accept")

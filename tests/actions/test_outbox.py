@@ -50,12 +50,14 @@ def waiting(database: TestDatabase) -> Iterator[Database]:
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_is_waited_for_takes_turns_with_what_lies_there(waiting: Database) -> None:
+async def test_what_is_waited_for_takes_turns_with_what_lies_there(
+    database: TestDatabase, waiting: Database
+) -> None:
     spool: Any = Batches()
     outbox = Outbox(reactor, waiting, spool, limits=LIMITS)
     outbox.start()
     await outbox.flush(BACKLOG)
     assert spool.seen[:2] == [[*range(1, LIMITS.handoff_batch + 1)], [BACKLOG]]
     await outbox.stop()
-    left = await waiting.query("select count(*) from submissions where handedover is null")
+    left = database.execute("select count(*) from submissions where handedover is null")
     assert left == [(BACKLOG - sum(map(len, spool.seen)),)]

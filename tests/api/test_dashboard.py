@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import TypeVar
 
 import psycopg2
 import pytest
@@ -17,18 +19,20 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
 
-from mig.api import dashboard
-from mig.api.dashboard import Dashboard
+from mig.api.dashboard import PAUSE, Dashboard
 from mig.database.pool import Database
-from mig.database.prepared import Prepared
 from mig.errors import Unavailable
 from mig.hypermedia.urls import Urls
-from mig.model.row import Parameters, Rows
+from mig.limits import Limits
+from mig.model.statement import Parameters, Statement
 from tests.support import fleet
 from tests.support.documents import Json, JsonObject
 from tests.support.postgres import TestDatabase
 from tests.support.reactor import call_in_reactor
 
+Record = TypeVar("Record")
+
+LIMITS = Limits()
 ONLINE, IDLE = ("heartbeating", "online"), ("inactive", "idle")
 HOURS = st.sampled_from([0.0, 0.05, 0.1, 1.0, 23.0, 25.0, 167.0, 169.0])
 AGENTS = st.lists(
@@ -48,19 +52,26 @@ AGENTS = st.lists(
 class Counted:
     """A dashboard on a database and a clock; its counts can be held back, and are numbered."""
 
-    def __init__(self, dsn: str) -> None:
+    def __init__(self, dsn: str, limits: Limits) -> None:
         self.clock = Clock()
         self.database = Database(reactor, dsn, connections=2, streams=1)
-        self.dashboard = Dashboard(self.clock, self.query, Urls("http://x/api/v1"))
+        self.dashboard = Dashboard(self.clock, self.query, Urls("http://x/api/v1"), limits)
         self.counts = 0
+        self.takes_a_second = False
         self.gate: Deferred[None] | None = None
 
-    async def query(self, sql: str | Prepared, parameters: Parameters) -> Rows:
-        if isinstance(sql, str) and "grouping sets" in sql:
+    async def query(
+        self, statement: Statement[Record], parameters: Parameters = ()
+    ) -> list[Record]:
+        counts = "grouping sets" in statement.execute
+        if counts:
             self.counts += 1
             if self.gate is not None:
                 await self.gate
-        return await self.database.query(sql, parameters)
+        records = await self.database.query(statement, parameters)
+        if counts and self.takes_a_second:
+            self.clock.advance(1)
+        return records
 
     def ask(self) -> Deferred[list[Json]]:
         return Deferred.fromCoroutine(self.items())
@@ -74,25 +85,18 @@ class Counted:
 
 @pytest.fixture
 def counted(database: TestDatabase) -> Iterator[Counted]:
-    counted = Counted(database.dsn)
+    counted = Counted(database.dsn, LIMITS)
     yield counted
     counted.database.stop()
 
 
 @pytest.fixture
-def large(counted: Counted, monkeypatch: pytest.MonkeyPatch) -> Counted:
+def large(database: TestDatabase) -> Iterator[Counted]:
     """Every fleet is large, and counting it takes a second."""
-    monkeypatch.setattr(dashboard, "MOST_ALWAYS_COUNTED", -1)
-    query = counted.query
-
-    async def slow(sql: str | Prepared, parameters: Parameters) -> Rows:
-        rows = await query(sql, parameters)
-        if isinstance(sql, str) and "grouping sets" in sql:
-            counted.clock.advance(1)
-        return rows
-
-    counted.dashboard._query = slow
-    return counted
+    counted = Counted(database.dsn, replace(LIMITS, counted_rows=-1))
+    counted.takes_a_second = True
+    yield counted
+    counted.database.stop()
 
 
 def stored(agents: list[JsonObject]) -> list[JsonObject]:
@@ -188,14 +192,14 @@ async def test_a_large_fleet_s_counts_are_kept_with_their_age_and_renewed_once(
     [counts] = await large.ask()
     assert counts == {**counts, "online agents": 1, "counts age": 1}
     fleet.insert(database.dsn, "agents", [fleet.agent(2)])
-    large.clock.advance(dashboard.PAUSE - 1)
-    assert (await large.ask())[0]["counts age"] == dashboard.PAUSE
+    large.clock.advance(PAUSE - 1)
+    assert (await large.ask())[0]["counts age"] == PAUSE
     assert large.counts == 1
     gate = large.gate = Deferred()
     large.clock.advance(10)
     for _ in range(5):
         [counts] = await large.ask()
-        assert counts == {**counts, "online agents": 1, "counts age": dashboard.PAUSE + 10}
+        assert counts == {**counts, "online agents": 1, "counts age": PAUSE + 10}
     assert large.counts == 2
     large.gate = None
     await renewed(large, gate)
@@ -205,7 +209,7 @@ async def test_a_large_fleet_s_counts_are_kept_with_their_age_and_renewed_once(
 
 async def renewed(counted: Counted, gate: Deferred[None]) -> None:
     """Let a count that is held back go on, and wait for its end."""
-    counted.clock.advance(dashboard.LONGEST_KEPT_SECONDS)
+    counted.clock.advance(LIMITS.count_age_seconds)
     waiting = counted.ask()
     gate.callback(None)
     await waiting
@@ -215,7 +219,7 @@ async def renewed(counted: Counted, gate: Deferred[None]) -> None:
 async def test_nobody_gets_counts_that_are_too_old(database: TestDatabase, large: Counted) -> None:
     await large.ask()
     fleet.insert(database.dsn, "agents", [fleet.agent(1)])
-    large.clock.advance(dashboard.LONGEST_KEPT_SECONDS)
+    large.clock.advance(LIMITS.count_age_seconds)
     [counts] = await large.ask()
     assert counts == {**counts, "online agents": 1, "counts age": 1}
 
@@ -264,9 +268,9 @@ async def test_kept_counts_stay_when_they_cannot_be_renewed(
 ) -> None:
     await large.ask()
     gate = large.gate = Deferred()
-    large.clock.advance(2 * dashboard.PAUSE)
+    large.clock.advance(2 * PAUSE)
     await large.ask()
     gate.errback(Unavailable("gone"))
     large.gate = None
-    assert (await large.ask())[0]["counts age"] > 2 * dashboard.PAUSE
+    assert (await large.ask())[0]["counts age"] > 2 * PAUSE
     assert large.counts == 3

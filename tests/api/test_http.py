@@ -11,7 +11,7 @@ import pytest_twisted
 from twisted.internet.threads import deferToThread
 
 from mig.api.routes import ROUTES
-from mig.hypermedia.document import MEDIA_TYPE
+from mig.formats.collection_json import MEDIA_TYPE
 from mig.limits import Limits
 from tests.support import fleet
 from tests.support.api import Api

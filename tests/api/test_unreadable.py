@@ -8,7 +8,6 @@ import pytest
 import pytest_twisted
 
 from mig.limits import Limits
-from mig.model import command as commands
 from tests.support import fleet
 from tests.support.api import Api
 from tests.support.documents import Json, JsonObject
@@ -77,14 +76,12 @@ async def test_odd_rows_stand_in_searches(api: Api, database: TestDatabase) -> N
 
 @pytest_twisted.ensureDeferred
 async def test_large_results_are_served_and_huge_ones_named(
-    api: Api,
     limited: Callable[[Limits], Api],
     database: TestDatabase,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     large = fleet.found(*[fleet.hit(f"/{n:099d}") for n in range(4_000)])
     huge = fleet.found(fleet.hit("/" + "x" * 3_000_000))
-    monkeypatch.setattr(commands, "LARGEST_BYTES", 2_000_000)
+    api = limited(Limits(result_bytes=2_000_000))
     load(database, {101: {"results": large}, 102: {"results": huge}, 103: {"results": large}})
     items = (await api.collection(REPORT))["items"]
     assert len(items) == 2 + 2 * 4_000 + 1

@@ -6,7 +6,7 @@ from urllib.parse import quote, urlsplit
 
 import pytest_twisted
 
-from mig.hypermedia.document import MEDIA_TYPE
+from mig.formats.collection_json import MEDIA_TYPE
 from tests.support import fleet
 from tests.support.api import Api
 from tests.support.documents import JsonObject

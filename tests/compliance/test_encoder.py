@@ -9,16 +9,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mig.compliance import encoder as encoders
 from mig.compliance.definition import compliance_items
-from mig.compliance.encoder import ComplianceItems
-from mig.database.prepared import Prepared
+from mig.compliance.encoder import ComplianceEncoder
 from mig.errors import Unreadable
+from mig.formats.collection_json import CollectionJson
 from mig.hypermedia.urls import Urls
-from mig.model.row import Parameters, Rows
+from mig.limits import Limits
+from mig.model.command import ResultsRow
+from mig.model.compliance import ComplianceItem
+from mig.model.record import encode_json
+from mig.model.statement import Parameters, Statement
 from tests.support.documents import Json, JsonObject
 
 URLS = Urls("http://localhost:1664/api/v1")
+DEFAULTS = Limits()
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 odd = st.one_of(
@@ -88,25 +92,29 @@ def written(value: Json, indent: int | None, escaped: str) -> str:
 
 
 def fast(command: JsonObject, agent_name: str) -> list[Json]:
-    row = ("3", "2", "1", command["finishtime"], command["results"], None, "")
+    row = stored_row(command["results"], command["finishtime"])
     encoder = prepared(command, agent_name, row)
-    twice = [encoder.items(row), encoder.items(row)]
+    twice = [encoder.encode(row), encoder.encode(row)]
     assert twice[0] == twice[1]
     items: list[Json] = json.loads(b"[%b]" % twice[0])
     return items
 
 
-def prepared(command: JsonObject, agent_name: str, row: Json) -> ComplianceItems:
-    """An encoder that knows the action and the agent of *row*."""
-    encoder = ComplianceItems(URLS)
-    answers = [
-        [("1", agent_name)],
-        [("2", *(command[k] for k in ("action_name", "description", "threat", "operations")))],
-    ]
+def stored_row(results: str | None, finishtime: str | None) -> ResultsRow:
+    """The row of command 3, of action 2 on agent 1."""
+    return ResultsRow("3", "2", "1", "2014-05-30 14:55:40+00", finishtime, results, None)
 
-    async def query(sql: str | Prepared, parameters: Parameters) -> Rows:
-        assert isinstance(sql, str)
-        return answers["actions" in sql]
+
+def prepared(
+    command: JsonObject, agent_name: str, row: ResultsRow, limits: Limits = DEFAULTS
+) -> ComplianceEncoder:
+    """An encoder that knows the action and the agent of *row*."""
+    encoder = ComplianceEncoder(CollectionJson(URLS), URLS, limits)
+    action = ("2", *(command[k] for k in ("action_name", "description", "threat", "operations")))
+
+    async def query(statement: Statement[Json], parameters: Parameters = ()) -> list[Json]:
+        answer: Json = action if "from actions" in statement.execute else ("1", agent_name)
+        return statement.records([answer])
 
     with pytest.raises(StopIteration):
         encoder.prepare(query, [row]).send(None)
@@ -116,12 +124,19 @@ def prepared(command: JsonObject, agent_name: str, row: Json) -> ComplianceItems
 def slow(command: JsonObject, agent_name: str) -> list[Json]:
     link = URLS.command(3)
     try:
-        values = compliance_items(link=link, agent_name=agent_name, **command)
+        items = compliance_items(link=link, agent_name=agent_name, **command)
     except Unreadable as reason:
         quoted = agent_name.replace("'", "''")
         value = {"link": link, "target": f"agents.name='{quoted}'", "reason": str(reason)}
         return [{"href": link, "data": [{"name": "unreadable command", "value": value}]}]
-    return [{"href": link, "data": [{"name": "compliance item", "value": v}]} for v in values]
+    return [
+        {"href": link, "data": [{"name": ComplianceItem.noun, "value": written_item(item)}]}
+        for item in items
+    ]
+
+
+def written_item(item: ComplianceItem) -> Json:
+    return json.loads(encode_json(item))
 
 
 @given(
@@ -152,37 +167,30 @@ def test_fast_equals_readable(
     longest=st.sampled_from([0, 8, 4_096]),
 )
 def test_checks_are_right_whatever_was_forgotten(many: list[Json], kept: int, longest: int) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(encoders, "CHECKS_KEPT", kept)
-        patch.setattr(encoders, "LONGEST_KEY", longest)
-        rows = [
-            ("3", "2", "1", COMMAND["finishtime"], json.dumps([{"elements": elements}]), None, "")
-            for elements in many
-        ]
-        encoder = prepared(COMMAND, "x", rows[0])
-        for row in rows + rows:
-            expected = slow({**COMMAND, "results": row[4]}, "x")
-            assert json.loads(b"[%b]" % encoder.items(row)) == expected
+    limits = Limits(cached_checks=kept, cached_check_bytes=longest)
+    rows = [
+        stored_row(json.dumps([{"elements": elements}]), COMMAND["finishtime"]) for elements in many
+    ]
+    encoder = prepared(COMMAND, "x", rows[0], limits)
+    for row in rows + rows:
+        expected = slow({**COMMAND, "results": row.results}, "x")
+        assert json.loads(b"[%b]" % encoder.encode(row)) == expected
 
 
 @pytest.mark.parametrize("name", ["file", "label", "search"])
-def test_checks_that_never_come_again_take_a_bounded_amount_of_memory(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(encoders, "CHECKS_KEPT", 10)
-
-    def row(n: int) -> tuple[Json, ...]:
+def test_checks_that_never_come_again_take_a_bounded_amount_of_memory(name: str) -> None:
+    def row(n: int) -> ResultsRow:
         other = f"{n:01000d}"
         file = other if name == "file" else "f"
         search = {"paths": [other if name == "search" else "p"]}
         elements = {other if name == "label" else "l": [{"file": file, "search": search}]}
-        return ("3", "2", "1", "2014-05-30 14:55:41+00", json.dumps([{"elements": elements}]), None)
+        return stored_row(json.dumps([{"elements": elements}]), COMMAND["finishtime"])
 
-    encoder = prepared(COMMAND, "x", row(0))
+    encoder = prepared(COMMAND, "x", row(0), Limits(cached_checks=10))
     tracemalloc.start()
     try:
         for n in range(500):
-            assert encoder.items(row(n))
+            assert encoder.encode(row(n))
         kept, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
-from typing import Any
+from typing import NamedTuple
 
 import psycopg2
 import pytest
@@ -13,16 +13,36 @@ from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
 
 from mig.database.pool import Database
-from mig.database.prepared import Prepared
 from mig.errors import Unavailable
+from mig.model.row import read_as
+from mig.model.statement import IdRow, Statement, select_ids
 from tests.support.postgres import TestDatabase
 
-THINGS = Prepared(
-    "things",
+
+class Thing(NamedTuple):
+    name: str
+
+
+class Plan(NamedTuple):
+    name: str
+    uses: int
+
+
+class Echo(NamedTuple):
+    values: list[str]
+    percent: str
+
+
+THINGS = Statement(
     "select name from things where id = %(id)s or name like %(name)s || '%%' order by id",
-    {"id": "numeric", "name": "text"},
+    read_as(Thing),
+    name="things",
+    types={"id": "numeric", "name": "text"},
 )
-PLANS = "select name, generic_plans + custom_plans from pg_prepared_statements"
+PLANS = Statement(
+    "select name, generic_plans + custom_plans from pg_prepared_statements", read_as(Plan)
+)
+ECHO = Statement("select %(values)s, '%%'", read_as(Echo), name="echo", types={"values": "text[]"})
 
 
 @pytest.fixture
@@ -40,8 +60,8 @@ def single(things: TestDatabase) -> Iterator[Database]:
     pool.stop()
 
 
-async def names(pool: Database, id: int, name: str) -> list[Any]:
-    return [row[0] for row in await pool.query(THINGS, {"name": name, "id": id})]
+async def names(pool: Database, id: int, name: str) -> list[str]:
+    return [thing.name for thing in await pool.query(THINGS, {"name": name, "id": id})]
 
 
 @pytest_twisted.ensureDeferred
@@ -49,7 +69,7 @@ async def test_it_is_planned_once(single: Database) -> None:
     assert await names(single, 1, "t") == ["one", "two", "three"]
     assert await names(single, 2, "%") == ["one", "two", "three"]
     assert await names(single, 3, "x") == ["three"]
-    assert await single.query(PLANS) == [("things", 3)]
+    assert await single.query(PLANS) == [Plan("things", 3)]
 
 
 @pytest_twisted.ensureDeferred
@@ -83,7 +103,7 @@ async def test_what_could_not_be_prepared_is_prepared_later(
 async def test_who_leaves_while_it_is_prepared_leaves_nothing_behind(
     things: TestDatabase, single: Database
 ) -> None:
-    assert await single.query("select 1") == [(1,)]
+    assert await single.query(select_ids("select '1'")) == [IdRow("1")]
     with closing(psycopg2.connect(things.dsn)) as other:
         other.cursor().execute("lock table things")
         leaving = Deferred.fromCoroutine(names(single, 1, "x"))
@@ -95,7 +115,6 @@ async def test_who_leaves_while_it_is_prepared_leaves_nothing_behind(
 
 @pytest_twisted.ensureDeferred
 async def test_parameters_arrive_as_they_are(single: Database) -> None:
-    echo = Prepared("echo", "select %(values)s, '%%'", {"values": "text[]"})
     values = ["", "'", '"', "\\", "%", "%s", "%(values)s", "$1", "{a,b}", "null", "é\u2028\n", "😀"]
     for given in (values, [], ["'; drop table things; --"], values[::-1]):
-        assert await single.query(echo, {"values": given}) == [(given, "%")]
+        assert await single.query(ECHO, {"values": given}) == [Echo(given, "%")]

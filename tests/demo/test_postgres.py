@@ -19,11 +19,13 @@ from twisted.internet import reactor
 from mig.database.pool import Database
 from mig.demo.postgres import API, OWNER, EmbeddedPostgres
 from mig.errors import PostgresFailed
+from mig.model.statement import select_ids
 
 PROGRAM = """
 import sys
 from pathlib import Path
 from twisted.internet import task, defer
+from mig.model.statement import select_ids
 from mig.demo.postgres import EmbeddedPostgres
 
 async def main(reactor):
@@ -62,7 +64,7 @@ def servers_in(folder: Path) -> list[int]:
 async def answer(server: EmbeddedPostgres, role: str = OWNER) -> str:
     database = Database(reactor, server.dsn(role))
     try:
-        return str((await database.query("select current_user"))[0][0])
+        return (await database.query(select_ids("select current_user::text")))[0].id
     finally:
         database.stop()
 

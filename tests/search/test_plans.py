@@ -5,8 +5,8 @@ The queries are those that the product sends: each is explained on its way to Po
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple, TypeVar
 
 import pytest
 import pytest_twisted
@@ -15,17 +15,21 @@ from twisted.internet.defer import Deferred
 from whenever import Instant
 
 from mig.api.dashboard import Dashboard
-from mig.api.read import LISTS
-from mig.compliance.encoder import ComplianceItems
+from mig.compliance.encoder import ComplianceEncoder
 from mig.database.pool import Database, Rows, Snapshot
-from mig.database.prepared import Prepared
 from mig.demo.postgres import EmbeddedPostgres
+from mig.formats.collection_json import CollectionJson
 from mig.hypermedia.urls import Urls
-from mig.model.row import Parameters
+from mig.limits import Limits
+from mig.model.row import read_as
+from mig.model.statement import Parameters, Statement, select_ids
 from mig.search.parameters import PARAMETERS, TYPES, parse_search
-from mig.search.results import Format, Results
+from mig.search.records import encode_records
+from mig.search.results import Encoder, Results
 from tests.support.documents import Json, JsonObject
 from tests.support.postgres import TestDatabase
+
+Record = TypeVar("Record")
 
 COMMANDS = 1_000_000
 AGENTS = 5_000
@@ -113,6 +117,10 @@ SENT = [
 """What the service's own links, its documentation and known clients ask."""
 
 
+class Explanation(NamedTuple):
+    plans: list[JsonObject]
+
+
 class Explained:
     """A snapshot whose statements are explained before they run."""
 
@@ -120,12 +128,13 @@ class Explained:
         self._snapshot = snapshot
         self.plans: list[JsonObject] = []
 
-    async def query(self, sql: str | Prepared, parameters: Parameters = ()) -> Rows:
-        assert isinstance(sql, str)
-        await self._explain(sql, parameters)
-        return await self._snapshot.query(sql, parameters)
+    async def query(
+        self, statement: Statement[Record], parameters: Parameters = ()
+    ) -> list[Record]:
+        await self._explain(statement.execute, parameters)
+        return await self._snapshot.query(statement, parameters)
 
-    async def declare(self, sql: str, parameters: Sequence[Json] = ()) -> None:
+    async def declare(self, sql: str, parameters: Parameters = ()) -> None:
         await self._explain(f"declare rows no scroll cursor for {sql}", parameters)
         await self._snapshot.declare(sql, parameters)
 
@@ -133,7 +142,8 @@ class Explained:
         return self._snapshot.fetch(count)
 
     async def _explain(self, sql: str, parameters: Parameters) -> None:
-        [[plans]] = await self._snapshot.query(f"explain (format json) {sql}", parameters)
+        explain = Statement(f"explain (format json) {sql}", read_as(Explanation))
+        [[plans]] = await self._snapshot.query(explain, parameters)
         assert not [plan for plan in plans if "JIT" in plan], "it is compiled before the first row"
         self.plans += [plan["Plan"] for plan in plans]
 
@@ -178,10 +188,13 @@ async def plans(database: Database, given: dict[str, str]) -> list[JsonObject]:
     """How PostgreSQL answers a search up to its first page."""
     search = parse_search(list(given.items()), NOW)
     urls = Urls("http://x/api/v1")
-    format: Format = ComplianceItems(urls) if search.report else LISTS[search.type](urls)
+    format_, limits = CollectionJson(urls), Limits()
+    encoder: Encoder[Json] = encode_records(search.type, format_, urls, limits.result_bytes)
+    if search.report:
+        encoder = ComplianceEncoder(format_, urls, limits)
     async with database.snapshot("test") as snapshot:
         explained: Any = Explained(snapshot)
-        results = Results(explained, search, format)
+        results = Results(explained, search, encoder)
         await results.open()
         pages = results.pages()
         await anext(pages)
@@ -223,7 +236,7 @@ async def test_the_order_of_one_action_s_or_agent_s_commands_is_the_index_s(
 async def test_the_dashboard_reads_commands_by_an_index(million: Database) -> None:
     async with million.snapshot("test") as snapshot:
         explained = Explained(snapshot)
-        await Dashboard(reactor, explained.query, Urls("http://x/api/v1")).items()
+        await Dashboard(reactor, explained.query, Urls("http://x/api/v1"), Limits()).items()
     assert not list(faults(explained.plans))
 
 
@@ -231,6 +244,9 @@ async def test_the_dashboard_reads_commands_by_an_index(million: Database) -> No
 async def test_a_query_that_does_not_would_be_seen(million: Database) -> None:
     async with million.snapshot("test") as snapshot:
         explained = Explained(snapshot)
-        await explained.query("select min(status) from commands")
-        await explained.query("select id from commands order by finishtime desc, id limit 1")
+        for sql in (
+            "select min(status) from commands",
+            "select id::text from commands order by finishtime desc, id limit 1",
+        ):
+            await explained.query(select_ids(sql))
     assert len({fault.split()[0] for fault in faults(explained.plans)}) > 1

@@ -18,10 +18,14 @@ from twisted.internet import reactor
 from twisted.internet.threads import deferToThread
 from whenever import Instant
 
-from mig.api.read import LISTS
-from mig.database.pool import Database
+from mig.database.pool import Database, Snapshot
+from mig.formats.collection_json import CollectionJson
 from mig.hypermedia.urls import Urls
-from mig.search.parameters import FINISHED_COMMAND, parse_search
+from mig.limits import Limits
+from mig.model.action import FINISHED_COMMAND
+from mig.search.kinds import Position
+from mig.search.parameters import Search, parse_search
+from mig.search.records import encode_records
 from mig.search.results import Results
 from tests.support import fleet
 from tests.support.documents import Json, JsonObject
@@ -207,19 +211,28 @@ def load(cursor: extensions.cursor, rows: Fleet) -> None:
             cursor.execute("insert into signatures values (%s, %s, 's')", (action["id"], signer))
 
 
+def open_results(snapshot: Snapshot, search: Search) -> Results[Json]:
+    urls = Urls("http://x/api/v1")
+    format_ = CollectionJson(urls)
+    return Results(
+        snapshot, search, encode_records(search.type, format_, urls, Limits().result_bytes)
+    )
+
+
 class Searcher:
     """Searches a database as the handler does, without HTTP."""
 
     def __init__(self, dsn: str) -> None:
         self.database = Database(reactor, dsn, connections=1, streams=1)
+        self.more: Position | None = None
 
     async def ids(self, given: dict[str, str]) -> list[int]:
         search = parse_search(list(given.items()), NOW)
         async with self.database.snapshot("test") as snapshot:
-            results = Results(snapshot, search, LISTS[search.type](Urls("http://x/api/v1")))
+            results = open_results(snapshot, search)
             await results.open()
             items = b"".join([page async for page in results.pages()])
-        self.more = results.more
+        self.more = results.next
         data = [item["data"][0] for item in json.loads(b"[%b]" % items)]
         assert {d["name"] for d in data} <= {search.type}
         return [d["value"]["id"] for d in data]
@@ -305,7 +318,7 @@ async def test_a_search_left_while_the_next_page_is_fetched_fails_nowhere(
     with record_log() as log:
         for _ in range(20):
             async with searcher.database.snapshot("test") as snapshot:
-                results = Results(snapshot, search, LISTS["command"](Urls("http://x/api/v1")))
+                results = open_results(snapshot, search)
                 await results.open()
                 pages = results.pages()
                 await anext(pages)

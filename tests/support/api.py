@@ -16,11 +16,11 @@ from mig.actions.outbox import Outbox
 from mig.actions.spool import Spool
 from mig.actions.store import ActionStore
 from mig.actions.submit import Actions
-from mig.api.routes import make_site
 from mig.database.pool import Database
 from mig.investigators.registry import Investigators
 from mig.limits import Limits
 from mig.service.listeners import bind
+from mig.service.site import make_site
 from mig.signing.gpg.verify import Gpg
 from mig.signing.keyring import Keyring
 from tests.support.documents import Json

@@ -24,8 +24,8 @@ from twisted.scripts import twistd
 from zope.interface import implementer
 
 from mig.actions.spool import SystemCalls
-from mig.database.pool import Database, Parameters, Rows, Transaction
-from mig.database.prepared import Prepared
+from mig.database.pool import Database, Transaction
+from mig.model.statement import Parameters, Statement
 from mig.service.application import make_service
 from mig.service.options import Options
 
@@ -102,12 +102,12 @@ class FaultyTransaction(Transaction):
     def __init__(self, transaction: Transaction) -> None:
         self._transaction = transaction
 
-    def query(self, sql: str, parameters: Parameters = ()) -> Deferred[Rows]:
-        return Deferred.fromCoroutine(self._query(sql, parameters))
+    def query(self, statement: Any, parameters: Parameters = ()) -> Deferred[Any]:
+        return Deferred.fromCoroutine(self._query(statement, parameters))
 
-    async def _query(self, sql: str, parameters: Parameters) -> Rows:
-        rows = await self._transaction.query(sql, parameters)
-        if rows and "for update of s" in sql:
+    async def _query(self, statement: Any, parameters: Parameters) -> Any:
+        rows = await self._transaction.query(statement, parameters)
+        if rows and isinstance(statement, Statement) and "for update of s" in statement.execute:
             reach("locked")
         return rows
 
@@ -123,11 +123,11 @@ class FaultyTransaction(Transaction):
 class FaultyDatabase(Database):
     """A database in which actions are stored and handed over."""
 
-    async def query(self, sql: str | Prepared, parameters: Parameters = ()) -> Rows:
-        stores = isinstance(sql, Prepared) and sql.name == "store_action"
+    async def query(self, statement: Any, parameters: Parameters = ()) -> Any:
+        stores = isinstance(statement, Statement) and statement.name == "store_action"
         if stores:
             reach("verified")
-        rows = await super().query(sql, parameters)
+        rows = await super().query(statement, parameters)
         if stores:
             reach("committed")
         return rows

@@ -16,6 +16,7 @@ FLEET = json.loads((VECTORS / "fleet.json").read_text())
 KEYS = {1: "bob", 2: "sher", 3: "mallory"}
 NOT_YET = "9998-01-11T11:11:11Z"
 NOT_DESTROYED = "0001-01-01T00:00:00Z"
+TABLES = ("agents", "investigators", "actions", "commands")
 ALWAYS = "after=0001-01-01T00:00:00Z"
 
 

@@ -14,12 +14,13 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
 from mig.access.caller import ANONYMOUS, Caller
-from mig.api.routes import ROUTES, let_anyone_in, make_site
+from mig.api.routes import ROUTES
 from mig.database.pool import Database
 from mig.hypermedia import templates as home
 from mig.hypermedia import urls
 from mig.hypermedia.document import Template
 from mig.limits import Limits
+from mig.service.site import let_anyone_in, make_site
 from mig.web.forms import form
 from mig.web.gate import Authenticate
 from mig.web.request import Request, RequestEnded

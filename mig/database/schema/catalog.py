@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, NamedTuple
 
-from mig.database.pool import Rows
 from mig.database.schema.declared import (
     Definition,
     Grant,
@@ -15,6 +14,8 @@ from mig.database.schema.declared import (
     normalize_setting,
 )
 from mig.errors import SchemaFault
+from mig.model.row import read_as
+from mig.model.statement import Query, Statement
 
 OLDEST_SERVER: Final = 110000
 """From PostgreSQL 11 on, a new column with a constant default does not rewrite its table."""
@@ -23,7 +24,23 @@ ADMIN_OPTION_SERVER: Final = 160000
 """Up to PostgreSQL 15, a role with CREATEROLE can grant membership in any role."""
 
 # From version 14 on, the schema public belongs to a pseudo-role that nobody can log in as.
-_SERVER = """
+
+
+class _ServerRow(NamedTuple):
+    version: int
+    encoding: str
+    schema: str
+    schema_used_by_all: bool
+    schema_owner: str
+    schema_owner_usable: bool
+    user: str
+    superuser: bool
+    creates_roles: bool
+    versioned: bool
+
+
+_SERVER = Statement(
+    """
 with place as (
     select coalesce(current_schema(), 'public') as name
 ), owner as (
@@ -44,21 +61,64 @@ select current_setting('server_version_num')::integer, current_setting('server_e
     coalesce(has_table_privilege(to_regclass('mig_schema')::oid, 'select'), false)
 from place, owner, pg_roles r
 where r.rolname = current_user
-"""
-_VERSION = "select max(version) from mig_schema"
-_COLUMNS = """
+""",
+    read_as(_ServerRow),
+)
+
+
+class _VersionRow(NamedTuple):
+    version: int | None
+
+
+_VERSION = Statement("select max(version) from mig_schema", read_as(_VersionRow))
+
+
+class _ColumnRow(NamedTuple):
+    table: str
+    owner: str
+    usable: bool
+    name: str
+    has_default: bool
+
+
+_COLUMNS = Statement(
+    """
 select t.name, quote_ident(pg_get_userbyid(c.relowner)), pg_has_role(c.relowner, 'usage'),
     a.attname::text, a.atthasdef
 from unnest(%s::text[]) with ordinality as t (name, place)
 join pg_class c on c.oid = to_regclass(t.name)
 join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
 order by t.place, a.attnum
-"""
-_SEQUENCES = """
+""",
+    read_as(_ColumnRow),
+)
+
+
+class _SequenceRow(NamedTuple):
+    name: str
+    owner: str
+    usable: bool
+
+
+_SEQUENCES = Statement(
+    """
 select s.name, quote_ident(pg_get_userbyid(c.relowner)), pg_has_role(c.relowner, 'usage')
 from unnest(%s::text[]) as s (name) join pg_class c on c.oid = to_regclass(s.name)
-"""
-_INDEXES = """
+""",
+    read_as(_SequenceRow),
+)
+
+
+class _IndexRow(NamedTuple):
+    table: str
+    name: str
+    valid: bool
+    plain: bool
+    columns: list[str]
+
+
+_INDEXES = Statement(
+    """
 select t.name, i.relname::text, x.indisvalid and x.indisready and x.indislive,
     m.amname = 'btree' and x.indpred is null and x.indexprs is null
     and array(select distinct o from unnest(x.indoption::int2[]) as o)
@@ -73,10 +133,31 @@ from unnest(%s::text[]) as t (name)
 join pg_index x on x.indrelid = to_regclass(t.name)
 join pg_class i on i.oid = x.indexrelid
 join pg_am m on m.oid = i.relam
-"""
+""",
+    read_as(_IndexRow),
+)
 # The body of a function is stored to the letter, its other properties in columns of their own.
 # These compare on every version; the text that PostgreSQL makes of a function or trigger does not.
-_FUNCTIONS = """
+
+
+class _FunctionRow(NamedTuple):
+    signature: str
+    owner: str
+    usable: bool
+    same_result: bool
+    argument_names: list[str]
+    body: str
+    language: str
+    parallel: str
+    returns_set: bool
+    security_definer: bool
+    settings: list[str]
+    strict: bool
+    volatility: str
+
+
+_FUNCTIONS = Statement(
+    """
 select f.signature, quote_ident(pg_get_userbyid(p.proowner)), pg_has_role(p.proowner, 'usage'),
     p.prorettype = to_regtype(f.result)::oid and p.prokind = 'f',
     array(select n from unnest(p.proargnames) as n), p.prosrc, l.lanname::text,
@@ -85,8 +166,21 @@ select f.signature, quote_ident(pg_get_userbyid(p.proowner)), pg_has_role(p.proo
 from unnest(%s::text[], %s::text[]) as f (signature, result)
 join pg_proc p on p.oid = to_regprocedure(f.signature)
 join pg_language l on l.oid = p.prolang
-"""
-_TRIGGERS = """
+""",
+    read_as(_FunctionRow),
+)
+
+
+class _TriggerRow(NamedTuple):
+    name: str
+    table: str
+    kind: int
+    columns: list[str]
+    plain: bool
+
+
+_TRIGGERS = Statement(
+    """
 select d.name, d.relation, t.tgtype::integer,
     array(
         select a.attname::text from unnest(t.tgattr::int2[]) as k (attnum)
@@ -98,17 +192,46 @@ select d.name, d.relation, t.tgtype::integer,
 from unnest(%s::text[], %s::text[], %s::text[]) as d (name, relation, function)
 join pg_trigger t on t.tgrelid = to_regclass(d.relation) and t.tgname = d.name
     and not t.tgisinternal
-"""
-_CREATORS = """
+""",
+    read_as(_TriggerRow),
+)
+
+
+class _CreatorRow(NamedTuple):
+    name: str
+
+
+_CREATORS = Statement(
+    """
 select quote_ident(rolname) from pg_roles
 where quote_ident(rolname) = any(%s) and has_schema_privilege(oid, current_schema(), 'create')
-"""
-_ROLES = """
+""",
+    read_as(_CreatorRow),
+)
+
+
+class _RoleRow(NamedTuple):
+    name: str
+    uses_schema: bool
+    administered: bool
+
+
+_ROLES = Statement(
+    """
 select r.rolname::text, coalesce(has_schema_privilege(r.oid, current_schema(), 'usage'), false),
     pg_has_role(r.oid, 'member with admin option')
 from pg_roles r where r.rolname = any(%s)
-"""
-_MISSING_GRANTS = """
+""",
+    read_as(_RoleRow),
+)
+
+
+class _PlaceRow(NamedTuple):
+    place: int
+
+
+_MISSING_GRANTS = Statement(
+    """
 select distinct g.place
 from unnest(%s::int[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[])
     as g (place, kind, relation, col, privilege, role)
@@ -124,17 +247,16 @@ where not coalesce(case
     else has_column_privilege(
         g.role::name, to_regclass(g.relation)::oid, a.attnum, g.privilege)
 end, false)
-"""
-_MISSING_MEMBERSHIPS = """
+""",
+    read_as(_PlaceRow),
+)
+_MISSING_MEMBERSHIPS = Statement(
+    """
 select m.place from unnest(%s::int[], %s::text[], %s::text[]) as m (place, role, member)
 where not pg_has_role(m.member::name, m.role::name, 'member')
-"""
-
-
-class RunQuery(Protocol):
-    """Runs a statement: its rows."""
-
-    def __call__(self, sql: str, parameters: Sequence[object] = ...) -> Awaitable[Rows]: ...
+""",
+    read_as(_PlaceRow),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,7 +350,7 @@ class Found:
         return not self.tables
 
 
-async def look(query: RunQuery, schema: Wanted) -> Found:
+async def look(query: Query, schema: Wanted) -> Found:
     """Return what the database has of *schema*.
 
     The tables are looked for first: whoever sets them up makes all the rest with them.
@@ -237,17 +359,16 @@ async def look(query: RunQuery, schema: Wanted) -> Found:
     """
     names = [table.name for table in schema.tables]
     tables: dict[str, FoundTable] = {}
-    for name, owner, usable, column, has_default in await query(_COLUMNS, (names,)):
-        tables.setdefault(name, FoundTable(owner=_role(owner, usable), columns={}))
-        tables[name].columns[column] = has_default
-    [row] = await query(_SERVER)
-    server, encoding, place, used_by_all, place_owner, owner_usable = row[:6]
-    user, superuser, creates_roles, versioned = row[6:]
-    if encoding != "UTF8":
-        raise SchemaFault(f"the database's encoding is {encoding}; it must be UTF8")
-    if server < OLDEST_SERVER:
+    for row in await query(_COLUMNS, (names,)):
+        owner = _role(row.owner, row.usable)
+        table = tables.setdefault(row.table, FoundTable(owner=owner, columns={}))
+        table.columns[row.name] = row.has_default
+    [server] = await query(_SERVER)
+    if server.encoding != "UTF8":
+        raise SchemaFault(f"the database's encoding is {server.encoding}; it must be UTF8")
+    if server.version < OLDEST_SERVER:
         raise SchemaFault("PostgreSQL 11 or newer is needed")
-    version = (await query(_VERSION))[0][0] if versioned else None
+    version = (await query(_VERSION))[0].version if server.versioned else None
     if version is not None and version > schema.version:
         raise SchemaFault(
             f"the database has schema version {version}, made by a newer mig-api;"
@@ -256,32 +377,35 @@ async def look(query: RunQuery, schema: Wanted) -> Found:
     functions = await _look_at_functions(query, schema)
     owners = {table.owner.role for table in tables.values()}
     owners |= {function.owner.role for function in functions.values()}
+    owners |= {server.user, server.schema_owner}
     roles = {
-        name: FoundRole(uses_schema=uses_schema, administered=administered)
-        for name, uses_schema, administered in await query(_ROLES, (schema.role_names,))
+        row.name: FoundRole(uses_schema=row.uses_schema, administered=row.administered)
+        for row in await query(_ROLES, (schema.role_names,))
     }
+    sequences = [sequence.name for sequence in schema.sequences]
     return Found(
-        server=server,
+        server=server.version,
         version=version,
-        user=_role(user, True),
-        superuser=superuser,
-        creates_roles=creates_roles,
-        schema=place,
-        schema_used_by_all=used_by_all,
-        schema_owner=_role(place_owner, owner_usable),
-        creators=frozenset(
-            name for [name] in await query(_CREATORS, ([user, place_owner, *owners],))
-        ),
+        user=_role(server.user, True),
+        superuser=server.superuser,
+        creates_roles=server.creates_roles,
+        schema=server.schema,
+        schema_used_by_all=server.schema_used_by_all,
+        schema_owner=_role(server.schema_owner, server.schema_owner_usable),
+        creators=frozenset(row.name for row in await query(_CREATORS, (list(owners),))),
         tables=tables,
         sequences={
-            name: _role(owner, usable)
-            for name, owner, usable in await query(
-                _SEQUENCES, ([sequence.name for sequence in schema.sequences],)
-            )
+            row.name: _role(row.owner, row.usable) for row in await query(_SEQUENCES, (sequences,))
         },
         indexes=tuple(
-            FoundIndex(table=table, name=name, valid=valid, plain=plain, columns=tuple(columns))
-            for table, name, valid, plain, columns in await query(_INDEXES, (names,))
+            FoundIndex(
+                table=row.table,
+                name=row.name,
+                valid=row.valid,
+                plain=row.plain,
+                columns=tuple(row.columns),
+            )
+            for row in await query(_INDEXES, (names,))
         ),
         functions=functions,
         triggers=await _look_at_triggers(query, schema),
@@ -291,40 +415,41 @@ async def look(query: RunQuery, schema: Wanted) -> Found:
     )
 
 
-async def _look_at_functions(query: RunQuery, schema: Wanted) -> dict[str, FoundFunction]:
+async def _look_at_functions(query: Query, schema: Wanted) -> dict[str, FoundFunction]:
     signatures = [function.signature for function in schema.functions]
     results = [function.result_type for function in schema.functions]
     found = {}
     for row in await query(_FUNCTIONS, (signatures, results)):
-        signature, owner, usable, same_result, names, body, language, parallel = row[:8]
-        returns_set, security_definer, settings, strict, volatility = row[8:]
         definition = Definition(
-            argument_names=tuple(names),
-            body=body,
-            language=language,
-            parallel=parallel,
-            returns_set=returns_set,
-            security_definer=security_definer,
-            settings=frozenset(map(normalize_setting, settings)),
-            strict=strict,
-            volatility=volatility,
+            argument_names=tuple(row.argument_names),
+            body=row.body,
+            language=row.language,
+            parallel=row.parallel,
+            returns_set=row.returns_set,
+            security_definer=row.security_definer,
+            settings=frozenset(map(normalize_setting, row.settings)),
+            strict=row.strict,
+            volatility=row.volatility,
         )
-        found[signature] = FoundFunction(
-            owner=_role(owner, usable), same_result=same_result, definition=definition
+        owner = _role(row.owner, row.usable)
+        found[row.signature] = FoundFunction(
+            owner=owner, same_result=row.same_result, definition=definition
         )
     return found
 
 
-async def _look_at_triggers(query: RunQuery, schema: Wanted) -> dict[tuple[str, str], FoundTrigger]:
+async def _look_at_triggers(query: Query, schema: Wanted) -> dict[tuple[str, str], FoundTrigger]:
     declared = [(trigger.name, trigger.table, trigger.function) for trigger in schema.triggers]
     return {
-        (table, name): FoundTrigger(kind=kind, columns=frozenset(columns), plain=plain)
-        for name, table, kind, columns, plain in await query(_TRIGGERS, _arrays(declared, 3))
+        (row.table, row.name): FoundTrigger(
+            kind=row.kind, columns=frozenset(row.columns), plain=row.plain
+        )
+        for row in await query(_TRIGGERS, _arrays(declared, 3))
     }
 
 
 async def _find_missing_grants(
-    query: RunQuery, schema: Wanted, roles: dict[str, FoundRole]
+    query: Query, schema: Wanted, roles: dict[str, FoundRole]
 ) -> frozenset[Grant]:
     each = [
         (place, grant.kind, grant.relation, column, grant.privilege, grant.role)
@@ -333,11 +458,11 @@ async def _find_missing_grants(
         for column in grant.columns or ("",)
     ]
     missing = await query(_MISSING_GRANTS, _arrays(each, 6))
-    return frozenset(schema.grants[place] for [place] in missing)
+    return frozenset(schema.grants[row.place] for row in missing)
 
 
 async def _find_missing_memberships(
-    query: RunQuery, schema: Wanted, roles: dict[str, FoundRole]
+    query: Query, schema: Wanted, roles: dict[str, FoundRole]
 ) -> frozenset[Membership]:
     each = [
         (place, membership.role, membership.member)
@@ -345,7 +470,7 @@ async def _find_missing_memberships(
         if membership.role in roles and membership.member in roles
     ]
     missing = await query(_MISSING_MEMBERSHIPS, _arrays(each, 3))
-    return frozenset(schema.memberships[place] for [place] in missing)
+    return frozenset(schema.memberships[row.place] for row in missing)
 
 
 def _arrays(rows: Sequence[tuple[object, ...]], width: int) -> list[list[object]]:

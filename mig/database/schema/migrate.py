@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple, TypeVar
 
 import psycopg2
 from psycopg2.errors import InsufficientPrivilege
@@ -32,6 +32,8 @@ from mig.database.schema.catalog import look
 from mig.database.schema.declared import Wanted, wanted
 from mig.database.schema.plan import BRIEF, CONCURRENT, Patience, Step, format_script, make_plan
 from mig.errors import Locked, OtherRoleNeededError, SchemaFault, explained
+from mig.model.row import read_as
+from mig.model.statement import Parameters, Statement
 
 __all__ = [
     "SchemaFault",
@@ -46,6 +48,14 @@ LOCK_KEY: Final = 1664
 LOCK_POLL_SECONDS: Final = 0.1
 PAUSE_SECONDS: Final = 1.0
 
+Record = TypeVar("Record")
+
+
+class _LockRow(NamedTuple):
+    is_held: bool
+
+
+_TRY_LOCK = Statement("select pg_try_advisory_lock(%s)", read_as(_LockRow))
 _DIE_WITH_CLIENT = (
     "select set_config(name, '2s', false) from pg_settings"
     " where name = 'client_connection_check_interval'"
@@ -172,7 +182,7 @@ class _Change:
         last: Step | None = None
         failures: Counter[Step] = Counter()
         while True:
-            await self._query("reset role")
+            await self._execute("reset role")
             found = await look(self._query, self._schema)
             steps = make_plan(self._schema, found)
             if not steps or (set_up_only and not found.empty):
@@ -204,14 +214,14 @@ class _Change:
 
     async def _apply(self, step: Step, patience: Patience) -> None:
         """Run a step. Several statements sent as one text are one transaction."""
-        await self._query(
+        await self._execute(
             f"set lock_timeout = '{patience.lock_seconds}s';"
             f" set statement_timeout = '{patience.run_seconds}s'"
         )
         if step.runner.role:
             with suppress(InsufficientPrivilege):  # one who may do as the role does, but not be it
-                await self._query(f"set role {step.runner.role}")
-        await self._query(step.sql, seconds=patience.run_seconds + GRACE_SECONDS)
+                await self._execute(f"set role {step.runner.role}")
+        await self._execute(step.sql, seconds=patience.run_seconds + GRACE_SECONDS)
 
     async def _begin(self) -> None:
         """Become the only run.
@@ -220,19 +230,23 @@ class _Change:
         open, and an index built concurrently waits for all of those.
         """
         with suppress(psycopg2.Error):  # a server on a system that cannot do this
-            await self._query(_DIE_WITH_CLIENT)
-        await self._query("set application_name = 'mig-api migrate'")
+            await self._execute(_DIE_WITH_CLIENT)
+        await self._execute("set application_name = 'mig-api migrate'")
         for _ in range(int(self._waits.other_run_seconds / LOCK_POLL_SECONDS)):
-            if (await self._query("select pg_try_advisory_lock(%s)", (LOCK_KEY,)))[0][0]:
+            [lock] = await self._query(_TRY_LOCK, (LOCK_KEY,))
+            if lock.is_held:
                 break
             await self._pause(LOCK_POLL_SECONDS)
         else:
             raise SchemaFault("another mig-api is changing the schema of this database")
 
     def _query(
-        self, sql: str, parameters: Sequence[object] = (), *, seconds: float = BRIEF.run_seconds
-    ) -> Deferred[Rows]:
-        return self._connection.execute(sql, parameters, seconds=seconds)
+        self, statement: Statement[Record], parameters: Parameters = ()
+    ) -> Deferred[list[Record]]:
+        return self._connection.execute(statement, parameters, seconds=BRIEF.run_seconds)
+
+    def _execute(self, sql: str, *, seconds: float = BRIEF.run_seconds) -> Deferred[Rows]:
+        return self._connection.execute(sql, seconds=seconds)
 
     def _pause(self, seconds: float) -> Deferred[None]:
         return deferLater(self._reactor, seconds)

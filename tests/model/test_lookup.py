@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 import pytest
 
 from mig.errors import Unreadable
-from mig.model.row import Lookup, Row, Rows
+from mig.model.lookup import Lookup
+from mig.model.row import read_as
+from mig.model.statement import Parameters, Statement
+
+
+class Stored(NamedTuple):
+    id: str
+    text: str
 
 
 class Value:
-    def __init__(self, row: Row) -> None:
-        if row[1] == "odd":
+    def __init__(self, row: Stored) -> None:
+        if row.text == "odd":
             raise Unreadable("it is odd")
-        self.text = row[1]
+        self.text = row.text
 
 
 class Table:
@@ -24,17 +31,18 @@ class Table:
 
     def __init__(self, texts: dict[str, str], bound: int = 1_000) -> None:
         self._texts = texts
-        self.lookup = Lookup("select", Value, bound=bound)
+        self.lookup = Lookup(Statement("select", read_as(Stored)), Value, bound=bound)
         self.asked: list[set[str]] = []
 
     def load(self, ids: Iterable[str | None]) -> None:
         with pytest.raises(StopIteration):
             self.lookup.load(self._query, ids).send(None)
 
-    async def _query(self, _: Any, parameters: Any) -> Rows:
-        ids = set(parameters[0].strip("{}").split(","))
+    async def _query(self, _: Statement[Any], parameters: Parameters = ()) -> list[Any]:
+        assert not isinstance(parameters, Mapping)
+        ids = set(str(parameters[0]).strip("{}").split(","))
         self.asked.append(ids)
-        return [(id, self._texts[id]) for id in sorted(ids & self._texts.keys())]
+        return [Stored(id, self._texts[id]) for id in sorted(ids & self._texts.keys())]
 
 
 def test_each_row_is_asked_for_once() -> None:
@@ -65,7 +73,7 @@ def test_what_cannot_be_read_keeps_nothing_of_those_who_ask() -> None:
     table.load(["1"])
 
     def ask() -> weakref.ref[Value]:
-        held = Value(("", "held while asking"))
+        held = Value(Stored("", "held while asking"))
         try:
             table.lookup.get("1")
         except Unreadable as reason:

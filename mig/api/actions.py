@@ -1,0 +1,67 @@
+"""Actions: one by its id, and new ones."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+from mig.access.caller import Caller
+from mig.actions.submit import Actions as Submissions
+from mig.api.documents import Documents, not_found, not_stored, read_id, refuse_parameters
+from mig.api.errors import refused
+from mig.database.pool import Database
+from mig.errors import Conflict
+from mig.formats.collection_json import write_document
+from mig.hypermedia import templates
+from mig.hypermedia.document import Link
+from mig.hypermedia.links import link_commands
+from mig.model.action import Action, LinkedAction, find_action
+from mig.model.record import read_record
+from mig.values import parse_json
+from mig.web.forms import form
+from mig.web.request import Request
+
+
+class Actions:
+    """Answers with actions, and takes signed ones."""
+
+    def __init__(self, database: Database, documents: Documents, submissions: Submissions) -> None:
+        self._database = database
+        self._documents = documents
+        self._submissions = submissions
+
+    async def get(self, request: Request, caller: Caller) -> bytes | None:
+        """One action by its id, with links to its commands."""
+        action_id = read_id(Action.noun, request)
+        found = await find_action(self._database.query, action_id)
+        if found is None:
+            raise not_found(Action.noun, action_id)
+        return await self._answer(request, action_id, found)
+
+    async def template(self, request: Request, caller: Caller) -> bytes:
+        """What to fill in for a new action."""
+        refuse_parameters(request)
+        return request.answer(write_document(request.href(), template=templates.ACTION))
+
+    async def create(self, request: Request, caller: Caller) -> bytes | None:
+        """Take a signed action: 202 when it is new, 200 when it was accepted before."""
+        action = form(request, templates.ACTION, whole="action")["action"]
+        value = parse_json(action, "action") if isinstance(action, str) else action
+        urls = self._documents.urls
+        try:
+            accepted = await self._submissions.submit(value)
+        except Conflict as conflict:
+            link = Link(rel="action", href=urls.action(conflict.id))
+            return refused(request, conflict, links=[link] if conflict.id else None)
+        request.setHeader(b"location", urls.action(accepted.id).encode())
+        if accepted.new is None:
+            earlier = await find_action(self._database.query, accepted.id)
+            if earlier is None:
+                raise not_stored()
+            return await self._answer(request, accepted.id, earlier)
+        record = read_record(Action.noun, Action.from_row, accepted.new, {})
+        return await self._documents.answer(request, record, status=HTTPStatus.ACCEPTED)
+
+    async def _answer(self, request: Request, action_id: int, found: LinkedAction) -> bytes | None:
+        urls = self._documents.urls
+        links = link_commands(urls, action_id, found.commands, has_more=found.has_more)
+        return await self._documents.answer(request, found.action, links)

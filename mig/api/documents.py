@@ -1,0 +1,117 @@
+"""How a handler answers: in the format that the client prefers, whole or streamed."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from typing import Final
+
+from twisted.internet.interfaces import IReactorTime
+
+from mig.errors import InvalidInput, NotFound, Unavailable
+from mig.formats import FORMATS
+from mig.formats.format import AnyRecord, Ending, Format
+from mig.hypermedia.document import Link
+from mig.hypermedia.urls import Urls
+from mig.limits import Limits
+from mig.values import did_you_mean, parse_id
+from mig.web.negotiation import choose_media_type
+from mig.web.request import Request
+from mig.web.stream import send
+
+SLICE_BYTES: Final = 262_144
+
+
+class Documents:
+    """Answers requests with records in one of the *formats*."""
+
+    def __init__(
+        self,
+        reactor: IReactorTime,
+        urls: Urls,
+        limits: Limits,
+        formats: Mapping[str, Callable[[Urls], Format]] = FORMATS,
+    ) -> None:
+        self.urls = urls
+        self._reactor = reactor
+        self._limits = limits
+        self._large = 0
+        made = [make(urls) for make in formats.values()]
+        self._formats = {name: format_ for format_ in made for name in format_.media_types}
+
+    def choose(self, request: Request) -> Format:
+        """Return the format that the client prefers."""
+        return self._formats[choose_media_type(request.accept, tuple(self._formats))]
+
+    async def answer(
+        self, request: Request, record: AnyRecord, links: Sequence[Link] = (), *, status: int = 200
+    ) -> bytes | None:
+        """Answer with the document of one record.
+
+        :raises Unavailable: when too many large documents are being sent.
+        """
+        format_ = self.choose(request)
+        ending = Ending(href=request.href(), is_empty=False)
+        document = (
+            format_.head(request.href()) + format_.record(record, links) + format_.tail(ending)
+        )
+        request.rows = 1
+        is_whole = len(document) <= self._limits.whole_answer_bytes
+        if is_whole or status != 200 or request.clientproto == b"HTTP/1.0":
+            return request.answer(document, status, format_.media_types)
+        if self._large >= self._limits.large_documents:
+            raise Unavailable("too many large documents are being sent")
+        self._large += 1
+        try:
+            await self.stream(request, format_, _slices(document))
+        finally:
+            self._large -= 1
+        return None
+
+    async def stream(
+        self, request: Request, format_: Format, chunks: AsyncGenerator[bytes, None]
+    ) -> None:
+        """Answer with *chunks* as fast as the client takes them."""
+        await send(request, self._reactor, chunks, format_.media_types)
+
+
+async def _slices(document: bytes) -> AsyncGenerator[bytes, None]:
+    """Yield a large document in pieces, so that a client that does not take them is cut."""
+    for begin in range(0, len(document), SLICE_BYTES):
+        yield document[begin : begin + SLICE_BYTES]
+
+
+def not_found(noun: str, record_id: int) -> NotFound:
+    """Return the error for a record that does not exist."""
+    return NotFound(f"there is no {noun} {record_id}")
+
+
+def not_stored() -> Unavailable:
+    """Return the error for a record that was stored just now, and is gone already."""
+    return Unavailable("what was stored has been deleted again")
+
+
+def refuse_parameters(request: Request) -> None:
+    """Refuse a request with a parameter that has a value.
+
+    :raises InvalidInput: naming it.
+    """
+    for name, text in request.parameters():
+        if text:
+            raise InvalidInput(f"unknown parameter {name!r}; there are none here", name)
+
+
+def read_id(noun: str, request: Request) -> int:
+    """Return the id of the one document that a request asks for.
+
+    :raises InvalidInput: naming the parameter, when it is not the only one, or no id.
+    """
+    name = f"{noun}id"
+    values = []
+    for other, text in request.parameters():
+        if other != name:
+            hint = did_you_mean(other.lower(), [name], f"it takes only {name}")
+            raise InvalidInput(f"unknown parameter {other!r}; {hint}", other)
+        values.append(text)
+    if len(values) > 1:
+        raise InvalidInput(f"{name} is given twice", name)
+    return parse_id(name, values[0] if values else "")

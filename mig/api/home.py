@@ -1,0 +1,45 @@
+"""Where a client begins: the home document, the server's root, the heartbeat."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+from mig.access.caller import Caller
+from mig.api.documents import refuse_parameters
+from mig.formats.collection_json import write_document
+from mig.hypermedia import templates
+from mig.hypermedia.document import Data, Item, Link
+from mig.hypermedia.urls import Urls
+from mig.search.parameters import PARAMETERS
+from mig.web.request import Request
+
+
+class Home:
+    """Answers what needs no database."""
+
+    def __init__(self, urls: Urls) -> None:
+        self._urls = urls
+
+    async def home(self, request: Request, caller: Caller) -> bytes:
+        """What there is to find and to submit, for clients that know nothing of MIG."""
+        refuse_parameters(request)
+        search = [Data(name=p.name, value="", prompt=p.prompt) for p in PARAMETERS]
+        document = write_document(
+            self._urls.home(),
+            links=templates.links(self._urls),
+            queries=templates.queries(self._urls, search),
+        )
+        return request.answer(document)
+
+    async def root(self, request: Request, caller: Caller) -> bytes:
+        """The server's root: the way to the API."""
+        request.setHeader(b"location", self._urls.home().encode())
+        link = Link(rel="home", href=self._urls.home())
+        return request.answer(write_document(request.href(), links=[link]), HTTPStatus.FOUND)
+
+    async def heartbeat(self, request: Request, caller: Caller) -> bytes:
+        """That the service runs, in the words that existing monitoring looks for."""
+        refuse_parameters(request)
+        data = [Data(name="heartbeat", value="gatorz say hi")]
+        item = Item(href=request.href(), data=data)
+        return request.answer(write_document(request.href(), items=[item]))

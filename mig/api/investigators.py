@@ -1,0 +1,89 @@
+"""Investigators: one by its id, new ones, and their status."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+from mig.access.caller import Caller
+from mig.api.documents import Documents, not_found, not_stored, read_id, refuse_parameters
+from mig.api.errors import refused
+from mig.database.pool import Database
+from mig.errors import Conflict
+from mig.formats.collection_json import write_document
+from mig.hypermedia import templates
+from mig.hypermedia.document import Link, Template
+from mig.hypermedia.links import link_history
+from mig.investigators.registry import Investigators as Registry
+from mig.model.investigator import Investigator, find_investigator
+from mig.model.record import UnreadableRecord
+from mig.values import parse_id
+from mig.web.forms import form
+from mig.web.request import Request
+
+
+class Investigators:
+    """Answers with investigators, and adds and changes them."""
+
+    def __init__(self, database: Database, documents: Documents, registry: Registry) -> None:
+        self._database = database
+        self._documents = documents
+        self._registry = registry
+
+    async def get(self, request: Request, caller: Caller) -> bytes | None:
+        """One investigator by its id, with the public key."""
+        investigator_id = read_id(Investigator.noun, request)
+        found = await find_investigator(self._database.query, investigator_id)
+        if found is None:
+            raise not_found(Investigator.noun, investigator_id)
+        return await self._answer(request, investigator_id, found, HTTPStatus.OK)
+
+    async def template(self, request: Request, caller: Caller) -> bytes:
+        """What to fill in for a new investigator."""
+        return _answer_template(request, templates.INVESTIGATOR)
+
+    async def update_template(self, request: Request, caller: Caller) -> bytes:
+        """What to fill in to change an investigator."""
+        return _answer_template(request, templates.INVESTIGATOR_UPDATE)
+
+    async def create(self, request: Request, caller: Caller) -> bytes | None:
+        """Add an investigator with a public key: 201, or 409 with a link to the key's owner."""
+        fields = form(request, templates.INVESTIGATOR)
+        try:
+            added = await self._registry.add(fields["name"], fields["publickey"].encode())
+        except Conflict as conflict:
+            href = self._documents.urls.investigator(conflict.id)
+            links = [Link(rel="investigator", href=href)] if conflict.id else None
+            return refused(request, conflict, links=links)
+        return await self._answer_stored(request, added, HTTPStatus.CREATED)
+
+    async def update(self, request: Request, caller: Caller) -> bytes | None:
+        """Enable or disable an investigator."""
+        fields = form(request, templates.INVESTIGATOR_UPDATE)
+        investigator_id = parse_id("id", fields["id"])
+        await self._registry.set_status(investigator_id, fields["status"])
+        return await self._answer_stored(request, investigator_id, HTTPStatus.OK)
+
+    async def _answer_stored(
+        self, request: Request, investigator_id: int, status: HTTPStatus
+    ) -> bytes | None:
+        stored = await find_investigator(self._database.query, investigator_id)
+        if stored is None:
+            raise not_stored()
+        href = self._documents.urls.investigator(investigator_id)
+        request.setHeader(b"location", href.encode())
+        return await self._answer(request, investigator_id, stored, status)
+
+    async def _answer(
+        self,
+        request: Request,
+        investigator_id: int,
+        investigator: Investigator | UnreadableRecord,
+        status: HTTPStatus,
+    ) -> bytes | None:
+        links = link_history(self._documents.urls, str(investigator_id))
+        return await self._documents.answer(request, investigator, links, status=status)
+
+
+def _answer_template(request: Request, template: Template) -> bytes:
+    refuse_parameters(request)
+    return request.answer(write_document(request.href(), template=template))

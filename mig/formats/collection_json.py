@@ -1,0 +1,120 @@
+"""Collection+JSON: the form that clients of MIG have always read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from msgspec import UnsetType
+
+from mig.formats.format import ActionFields, AnyRecord, Ending
+from mig.hypermedia.document import Collection, Data, Document, Error, Item, Link, Query, Template
+from mig.hypermedia.urls import Urls
+from mig.model.compliance import ComplianceItem
+from mig.model.record import UnreadableRecord, encode_json
+
+MEDIA_TYPE: Final = "application/vnd.collection+json"
+MEDIA_TYPES: Final = (MEDIA_TYPE, "application/json")
+VERSION: Final = "1.0"
+
+_HEAD: Final = b'{"collection":{"version":"1.0","href":%b,"items":[\n'
+_SEPARATOR: Final = b",\n"
+_COMPLIANCE_HEAD: Final = b'{"href":"%b","data":[{"name":"compliance item","value":{%b,%b,'
+_COMPLIANCE_TAIL: Final = b',"link":"%b","timestamp":"%b","utctimestamp":"%b"}}]}'
+
+
+def write_document(
+    href: str,
+    *,
+    items: Sequence[Item] | None = None,
+    links: Sequence[Link] | None = None,
+    queries: Sequence[Query] | None = None,
+    template: Template | None = None,
+    error: Error | None = None,
+) -> bytes:
+    """Return a whole small document; what is ``None`` is not in it."""
+    rest = Collection(
+        version=VERSION, href=href, links=links, queries=queries, template=template, error=error
+    )
+    document = encode_json(Document(rest))
+    if items is None:
+        return document + b"\n"
+    head, written = _HEAD % encode_json(href), _SEPARATOR.join(map(encode_json, items))
+    # what follows the address in a document without items follows the items in this one
+    return head + written + b"\n]" + document.removeprefix(head[: -len(',"items":[\n')]) + b"\n"
+
+
+class CollectionJson:
+    """Writes records as items of a Collection+JSON document, each on a line of its own."""
+
+    media_types = MEDIA_TYPES
+    separator = _SEPARATOR
+
+    def __init__(self, urls: Urls) -> None:
+        self._urls = urls
+
+    def head(self, href: str) -> bytes:
+        """Return the document up to its first item."""
+        return _HEAD % encode_json(href)
+
+    def tail(self, ending: Ending) -> bytes:
+        """Return the item "search parameters", if there is one, and the rest of the document."""
+        written = b"" if ending.is_empty else b"\n"
+        if ending.parameters is not None:
+            data = [Data(name=ending.parameters.noun, value=ending.parameters)]
+            item = encode_json(Item(href=ending.href, data=data))
+            written = (b"" if ending.is_empty else _SEPARATOR) + item + b"\n"
+        links = b',"links":' + encode_json(ending.links) if ending.links else b""
+        return written + b"]" + links + b"}}\n"
+
+    def record(self, record: AnyRecord, links: Sequence[Link] = ()) -> bytes:
+        """Return a record as an item; one that cannot be read says why."""
+        if isinstance(record, UnreadableRecord):
+            return self._unreadable(record)
+        if isinstance(record, ComplianceItem):
+            href = record.link
+        else:
+            href = self._urls.record(record.noun, bytes(record.id).decode())
+        data = [Data(name=record.noun, value=record)]
+        return encode_json(Item(href=href, data=data, links=links or None))
+
+    def _unreadable(self, record: UnreadableRecord) -> bytes:
+        href = self._urls.record(record.kind, record.id)
+        target = {} if isinstance(record.target, UnsetType) else {"target": record.target}
+        value = {"link": href, **target, "reason": record.reason}
+        data = [Data(name=f"unreadable {record.kind}", value=value)]
+        return encode_json(Item(href=href, data=data))
+
+    def check(
+        self, *, name: str, type_: str, value: str, compliance: bool
+    ) -> Callable[[str], bytes]:
+        """Return what makes the members from ``check.location`` to ``compliance``."""
+        rest = {"name": name, "test": {"type": type_, "value": value}}
+        end = b",%b,%b" % (_members(rest) + b"}", _members({"compliance": compliance}))
+
+        def locate(location: str) -> bytes:
+            return b'"location":' + encode_json(location) + end
+
+        return locate
+
+    def action(self, action: ActionFields) -> bytes:
+        """Return the members from ``policy`` to ``check.description``."""
+        check = {"ref": action.ref, "description": action.description}
+        return _members({"policy": action.policy}) + b',"check":{' + _members(check)
+
+    def agent(self, target: str) -> bytes:
+        """Return the member ``target``."""
+        return _members({"target": target})
+
+    def command(
+        self, link: str, agent: bytes, action: bytes, timestamp: str
+    ) -> tuple[bytes, bytes]:
+        """Return an item of a command around its check."""
+        # in a URL and in a time there is nothing to escape
+        href, time = link.encode(), timestamp.encode()
+        return _COMPLIANCE_HEAD % (href, agent, action), _COMPLIANCE_TAIL % (href, time, time)
+
+
+def _members(value: object) -> bytes:
+    """Return the members of an object without its braces."""
+    return encode_json(value)[1:-1]

@@ -1,0 +1,32 @@
+"""What a search asked, as its answer repeats it."""
+
+from __future__ import annotations
+
+from mig.model.record import Record, Time
+
+ANY_ID = "∞"
+ANY_TEXT = "%"
+
+
+class SearchParameters(Record, kw_only=True):
+    """The parameters of a search, as the clients of 2014 read them from its answer.
+
+    A parameter that was not set has the value that stands for anything.
+    """
+
+    noun = "search parameters"
+    type: str
+    actionid: int | str = ANY_ID
+    actionname: str = ANY_TEXT
+    after: Time
+    agentid: int | str = ANY_ID
+    agentname: str = ANY_TEXT
+    before: Time = "9999-12-31T23:59:59Z"
+    commandid: int | str = ANY_ID
+    foundanything: bool = False
+    investigatorid: int | str = ANY_ID
+    investigatorname: str = ANY_TEXT
+    limit: int = 10_000
+    report: str = ""
+    status: str = ANY_TEXT
+    threatfamily: str = ANY_TEXT

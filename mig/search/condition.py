@@ -1,0 +1,22 @@
+"""Conditions in SQL, with their parameters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Condition:
+    """SQL with its parameters; an empty one holds for every row."""
+
+    sql: str = ""
+    parameters: tuple[object, ...] = ()
+
+    def __and__(self, other: Condition) -> Condition:
+        if not self.sql or not other.sql:
+            return self if self.sql else other
+        return Condition(f"{self.sql} and {other.sql}", self.parameters + other.parameters)
+
+    def where(self) -> str:
+        """Return the clause of a statement."""
+        return f" where {self.sql}" if self.sql else ""

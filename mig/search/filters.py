@@ -1,0 +1,105 @@
+"""Parameters to conditions on the one table that is streamed.
+
+The streamed query never joins: a join, and an order over it, cost more than everything else
+together. So conditions on actions, agents and investigators are resolved to ids first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from mig.model.statement import Query, id_array, select_ids
+from mig.search.condition import Condition
+from mig.search.parameters import PARAMETERS, Search
+
+MAX_IDS: Final = 20_000
+"""More matching rows than this are not written into the query but left a subselect."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """The table of a type, and the time that its rows are ordered by."""
+
+    table: str
+    alias: str
+    time: str
+
+
+SOURCES: Final = {
+    "action": Source(table="actions", alias="a", time="validfrom"),
+    "command": Source(table="commands", alias="c", time="starttime"),
+    "agent": Source(table="agents", alias="g", time="starttime"),
+    "investigator": Source(table="investigators", alias="i", time="createdat"),
+}
+
+
+async def resolve_filters(query: Query, search: Search) -> Condition:
+    """Return the condition on the searched table that all parameters together make.
+
+    What is demanded of another table holds for one and the same command: an agent found by an
+    action's name and a command's id has that command, and it is of such an action.
+    """
+    own = _conditions(search, SOURCES[search.type].table)
+    if search.type == "command":
+        return own & await _of_actions(query, search) & await _of_agents(query, search)
+    commands = _conditions(search, "commands")
+    if search.type == "agent":
+        commands &= await _of_actions(query, search)
+        return own & _within("id", "select agentid from commands", commands)
+    commands &= await _of_agents(query, search)
+    has_command = _within("id", "select actionid from commands", commands)
+    if search.type == "action":
+        return own & await _signed(query, search) & has_command
+    actions = _conditions(search, "actions") & has_command
+    signed = await _belongs(query, "actionid", "actions", actions)
+    return own & _within("id", "select investigatorid from signatures", signed)
+
+
+def _conditions(search: Search, table: str) -> Condition:
+    """Return what the search's parameters demand of the rows of *table*."""
+    condition = Condition()
+    is_own = SOURCES[search.type].table == table
+    for parameter in PARAMETERS:
+        sql = parameter.conditions.get(table)
+        value = search.effective.get(parameter.name)
+        if sql is not None and value is not None and (is_own or not parameter.own):
+            condition &= parameter.kind.condition(table, sql, value)
+    return condition
+
+
+async def _of_actions(query: Query, search: Search) -> Condition:
+    actions = _conditions(search, "actions") & await _signed(query, search)
+    return await _belongs(query, "actionid", "actions", actions)
+
+
+async def _of_agents(query: Query, search: Search) -> Condition:
+    return await _belongs(query, "agentid", "agents", _conditions(search, "agents"))
+
+
+async def _signed(query: Query, search: Search) -> Condition:
+    """Return that an action is signed by the investigators that the search names."""
+    signers = _conditions(search, "investigators")
+    signer = await _belongs(query, "investigatorid", "investigators", signers)
+    return _within("id", "select actionid from signatures", signer)
+
+
+async def _belongs(query: Query, column: str, table: str, condition: Condition) -> Condition:
+    """Return that *column* is the id of a row of *table* that matches."""
+    if not condition.sql:
+        return Condition()
+    select = Condition(f"select id from {table}{condition.where()}", condition.parameters)
+    limited = select_ids(f"select id::text from ({select.sql} limit {MAX_IDS + 1}) few")
+    ids = [row.id for row in await query(limited, select.parameters)]
+    if len(ids) > MAX_IDS:
+        return Condition(f"{column} in ({select.sql})", select.parameters)
+    if len(ids) == 1:  # an index on the column then also has the order
+        return Condition(f"{column} = %s::numeric", (ids[0],))
+    return Condition(f"{column} = any(%s::numeric[])", (id_array(ids),))
+
+
+def _within(column: str, select: str, condition: Condition) -> Condition:
+    """Return that *column* is among what *select* answers; nothing when nothing is demanded."""
+    if not condition.sql:
+        return condition
+    return Condition(f"{column} in ({select}{condition.where()})", condition.parameters)

@@ -1,0 +1,150 @@
+"""Rows of a search to records in the format of an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Final, Generic, TypeVar
+
+from mig.formats.format import AnyRecord, Format
+from mig.hypermedia.document import Link
+from mig.hypermedia.links import link_action, link_history
+from mig.hypermedia.urls import Urls
+from mig.model.action import ACTION, ACTIONS_BY_IDS, Action, ActionRow, count_by_action
+from mig.model.agent import AGENT, AGENTS_BY_IDS, Agent
+from mig.model.command import (
+    COMMAND,
+    Command,
+    CommandRow,
+    complete_results,
+    encode_action,
+    encode_agent,
+)
+from mig.model.investigator import INVESTIGATOR, Investigator
+from mig.model.lookup import Lookup
+from mig.model.record import UnreadableRecord, read_record
+from mig.model.row import Columns
+from mig.model.statement import Query
+from mig.search.results import Encoder, StoredRow
+
+CACHED_ACTIONS: Final = 1_000
+CACHED_AGENTS: Final = 2_000
+
+Stored = TypeVar("Stored", bound=StoredRow)
+
+
+class RecordEncoder(Generic[Stored]):
+    """Writes a record for each row.
+
+    :param read: makes the record of a row.
+    :param links: where what belongs to the record is.
+    """
+
+    def __init__(
+        self,
+        format_: Format,
+        columns: Columns[Stored],
+        read: Callable[[Stored], AnyRecord],
+        links: Callable[[Stored], Sequence[Link]] = lambda row: (),
+    ) -> None:
+        self.columns = columns
+        self.separator = format_.separator
+        self._write = format_.record
+        self._read = read
+        self._links = links
+
+    async def prepare(self, query: Query, rows: Sequence[Stored]) -> None:
+        """Load nothing: these rows are all that is needed."""
+
+    def encode(self, row: Stored) -> bytes:
+        """Return the record of a row."""
+        return self._write(self._read(row), self._links(row))
+
+    def weigh(self, row: Stored) -> int:
+        """Return 0: nothing in these rows may be large."""
+        return 0
+
+    def is_complete(self, row: Stored) -> bool:
+        """Return that nothing is left out of these rows."""
+        return True
+
+    async def complete(self, query: Query, row: Stored) -> Stored:
+        """Return the row."""
+        return row
+
+
+class ActionEncoder(RecordEncoder[ActionRow]):
+    """Writes actions with the counters of their commands."""
+
+    def __init__(self, format_: Format, counters: dict[str, dict[str, int]] | None = None) -> None:
+        """Take the *counters* of actions by id, for use without :meth:`prepare`."""
+        super().__init__(format_, ACTION, self._action)
+        self._counters = counters or {}
+
+    async def prepare(self, query: Query, rows: Sequence[ActionRow]) -> None:
+        """Count the commands of the actions in *rows*."""
+        self._counters = await count_by_action(query, [row.id for row in rows])
+
+    def _action(self, row: ActionRow) -> AnyRecord:
+        return read_record(Action.noun, Action.from_row, row, self._counters.get(row.id, {}))
+
+
+class CommandEncoder(RecordEncoder[CommandRow]):
+    """Writes commands with their actions and agents, each of which is encoded once.
+
+    :param max_bytes: the largest results that are read.
+    """
+
+    def __init__(self, format_: Format, urls: Urls, max_bytes: int) -> None:
+        super().__init__(
+            format_, COMMAND, self._command, lambda row: link_action(urls, row.actionid)
+        )
+        self._max_bytes = max_bytes
+        self._actions = Lookup(ACTIONS_BY_IDS, encode_action, bound=CACHED_ACTIONS)
+        self._agents = Lookup(AGENTS_BY_IDS, encode_agent, bound=CACHED_AGENTS)
+
+    async def prepare(self, query: Query, rows: Sequence[CommandRow]) -> None:
+        """Load the actions and agents that *rows* belong to."""
+        await self._actions.load(query, (row.actionid for row in rows))
+        await self._agents.load(query, (row.agentid for row in rows))
+
+    def weigh(self, row: CommandRow) -> int:
+        """Return the length of the results."""
+        return len(row.results or "")
+
+    def is_complete(self, row: CommandRow) -> bool:
+        """Return whether the results came with the row."""
+        return row.left_out is None
+
+    async def complete(self, query: Query, row: CommandRow) -> CommandRow:
+        """Return the row with its results, unless they are too large."""
+        return await complete_results(query, row, max_bytes=self._max_bytes)
+
+    def _command(self, row: CommandRow) -> AnyRecord:
+        record = read_record(Command.noun, self._join, row)
+        if isinstance(record, UnreadableRecord):
+            record.target = ""  # what takes reports expects the member
+        return record
+
+    def _join(self, row: CommandRow) -> Command:
+        action, agent = self._actions.get(row.actionid), self._agents.get(row.agentid)
+        return Command.from_row(row, action, agent, max_bytes=self._max_bytes)
+
+
+def encode_records(kind: str, format_: Format, urls: Urls, max_bytes: int) -> Encoder[Any]:
+    """Return what writes the records of a search of type *kind*.
+
+    :param max_bytes: the largest results that are read.
+    """
+    if kind == Action.noun:
+        return ActionEncoder(format_)
+    if kind == Command.noun:
+        return CommandEncoder(format_, urls, max_bytes)
+    if kind == Agent.noun:
+        return RecordEncoder(format_, AGENT, partial(read_record, Agent.noun, Agent.from_row))
+    return RecordEncoder(
+        format_,
+        INVESTIGATOR,
+        partial(read_record, Investigator.noun, Investigator.from_row),
+        lambda row: link_history(urls, row.id),
+    )
