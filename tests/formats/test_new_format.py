@@ -1,0 +1,116 @@
+"""A new format is a class and an entry in the table: nothing else of the service knows formats."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pytest
+import pytest_twisted
+
+from mig.formats import FORMATS
+from mig.formats.format import ActionFields, AnyRecord, Ending
+from mig.hypermedia.document import Link
+from mig.hypermedia.urls import Urls
+from mig.model.record import Record, encode_json
+from tests.support import fleet
+from tests.support.api import Api
+from tests.support.postgres import TestDatabase
+
+LINES = "text/x-lines"
+KINDS = ("agent", "action", "command", "investigator")
+
+
+class Lines:
+    """Writes a line for each record, with its noun before it, and one for each item."""
+
+    media_types = (LINES,)
+    separator = b""
+
+    def __init__(self, urls: Urls) -> None:
+        pass
+
+    def head(self, href: str) -> bytes:
+        return b"begin\n"
+
+    def tail(self, ending: Ending) -> bytes:
+        return b"end\n"
+
+    def record(self, record: AnyRecord, links: Sequence[Link] = ()) -> bytes:
+        assert isinstance(record, Record)
+        return record.noun.encode() + b" " + record.encode() + b"\n"
+
+    def check(
+        self, *, name: str, type_: str, value: str, compliance: bool
+    ) -> Callable[[str], bytes]:
+        return lambda location: f"{location}|{name}|{compliance}".encode()
+
+    def action(self, action: ActionFields) -> bytes:
+        return action.policy.level.encode()
+
+    def agent(self, target: str) -> bytes:
+        return target.encode()
+
+    def command(
+        self, link: str, agent: bytes, action: bytes, timestamp: str
+    ) -> tuple[bytes, bytes]:
+        return b"item " + agent + b"|" + action + b"|", b"|" + timestamp.encode() + b"\n"
+
+
+@pytest.fixture
+def lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The format, added to the table."""
+    monkeypatch.setitem(FORMATS, "lines", Lines)
+
+
+async def get_lines(api: Api, path: str) -> list[str]:
+    """The lines of an answer between its first and its last."""
+    answer = await api.get(path, headers={"Accept": LINES})
+    assert answer.headers.getRawHeaders("content-type") == [LINES]
+    first, *found, last = answer.body.decode().splitlines()
+    assert (first, last) == ("begin", "end")
+    return found
+
+
+@pytest.mark.usefixtures("lines")
+@pytest_twisted.ensureDeferred
+async def test_every_record_and_item_is_written_in_a_new_format(
+    database: TestDatabase, api: Api
+) -> None:
+    fleet.load(database.dsn)
+    for kind in KINDS:
+        rows = fleet.FLEET[f"{kind}s"]
+        found = await get_lines(api, f"/search?type={kind}&{fleet.ALWAYS}")
+        assert len(found) == len(rows)
+        assert {line.partition(" ")[0] for line in found} == {kind}
+        [one] = await get_lines(api, f"/{kind}?{kind}id={rows[0]['id']}")
+        assert one.startswith(f"{kind} {encode_json({'id': rows[0]['id']}).decode()[:-1]},")
+
+
+@pytest.mark.usefixtures("lines")
+@pytest_twisted.ensureDeferred
+async def test_a_report_has_the_same_items_in_every_format(
+    database: TestDatabase, api: Api
+) -> None:
+    fleet.load(database.dsn)
+    report = f"/search?type=command&report=complianceitems&{fleet.ALWAYS}"
+    items = [item["data"][0]["value"] for item in (await api.collection(report))["items"]]
+    expected = [
+        "item {target}|{level}|{location}|{name}|{compliance}|{timestamp}".format(
+            target=item["target"],
+            level=item["policy"]["level"],
+            location=item["check"]["location"],
+            name=item["check"]["name"],
+            compliance=item["compliance"],
+            timestamp=item["timestamp"],
+        )
+        for item in items
+    ]
+    assert await get_lines(api, report) == expected
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_format_that_is_not_in_the_table_is_not_served(
+    database: TestDatabase, api: Api
+) -> None:
+    answer = await api.get("/", headers={"Accept": LINES})
+    assert answer.headers.getRawHeaders("content-type") == ["application/vnd.collection+json"]

@@ -1,0 +1,74 @@
+"""Rows are read by the names of their columns, and by nothing else."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, cast
+
+from mig.model.row import Columns, Row
+from tests.support import fleet
+from tests.support.postgres import NewDatabase
+
+ROOT = fleet.VECTORS.parent.parent
+INDEXED = """
+from mig.model.row import Row
+
+def second(row: Row) -> object:
+    first, _ = row
+    return row[1]
+"""
+
+
+class One(NamedTuple):
+    first: Annotated[str, "a.first"]
+    second: Annotated[int, "a.second"]
+
+
+class Another(NamedTuple):
+    third: Annotated[str, "b.third"]
+
+
+def a_row(*values: Any) -> Row:
+    return cast(Row, values)
+
+
+def test_a_row_is_read_by_the_names_of_its_columns() -> None:
+    columns = Columns(One)
+    assert columns.sql == "a.first, a.second"
+    assert columns.read(a_row("x", 1)) == One(first="x", second=1)
+
+
+def test_records_side_by_side_are_picked_from_one_row() -> None:
+    columns = Columns(One)
+    others = columns.then(Another)
+    row = a_row("x", 1, "y")
+    assert (columns.pick(row), others.pick(row)) == (One("x", 1), Another("y"))
+
+
+def test_a_type_checker_refuses_to_index_or_unpack_a_row(tmp_path: Path) -> None:
+    reader = tmp_path / "reader.py"
+    reader.write_text(INDEXED)
+    checked = subprocess.run(
+        [sys.executable, "-m", "mypy", reader], capture_output=True, text=True, cwd=ROOT
+    )
+    assert 'Value of type "Row" is not indexable' in checked.stdout
+    assert '"Row" object is not iterable' in checked.stdout
+
+
+def answers(database: Any, *options: str) -> str:
+    fleet.load(database.dsn)
+    return subprocess.run(
+        [sys.executable, "-m", "tests.support.answers", database.dsn, *options],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    ).stdout
+
+
+def test_the_order_of_columns_changes_no_answer(new_database: NewDatabase) -> None:
+    in_order = answers(new_database())
+    assert "compliance item" in in_order and '"title"' not in in_order
+    assert answers(new_database(), "reversed") == in_order
