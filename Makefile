@@ -20,7 +20,7 @@ lint: $(VENV)/installed
 	$(BIN)/lint-imports
 
 # The whole suite runs on every core, the tests of a module on one; chosen tests run in one process.
-PYTEST := $(BIN)/python -P -m pytest $(if $(TESTS),$(TESTS),--numprocesses auto --dist loadscope)
+PYTEST := $(BIN)/python -P -m pytest $(if $(TESTS),$(TESTS),--numprocesses auto --maxprocesses 8 --dist loadscope)
 
 unit: $(VENV)/installed $(VENV)/proxies
 	$(PYTEST)
