@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import pytest_twisted
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.internet import reactor
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
@@ -199,6 +202,49 @@ def test_a_refused_reader_keeps_its_connection(front: Front, late: LateAuthentic
     assert refusal.startswith(b"HTTP/1.1 403 ") and b"Connection: close" not in refusal
     late.accept()
     assert front.answered().startswith(b"HTTP/1.1 200 ")
+
+
+# Any of them
+
+REQUESTS = [
+    HEARTBEAT,
+    HEARTBEAT.replace(b"GET", b"HEAD"),
+    HEARTBEAT.replace(b"heartbeat", b"nothing"),
+    HEARTBEAT[:-2] + b"Content-Length: 5\r\n\r\nGET /",
+    HEAD + BODY,
+    EXPECTING + BODY,
+    CHUNKED + b"3\r\nact\r\n5\r\nion=1\r\n0\r\n\r\n",
+    post(CREATE, FORM, "Content-Length: 0"),
+]
+
+
+def everything_but_names_and_times(answers: bytes) -> bytes:
+    return re.sub(rb'(X-Request-Id: |Date: |Content-Length: |"code":")[^"\r]*', rb"\1", answers)
+
+
+@given(
+    st.lists(st.sampled_from(REQUESTS), min_size=1, max_size=6),
+    st.lists(st.tuples(st.integers(1, 300), st.integers(0, 3))),
+)
+def test_a_late_gate_changes_no_answer(
+    requests: list[bytes], pieces: list[tuple[int, int]]
+) -> None:
+    sent = b"".join(requests)
+    expected = Front().send(sent)
+    late = LateAuthentication()
+    front = Front(authenticate=late)
+    answers = b""
+    for size, accepted in [*pieces, (len(sent), 0)]:
+        answers += front.send(sent[:size])
+        sent = sent[size:]
+        for _ in range(min(accepted, len(late.waiting))):
+            late.accept()
+    while late.waiting:
+        late.accept()
+    answers += front.answered()
+    assert everything_but_names_and_times(answers) == everything_but_names_and_times(expected)
+    assert front.site.held_bytes == 0
+    assert front.transport.producerState == "producing"
 
 
 # The end of the gate
