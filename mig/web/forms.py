@@ -25,7 +25,7 @@ _PARAMETERS = re.compile(_PARAMETER, re.ASCII)
 _WITH_PARAMETERS = re.compile(rf"([\w!#$%&'*+.^`|~/-]+)((?:{_PARAMETER})*)[ \t]*", re.ASCII)
 _UTF_8 = frozenset({"utf-8", "utf8"})
 
-Value = tuple[str, Any]
+Value = tuple[str, object]
 """The name of a field, and its value: text, or what JSON has instead of it."""
 
 
@@ -127,7 +127,7 @@ def _unknown(name: str, known: list[str]) -> InvalidInput:
     return InvalidInput(f"unknown field {shown!r}; {hint}", shown)
 
 
-def _value(name: str, value: Any, *, may_be_object: bool) -> Any:
+def _value(name: str, value: object, *, may_be_object: bool) -> str | dict[str, Any]:
     if value is None:
         return ""
     if isinstance(value, str):
@@ -150,7 +150,7 @@ def _text(raw: bytes, what: str) -> str:
         raise InvalidInput(message, what) from None
 
 
-def _urlencoded(body: bytes, *_: Any) -> Iterator[Value]:
+def _urlencoded(body: bytes, *_: object) -> Iterator[Value]:
     yield from pairs(body, "field")
 
 
@@ -166,7 +166,7 @@ def _json(body: bytes, _: Media, template: Template, whole: str) -> Iterator[Val
         yield from members.items()
 
 
-def _template(members: dict[str, Any]) -> Iterator[Value]:
+def _template(members: dict[str, object]) -> Iterator[Value]:
     """The fields of a filled-in Collection+JSON template."""
     template = members["template"]
     data = template.get("data") if isinstance(template, dict) else None
@@ -180,7 +180,7 @@ def _template(members: dict[str, Any]) -> Iterator[Value]:
         yield entry["name"], entry.get("value")
 
 
-def _multipart(body: bytes, media: Media, *_: Any) -> Iterator[Value]:
+def _multipart(body: bytes, media: Media, *_: object) -> Iterator[Value]:
     try:
         with PushMultipartParser(
             media.parameters["boundary"],
