@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 import pytest_twisted
@@ -308,6 +308,14 @@ def test_a_gate_that_fails_shows_an_id_and_nothing_else(
 # On a real socket
 
 
+async def eventually(holds: Callable[[], bool]) -> None:
+    """Let the reactor run until *holds* does, 20 seconds at the most."""
+    deadline = reactor.seconds() + 20
+    while not holds():
+        assert reactor.seconds() < deadline, "it never came true"
+        await deferLater(reactor, 0)
+
+
 class Server:
     """The site of :mod:`tests.support.front` on a real socket."""
 
@@ -322,8 +330,7 @@ class Server:
 
     async def asked(self) -> None:
         """Come back when the gate was asked."""
-        while not self.late.waiting:
-            await deferLater(reactor, 0)
+        await eventually(lambda: bool(self.late.waiting))
 
 
 @pytest_twisted.async_yield_fixture
@@ -340,8 +347,7 @@ async def test_that_a_client_has_left_is_seen_at_once(server: Server, request_by
         client.sendall(request_bytes)
         await server.asked()
     [waiting] = server.late.waiting
-    while not waiting.called:
-        await deferLater(reactor, 0)
+    await eventually(lambda: bool(waiting.called))
     assert server.posts.ran == 0
 
 
