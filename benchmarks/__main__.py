@@ -25,7 +25,7 @@ from benchmarks.figures import Row
 from benchmarks.machine import Machine
 from benchmarks.report import number, page, ratio, table
 from benchmarks.scenarios import ALL
-from mig.database.pool import Database
+from mig.database.database import Database
 from mig.database.schema import migrate
 from mig.demo.postgres import EmbeddedPostgres
 from mig.errors import PostgresFailed

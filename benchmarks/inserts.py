@@ -24,7 +24,7 @@ from twisted.internet.threads import deferToThread
 
 from benchmarks import fleet
 from benchmarks.children import Children
-from mig.database.pool import Database
+from mig.database.database import Database
 from mig.database.schema import migrate
 from mig.database.schema.declared import wanted
 from mig.demo.postgres import EmbeddedPostgres

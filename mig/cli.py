@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import BinaryIO, Final, NoReturn, cast
+from typing import BinaryIO, Final, NoReturn
 
 import click
 from psycopg2 import ProgrammingError
@@ -17,7 +17,7 @@ from twisted.internet.interfaces import IReactorCore
 from twisted.python.failure import Failure
 
 from mig import __version__
-from mig.database.pool import Database
+from mig.database.database import Database
 from mig.database.schema.migrate import Step, migrate, plan, prepare
 from mig.database.schema.plan import format_script
 from mig.demo import run as demo
@@ -32,7 +32,7 @@ from mig.errors import (
 )
 from mig.investigators.registry import DISABLED, Investigators
 from mig.model.investigator import ALL_INVESTIGATORS
-from mig.signing.gpg.process import GpgReactor
+from mig.reactor import get_reactor
 from mig.signing.gpg.verify import Gpg
 from mig.signing.keyring import ACTIVE, Keyring
 from mig.values import parse_id
@@ -195,9 +195,7 @@ async def _migrate(database: Database) -> None:
 
 
 def _run_with_gpg(dsn: str, verb: Callable[[Database, Gpg], Awaitable[None]]) -> NoReturn:
-    from twisted.internet import reactor
-
-    gpg = Gpg(cast(GpgReactor, reactor))
+    gpg = Gpg(get_reactor())
 
     async def run(database: Database) -> None:
         try:
@@ -212,8 +210,8 @@ def _run_with_gpg(dsn: str, verb: Callable[[Database, Gpg], Awaitable[None]]) ->
 def _run(dsn: str, verb: Callable[[Database], Awaitable[None]]) -> NoReturn:
     """Run a verb on a database and end the process: 0, or not with one line on standard error."""
 
-    async def run(reactor: IReactorCore) -> None:
-        database = Database(reactor, dsn)
+    async def run() -> None:
+        database = Database(get_reactor(), dsn)
         try:
             await verb(database)
         except (SchemaFault, Refusal) as reason:
@@ -229,7 +227,7 @@ def _run(dsn: str, verb: Callable[[Database], Awaitable[None]]) -> NoReturn:
             database.stop()
 
     def start(reactor: IReactorCore) -> Deferred[None]:
-        running = Deferred.fromCoroutine(run(reactor))
+        running = Deferred.fromCoroutine(run())
         ended: Deferred[None] = Deferred()
 
         def interrupt() -> Deferred[None]:

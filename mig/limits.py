@@ -54,9 +54,6 @@ class Limits:
     waiting_seconds: float = _limit(10, "how long a request waits for a connection")
 
     # results and reports
-    inline_result_bytes: int = _limit(
-        262_144, "the results of a command that come with a page; larger ones come one by one"
-    )
     result_bytes: int = _limit(33_554_432, "the results of a command that are read at all")
     cached_checks: int = _limit(4_096, "encoded checks that a report keeps of each kind")
     cached_check_bytes: int = _limit(4_096, "the key of an encoded check that a report keeps")

@@ -15,7 +15,6 @@ from threading import Event
 from typing import Annotated, Final, NamedTuple, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
-from twisted.internet.interfaces import IReactorThreads, IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
@@ -23,11 +22,12 @@ from twisted.python.failure import Failure
 
 from mig.actions.spool import Spool
 from mig.actions.submission import NEW_STATUS
-from mig.database.pool import Database
+from mig.database.database import Database
 from mig.errors import Unavailable, explained
 from mig.limits import Limits
 from mig.model.row import Columns
 from mig.model.statement import Parameters, Statement, id_array
+from mig.reactor import Reactor
 
 T = TypeVar("T")
 
@@ -55,10 +55,6 @@ _HANDED_OVER = (
 )
 
 
-class TimeAndThreads(IReactorTime, IReactorThreads):
-    """A reactor that has a clock and threads."""
-
-
 class Outbox:
     """Hands over what waits, when asked and every :data:`POLL_SECONDS`.
 
@@ -72,7 +68,7 @@ class Outbox:
 
     def __init__(
         self,
-        reactor: TimeAndThreads,
+        reactor: Reactor,
         database: Database,
         spool: Spool,
         *,

@@ -15,7 +15,7 @@ from mig.actions.submission import (
     Submission,
     read_operations,
 )
-from mig.database.pool import Database
+from mig.database.database import Database
 from mig.errors import Conflict, InvalidInput, TooLong, Unavailable
 from mig.model.action import ActionRow
 from mig.model.investigator import SIGNER

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mig.access.caller import Caller
 from mig.api.documents import Documents, not_found, read_id
-from mig.database.pool import Database
+from mig.database.database import Database
 from mig.model.agent import Agent, find_agent
 from mig.web.request import Request
 

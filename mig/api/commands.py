@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mig.access.caller import Caller
 from mig.api.documents import Documents, not_found, read_id
-from mig.database.pool import Database
+from mig.database.database import Database
 from mig.hypermedia.links import link_action
 from mig.limits import Limits
 from mig.model.command import Command, find_command

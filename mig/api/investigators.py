@@ -7,7 +7,7 @@ from http import HTTPStatus
 from mig.access.caller import Caller
 from mig.api.documents import Documents, not_found, not_stored, read_id, refuse_parameters
 from mig.api.errors import refused
-from mig.database.pool import Database
+from mig.database.database import Database
 from mig.errors import Conflict
 from mig.formats.collection_json import write_document
 from mig.hypermedia import templates

@@ -13,7 +13,7 @@ from mig.access.caller import Caller
 from mig.api.documents import Documents
 from mig.api.errors import refused
 from mig.compliance.encoder import ComplianceEncoder
-from mig.database.pool import Database
+from mig.database.database import Database
 from mig.errors import InvalidInput
 from mig.formats.format import Ending, Format
 from mig.hypermedia.document import Data, Item, Link

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
 from mig.errors import Unreadable
 from mig.model.compliance import Check, ComplianceItem, Policy, Test
 from mig.values import rfc3339
+
+Object = dict[str, object]
+Wanted = TypeVar("Wanted")
 
 SEARCH_FILTERS = (
     ("name", "names"),
@@ -39,7 +42,7 @@ def target(agent_name: str) -> str:
     return f"agents.name='{quoted}'"
 
 
-def text(value: Any) -> str:
+def text(value: object) -> str:
     """A member that clients expect to be a string: never null."""
     if value is None:
         return ""
@@ -124,7 +127,7 @@ def policy_and_ref(description: str | None, threat: str | None) -> tuple[Policy,
     return policy, text(threat_value.get("ref"))
 
 
-def parse(stored: str, what: str) -> Any:
+def parse(stored: str, what: str) -> object:
     """The value of a stored JSON text.
 
     :raises Unreadable: naming *what*, for a text with half a surrogate pair or nested too deep.
@@ -136,7 +139,7 @@ def parse(stored: str, what: str) -> Any:
         raise Unreadable(f"{what} cannot be read: {error}") from None
 
 
-def _object(stored: str | None, what: str) -> dict[str, Any]:
+def _object(stored: str | None, what: str) -> Object:
     value = parse(stored or "null", what)
     if value is None:
         return {}
@@ -203,7 +206,7 @@ def found_check(name: str, type_: str, value: str, location: str, compliance: bo
     return Found(name, type_, value, location, compliance)
 
 
-def _file_checks(result: dict[str, Any]) -> Iterator[Found]:
+def _file_checks(result: Object) -> Iterator[Found]:
     """elements[label] = [{"file", "search", "fileinfo"}]"""
     for label, entries in _typed(result, "elements", dict, {}).items():
         for entry in _instance(entries, list, [], "an entry of elements"):
@@ -219,7 +222,7 @@ def _file_checks(result: dict[str, Any]) -> Iterator[Found]:
             yield found_check(label, "file", " and ".join(tests), file or paths, file != "")
 
 
-def _filechecker_checks(result: dict[str, Any]) -> Iterator[Found]:
+def _filechecker_checks(result: Object) -> Iterator[Found]:
     """elements[path][method][check name][test value] = {"filecount", "matchcount", "files"}"""
     for path, methods in _typed(result, "elements", dict, {}).items():
         for method, names in _instance(methods, dict, {}, "a path").items():
@@ -230,26 +233,30 @@ def _filechecker_checks(result: dict[str, Any]) -> Iterator[Found]:
                     yield found_check(name, method, value, path, matches > 0)
 
 
-def _strings(search: dict[str, Any], member: str) -> list[str]:
-    values: list[str] = _typed(search, member, list, [])
-    for value in values:
-        _instance(value, str, None, f"a value of {member}")
-    return values
+def _strings(search: Object, member: str) -> list[str]:
+    values = _typed(search, member, list, [])
+    return [_instance(value, str, None, f"a value of {member}") for value in values]
 
 
-def _typed(object: dict[str, Any], member: str, type: type, absent: Any) -> Any:
-    return _instance(object.get(member), type, absent, member)
+def _typed(value: Object, member: str, type_: type[Wanted], absent: Wanted | None) -> Wanted:
+    return _instance(value.get(member), type_, absent, member)
 
 
-def _instance(value: Any, type: type, absent: Any, what: str) -> Any:
+def _instance(value: object, type_: type[Wanted], absent: Wanted | None, what: str) -> Wanted:
     """*value* when it is of the type that it must be; *absent* for null, as Go reads it."""
     if value is None and absent is not None:
         return absent
-    if type is float and isinstance(value, int) and not isinstance(value, bool):
+    if type_ is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value) if abs(value) < 10**308 else float("inf")
-    if not isinstance(value, type) or value == float("inf"):
-        raise Unreadable(f"{NOT_READ}: {what} is no {_NAMES[type]}")
+    if not isinstance(value, type_) or value == float("inf"):
+        raise Unreadable(f"{NOT_READ}: {what} is no {_NAMES[type_]}")
     return value
 
 
-_NAMES = {dict: "object", list: "array", str: "string", float: "number", bool: "boolean"}
+_NAMES: dict[type, str] = {
+    dict: "object",
+    list: "array",
+    str: "string",
+    float: "number",
+    bool: "boolean",
+}

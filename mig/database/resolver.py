@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IHostResolution, IResolutionReceiver
+from twisted.internet.interfaces import (
+    IAddress,
+    IHostResolution,
+    IResolutionReceiver,
+)
 from zope.interface import implementer
 
 from mig.errors import Unavailable
+from mig.reactor import Reactor
 
 
 @implementer(IResolutionReceiver)
@@ -21,7 +24,7 @@ class _Addresses:
     def resolutionBegan(self, resolution: IHostResolution) -> None:
         pass
 
-    def addressResolved(self, address: Any) -> None:
+    def addressResolved(self, address: IAddress) -> None:
         if isinstance(address, IPv4Address | IPv6Address):
             self._found.append(address.host)
 
@@ -29,7 +32,7 @@ class _Addresses:
         self.done.callback(self._found)
 
 
-async def resolve(reactor: Any, parameters: dict[str, str]) -> dict[str, str]:
+async def resolve(reactor: Reactor, parameters: dict[str, str]) -> dict[str, str]:
     """*parameters* with ``hostaddr`` for every host name in them; sockets' folders stay.
 
     :raises Unavailable: for a name without an address.

@@ -22,13 +22,14 @@ from typing import Final
 from psycopg2.extensions import make_dsn
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ProcessDone
-from twisted.internet.interfaces import IReactorProcess, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import ProcessProtocol
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from mig.errors import PostgresFailed
+from mig.reactor import Reactor
 
 OWNER: Final = "migadmin"
 API: Final = "migapi"
@@ -94,7 +95,7 @@ class EmbeddedPostgres:
 
     def __init__(
         self,
-        reactor: IReactorProcess,
+        reactor: Reactor,
         folder: Path,
         settings: Mapping[str, str | int] | None = None,
     ) -> None:

@@ -9,13 +9,13 @@ from typing import Final, NoReturn
 
 from twisted.internet import task
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorProcess
 from twisted.internet.threads import deferToThread
 
-from mig.database.pool import Database
+from mig.database.database import Database
 from mig.database.schema.migrate import prepare
 from mig.demo import fleet
 from mig.demo.postgres import EmbeddedPostgres
+from mig.reactor import Reactor
 
 TRY: Final = """\
 The demo's fleet is in {folder}. Try, in another terminal:
@@ -39,7 +39,7 @@ def default_folder() -> Path:
     return Path(data) / "mig-api" / "demo"
 
 
-async def fill(reactor: IReactorProcess, folder: Path) -> bool:
+async def fill(reactor: Reactor, folder: Path) -> bool:
     """Set up the database in *folder* with a fleet not older than a day; whether it is new.
 
     :raises PostgresFailed: when PostgreSQL cannot be used.
@@ -65,7 +65,7 @@ def run(folder: Path, port: int) -> NoReturn:
     sys.stdout.flush()
     failures: list[Exception] = []
 
-    async def prepare_all(reactor: IReactorProcess) -> None:
+    async def prepare_all(reactor: Reactor) -> None:
         try:
             await fill(reactor, folder)
         except Exception as reason:

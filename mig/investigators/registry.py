@@ -6,7 +6,7 @@ import unicodedata
 from typing import Final, NamedTuple
 
 from mig.access.permissions import DEFAULT_PERMISSIONS
-from mig.database.pool import Database, Transaction
+from mig.database.database import Database, Transaction
 from mig.errors import Conflict, InvalidInput, NotFound, Taken, Unavailable
 from mig.model.row import read_as
 from mig.model.statement import Statement, select_ids

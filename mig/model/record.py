@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any, ClassVar, Concatenate, Final, ParamSpec, Protocol, TypeVar
+from typing import Annotated, ClassVar, Concatenate, Final, ParamSpec, Protocol, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
@@ -33,7 +33,7 @@ class Record(msgspec.Struct, gc=False):
         return encode_json(self)
 
     @classmethod
-    def json_schema(cls) -> dict[str, Any]:
+    def json_schema(cls) -> dict[str, object]:
         """Return the JSON schemas of the record and of its parts, by name (JSON Schema 2020-12)."""
         _, components = msgspec.json.schema_components([cls], ref_template=_REF)
         return components

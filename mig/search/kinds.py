@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Generic, Literal, TypeVar
+from typing import Final, Generic, Literal, TypeVar
 
 from whenever import Instant
 
@@ -25,6 +25,7 @@ _STORED_TIME = re.compile(
 _STORED_ID = re.compile(r"NaN|-?[0-9]{1,1000}(\.[0-9]{1,100})?", re.ASCII)
 
 Value = TypeVar("Value")
+JsonSchema = dict[str, object]
 
 
 class Kind(Generic[Value]):
@@ -37,7 +38,7 @@ class Kind(Generic[Value]):
         """
         raise NotImplementedError
 
-    def json_schema(self) -> dict[str, Any]:
+    def json_schema(self) -> JsonSchema:
         """Return the JSON schema of the value."""
         raise NotImplementedError
 
@@ -59,7 +60,7 @@ class Id(Kind[int]):
     def parse(self, name: str, text: str) -> int:
         return parse_id(name, text)
 
-    def json_schema(self) -> dict[str, Any]:
+    def json_schema(self) -> JsonSchema:
         return {"type": "integer", "minimum": 1, "maximum": MAX_ID}
 
 
@@ -72,7 +73,7 @@ class Time(Kind[Instant]):
     def parse(self, name: str, text: str) -> Instant:
         return parse_time(name, text)
 
-    def json_schema(self) -> dict[str, Any]:
+    def json_schema(self) -> JsonSchema:
         return {"type": "string", "format": "date-time"}
 
     def condition(self, table: str, sql: str, value: Instant) -> Condition:
@@ -102,7 +103,7 @@ class Pattern(Kind[str]):
             )
         return text
 
-    def json_schema(self) -> dict[str, Any]:
+    def json_schema(self) -> JsonSchema:
         return {"type": "string", "maxLength": MAX_PATTERN}
 
     def condition(self, table: str, sql: str, value: str) -> Condition:
@@ -136,7 +137,7 @@ class Choice(Kind[str]):
             f"{name} must be one of {', '.join(self.words)}{f'; {hint}' if hint else ''}", name
         )
 
-    def json_schema(self) -> dict[str, Any]:
+    def json_schema(self) -> JsonSchema:
         return {"type": "string", "enum": list(self.words)}
 
 
@@ -148,7 +149,7 @@ class Flag(Kind[bool]):
     def parse(self, name: str, text: str) -> bool:
         return self._words.parse(name, text) == "true"
 
-    def json_schema(self) -> dict[str, Any]:
+    def json_schema(self) -> JsonSchema:
         return {"type": "boolean"}
 
     def condition(self, table: str, sql: str, value: bool) -> Condition:
@@ -168,7 +169,7 @@ class Count(Kind[int]):
             f"{name} must be a whole number from {self.minimum} to {MAX_COUNT}", name
         )
 
-    def json_schema(self) -> dict[str, Any]:
+    def json_schema(self) -> JsonSchema:
         return {"type": "integer", "minimum": self.minimum, "maximum": MAX_COUNT}
 
 
@@ -192,7 +193,7 @@ class Cursor(Kind[Position]):
             return Position(time=time, id=row_id)
         raise InvalidInput(f"{name} must be taken from the next link of an earlier page", name)
 
-    def json_schema(self) -> dict[str, Any]:
+    def json_schema(self) -> JsonSchema:
         return {"type": "string"}
 
     def show(self, value: Position) -> object:

@@ -8,7 +8,7 @@ from typing import Final, Generic, Protocol, TypeVar
 from psycopg2 import DataError
 from twisted.internet.defer import Deferred
 
-from mig.database.pool import Snapshot
+from mig.database.database import Snapshot
 from mig.errors import InvalidInput
 from mig.model.row import Columns, Row
 from mig.model.statement import Query

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from configparser import ConfigParser, ParsingError
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
-from difflib import get_close_matches
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +19,7 @@ from typing import Any, Final
 from psycopg2.extensions import make_dsn
 
 from mig.errors import BadConfig
+from mig.values import did_you_mean
 
 DEFAULT_IP: Final = "127.0.0.1"
 DEFAULT_PORT: Final = 1664
@@ -167,7 +167,7 @@ def _either(names: Iterable[str]) -> str:
     return f"{', '.join(most)} or {last}" if most else last
 
 
-def _by(read: Callable[[str], Any]) -> Mapping[str, Any]:
+def _by(read: Callable[[str], object]) -> Mapping[str, object]:
     """How a field's text is read."""
     return {"read": read}
 
@@ -317,7 +317,7 @@ def parse(text: str) -> Config:
     """
     faults: list[str] = []
     parser = _parsed(text, faults)
-    values: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
+    values: dict[str, dict[str, object]] = {name: {} for name in SECTIONS}
     idle = []
     for section, key, raw in _keys(parser, faults):
         if (section, key) in _RETIRED | _IDLE:
@@ -383,13 +383,14 @@ def _keys(parser: ConfigParser, faults: list[str]) -> Iterator[tuple[str, str, s
             faults.append(f"[{_shown(name)}] is no section, {_nearest(section, SECTIONS)}")
 
 
-def _value(section: str, key: str, raw: str) -> Any:
+def _value(section: str, key: str, raw: str) -> object:
     keys = {f.name: f for f in fields(SECTIONS[section])} if section in SECTIONS else {}
     if key not in keys:
         known = [*keys, *(name for of, name in _RETIRED if of == section)]
         raise ValueError(f"[{section}] {_shown(key)} is no key, {_nearest(key, sorted(known))}")
     try:
-        return keys[key].metadata["read"](_unquoted(raw))
+        read: Callable[[str], object] = keys[key].metadata["read"]
+        return read(_unquoted(raw))
     except ValueError as accepted:
         raise ValueError(f"[{section}] {key} must be {accepted}") from None
 
@@ -400,7 +401,7 @@ def _unquoted(raw: str) -> str:
     return _QUOTING.sub(lambda match: match[1] or "", raw)
 
 
-def _faults_together(logging: Mapping[str, Any]) -> Iterator[str]:
+def _faults_together(logging: Mapping[str, object]) -> Iterator[str]:
     """What is wrong with keys that are right each for itself."""
     if logging.get("mode") == "file" and "file" not in logging:
         yield "[logging] file must be given, as mode is file"
@@ -413,8 +414,7 @@ def _faults_together(logging: Mapping[str, Any]) -> Iterator[str]:
 
 def _nearest(name: str, known: Iterable[str]) -> str:
     names = list(known)
-    near = get_close_matches(name, names, n=1, cutoff=0.5)
-    return f"did you mean {near[0]}?" if near else f"accepted is {_either(names)}"
+    return did_you_mean(name, names, f"accepted is {_either(names)}")
 
 
 def _shown(name: str) -> str:

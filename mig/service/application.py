@@ -7,24 +7,23 @@ import gc
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
 
 from psycopg2 import ProgrammingError
 from psycopg2.extensions import parse_dsn
-from twisted.application.service import IService, Service
+from twisted.application.service import IService, IServiceCollection, Service
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.interfaces import IListeningPort
 from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
+from twisted.python.failure import Failure
 
 from mig.actions.handoff import DatabaseHandoff, Handoff, NoHandoff
 from mig.actions.outbox import Outbox
 from mig.actions.spool import Spool, SystemCalls
 from mig.actions.store import ActionStore
 from mig.actions.submit import Actions
-from mig.database.pool import Database
+from mig.database.database import Database
 from mig.database.schema.migrate import prepare
 from mig.demo.postgres import API, EmbeddedPostgres
 from mig.errors import (
@@ -39,41 +38,17 @@ from mig.errors import (
     explained,
 )
 from mig.investigators.registry import Investigators
-from mig.limits import Limits
+from mig.reactor import Reactor, get_reactor
 from mig.service import apicfg as config
 from mig.service import logs
 from mig.service.apicfg import Config
-from mig.service.endpoints import DEFAULT_LISTENER
 from mig.service.listeners import Listener, bind_all
 from mig.service.options import EMBEDDED, Options
+from mig.service.settings import Settings, read_settings
 from mig.service.site import make_site
 from mig.signing.gpg.verify import Gpg
 from mig.signing.keyring import Keyring
 from mig.web.site import ApiSite
-
-NO_DATABASE: Final = (
-    "no database is given; use --database postgresql://USER@HOST/NAME, --database embedded:FOLDER"
-    " for a demo, or [postgres] in the file of --config"
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Given:
-    """What the daemon is to do, from the options and the configuration file.
-
-    ``database`` is a connection string, or that of a folder with a PostgreSQL of our own. ``url``
-    is what clients call the server; unset, it depends on the listeners.
-    """
-
-    database: str = field(repr=False)
-    listeners: Sequence[str]
-    listeners_from: str
-    url: str | None
-    base_route: str
-    handoff: str
-    spool: Path | None
-    action_bytes: int
-    key_bytes: int
 
 
 def make_service(
@@ -94,48 +69,23 @@ def make_service(
     try:
         if options["config"]:
             configuration = config.read(Path(options["config"]))
-        given = _given(options, configuration)
+        settings = read_settings(options, configuration)
         observer = logs.redirect(configuration.logging, options.parent or {})
-        database = _database(given.database)
-        spool = _spool(given, calls)
-        listeners = _bound(given)
+        database = _database(settings.database)
+        spool = _spool(settings, calls)
+        listeners = _bound(settings)
     except (BadConfig, BadLog, PostgresFailed, SpoolFault) as reason:
         raise StartFailed(str(reason)) from None
-    base = (given.url or _local_url(listeners)) + given.base_route
+    base = (settings.url or _local_url(listeners)) + settings.base_route
     return ApiService(
         database,
         listeners,
         base,
-        given,
+        settings,
         spool,
         idle=configuration.idle,
         observer=observer,
         database_class=database_class,
-    )
-
-
-def _given(options: Options, configuration: Config) -> Given:
-    """What is asked for: options win over the file."""
-    database = options["database"] or configuration.postgres.dsn
-    if not database:
-        raise StartFailed(NO_DATABASE)
-    from_file = configuration.server.listener
-    url = configuration.server.host
-    if options["public-url"]:
-        try:
-            url = config.host(options["public-url"])
-        except ValueError as accepted:
-            raise StartFailed(f"--public-url must be {accepted}") from None
-    return Given(
-        database=database,
-        listeners=options["listen"] or [from_file or DEFAULT_LISTENER],
-        listeners_from="[server] ip, port" if from_file and not options["listen"] else "--listen",
-        url=url,
-        base_route=configuration.server.baseroute,
-        handoff=configuration.scheduler.handoff,
-        spool=Path(options["spool"]) if options["spool"] else configuration.directories.spool,
-        action_bytes=configuration.server.actionsize,
-        key_bytes=configuration.server.keysize,
     )
 
 
@@ -146,9 +96,7 @@ def _database(text: str) -> str | EmbeddedPostgres:
             raise StartFailed(
                 "--database embedded: needs a folder, as in embedded:/var/lib/mig-api"
             )
-        from twisted.internet import reactor
-
-        postgres = EmbeddedPostgres(reactor, Path(text.removeprefix(EMBEDDED)))
+        postgres = EmbeddedPostgres(get_reactor(), Path(text.removeprefix(EMBEDDED)))
         postgres.lock()
         return postgres
     try:
@@ -160,23 +108,23 @@ def _database(text: str) -> str | EmbeddedPostgres:
     return text
 
 
-def _spool(given: Given, calls: SystemCalls | None) -> Spool | None:
+def _spool(settings: Settings, calls: SystemCalls | None) -> Spool | None:
     """The scheduler's spool, when actions go through one: its folders are there and can be trusted.
 
     :raises SpoolFault: when they cannot.
     """
-    if given.handoff != "spool" or given.spool is None:
+    if settings.handoff != "spool" or settings.spool is None:
         return None
-    spool = Spool(given.spool, calls)
+    spool = Spool(settings.spool, calls)
     spool.prepare()
     return spool
 
 
-def _bound(given: Given) -> list[Listener]:
+def _bound(settings: Settings) -> list[Listener]:
     try:
-        return bind_all(given.listeners)
+        return bind_all(settings.listeners)
     except BadListener as reason:
-        raise StartFailed(f"{given.listeners_from}: {reason}") from None
+        raise StartFailed(f"{settings.listeners_from}: {reason}") from None
 
 
 def _local_url(listeners: Sequence[Listener]) -> str:
@@ -196,7 +144,7 @@ class ApiService(Service):
 
     :param database: a connection string, or a locked PostgreSQL of our own, to be started.
     :param base: the public URL of the API.
-    :param given: what else the daemon is to do.
+    :param settings: what else the daemon is to do.
     :param spool: of a scheduler that takes its actions from there.
     :param idle: keys of the configuration file that have no effect.
     :param observer: what is to write the log of the process, if not what twistd chooses.
@@ -211,15 +159,15 @@ class ApiService(Service):
         database: str | EmbeddedPostgres,
         listeners: Sequence[Listener],
         base: str,
-        given: Given,
+        settings: Settings,
         spool: Spool | None,
         *,
         idle: Sequence[str] = (),
-        observer: Any = None,
+        observer: ILogObserver | None = None,
         database_class: type[Database] = Database,
     ) -> None:
         self._given = database
-        self._options = given
+        self._settings = settings
         self._spool = spool
         self._gpg: Gpg | None = None
         self._handoff: Handoff | None = None
@@ -232,7 +180,7 @@ class ApiService(Service):
         self._database: Database | None = None
         self._starting: Deferred[None] | None = None
 
-    def setServiceParent(self, parent: Any) -> None:
+    def setServiceParent(self, parent: IServiceCollection) -> None:
         """Join twistd's application, which asks its components who writes the log."""
         if self._observer is not None and isinstance(parent, Componentized):
             parent.setComponent(ILogObserver, self._observer)
@@ -240,36 +188,34 @@ class ApiService(Service):
 
     def startService(self) -> None:
         super().startService()
-        from twisted.internet import reactor
-
+        reactor = get_reactor()
         reactor.callWhenRunning(self._begin, reactor)
 
     def stopService(self) -> Deferred[None]:
         super().stopService()
         return Deferred.fromCoroutine(self._stop())
 
-    def _begin(self, reactor: Any) -> None:
+    def _begin(self, reactor: Reactor) -> None:
         if self.running:
             self._starting = Deferred.fromCoroutine(self._start(reactor))
             self._starting.addErrback(lambda failure: self._give_up(reactor, failure))
 
-    async def _start(self, reactor: Any) -> None:
+    async def _start(self, reactor: Reactor) -> None:
         if self._idle:
             self.log.warn("given but without effect: {keys}", keys=", ".join(self._idle))
-        self._database = self._database_class(reactor, await self._prepared(reactor))
+        self._database = self._database_class(
+            reactor, await self._prepared(reactor), limits=self._settings.limits
+        )
         site = self._site(reactor, self._database)
         self._ports.extend(listener.accept(reactor, site) for listener in self._listeners)
         gc.collect()
         gc.freeze()
         self.log.info("ready at {base}/", base=self._base)
 
-    def _site(self, reactor: Any, database: Database) -> ApiSite:
-        limits = Limits(
-            action_body_bytes=self._options.action_bytes,
-            key_body_bytes=self._options.key_bytes,
-        )
+    def _site(self, reactor: Reactor, database: Database) -> ApiSite:
+        limits = self._settings.limits
         self._gpg = Gpg(reactor, limits=limits)
-        if self._options.handoff == "database":
+        if self._settings.handoff == "database":
             self._handoff = DatabaseHandoff()
         elif self._spool is None:
             self._handoff = NoHandoff()
@@ -288,7 +234,7 @@ class ApiService(Service):
             observers=[logs.write_access_line],
         )
 
-    async def _prepared(self, reactor: Any) -> str:
+    async def _prepared(self, reactor: Reactor) -> str:
         """The connection string of a database that runs and has the schema.
 
         The embedded one is ours to upgrade; the daemon then serves with fewer rights.
@@ -306,11 +252,11 @@ class ApiService(Service):
             database.stop()
         return server
 
-    def _give_up(self, reactor: Any, failure: Any) -> None:
+    def _give_up(self, reactor: Reactor, failure: Failure) -> None:
         expected = failure.check(Unavailable, SchemaFault, PostgresFailed)
         if not self.running and (expected or failure.check(CancelledError)):
             return  # somebody stopped the service: that is why it could not start
-        if expected:
+        if expected and failure.value is not None:
             self.log.critical("mig-api: {reason}", reason=explained(failure.value))
         else:
             self.log.failure("mig-api cannot start", failure)

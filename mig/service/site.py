@@ -19,7 +19,7 @@ from mig.api.home import Home
 from mig.api.investigators import Investigators
 from mig.api.routes import DEFAULT_LIMITS, ROUTES, Application, Route
 from mig.api.search import Searches
-from mig.database.pool import Database
+from mig.database.database import Database
 from mig.formats.collection_json import MEDIA_TYPES
 from mig.hypermedia.urls import Urls
 from mig.investigators.registry import Investigators as Registry

@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any, Final, Protocol
 
 from multipart import MultipartError, MultipartSegment, PushMultipartParser
 from twisted.web.http_headers import Headers
 
 from mig.errors import InvalidInput, UnsupportedMediaType
-from mig.values import MAX_ID, parse_json
+from mig.values import MAX_ID, did_you_mean, parse_json
 from mig.web.urlencoded import pairs, printable
 
 MOST_PARTS: Final = 16
@@ -122,8 +121,7 @@ def form(request: Submission, template: Template, *, whole: str = "") -> dict[st
 
 def _unknown(name: str, known: list[str]) -> InvalidInput:
     shown = name[:LONGEST_SHOWN_NAME]
-    near = get_close_matches(shown.lower(), known, 1)
-    hint = f"did you mean {near[0]}?" if near else f"the fields are {' and '.join(known)}"
+    hint = did_you_mean(shown.lower(), known, f"the fields are {' and '.join(known)}")
     return InvalidInput(f"unknown field {shown!r}; {hint}", shown)
 
 

@@ -10,7 +10,7 @@ import pytest
 import pytest_twisted
 
 from mig.actions.outbox import Outbox
-from mig.database.pool import Database
+from mig.database.database import Database
 from mig.limits import Limits
 from tests.support.postgres import TestDatabase
 from tests.support.reactor import reactor

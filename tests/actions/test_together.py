@@ -11,11 +11,10 @@ from typing import Any, TypeVar
 
 import pytest
 import pytest_twisted
-from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 
 from mig.actions.submission import LONGEST_TEXT
-from mig.database.pool import Database
+from mig.database.database import Database
 from mig.database.schema import migrate
 from mig.openpgp.certificate import Certificate
 from mig.openpgp.certificate import Key as CertificateKey
@@ -26,6 +25,7 @@ from tests.support.generations import GENERATIONS
 from tests.support.keys import Key, Keys
 from tests.support.postgres import TestDatabase
 from tests.support.properties import REPETITIONS
+from tests.support.reactor import reactor
 from tests.support.submissions import (
     JSON,
     Case,

@@ -14,13 +14,12 @@ import pytest
 import pytest_twisted
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
 
 from mig.api.dashboard import PAUSE, Dashboard
-from mig.database.pool import Database
+from mig.database.database import Database
 from mig.errors import Unavailable
 from mig.hypermedia.urls import Urls
 from mig.limits import Limits
@@ -28,7 +27,7 @@ from mig.model.statement import Parameters, Statement
 from tests.support import fleet
 from tests.support.documents import Json, JsonObject
 from tests.support.postgres import TestDatabase
-from tests.support.reactor import call_in_reactor
+from tests.support.reactor import call_in_reactor, reactor
 
 Record = TypeVar("Record")
 
@@ -54,7 +53,7 @@ class Counted:
 
     def __init__(self, dsn: str, limits: Limits) -> None:
         self.clock = Clock()
-        self.database = Database(reactor, dsn, connections=2, streams=1)
+        self.database = Database(reactor, dsn, limits=limits)
         self.dashboard = Dashboard(self.clock, self.query, Urls("http://x/api/v1"), limits)
         self.counts = 0
         self.takes_a_second = False

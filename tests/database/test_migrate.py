@@ -15,12 +15,11 @@ import psycopg2
 import pytest
 import pytest_twisted
 from psycopg2 import extensions
-from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
-from mig.database.pool import Database
+from mig.database.database import Database
 from mig.database.schema.declared import VERSION, wanted
 from mig.database.schema.migrate import Waits, prepare
 from mig.database.schema.plan import Patience
@@ -30,6 +29,7 @@ from tests.support import catalog, fleet
 from tests.support.generations import GENERATIONS, Generation, old_2014
 from tests.support.migration import Killed, as_role, change_owner, on, plan, refusal, run
 from tests.support.postgres import NewDatabase, TestDatabase, holding
+from tests.support.reactor import reactor
 
 SHARED = ("agents", "actions", "commands", "investigators", "signatures")
 """The tables that the API and a scheduler both write or read by column."""

@@ -9,14 +9,15 @@ from typing import NamedTuple
 import psycopg2
 import pytest
 import pytest_twisted
-from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
 
-from mig.database.pool import Database
+from mig.database.database import Database
 from mig.errors import Unavailable
+from mig.limits import Limits
 from mig.model.row import read_as
 from mig.model.statement import IdRow, Statement, select_ids
 from tests.support.postgres import TestDatabase
+from tests.support.reactor import reactor
 
 
 class Thing(NamedTuple):
@@ -55,7 +56,7 @@ def things(database: TestDatabase) -> TestDatabase:
 @pytest.fixture
 def single(things: TestDatabase) -> Iterator[Database]:
     """The pool has one connection."""
-    pool = Database(reactor, things.dsn, connections=1)
+    pool = Database(reactor, things.dsn, limits=Limits(query_connections=1))
     yield pool
     pool.stop()
 

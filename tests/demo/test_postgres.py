@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 import pytest_twisted
-from twisted.internet import reactor
 
-from mig.database.pool import Database
+from mig.database.database import Database
 from mig.demo.postgres import API, OWNER, EmbeddedPostgres
 from mig.errors import PostgresFailed
 from mig.model.statement import select_ids
+from tests.support.reactor import reactor
 
 PROGRAM = """
 import sys

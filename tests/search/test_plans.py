@@ -10,13 +10,13 @@ from typing import Any, NamedTuple, TypeVar
 
 import pytest
 import pytest_twisted
-from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from whenever import Instant
 
 from mig.api.dashboard import Dashboard
 from mig.compliance.encoder import ComplianceEncoder
-from mig.database.pool import Database, Rows, Snapshot
+from mig.database.connection import Rows
+from mig.database.database import Database, Snapshot
 from mig.demo.postgres import EmbeddedPostgres
 from mig.formats.collection_json import CollectionJson
 from mig.hypermedia.urls import Urls
@@ -28,6 +28,7 @@ from mig.search.records import encode_records
 from mig.search.results import Encoder, Results
 from tests.support.documents import Json, JsonObject
 from tests.support.postgres import TestDatabase
+from tests.support.reactor import reactor
 
 Record = TypeVar("Record")
 
@@ -178,7 +179,7 @@ def million(postgres: EmbeddedPostgres) -> Iterator[Database]:
     dsn = postgres.dsn(database="million")
     for sql in (FLEET, "vacuum (analyze)"):
         TestDatabase(dsn=dsn).execute(sql)
-    database = Database(reactor, dsn, connections=1, streams=1)
+    database = Database(reactor, dsn, limits=Limits(query_connections=1, stream_connections=1))
     yield database
     database.stop()
     admin.execute("drop database million with (force)")

@@ -14,11 +14,10 @@ import pytest_twisted
 from hypothesis import given
 from hypothesis import strategies as st
 from psycopg2 import extensions
-from twisted.internet import reactor
 from twisted.internet.threads import deferToThread
 from whenever import Instant
 
-from mig.database.pool import Database, Snapshot
+from mig.database.database import Database, Snapshot
 from mig.formats.collection_json import CollectionJson
 from mig.hypermedia.urls import Urls
 from mig.limits import Limits
@@ -30,7 +29,7 @@ from mig.search.results import Results
 from tests.support import fleet
 from tests.support.documents import Json, JsonObject
 from tests.support.postgres import TestDatabase
-from tests.support.reactor import call_in_reactor, record_log
+from tests.support.reactor import call_in_reactor, reactor, record_log
 
 TABLES = ("commands", "signatures", "actions", "agents", "investigators")
 NOW = Instant.from_utc(2026, 1, 10)
@@ -223,7 +222,9 @@ class Searcher:
     """Searches a database as the handler does, without HTTP."""
 
     def __init__(self, dsn: str) -> None:
-        self.database = Database(reactor, dsn, connections=1, streams=1)
+        self.database = Database(
+            reactor, dsn, limits=Limits(query_connections=1, stream_connections=1)
+        )
         self.more: Position | None = None
 
     async def ids(self, given: dict[str, str]) -> list[int]:

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 import pytest_twisted
-from twisted.internet import reactor
 from twisted.internet.interfaces import IReadDescriptor
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
@@ -21,7 +20,7 @@ from twisted.internet.task import deferLater
 from mig.errors import BadListener
 from mig.service.endpoints import ACCEPTED, parse
 from mig.service.listeners import Listener, bind, bind_all
-from tests.support.reactor import stop_listening
+from tests.support.reactor import reactor, stop_listening
 
 SOMEWHERE_ELSE = "other machines could reach it, and there is no authentication yet"
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import pytest_twisted
-from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.protocol import Factory, Protocol, connectionDone
@@ -16,7 +15,7 @@ from twisted.python.failure import Failure
 
 from mig.service.listeners import bind
 from mig.service.shared_port import MOST_PAUSES
-from tests.support.reactor import stop_listening
+from tests.support.reactor import reactor, stop_listening
 
 
 class Connections(Factory):

@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_twisted
-from twisted.internet import reactor
 from twisted.internet.threads import deferToThread
 
 from mig.limits import Limits
@@ -28,7 +27,7 @@ from tests.support.front import (
     post,
     refusal_of,
 )
-from tests.support.reactor import port_number, stop_listening
+from tests.support.reactor import port_number, reactor, stop_listening
 
 CHUNKED = "Transfer-Encoding: chunked"
 HEARTBEAT = b"GET /api/v1/heartbeat HTTP/1.1\r\nHost: localhost\r\n\r\n"

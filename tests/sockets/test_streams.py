@@ -9,7 +9,6 @@ from random import Random
 
 import pytest
 import pytest_twisted
-from twisted.internet import reactor
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
@@ -17,7 +16,7 @@ from mig.limits import Limits
 from tests.support import fleet
 from tests.support.api import Api
 from tests.support.postgres import MANY_COMMANDS, TestDatabase
-from tests.support.reactor import Log, port_number, record_log
+from tests.support.reactor import Log, port_number, reactor, record_log
 
 REPORT = f"/api/v1/search?type=command&report=complianceitems&limit=100000&{fleet.ALWAYS}"
 BACKENDS = (

@@ -16,7 +16,7 @@ from mig.actions.outbox import Outbox
 from mig.actions.spool import Spool
 from mig.actions.store import ActionStore
 from mig.actions.submit import Actions
-from mig.database.pool import Database
+from mig.database.database import Database
 from mig.investigators.registry import Investigators
 from mig.limits import Limits
 from mig.service.listeners import bind

@@ -24,7 +24,7 @@ from twisted.scripts import twistd
 from zope.interface import implementer
 
 from mig.actions.spool import SystemCalls
-from mig.database.pool import Database, Transaction
+from mig.database.database import Database, Transaction
 from mig.model.statement import Parameters, Statement
 from mig.service.application import make_service
 from mig.service.options import Options

@@ -15,7 +15,7 @@ from twisted.internet.testing import StringTransport
 
 from mig.access.caller import ANONYMOUS, Caller
 from mig.api.routes import ROUTES
-from mig.database.pool import Database
+from mig.database.database import Database
 from mig.hypermedia import templates as home
 from mig.hypermedia import urls
 from mig.hypermedia.document import Template

@@ -8,14 +8,14 @@ from typing import TypeVar
 
 import pytest
 from psycopg2.extensions import make_dsn
-from twisted.internet import reactor
 
-from mig.database.pool import Database
+from mig.database.database import Database
 from mig.database.schema import migrate
 from mig.database.schema.declared import Wanted
 from mig.database.schema.migrate import Step, Waits
 from mig.errors import SchemaFault
 from tests.support.postgres import TestDatabase
+from tests.support.reactor import reactor
 
 Result = TypeVar("Result")
 

@@ -13,13 +13,13 @@ from typing import Any, Protocol
 import psycopg2
 import pytest_twisted
 from psycopg2.extensions import connection
-from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
-from mig.database.pool import Database
+from mig.database.database import Database
 from mig.database.schema import migrate
 from mig.demo.postgres import EmbeddedPostgres
 from tests.support import fleet
+from tests.support.reactor import reactor
 
 FAST = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
 MANY_COMMANDS = 20_000

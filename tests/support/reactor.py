@@ -5,31 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
-from twisted.internet import reactor as _installed
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import (
     IListeningPort,
-    IReactorCore,
-    IReactorFDSet,
 )
 from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from mig.actions.outbox import TimeAndThreads
-from mig.signing.gpg.process import GpgReactor
+from mig.reactor import get_reactor
 
 T = TypeVar("T")
 
 
-class FullReactor(GpgReactor, TimeAndThreads, IReactorCore, IReactorFDSet):
-    """A reactor with all that the parts of the service need of one."""
-
-
-reactor = cast(FullReactor, _installed)
+reactor = get_reactor()
 """The one that runs; Twisted's own type of it leaves out threads."""
 
 

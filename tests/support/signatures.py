@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable
 from datetime import datetime
 
-from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
 from mig.openpgp import certificate, packet
@@ -23,6 +22,7 @@ from tests.support.keys import (
     one_line,
     without_back_signature,
 )
+from tests.support.reactor import reactor
 
 TEXT = b"name=x;target=y;"
 

@@ -10,7 +10,6 @@ import pytest
 import pytest_twisted
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.internet import reactor
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
@@ -33,7 +32,7 @@ from tests.support.front import (
     post,
     refusal_of,
 )
-from tests.support.reactor import Log, port_number, record_log, stop_listening
+from tests.support.reactor import Log, port_number, reactor, record_log, stop_listening
 
 LIMITS = Limits()
 BODY = b"action=1"

@@ -1,10 +1,13 @@
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred
 
 class Cursor:
-    description: Any
-    def execute(self, query: str, params: Any = None) -> Deferred[Cursor]: ...
+    description: object
+    def execute(
+        self, query: str, params: Sequence[object] | Mapping[str, object] | None = None
+    ) -> Deferred[Cursor]: ...
     def fetchall(self) -> list[tuple[Any, ...]]: ...
 
 class Connection:

@@ -27,7 +27,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from mig.database.pool import GRACE_SECONDS, Connection, Database, Rows
+from mig.database.connection import Connection, Rows
+from mig.database.database import GRACE_SECONDS, Database
 from mig.database.schema.catalog import look
 from mig.database.schema.declared import Wanted, wanted
 from mig.database.schema.plan import BRIEF, CONCURRENT, Patience, Step, format_script, make_plan

@@ -19,9 +19,6 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredList, Defer
 from twisted.internet.error import ProcessDone, ProcessTerminated
 from twisted.internet.interfaces import (
     IProcessTransport,
-    IReactorProcess,
-    IReactorThreads,
-    IReactorTime,
 )
 from twisted.internet.protocol import ProcessProtocol
 from twisted.internet.threads import deferToThreadPool
@@ -29,6 +26,7 @@ from twisted.python.failure import Failure
 
 from mig.errors import Unavailable
 from mig.limits import Limits
+from mig.reactor import Reactor
 
 LONGEST_OUTPUT: Final = 4 * 1024 * 1024
 
@@ -51,10 +49,6 @@ OPTIONS: Final = [
 ONE_KEYRING: Final = ["--no-default-keyring", "--keyring", f"/dev/fd/{KEYRING}"]
 
 FAILED: Final = "signatures and keys cannot be checked at the moment"
-
-
-class GpgReactor(IReactorTime, IReactorProcess, IReactorThreads):
-    """A reactor that has a clock, processes and threads."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +120,7 @@ class Runner:
         answer by then, its waiting counted, is given up.
     """
 
-    def __init__(self, reactor: GpgReactor, *, program: str, limits: Limits) -> None:
+    def __init__(self, reactor: Reactor, *, program: str, limits: Limits) -> None:
         self._reactor = reactor
         self._program = program
         self._environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}

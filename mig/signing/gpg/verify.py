@@ -17,8 +17,9 @@ from mig.limits import Limits
 from mig.openpgp import certificate as certificates
 from mig.openpgp.certificate import Certificate, Key
 from mig.openpgp.packet import HASHES, Signature
+from mig.reactor import Reactor
 from mig.signing.gpg.batch import Together
-from mig.signing.gpg.process import SIGNATURE, TEXT, GpgReactor, Runner, unreliable
+from mig.signing.gpg.process import SIGNATURE, TEXT, Runner, unreliable
 from mig.signing.gpg.status import BAD, ERRORS_IN_SIGNATURE, Valid, key_state, refuse, status, valid
 
 FUTURE_SECONDS: Final = 300
@@ -46,7 +47,7 @@ class Gpg:
     """
 
     def __init__(
-        self, reactor: GpgReactor, *, program: str = "gpg", limits: Limits | None = None
+        self, reactor: Reactor, *, program: str = "gpg", limits: Limits | None = None
     ) -> None:
         self._reactor = reactor
         self._runner = Runner(reactor, program=program, limits=limits or Limits())

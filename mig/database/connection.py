@@ -1,0 +1,224 @@
+"""Connections to PostgreSQL; the only module that knows txpostgres.
+
+txpostgres cancels a statement by psycopg2's ``cancel()``, which blocks the process when the server
+does not answer. Here nobody but the connection itself waits for a statement's own Deferred: who
+asked gets another one, which can be cancelled and has a deadline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast, overload
+
+import psycopg2
+from psycopg2.errors import (
+    DeadlockDetected,
+    FeatureNotSupported,
+    InvalidSqlStatementName,
+    LockNotAvailable,
+    ReadOnlySqlTransaction,
+    StringDataRightTruncation,
+    UniqueViolation,
+)
+from psycopg2.extensions import make_dsn, parse_dsn
+from twisted.internet.defer import CancelledError, Deferred, fail
+from twisted.internet.error import ConnectionDone
+from twisted.python.failure import Failure
+from txpostgres import txpostgres
+from txpostgres.txpostgres import Cursor
+
+from mig.database.resolver import resolve
+from mig.errors import Locked, Taken, TooLong, Unavailable
+from mig.model.row import Row
+from mig.model.statement import Parameters, Statement
+from mig.reactor import Reactor
+
+Record = TypeVar("Record")
+Rows = list[Row]
+
+CONNECT_SECONDS = 10.0
+CONNECTION: dict[str, str | int] = {
+    "client_encoding": "utf8",
+    "application_name": "mig-api",
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
+OUTDATED = (FeatureNotSupported, InvalidSqlStatementName)
+"""What happens to a prepared statement when the tables, or the session, are no longer the same."""
+
+
+class _Connection(txpostgres.Connection):
+    def doRead(self) -> None:
+        """An idle connection has something to read: a notice, or that the server is gone."""
+        try:
+            super().doRead()
+        except psycopg2.Error:
+            self.close()
+
+
+class Connection:
+    """One connection; one statement at a time."""
+
+    def __init__(self, reactor: Reactor, connection: _Connection) -> None:
+        self._reactor = reactor
+        self._connection = connection
+        self._idle: Deferred[None] | None = None
+        self._prepared: set[str] = set()
+
+    @property
+    def closed(self) -> bool:
+        return bool(self._connection.closed)
+
+    @property
+    def busy(self) -> bool:
+        """A statement is running (perhaps one that nobody waits for)."""
+        return self._idle is not None
+
+    @property
+    def backend_pid(self) -> int:
+        return int(self._connection.get_backend_pid())
+
+    @overload
+    def execute(
+        self, statement: Statement[Record], parameters: Parameters = (), *, seconds: float
+    ) -> Deferred[list[Record]]: ...
+    @overload
+    def execute(
+        self, statement: str, parameters: Parameters = (), *, seconds: float
+    ) -> Deferred[Rows]: ...
+    def execute(
+        self, statement: Statement[Any] | str, parameters: Parameters = (), *, seconds: float
+    ) -> Deferred[Any]:
+        """Start a statement; its records. Cancelling the Deferred does not stop the statement.
+
+        Of SQL that is no :class:`Statement` the rows cannot be read.
+
+        :raises Unavailable: when the server does not answer within *seconds*, is gone, or
+            cancelled the statement.
+        """
+        if isinstance(statement, str):
+            return self._execute(statement, parameters, seconds)
+        if not statement.name or statement.name in self._prepared:
+            rows = self._execute(statement.execute, parameters, seconds)
+        else:
+            rows = Deferred.fromCoroutine(self._prepare(statement, parameters, seconds))
+        return rows.addCallback(statement.records)
+
+    async def _prepare(
+        self, statement: Statement[Any], parameters: Parameters, seconds: float
+    ) -> Rows:
+        try:
+            await self._execute(statement.prepare, (), seconds)
+        except BaseException:  # whether it is prepared now is not known
+            self.close()
+            raise
+        self._prepared.add(statement.name)
+        return await self._execute(statement.execute, parameters, seconds)
+
+    def _execute(self, sql: str, parameters: Parameters, seconds: float) -> Deferred[Rows]:
+        try:
+            statement = self._connection.cursor().execute(sql, parameters or None)
+        except psycopg2.Error:
+            return fail(_explained(Failure()))
+        self._idle = Deferred()
+        deadline = self._reactor.callLater(seconds, self.close)
+        answer: Deferred[Rows] = Deferred()
+
+        def finished(result: Cursor | Failure) -> None:
+            if deadline.active():
+                deadline.cancel()
+            idle, self._idle = self._idle, None
+            if isinstance(result, Failure) and result.check(*OUTDATED):
+                self.close()
+            if not answer.called:
+                _answer(answer, result)
+            if idle:
+                idle.callback(None)
+
+        statement.addBoth(finished)
+        return answer
+
+    def when_idle(self, call: Callable[[], None]) -> None:
+        """Call *call* as soon as no statement is running."""
+        if self._idle is None:
+            call()
+        else:
+            self._idle.addCallback(lambda _: call())
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def _answer(answer: Deferred[Rows], result: Cursor | Failure) -> None:
+    """Hand over a statement's rows, or what happened to it."""
+    try:
+        if isinstance(result, Failure):
+            result.raiseException()
+        # psycopg2's tuples are what a Row stands for
+        rows = cast(Rows, result.fetchall() if result.description else [])
+    except Exception:  # the connection may have been closed since the rows came
+        answer.errback(_explained(Failure()))
+    else:
+        answer.callback(rows)
+
+
+def _explained(failure: Failure) -> Failure:
+    """What happened to a statement, in the words of this project."""
+    if failure.check(CancelledError):
+        return Failure(Unavailable("the query took too long, or was stopped at the database"))
+    if failure.check(LockNotAvailable, DeadlockDetected):
+        message = "another change is going on at the database; try again"
+        return Failure(Locked(message, _one_line(failure)))
+    if failure.check(ReadOnlySqlTransaction):
+        return Failure(Unavailable("the database takes no changes", _one_line(failure)))
+    if failure.check(*OUTDATED):
+        return Failure(Unavailable("the database has changed; try again", _one_line(failure)))
+    if failure.check(UniqueViolation):
+        return Failure(Taken("a value that must be unique is there already"))
+    if failure.check(StringDataRightTruncation):
+        return Failure(TooLong("a value is too long for its column in the database"))
+    if failure.check(psycopg2.OperationalError, psycopg2.InterfaceError, ConnectionDone):
+        return Failure(Unavailable("the database cannot be reached", _one_line(failure)))
+    return failure
+
+
+def _one_line(failure: Failure) -> str:
+    return " ".join(failure.getErrorMessage().split())
+
+
+async def connect(reactor: Reactor, dsn: str, setup: str) -> Connection:
+    """Return a new connection, after the statements *setup*.
+
+    :raises Unavailable: when the server cannot be reached.
+    """
+    raw = _Connection(reactor)
+    try:
+        resolved = await resolve(reactor, parse_dsn(dsn))
+        attempt = raw.connect(make_dsn(None, **{**CONNECTION, **resolved}))
+        late = reactor.callLater(CONNECT_SECONDS, raw.close)
+        connected: Deferred[None] = Deferred()
+        attempt.addBoth(_pass_on, connected)
+        try:
+            await connected
+        finally:
+            if late.active():
+                late.cancel()
+        connection = Connection(reactor, raw)
+        await connection.execute(setup, seconds=CONNECT_SECONDS)
+        return connection
+    except BaseException as reason:
+        if raw.pollable() is not None:
+            raw.close()
+        if isinstance(reason, psycopg2.Error | ConnectionDone):
+            raise Unavailable("the database cannot be reached", _one_line(Failure())) from None
+        raise
+
+
+def _pass_on(result: object, to: Deferred[None]) -> None:
+    if not to.called:
+        if isinstance(result, Failure):
+            to.errback(result)
+        else:
+            to.callback(None)

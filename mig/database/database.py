@@ -1,0 +1,222 @@
+"""What the service asks PostgreSQL through: small queries, transactions, and streams of rows.
+
+A statement that is no longer wanted is cancelled by ``pg_cancel_backend`` from a reserved
+connection: psycopg2's own ``cancel()`` blocks the process when the server does not answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar, overload
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from mig.database.connection import Connection, Rows
+from mig.database.pool import Pool
+from mig.errors import Unavailable
+from mig.limits import Limits
+from mig.model.statement import Parameters, Statement
+from mig.reactor import Reactor
+
+Record = TypeVar("Record")
+
+QUERY_SECONDS = 10.0
+LOCK_SECONDS = 2.0
+"""How long a small query waits for another's lock: it keeps a connection from all others."""
+
+CANCEL_SECONDS = 2.0
+BEGIN_SECONDS = 5.0
+GRACE_SECONDS = 5.0
+"""How much later than the server's own limit a server that does not answer is given up."""
+
+SETTINGS = "set timezone = 'UTC'; set datestyle = 'ISO'; set extra_float_digits = 1; set jit = off"
+LARGE_INPUT_BUFFER = "select repeat('x', 4000000)"
+"""libpq reads 16 KB at a time until some message was larger; it never shrinks again."""
+
+BEGIN = (
+    "begin isolation level repeatable read read only;"
+    " select set_config('application_name', %s, true), set_config('statement_timeout', %s, true),"
+    " set_config('idle_in_transaction_session_timeout', %s, true)"
+)
+DURABLE = (
+    "select set_config('synchronous_commit', 'on', false)"
+    " where current_setting('synchronous_commit') = 'off'"
+)
+"""What is committed is on disk, also where the server would rather be fast."""
+
+
+class Snapshot:
+    """A read-only transaction that sees one state; see :meth:`Database.snapshot`."""
+
+    def __init__(self, connection: Connection, seconds: float) -> None:
+        self._connection = connection
+        self._seconds = seconds
+
+    def query(
+        self, statement: Statement[Record], parameters: Parameters = ()
+    ) -> Deferred[list[Record]]:
+        """All records of a statement."""
+        return self._connection.execute(statement, parameters, seconds=self._seconds)
+
+    async def declare(self, sql: str, parameters: Parameters = ()) -> None:
+        """Open the transaction's cursor; :meth:`fetch` takes rows from it."""
+        declare = f"declare rows no scroll cursor for {sql}"
+        await self._connection.execute(declare, parameters, seconds=self._seconds)
+
+    def fetch(self, count: int) -> Deferred[Rows]:
+        """The next *count* rows of the cursor; the statement starts at once."""
+        fetch = f"fetch forward {count:d} from rows"
+        return self._connection.execute(fetch, seconds=self._seconds)
+
+
+class Transaction:
+    """A transaction that writes; see :meth:`Database.transaction`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.begun = False
+
+    @overload
+    def query(
+        self, statement: Statement[Record], parameters: Parameters = ()
+    ) -> Deferred[list[Record]]: ...
+    @overload
+    def query(self, statement: str, parameters: Parameters = ()) -> Deferred[Rows]: ...
+    def query(self, statement: Statement[Any] | str, parameters: Parameters = ()) -> Deferred[Any]:
+        """All records of a statement; the first one begins the transaction."""
+        sql = statement if isinstance(statement, str) else statement.execute
+        rows = self._execute(sql if self.begun else f"begin; {sql}", parameters)
+        self.begun = True
+        return rows if isinstance(statement, str) else rows.addCallback(statement.records)
+
+    async def commit(self, sql: str = "", parameters: Parameters = ()) -> None:
+        """Make the transaction durable, with a last statement if there is one."""
+        if self.begun:
+            self.begun = False
+            await self._execute(f"{sql}; commit" if sql else "commit", parameters)
+
+    def _execute(self, sql: str, parameters: Parameters) -> Deferred[Rows]:
+        return self._connection.execute(sql, parameters, seconds=QUERY_SECONDS + GRACE_SECONDS)
+
+
+class Database:
+    """What the service asks PostgreSQL through: small queries, and streams of rows.
+
+    :param dsn: a libpq connection string or URL.
+    :param limits: how many connections small queries and streams have.
+    """
+
+    log = Logger()
+
+    def __init__(self, reactor: Reactor, dsn: str, *, limits: Limits | None = None) -> None:
+        limits = limits or Limits()
+        limit = (
+            f"{SETTINGS}; set statement_timeout = {QUERY_SECONDS * 1000:.0f};"
+            f" set lock_timeout = {LOCK_SECONDS * 1000:.0f}"
+        )
+        self.reactor = reactor
+
+        def make_pool(size: int, setup: str) -> Pool:
+            return Pool(reactor, dsn, size=size, setup=setup, limits=limits)
+
+        self._queries = make_pool(limits.query_connections, f"{limit}; {DURABLE}")
+        self._streams = make_pool(limits.stream_connections, f"{SETTINGS}; {LARGE_INPUT_BUFFER}")
+        self._control = make_pool(1, limit)
+
+    @overload
+    async def query(
+        self, statement: Statement[Record], parameters: Parameters = ()
+    ) -> list[Record]: ...
+    @overload
+    async def query(self, statement: str, parameters: Parameters = ()) -> Rows: ...
+    async def query(self, statement: Statement[Any] | str, parameters: Parameters = ()) -> Any:
+        """All records of one statement, in a transaction of its own."""
+        connection = await self._queries.acquire()
+        seconds = QUERY_SECONDS + GRACE_SECONDS
+        try:
+            return await connection.execute(statement, parameters, seconds=seconds)
+        finally:
+            self._queries.release(connection)
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[Connection]:
+        """A connection of one's own, without a limit on statements.
+
+        It is closed at the end: what was set or locked in it goes with it.
+
+        :raises Unavailable: when the database cannot be reached.
+        """
+        connection = await self._streams.acquire()
+        try:
+            yield connection
+        finally:
+            self._streams.discard(connection)
+
+    @asynccontextmanager
+    async def snapshot(
+        self, application_name: str, *, statement_seconds: float = 60.0, idle_seconds: float = 300.0
+    ) -> AsyncIterator[Snapshot]:
+        """A read-only transaction on a stream's connection.
+
+        *application_name* is what an administrator sees in ``pg_stat_activity``. Whoever leaves
+        the block while a statement runs has it cancelled at the database.
+        """
+        connection = await self._streams.acquire()
+        snapshot = Snapshot(connection, statement_seconds + GRACE_SECONDS)
+        try:
+            limits = (f"{statement_seconds * 1000:.0f}", f"{idle_seconds * 1000:.0f}")
+            await connection.execute(BEGIN, (application_name, *limits), seconds=BEGIN_SECONDS)
+            yield snapshot
+        finally:
+            await self._end(self._streams, connection)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Transaction]:
+        """A transaction that is on disk when the block is left, or never was when it raises.
+
+        Only a commit whose answer did not come leaves that open: then it raises, too.
+        """
+        connection = await self._queries.acquire()
+        transaction = Transaction(connection)
+        try:
+            yield transaction
+            await transaction.commit()
+        except BaseException:
+            await self._end(self._queries, connection)
+            raise
+        self._queries.release(connection)
+
+    async def _end(self, pool: Pool, connection: Connection) -> None:
+        if connection.busy:
+            await self._cancel(connection.backend_pid)
+            pool.discard(connection)
+            return
+        try:
+            if not connection.closed:
+                await connection.execute("rollback", seconds=CANCEL_SECONDS)
+        except Unavailable:
+            connection.close()
+        finally:
+            pool.release(connection)
+
+    async def _cancel(self, backend_pid: int) -> None:
+        try:
+            control = await self._control.acquire()
+        except Unavailable as reason:
+            self.log.warn("could not cancel a query at the database: {reason}", reason=reason)
+            return
+        try:
+            await control.execute(
+                "select pg_cancel_backend(%s)", (backend_pid,), seconds=CANCEL_SECONDS
+            )
+        except Unavailable as reason:
+            self.log.warn("could not cancel a query at the database: {reason}", reason=reason)
+        finally:
+            self._control.release(control)
+
+    def stop(self) -> None:
+        """Close all connections that are not in use."""
+        for pool in (self._queries, self._streams, self._control):
+            pool.stop()
