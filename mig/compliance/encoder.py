@@ -19,7 +19,14 @@ from mig.errors import Unreadable
 from mig.formats.format import ActionFields, Format
 from mig.hypermedia.urls import Urls
 from mig.limits import Limits
-from mig.model.command import COMMAND_RESULTS, ResultsRow, check_left_out, complete_results
+from mig.model.command import (
+    COMMAND_RESULTS,
+    ResultsRow,
+    complete_results,
+    count_complete,
+    refuse_left_out,
+    weigh_results,
+)
 from mig.model.lookup import Lookup
 from mig.model.record import UnreadableRecord, whole_number
 from mig.model.row import Columns
@@ -153,12 +160,11 @@ class _FileSearch:
             for value in getattr(search, member) or ()
         )
         self._paths = ", ".join(search.paths or ())
-        self._found = _prepare_check(format_, label, "file", tests, True)
         self._missing = _prepare_check(format_, label, "file", tests, False)
+        self.found = _prepare_check(format_, label, "file", tests, True)
 
-    def check(self, file: str) -> bytes:
-        if file:
-            return self._found(definition.without_nul(file))
+    def missing(self) -> bytes:
+        """Return the check of a search that found no file."""
         return self._missing(definition.without_nul(self._paths))
 
 
@@ -199,13 +205,13 @@ class ComplianceEncoder:
         await self._actions.load(query, (row.actionid for row in rows))
         await self._agents.load(query, (row.agentid for row in rows))
 
-    def weigh(self, row: ResultsRow) -> int:
-        """Return the length of the results."""
-        return len(row.results or "")
+    def weigh(self, rows: Sequence[ResultsRow]) -> int:
+        """Return the length of all results."""
+        return weigh_results(rows)
 
-    def is_complete(self, row: ResultsRow) -> bool:
-        """Return whether the results came with the row."""
-        return row.left_out is None
+    def count_complete(self, rows: Sequence[ResultsRow]) -> int:
+        """Return how many rows come before the first one without its results."""
+        return count_complete(rows)
 
     async def complete(self, query: Query, row: ResultsRow) -> ResultsRow:
         """Return the row with its results, unless they are too large."""
@@ -225,7 +231,8 @@ class ComplianceEncoder:
             if action is None:
                 raise Unreadable("its action is not in the database")
             link = self._link + whole_number(row.id)
-            check_left_out(row.left_out, self._limits.result_bytes)
+            if row.left_out is not None:
+                refuse_left_out(row.left_out, self._limits.result_bytes)
             timestamp = rfc3339(row.finishtime)
             try:
                 checks = self._checks(action, row.results)
@@ -292,7 +299,9 @@ class ComplianceEncoder:
             self._files_kept = 0
             for one in (search, *self._file_searches.values()):
                 one.checks.clear()
-        check = search.check(file)
+        if "\0" in file:  # asked here, since a call would cost more than the question
+            definition.without_nul(file)
+        check = search.found(file) if file else search.missing()
         if len(file) <= self._max_key:
             search.checks[file] = check
             self._files_kept += 1

@@ -92,10 +92,8 @@ class CollectionJson:
         rest = {"name": name, "test": {"type": type_, "value": value}}
         end = b",%b,%b" % (_members(rest) + b"}", _members({"compliance": compliance}))
 
-        def locate(location: str) -> bytes:
-            return b'"location":' + encode_json(location) + end
-
-        return locate
+        encode = encode_json  # a local name: this runs for each item of some reports
+        return lambda location: b'"location":' + encode(location) + end
 
     def action(self, action: ActionFields) -> bytes:
         """Return the members from ``policy`` to ``check.description``."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, NamedTuple, Protocol, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Final, NamedTuple, NoReturn, Protocol, TypeVar
 
 from msgspec import Meta, Raw
 
@@ -90,7 +91,8 @@ class Command(StoredRecord, gc=False):
         :raises Unreadable: for an id or a time that cannot be served, and for larger results.
         """
         command_id = raw_id(row.id)
-        check_left_out(row.left_out, max_bytes)
+        if row.left_out is not None:
+            refuse_left_out(row.left_out, max_bytes)
         return cls(
             command_id,
             Raw(action or b"{}"),
@@ -159,6 +161,8 @@ class _HasResults(Protocol):
     @property
     def id(self) -> str: ...
     @property
+    def results(self) -> str | None: ...
+    @property
     def left_out(self) -> int | None: ...
     def _replace(self: Stored, *, results: str | None, left_out: int | None) -> Stored: ...
 
@@ -182,13 +186,23 @@ async def complete_results(query: Query, row: Stored, *, max_bytes: int) -> Stor
     raise Unreadable("the command was deleted while it was read")
 
 
-def check_left_out(size: int | None, max_bytes: int) -> None:
+def weigh_results(rows: Iterable[_HasResults]) -> int:
+    """Return the length of all results that came with *rows*."""
+    return sum([len(row.results or "") for row in rows])
+
+
+def count_complete(rows: Sequence[_HasResults]) -> int:
+    """Return how many rows come before the first one whose results were left out."""
+    incomplete = [row.left_out is not None for row in rows]
+    return incomplete.index(True) if True in incomplete else len(rows)
+
+
+def refuse_left_out(size: int, max_bytes: int) -> NoReturn:
     """Refuse results of *size* bytes that were left out because they exceed *max_bytes*.
 
-    :raises Unreadable: always, unless *size* is ``None``.
+    :raises Unreadable: always.
     """
-    if size is not None:
-        raise Unreadable(f"its results have {size} bytes, more than {max_bytes}")
+    raise Unreadable(f"its results have {size} bytes, more than {max_bytes}")
 
 
 async def find_command(query: Query, command_id: int, *, max_bytes: int) -> FoundCommand | None:

@@ -17,8 +17,10 @@ from mig.model.command import (
     Command,
     CommandRow,
     complete_results,
+    count_complete,
     encode_action,
     encode_agent,
+    weigh_results,
 )
 from mig.model.investigator import INVESTIGATOR, Investigator
 from mig.model.lookup import Lookup
@@ -60,13 +62,13 @@ class RecordEncoder(Generic[Stored]):
         """Return the record of a row."""
         return self._write(self._read(row), self._links(row))
 
-    def weigh(self, row: Stored) -> int:
+    def weigh(self, rows: Sequence[Stored]) -> int:
         """Return 0: nothing in these rows may be large."""
         return 0
 
-    def is_complete(self, row: Stored) -> bool:
-        """Return that nothing is left out of these rows."""
-        return True
+    def count_complete(self, rows: Sequence[Stored]) -> int:
+        """Return the number of rows: nothing is left out of them."""
+        return len(rows)
 
     async def complete(self, query: Query, row: Stored) -> Stored:
         """Return the row."""
@@ -108,13 +110,13 @@ class CommandEncoder(RecordEncoder[CommandRow]):
         await self._actions.load(query, (row.actionid for row in rows))
         await self._agents.load(query, (row.agentid for row in rows))
 
-    def weigh(self, row: CommandRow) -> int:
-        """Return the length of the results."""
-        return len(row.results or "")
+    def weigh(self, rows: Sequence[CommandRow]) -> int:
+        """Return the length of all results."""
+        return weigh_results(rows)
 
-    def is_complete(self, row: CommandRow) -> bool:
-        """Return whether the results came with the row."""
-        return row.left_out is None
+    def count_complete(self, rows: Sequence[CommandRow]) -> int:
+        """Return how many rows come before the first one without its results."""
+        return count_complete(rows)
 
     async def complete(self, query: Query, row: CommandRow) -> CommandRow:
         """Return the row with its results, unless they are too large."""

@@ -55,12 +55,15 @@ class Encoder(Protocol[Stored]):
         """Return what a row becomes; nothing for one without items."""
         ...
 
-    def weigh(self, row: Stored) -> int:
-        """Return the bytes of what came with a row and may be large."""
+    def weigh(self, rows: Sequence[Stored]) -> int:
+        """Return the bytes of what came with the rows of a page and may be large."""
         ...
 
-    def is_complete(self, row: Stored) -> bool:
-        """Return whether nothing was left out of a row because it is too large for a page."""
+    def count_complete(self, rows: Sequence[Stored]) -> int:
+        """Return how many rows come before the first one of which something was left out.
+
+        What is too large for a page is left out of it.
+        """
         ...
 
     def complete(self, query: Query, row: Stored) -> Awaitable[Stored]:
@@ -114,19 +117,20 @@ class Results(Generic[Stored]):
     async def pages(self) -> AsyncGenerator[bytes, None]:
         """Yield encoded pages, separated within and between them; a page may be empty."""
         sizes = _PageSizes()
-        separator = self._encoder.separator
+        separator, read = self._encoder.separator, self._encoder.columns.read
         before: list[bytes] = []
         ahead = self._snapshot.fetch(sizes.next)
         try:
             while True:
                 asked = sizes.next
-                rows = [self._encoder.columns.read(row) for row in await ahead]
-                sizes.adapt(sum(map(self._encoder.weigh, rows)), len(rows))
+                rows = list(map(read, await ahead))
+                sizes.adapt(self._encoder.weigh(rows), len(rows))
                 is_last = len(rows) < asked
                 rows = self._within_limit(rows)
                 is_last = is_last or self.next is not None
                 await self._encoder.prepare(self._snapshot.query, rows)
-                first, large = self._split_at_large(rows)
+                complete = self._encoder.count_complete(rows)
+                first, large = rows[:complete], rows[complete:]
                 # the next page is on its way while this one is encoded
                 if not (is_last or large):
                     ahead = self._snapshot.fetch(sizes.next)
@@ -142,13 +146,6 @@ class Results(Generic[Stored]):
                     ahead = self._snapshot.fetch(sizes.next)
         finally:
             _ignore_failure(ahead)
-
-    def _split_at_large(self, rows: list[Stored]) -> tuple[list[Stored], list[Stored]]:
-        """Return the rows before the first one that is too large for a page, and the others."""
-        for index, row in enumerate(rows):
-            if not self._encoder.is_complete(row):
-                return rows[:index], rows[index:]
-        return rows, []
 
     async def _parts(
         self, rows: list[Stored], large: list[Stored]
