@@ -37,10 +37,11 @@ class Documents:
         self._large = 0
         made = [make(urls) for make in formats.values()]
         self._formats = {name: format_ for format_ in made for name in format_.media_types}
+        self._media_types = tuple(self._formats)
 
     def choose(self, request: Request) -> Format:
         """Return the format that the client prefers."""
-        return self._formats[choose_media_type(request.accept, tuple(self._formats))]
+        return self._formats[choose_media_type(request.accept, self._media_types)]
 
     async def answer(
         self, request: Request, record: AnyRecord, links: Sequence[Link] = (), *, status: int = 200

@@ -99,32 +99,36 @@ class Connection:
             cancelled the statement.
         """
         if isinstance(statement, str):
-            return self._execute(statement, parameters, seconds)
+            return self._execute(statement, parameters, seconds, list)
         if not statement.name or statement.name in self._prepared:
-            rows = self._execute(statement.execute, parameters, seconds)
-        else:
-            rows = Deferred.fromCoroutine(self._prepare(statement, parameters, seconds))
-        return rows.addCallback(statement.records)
+            return self._execute(statement.execute, parameters, seconds, statement.records)
+        return Deferred.fromCoroutine(self._prepare(statement, parameters, seconds))
 
     async def _prepare(
-        self, statement: Statement[Any], parameters: Parameters, seconds: float
-    ) -> Rows:
+        self, statement: Statement[Record], parameters: Parameters, seconds: float
+    ) -> list[Record]:
         try:
-            await self._execute(statement.prepare, (), seconds)
+            await self._execute(statement.prepare, (), seconds, list)
         except BaseException:  # whether it is prepared now is not known
             self.close()
             raise
         self._prepared.add(statement.name)
-        return await self._execute(statement.execute, parameters, seconds)
+        return await self._execute(statement.execute, parameters, seconds, statement.records)
 
-    def _execute(self, sql: str, parameters: Parameters, seconds: float) -> Deferred[Rows]:
+    def _execute(
+        self,
+        sql: str,
+        parameters: Parameters,
+        seconds: float,
+        read: Callable[[Rows], list[Record]],
+    ) -> Deferred[list[Record]]:
         try:
             statement = self._connection.cursor().execute(sql, parameters or None)
         except psycopg2.Error:
             return fail(_explained(Failure()))
         self._idle = Deferred()
         deadline = self._reactor.callLater(seconds, self.close)
-        answer: Deferred[Rows] = Deferred()
+        answer: Deferred[list[Record]] = Deferred()
 
         def finished(result: Cursor | Failure) -> None:
             if deadline.active():
@@ -133,7 +137,7 @@ class Connection:
             if isinstance(result, Failure) and result.check(*OUTDATED):
                 self.close()
             if not answer.called:
-                _answer(answer, result)
+                _answer(answer, result, read)
             if idle:
                 idle.callback(None)
 
@@ -151,17 +155,21 @@ class Connection:
         self._connection.close()
 
 
-def _answer(answer: Deferred[Rows], result: Cursor | Failure) -> None:
-    """Hand over a statement's rows, or what happened to it."""
+def _answer(
+    answer: Deferred[list[Record]],
+    result: Cursor | Failure,
+    read: Callable[[Rows], list[Record]],
+) -> None:
+    """Hand over a statement's records, or what happened to it."""
     try:
         if isinstance(result, Failure):
             result.raiseException()
         # psycopg2's tuples are what a Row stands for
-        rows = cast(Rows, result.fetchall() if result.description else [])
+        records = read(cast(Rows, result.fetchall() if result.description else []))
     except Exception:  # the connection may have been closed since the rows came
         answer.errback(_explained(Failure()))
     else:
-        answer.callback(rows)
+        answer.callback(records)
 
 
 def _explained(failure: Failure) -> Failure:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
 from random import Random
 from time import time
 from typing import Protocol
 
+from msgspec import Struct
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime, ITCPTransport
 from twisted.python.failure import Failure
@@ -27,8 +27,7 @@ from mig.web.urlencoded import Parameters, pairs
 _operations = Random()  # noqa: S311 - the ids name requests, they keep no secret
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RequestEnded:
+class RequestEnded(Struct, frozen=True, kw_only=True, gc=False):
     """What is known of a request when it has ended, however it did.
 
     ``route`` and ``caller`` are ``None`` for a request that was refused before they were known,
