@@ -28,7 +28,7 @@ from benchmarks.scenarios import ALL
 from mig.database.database import Database
 from mig.database.schema import migrate
 from mig.demo.postgres import EmbeddedPostgres
-from mig.errors import PostgresFailed
+from mig.errors import PostgresError
 
 SETTINGS: Final = {
     "shared_buffers": "1GB",
@@ -130,7 +130,7 @@ async def main(reactor: Any, options: argparse.Namespace) -> None:
     except Exception as reason:
         if children.stopped:  # whatever failed did so because its process was ended
             raise SystemExit(INTERRUPTED) from None
-        if isinstance(reason, ChildFailed | PostgresFailed):
+        if isinstance(reason, ChildFailed | PostgresError):
             raise SystemExit(f"benchmarks: {reason}") from None
         raise
     finally:

@@ -22,13 +22,13 @@ from mig.database.schema.migrate import Step, migrate, plan, prepare
 from mig.database.schema.plan import format_script
 from mig.demo import run as demo
 from mig.errors import (
-    InvalidInput,
+    InvalidInputError,
     OtherRoleNeededError,
-    PostgresFailed,
-    Refusal,
-    SchemaFault,
-    Unavailable,
-    explained,
+    PostgresError,
+    RequestError,
+    SchemaError,
+    UnavailableError,
+    describe_error,
 )
 from mig.investigators.registry import DISABLED, Investigators
 from mig.model.investigator import ALL_INVESTIGATORS
@@ -100,7 +100,7 @@ def add_command(name: str, publickey: BinaryIO, database: str) -> None:
 
     async def add(known: Database, gpg: Gpg) -> None:
         if len(key) > LARGEST_KEY:
-            raise InvalidInput(f"publickey must have at most {LARGEST_KEY} bytes")
+            raise InvalidInputError(f"publickey must have at most {LARGEST_KEY} bytes")
         id = await Investigators(known, gpg, Keyring()).add(name, key)
         click.echo(f"added investigator {id}")
 
@@ -165,8 +165,8 @@ def demo_command(folder: Path | None, port: int) -> None:
     """
     try:
         demo.run(folder or demo.default_folder(), port)
-    except (PostgresFailed, SchemaFault, Unavailable, ValueError) as reason:
-        click.echo(f"mig-api: {explained(reason)}", err=True)
+    except (PostgresError, SchemaError, UnavailableError, ValueError) as reason:
+        click.echo(f"mig-api: {describe_error(reason)}", err=True)
         raise SystemExit(1) from None
 
 
@@ -214,8 +214,8 @@ def _run(dsn: str, verb: Callable[[Database], Awaitable[None]]) -> NoReturn:
         database = Database(get_reactor(), dsn)
         try:
             await verb(database)
-        except (SchemaFault, Refusal) as reason:
-            click.echo(f"mig-api: {explained(reason)}", err=True)
+        except (SchemaError, RequestError) as reason:
+            click.echo(f"mig-api: {describe_error(reason)}", err=True)
             raise SystemExit(1) from None
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import ClassVar, Final
 
-FAILED: Final = "the service failed; its log has the reason under this error's code"
+INTERNAL_ERROR_MESSAGE: Final = "the service failed; its log has the reason under this error's code"
 
 RETRY_AFTER_SECONDS: Final = 5
 
@@ -21,7 +21,7 @@ class MigError(Exception):
     @property
     def client_message(self) -> str:
         """What a client is told."""
-        return FAILED
+        return INTERNAL_ERROR_MESSAGE
 
     @property
     def headers(self) -> tuple[tuple[bytes, bytes], ...]:
@@ -29,7 +29,7 @@ class MigError(Exception):
         return ()
 
 
-def explained(reason: BaseException) -> str:
+def describe_error(reason: BaseException) -> str:
     """What went wrong, with the detail that is for the operator: for logs and terminals."""
     detail = getattr(reason, "detail", "")
     return f"{reason}: {detail}" if detail else str(reason)
@@ -38,7 +38,7 @@ def explained(reason: BaseException) -> str:
 # What a client is told instead of an answer
 
 
-class Refusal(MigError):
+class RequestError(MigError):
     """What a client is told instead of an answer.
 
     The message is for people: it says what was wrong, where, and what is accepted.
@@ -49,7 +49,7 @@ class Refusal(MigError):
         return str(self)
 
 
-class InvalidInput(Refusal):
+class InvalidInputError(RequestError):
     """The request holds a value that is not accepted. ``where`` names the parameter or field."""
 
     status = HTTPStatus.BAD_REQUEST
@@ -59,27 +59,27 @@ class InvalidInput(Refusal):
         self.where = where
 
 
-class TooLong(InvalidInput):
+class ValueTooLongError(InvalidInputError):
     """A value does not fit into its column."""
 
 
-class BadSignature(InvalidInput):
+class BadSignatureError(InvalidInputError):
     """The signature was made over another text, or has been changed."""
 
 
-class Forbidden(Refusal):
+class ForbiddenError(RequestError):
     """The caller may not do this, or the page of another site made the client's browser send it."""
 
     status = HTTPStatus.FORBIDDEN
 
 
-class NotFound(Refusal):
+class NotFoundError(RequestError):
     """Nothing is known under this id or path."""
 
     status = HTTPStatus.NOT_FOUND
 
 
-class MethodNotAllowed(Refusal):
+class MethodNotAllowedError(RequestError):
     """The path does not know the method; ``allowed`` are those that it does."""
 
     status = HTTPStatus.METHOD_NOT_ALLOWED
@@ -93,27 +93,30 @@ class MethodNotAllowed(Refusal):
         return ((b"allow", self.allowed.encode()),)
 
 
-class TooSlow(Refusal):
+class RequestTimeoutError(RequestError):
     """The request did not come in time."""
 
     status = HTTPStatus.REQUEST_TIMEOUT
 
 
-class Conflict(Refusal):
-    """What is asked for is there already, or cannot be once more. *id* is what stands there."""
+class ConflictError(RequestError):
+    """What is asked for is there already, or cannot be once more.
+
+    *existing_id* is the id of what exists.
+    """
 
     status = HTTPStatus.CONFLICT
 
-    def __init__(self, message: str, id: str = "") -> None:
+    def __init__(self, message: str, existing_id: str = "") -> None:
         super().__init__(message)
-        self.id = id
+        self.existing_id = existing_id
 
 
-class Taken(Conflict):
+class DuplicateValueError(ConflictError):
     """A value that must be unique is there already."""
 
 
-class TooLarge(Refusal):
+class BodyTooLargeError(RequestError):
     """The request's body is longer than the route takes; *limit* is in bytes."""
 
     status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
@@ -122,19 +125,19 @@ class TooLarge(Refusal):
         super().__init__(f"the request's body must be of at most {limit} bytes here")
 
 
-class UnsupportedMediaType(Refusal):
+class UnsupportedMediaTypeError(RequestError):
     """The request's body is of a kind that the route does not take."""
 
     status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
 
 
-class ExpectationFailed(Refusal):
+class ExpectationFailedError(RequestError):
     """The header Expect asks for what the service does not do."""
 
     status = HTTPStatus.EXPECTATION_FAILED
 
 
-class Unavailable(Refusal):
+class UnavailableError(RequestError):
     """The answer cannot be given now; the same request may succeed later.
 
     *detail* is for the operator alone: it may name hosts, folders and roles.
@@ -151,11 +154,11 @@ class Unavailable(Refusal):
         return ((b"retry-after", b"%d" % RETRY_AFTER_SECONDS),)
 
 
-class Locked(Unavailable):
+class LockTimeoutError(UnavailableError):
     """A statement gave up on a lock that another transaction holds."""
 
 
-class VersionNotSupported(Refusal):
+class HttpVersionError(RequestError):
     """The answer needs a newer version of HTTP than the client speaks."""
 
     status = HTTPStatus.HTTP_VERSION_NOT_SUPPORTED
@@ -164,34 +167,34 @@ class VersionNotSupported(Refusal):
 # What a handler deals with itself
 
 
-class Unreadable(MigError):
+class UnreadableError(MigError):
     """A stored document cannot be read; the message is the reason, fit for a client."""
 
 
-class ClientStalled(MigError):
+class ClientStalledError(MigError):
     """The client did not take what was written in time."""
 
 
 # What the operator is told: the message is one line
 
 
-class BadConfig(MigError):
+class ConfigError(MigError):
     """The file cannot be used; the message is one line with all its faults."""
 
 
-class BadListener(MigError, ValueError):
+class ListenerError(MigError, ValueError):
     """The text names no listener that may be used; the message is one line that says why."""
 
 
-class BadLog(MigError):
+class LogError(MigError):
     """The log cannot go where it should; the message is one line that says why."""
 
 
-class SchemaFault(MigError):
+class SchemaError(MigError):
     """The schema cannot be used or brought up to date; the message is one line for people."""
 
 
-class OtherRoleNeededError(SchemaFault):
+class OtherRoleNeededError(SchemaError):
     """Some steps must be run by another role of the database; *sql* is what that role runs."""
 
     def __init__(self, message: str, sql: str) -> None:
@@ -199,13 +202,13 @@ class OtherRoleNeededError(SchemaFault):
         self.sql = sql
 
 
-class SpoolFault(MigError):
+class SpoolError(MigError):
     """The spool cannot be used; the message is one line for the operator."""
 
 
-class PostgresFailed(MigError):
+class PostgresError(MigError):
     """The database cannot be used; the message is one line for the operator."""
 
 
-class StartFailed(MigError):
+class StartupError(MigError):
     """The service cannot start; the message is one line for the operator."""

@@ -14,7 +14,7 @@ from typing import Any, Final, NoReturn
 
 from whenever import Instant, OffsetDateTime
 
-from mig.errors import InvalidInput, Unreadable
+from mig.errors import InvalidInputError, UnreadableError
 
 MAX_ID: Final = 2**64 - 1
 UNSET_TIME: Final = "0001-01-01T00:00:00Z"
@@ -45,13 +45,13 @@ def new_id() -> int:
 def parse_id(name: str, text: str) -> int:
     """The id in *text*: 1 to 18446744073709551615 in ASCII digits.
 
-    :raises InvalidInput: naming the parameter *name*, for anything else.
+    :raises InvalidInputError: naming the parameter *name*, for anything else.
     """
     if _ID.fullmatch(text):
         number = int(text)
         if 0 < number <= MAX_ID:
             return number
-    raise InvalidInput(f"{name} must be a whole number from 1 to {MAX_ID}", name)
+    raise InvalidInputError(f"{name} must be a whole number from 1 to {MAX_ID}", name)
 
 
 def parse_time(name: str, text: str) -> Instant:
@@ -59,7 +59,7 @@ def parse_time(name: str, text: str) -> Instant:
 
     A space before the offset is taken for the ``+`` that URL decoding turned into it.
 
-    :raises InvalidInput: naming the parameter *name*, for anything else.
+    :raises InvalidInputError: naming the parameter *name*, for anything else.
     """
     text = _SPACE_FOR_PLUS.sub("+", text)
     if RFC3339.fullmatch(text):
@@ -67,7 +67,7 @@ def parse_time(name: str, text: str) -> Instant:
             return OffsetDateTime.parse_iso(text).to_instant()
         except ValueError:
             pass  # no such day or hour, or outside the years 1 to 9999
-    raise InvalidInput(
+    raise InvalidInputError(
         f"{name} must be an RFC 3339 date, for example 2014-05-30T00:00:00-04:00", name
     )
 
@@ -75,29 +75,29 @@ def parse_time(name: str, text: str) -> Instant:
 def rfc3339(stored: str | None) -> str:
     """A time as PostgreSQL writes it (ISO, UTC) in RFC 3339; ``None`` is the unset time.
 
-    :raises Unreadable: for a time that RFC 3339 cannot express (infinity, BC, year 10000 on).
+    :raises UnreadableError: for a time that RFC 3339 cannot express (infinity, BC, year 10000 on).
     """
     if stored is None:
         return UNSET_TIME
     if stored[4:5] == "-" and stored.endswith("+00"):
         return f"{stored[:10]}T{stored[11:-3]}Z"
-    raise Unreadable(f"the time {stored!r} is outside the years 1 to 9999")
+    raise UnreadableError(f"the time {stored!r} is outside the years 1 to 9999")
 
 
 def plain_text(text: object, where: str) -> str:
     """Return *text* when it is a string that every reader takes alike.
 
-    :raises InvalidInput: naming *where*, for what is no string, and for NUL and half a surrogate
-        pair in it.
+    :raises InvalidInputError: naming *where*, for what is no string, and for NUL and half a
+        surrogate pair in it.
     """
     if not isinstance(text, str):
-        raise InvalidInput(f"{where} must be a string", where)
+        raise InvalidInputError(f"{where} must be a string", where)
     if "\0" in text:
-        raise InvalidInput(f"{where} holds a NUL character", where)
+        raise InvalidInputError(f"{where} holds a NUL character", where)
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise InvalidInput(f"{where} holds half a surrogate pair", where) from None
+        raise InvalidInputError(f"{where} holds half a surrogate pair", where) from None
     return text
 
 
@@ -121,13 +121,13 @@ def parse_json(text: str, where: str) -> Any:
 
     Integers are exact ``int``; ``-0`` and what has a fraction or an exponent is ``float``.
 
-    :raises InvalidInput: naming *where*, for what is no JSON (RFC 8259), for a name that stands
-        twice in one object, for NaN, infinities, numbers beyond float64, whole numbers written
-        with a fraction or exponent that float64 does not hold, and for hundreds of levels.
+    :raises InvalidInputError: naming *where*, for what is no JSON (RFC 8259), for a name that
+        stands twice in one object, for NaN, infinities, numbers beyond float64, whole numbers
+        written with a fraction or exponent that float64 does not hold, and for hundreds of levels.
     """
 
     def refuse(what: str) -> NoReturn:
-        raise InvalidInput(f"{where} {what}", where)
+        raise InvalidInputError(f"{where} {what}", where)
 
     def constant(name: str) -> NoReturn:
         refuse(f"holds {name}, which is no JSON")
@@ -165,6 +165,6 @@ def parse_json(text: str, where: str) -> Any:
         )
     except json.JSONDecodeError as reason:
         place = f"line {reason.lineno}, column {reason.colno}"
-        raise InvalidInput(f"{where} is not JSON: {reason.msg} at {place}", where) from None
+        raise InvalidInputError(f"{where} is not JSON: {reason.msg} at {place}", where) from None
     except RecursionError:
-        raise InvalidInput(f"{where} is nested too deep", where) from None
+        raise InvalidInputError(f"{where} is nested too deep", where) from None

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mig.errors import InvalidInput, Unreadable
+from mig.errors import InvalidInputError, UnreadableError
 from mig.values import MAX_ID, new_id, parse_id, parse_json, parse_time, rfc3339
 
 
@@ -17,7 +17,7 @@ def test_every_id_is_exact(id: int) -> None:
     "text", ["", "0", "-1", "+1", " 1", "1_0", "٣", "²", "1.0", "1e3", str(MAX_ID + 1), "9" * 21]
 )
 def test_what_is_no_id_is_refused_by_name(text: str) -> None:
-    with pytest.raises(InvalidInput, match="actionid must be a whole number from 1 to 1844"):
+    with pytest.raises(InvalidInputError, match="actionid must be a whole number from 1 to 1844"):
         parse_id("actionid", text)
 
 
@@ -65,7 +65,7 @@ def test_rfc3339_times_are_taken_to_the_nanosecond(text: str, utc: str) -> None:
     ],
 )
 def test_other_times_are_refused_with_an_example(text: str) -> None:
-    with pytest.raises(InvalidInput, match="after must be an RFC 3339 date, for example"):
+    with pytest.raises(InvalidInputError, match="after must be an RFC 3339 date, for example"):
         parse_time("after", text)
 
 
@@ -73,7 +73,7 @@ def test_stored_times_are_served_as_rfc3339() -> None:
     assert rfc3339("2014-05-30 14:55:41.907745+00") == "2014-05-30T14:55:41.907745Z"
     assert rfc3339("0001-01-01 00:00:00+00") == rfc3339(None) == "0001-01-01T00:00:00Z"
     for odd in ("infinity", "-infinity", "10000-01-01 00:00:00+00", "0044-03-15 00:00:00+00 BC"):
-        with pytest.raises(Unreadable):
+        with pytest.raises(UnreadableError):
             rfc3339(odd)
 
 
@@ -85,5 +85,5 @@ def test_numbers_too_small_for_float64_are_zero(text: str) -> None:
 def test_a_name_that_stands_twice_is_found_among_many() -> None:
     """With a look at every pair this would take minutes."""
     members = ",".join(f'"{n:x}":0' for n in range(100_000))
-    with pytest.raises(InvalidInput, match="'abc' twice"):
+    with pytest.raises(InvalidInputError, match="'abc' twice"):
         parse_json(f'{{{members},"abc":1}}', "action")

@@ -33,7 +33,7 @@ class Permission(IntFlag):
     INVESTIGATOR_UPDATE = 1 << 18
 
     @property
-    def names(self) -> list[str]:
+    def member_names(self) -> list[str]:
         """The names that clients use, in the order of the bits."""
         members = Permission.__members__.items()
         return [name.lower() for name, permission in members if permission in self]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
-from mig.errors import Unavailable
+from mig.errors import UnavailableError
 
 
 class Handoff(Protocol):
@@ -28,7 +28,7 @@ class Handoff(Protocol):
     def check(self) -> None:
         """Refuse to take actions that would not reach the scheduler.
 
-        :raises Unavailable: saying why.
+        :raises UnavailableError: saying why.
         """
 
     async def flush(self, action_id: int) -> None:
@@ -67,7 +67,7 @@ class NoHandoff:
         pass
 
     def check(self) -> None:
-        raise Unavailable(
+        raise UnavailableError(
             "no action can be handed over: the configuration has no spool ([directories] spool),"
             " and [scheduler] handoff is not database"
         )

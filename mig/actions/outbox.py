@@ -23,7 +23,7 @@ from twisted.python.failure import Failure
 from mig.actions.spool import Spool
 from mig.actions.submission import NEW_STATUS
 from mig.database.database import Database
-from mig.errors import Unavailable, explained
+from mig.errors import UnavailableError, describe_error
 from mig.limits import Limits
 from mig.model.row import Columns
 from mig.model.statement import Parameters, Statement, id_array
@@ -101,7 +101,7 @@ class Outbox:
     def check(self) -> None:
         if self._stuck:
             self._look()
-            raise Unavailable("actions do not reach the scheduler at present", self._stuck)
+            raise UnavailableError("actions do not reach the scheduler at present", self._stuck)
 
     async def flush(self, action_id: int) -> None:
         waiter: Deferred[None] = Deferred()
@@ -154,8 +154,8 @@ class Outbox:
         """Hand over the rows of *statement*; whether there may be more."""
         try:
             more = await self._hand_over(statement, parameters)
-        except (OSError, Unavailable, TimeoutError, CancelledError) as reason:
-            self._fail(explained(reason) or "the spool's file system does not answer")
+        except (OSError, UnavailableError, TimeoutError, CancelledError) as reason:
+            self._fail(describe_error(reason) or "the spool's file system does not answer")
         except Exception:
             self.log.failure("the hand-off to the scheduler failed")
             self._stuck = "see the log"
@@ -173,7 +173,7 @@ class Outbox:
 
     async def _hand_over(self, statement: Statement[_WaitingRow], parameters: Parameters) -> bool:
         if self._threads >= self._limits.handoff_threads:
-            raise Unavailable("the spool's file system does not answer")
+            raise UnavailableError("the spool's file system does not answer")
         async with self._database.transaction() as transaction:
             rows = await transaction.query(statement, parameters)
             if not rows:

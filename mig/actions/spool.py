@@ -13,7 +13,7 @@ from pathlib import Path
 from threading import Event
 from typing import Final
 
-from mig.errors import SpoolFault
+from mig.errors import SpoolError
 
 FOLDERS: Final = {
     "action": ("new", "inflight", "done", "invalid"),
@@ -57,7 +57,7 @@ class Spool:
     def prepare(self) -> None:
         """Make the folders that are missing, and see that the others can be trusted.
 
-        :raises SpoolFault: for a folder that is a symbolic link or open to everybody, and for a
+        :raises SpoolError: for a folder that is a symbolic link or open to everybody, and for a
             file system without nameless files.
         """
         try:
@@ -73,10 +73,10 @@ class Spool:
                 os.close(self._calls.open(".", _NAMELESS, 0o600, dir_fd=folders["new"]))
         except OSError as reason:
             if reason.errno in (errno.EOPNOTSUPP, errno.EISDIR):
-                raise SpoolFault(
+                raise SpoolError(
                     f"the file system of {self._path} has no nameless files (O_TMPFILE)"
                 ) from None
-            raise SpoolFault(
+            raise SpoolError(
                 f"the spool {reason.filename or self._path} cannot be used: {reason.strerror}"
             ) from None
 
@@ -197,16 +197,16 @@ def _refuse_renaming(path: Path) -> None:
     for folder in path.parents:
         mode = folder.stat().st_mode
         if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
-            raise SpoolFault(f"the folder {folder} above the spool is open to everybody: chmod o-w")
+            raise SpoolError(f"the folder {folder} above the spool is open to everybody: chmod o-w")
 
 
 def _trusted(folder: Path, owner: int | None) -> int:
     """The owner of a folder in which nobody else can put files or links."""
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode):
-        raise SpoolFault(f"the spool folder {folder} is no folder (links are not followed)")
+        raise SpoolError(f"the spool folder {folder} is no folder (links are not followed)")
     if found.st_mode & stat.S_IWOTH:
-        raise SpoolFault(f"the spool folder {folder} is open to everybody: chmod o-w")
+        raise SpoolError(f"the spool folder {folder} is open to everybody: chmod o-w")
     if found.st_uid not in {0, os.geteuid(), owner if owner is not None else found.st_uid}:
-        raise SpoolFault(f"the spool folder {folder} belongs to another user than the spool")
+        raise SpoolError(f"the spool folder {folder} belongs to another user than the spool")
     return found.st_uid

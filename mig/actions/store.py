@@ -16,7 +16,7 @@ from mig.actions.submission import (
     read_operations,
 )
 from mig.database.database import Database
-from mig.errors import Conflict, InvalidInput, TooLong, Unavailable
+from mig.errors import ConflictError, InvalidInputError, UnavailableError, ValueTooLongError
 from mig.model.action import ActionRow
 from mig.model.investigator import SIGNER
 from mig.model.row import Columns, read_as
@@ -163,10 +163,10 @@ class ActionStore:
         ``None`` is the answer when its *signers*, one for each signature, are no longer what was
         verified against.
 
-        :raises InvalidInput: when its signatures do not fit into the database.
-        :raises Conflict: when it was accepted before and has been deleted since, or is there
+        :raises InvalidInputError: when its signatures do not fit into the database.
+        :raises ConflictError: when it was accepted before and has been deleted since, or is there
             without this API.
-        :raises Unavailable: when it cannot be stored now.
+        :raises UnavailableError: when it cannot be stored now.
         """
         action_id = new_id()
         parameters = self._parameters(action_id, submission, signers)
@@ -181,7 +181,7 @@ class ActionStore:
                 return earlier
             if outcome.alike:
                 parameters["others"] = await self._others(submission.signable)
-        raise Unavailable("the same action is being submitted and deleted at once")
+        raise UnavailableError("the same action is being submitted and deleted at once")
 
     def _parameters(
         self, action_id: int, submission: Submission, signers: Sequence[Signer]
@@ -218,8 +218,8 @@ class ActionStore:
         """Run the statement; its outcome, and the row of the action if it was stored."""
         try:
             ((outcome, stored),) = await self._database.query(_STORE, parameters)
-        except TooLong:
-            raise InvalidInput(
+        except ValueTooLongError:
+            raise InvalidInputError(
                 "the pgpsignatures together are too long for this database, which takes 4096"
                 " letters",
                 "pgpsignatures",
@@ -233,7 +233,7 @@ class ActionStore:
         """Return the same action, when it was accepted earlier."""
         for row in await self._database.query(_CLAIMED, (action.identity,)):
             if not row.is_there:
-                raise Conflict(
+                raise ConflictError(
                     f"this action was accepted as {row.actionid} and has been deleted since"
                 )
             return Accepted(id=int(row.actionid))
@@ -242,14 +242,14 @@ class ActionStore:
     async def _others(self, action: Signable) -> str:
         """Return the ids of actions that look alike, but have other operations, as an array.
 
-        :raises Conflict: when there is the same one, which came into the database without us.
+        :raises ConflictError: when there is the same one, which came into the database without us.
         """
         begin, end = action.validfrom.seconds, action.expireafter.seconds
         parameters = (begin, begin, end, end, action.name, action.target)
         others = []
         for row in await self._database.query(_ALIKE, parameters):
             if _canonical(row.operations) == action.operations_text:
-                raise Conflict(
+                raise ConflictError(
                     f"this action is there already as {row.id}, which did not come through"
                     " this API",
                     row.id,
@@ -262,5 +262,5 @@ def _canonical(stored: str | None) -> str | None:
     """Return stored operations as they would be signed, ``None`` when they could not be."""
     try:
         return encode_operations(read_operations(parse_json(stored or "null", "operations")))
-    except InvalidInput:
+    except InvalidInputError:
         return None

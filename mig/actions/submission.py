@@ -13,7 +13,7 @@ from typing import Final
 
 from whenever import OffsetDateTime
 
-from mig.errors import InvalidInput
+from mig.errors import InvalidInputError
 from mig.openpgp.packet import Signature, signature
 from mig.signing.canonical import (
     EXACT,
@@ -65,12 +65,12 @@ class Submission:
         """Refuse an action that is not the only one of which *text*, which was signed, can be.
 
         :param nanoseconds: whether the times go on to the scheduler as they were signed.
-        :raises InvalidInput: naming the field.
+        :raises InvalidInputError: naming the field.
         """
         action = self.signable
         for field, content in (("name", action.name), ("target", action.target)):
             if SEPARATORS[text.form][field] in content:
-                raise InvalidInput(
+                raise InvalidInputError(
                     f"{field} holds the separator that ends it in the signed text: the same"
                     " signature would cover another action",
                     field,
@@ -79,7 +79,7 @@ class Submission:
             return  # the newer text has whole seconds of UTC, which every column holds
         for field, time in (("validfrom", action.validfrom), ("expireafter", action.expireafter)):
             if not time.exact:
-                raise InvalidInput(
+                raise InvalidInputError(
                     f"{field} must be in UTC and not finer than a microsecond: the hand-off through"
                     " the database would lose what was signed",
                     field,
@@ -119,10 +119,10 @@ def read(value: object, *, now: float) -> Submission:
     What the service itself decides (id, status, times, counters) is ignored.
 
     :param now: Unix seconds.
-    :raises InvalidInput: naming the first field that is not accepted.
+    :raises InvalidInputError: naming the first field that is not accepted.
     """
     if not isinstance(value, dict):
-        raise InvalidInput("the action must be a JSON object", "action")
+        raise InvalidInputError("the action must be a JSON object", "action")
     _check_members(value, _MEMBERS, "")
     signable = Signable(
         name=_read_text(value, "name"),
@@ -142,7 +142,7 @@ def read(value: object, *, now: float) -> Submission:
         signatures=tuple(_read_signature(n, text) for n, text in enumerate(texts)),
     )
     if signable.expireafter.seconds <= now:
-        raise InvalidInput("expireafter must be in the future", "expireafter")
+        raise InvalidInputError("expireafter must be in the future", "expireafter")
     return submission
 
 
@@ -156,7 +156,7 @@ def _check_members(value: Mapping[str, object], known: Sequence[str], where: str
         if name not in known:
             place = f"{where}.{name}" if where else name
             shown = ascii(name[:80])[1:-1]
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"{where or 'the action'} has an unknown member {shown}; known are"
                 f" {', '.join(known)}",
                 place,
@@ -166,9 +166,9 @@ def _check_members(value: Mapping[str, object], known: Sequence[str], where: str
 def _read_text(value: Mapping[str, object], name: str) -> str:
     text = plain_text(value.get(name), name)
     if not text.strip():
-        raise InvalidInput(f"{name} must not be empty", name)
+        raise InvalidInputError(f"{name} must not be empty", name)
     if len(text) > LONGEST_TEXT:
-        raise InvalidInput(f"{name} must have at most {LONGEST_TEXT} letters", name)
+        raise InvalidInputError(f"{name} must have at most {LONGEST_TEXT} letters", name)
     return text
 
 
@@ -177,7 +177,7 @@ def read_time(where: str, text: object) -> SignedTime:
 
     ``-00:00`` is not taken: it says that the offset is unknown (RFC 3339, 4.3).
 
-    :raises InvalidInput: naming the field *where*, for anything else.
+    :raises InvalidInputError: naming the field *where*, for anything else.
     """
     if isinstance(text, str) and RFC3339.fullmatch(text) and not text.endswith("-00:00"):
         try:
@@ -188,7 +188,7 @@ def read_time(where: str, text: object) -> SignedTime:
         else:
             text = text.removesuffix("+00:00") + "Z" if text.endswith("+00:00") else text
             return SignedTime(text=text, moment=moment)
-    raise InvalidInput(
+    raise InvalidInputError(
         f"{where} must be an RFC 3339 date, for example 2014-05-30T00:00:00-04:00", where
     )
 
@@ -196,21 +196,23 @@ def read_time(where: str, text: object) -> SignedTime:
 def read_operations(value: object) -> tuple[Operation, ...]:
     """Return an action's operations.
 
-    :raises InvalidInput: naming the field, for what is not a non-empty array of operations, and
-        for members of an operation that no signature covers.
+    :raises InvalidInputError: naming the field, for what is not a non-empty array of operations,
+        and for members of an operation that no signature covers.
     """
     if not isinstance(value, list) or not value:
-        raise InvalidInput("operations must be an array of at least one operation", "operations")
+        raise InvalidInputError(
+            "operations must be an array of at least one operation", "operations"
+        )
     return tuple(_read_operation(one, f"operations[{n}]") for n, one in enumerate(value))
 
 
 def _read_operation(value: object, where: str) -> Operation:
     if not isinstance(value, dict):
-        raise InvalidInput(f"{where} must be an object", where)
+        raise InvalidInputError(f"{where} must be an object", where)
     _check_members(value, _OPERATION, where)
     module = plain_text(value.get("module"), f"{where}.module")
     if not module.strip():
-        raise InvalidInput(f"{where}.module must not be empty", f"{where}.module")
+        raise InvalidInputError(f"{where}.module must not be empty", f"{where}.module")
     parameters = value.get("parameters")
     check_json(parameters, f"{where}.parameters")
     return Operation(
@@ -224,15 +226,15 @@ def _read_operation(value: object, where: str) -> Operation:
 def _read_flag(operation: Mapping[str, object], name: str, where: str) -> bool:
     flag = operation.get(name, False)
     if not isinstance(flag, bool):
-        raise InvalidInput(f"{where}.{name} must be true or false", f"{where}.{name}")
+        raise InvalidInputError(f"{where}.{name} must be true or false", f"{where}.{name}")
     return flag
 
 
 def check_json(value: object, where: str, depth: int = DEEPEST) -> None:
     """Refuse a value of :func:`mig.values.parse_json` that Go would not encode as it is.
 
-    :raises InvalidInput: naming *where*, for text that is not plain, for integers that float64 does
-        not hold exactly, and beyond *depth* levels.
+    :raises InvalidInputError: naming *where*, for text that is not plain, for integers that float64
+        does not hold exactly, and beyond *depth* levels.
     """
     if isinstance(value, str):
         _check_text(value, where)
@@ -240,7 +242,7 @@ def check_json(value: object, where: str, depth: int = DEEPEST) -> None:
         _check_exact(value, where)
     elif isinstance(value, list | dict):
         if not depth:
-            raise InvalidInput(f"{where} is nested deeper than {DEEPEST} levels", where)
+            raise InvalidInputError(f"{where} is nested deeper than {DEEPEST} levels", where)
         if isinstance(value, dict):
             for name in value:
                 _check_text(name, where)
@@ -263,7 +265,7 @@ def _check_exact(number: int, where: str) -> None:
     except OverflowError:
         stored = 0.0
     if stored != number and shortest(stored) != number:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"{where} holds {str(number)[:40]}, which float64 does not hold exactly:"
             " it would be another number than the one that was signed",
             where,
@@ -272,25 +274,27 @@ def _check_exact(number: int, where: str) -> None:
 
 def _check_syntax(version: object) -> None:
     if type(version) is not int or version != SYNTAX_VERSION:
-        raise InvalidInput(f"syntaxversion must be {SYNTAX_VERSION}", "syntaxversion")
+        raise InvalidInputError(f"syntaxversion must be {SYNTAX_VERSION}", "syntaxversion")
 
 
 def _check_order(action: Signable) -> None:
     begin, end = action.validfrom, action.expireafter
     if (begin.seconds, begin.nanosecond) >= (end.seconds, end.nanosecond):
-        raise InvalidInput("expireafter must be later than validfrom", "expireafter")
+        raise InvalidInputError("expireafter must be later than validfrom", "expireafter")
 
 
 def _read_signature_texts(value: object) -> tuple[str, ...]:
     if not isinstance(value, list) or not value:
-        raise InvalidInput("pgpsignatures must be an array of signatures", "pgpsignatures")
+        raise InvalidInputError("pgpsignatures must be an array of signatures", "pgpsignatures")
     if len(value) > MOST_SIGNATURES:
-        raise InvalidInput(f"there may be at most {MOST_SIGNATURES} pgpsignatures", "pgpsignatures")
+        raise InvalidInputError(
+            f"there may be at most {MOST_SIGNATURES} pgpsignatures", "pgpsignatures"
+        )
     texts = tuple(plain_text(text, f"pgpsignatures[{n}]") for n, text in enumerate(value))
     for n, text in enumerate(texts):
         if text in texts[:n]:
             where = f"pgpsignatures[{n}]"
-            raise InvalidInput(f"{where} is given twice", where)
+            raise InvalidInputError(f"{where} is given twice", where)
     return texts
 
 
@@ -298,8 +302,8 @@ def _read_signature(n: int, text: str) -> Signature:
     where = f"pgpsignatures[{n}]"
     try:
         return signature(text)
-    except InvalidInput as reason:
-        raise InvalidInput(f"{where}: {reason}", where) from None
+    except InvalidInputError as reason:
+        raise InvalidInputError(f"{where}: {reason}", where) from None
 
 
 def _read_unsigned(value: Mapping[str, object], name: str, types: _Types) -> dict[str, Json]:
@@ -307,12 +311,12 @@ def _read_unsigned(value: Mapping[str, object], name: str, types: _Types) -> dic
     members = value.get(name)
     members = {} if members is None else members
     if not isinstance(members, dict):
-        raise InvalidInput(f"{name} must be an object", name)
+        raise InvalidInputError(f"{name} must be an object", name)
     _check_members(members, tuple(types), name)
     for member, content in members.items():
         kind = types[member]
         if not isinstance(content, kind) or isinstance(content, bool):
             what = "a string" if kind is str else "a number"
-            raise InvalidInput(f"{name}.{member} must be {what}", f"{name}.{member}")
+            raise InvalidInputError(f"{name}.{member} must be {what}", f"{name}.{member}")
     check_json(members, name)
     return members

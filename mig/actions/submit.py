@@ -10,7 +10,7 @@ from twisted.internet.interfaces import IReactorTime
 from mig.actions.handoff import Handoff
 from mig.actions.store import Accepted, ActionStore
 from mig.actions.submission import Submission, read
-from mig.errors import InvalidInput, Unavailable
+from mig.errors import InvalidInputError, UnavailableError
 from mig.model.statement import Query
 from mig.signing.canonical import texts
 from mig.signing.gpg.verify import Gpg
@@ -49,10 +49,10 @@ class Actions:
     async def submit(self, value: object) -> Accepted:
         """Take the action in a value of :func:`mig.values.parse_json`.
 
-        :raises InvalidInput: when it, or one of its signatures, is not accepted.
-        :raises Conflict: when it was accepted before and has been deleted since.
-        :raises Unavailable: when that cannot be told, stored or handed over now; then nothing is
-            stored, but for a commit whose answer did not come.
+        :raises InvalidInputError: when it, or one of its signatures, is not accepted.
+        :raises ConflictError: when it was accepted before and has been deleted since.
+        :raises UnavailableError: when that cannot be told, stored or handed over now; then nothing
+            is stored, but for a commit whose answer did not come.
         """
         submission = read(value, now=self._clock.seconds())
         self._handoff.check()
@@ -68,7 +68,7 @@ class Actions:
             known = await self._read_keys() if fresh else self._keyring.known
             try:
                 signers = await self._verify(submission, known)
-            except InvalidInput:
+            except InvalidInputError:
                 if fresh or await self._read_keys() == known:
                     raise
                 continue
@@ -76,7 +76,7 @@ class Actions:
             if accepted is not None:
                 return accepted
             fresh = True
-        raise Unavailable("the keys of investigators are being changed")
+        raise UnavailableError("the keys of investigators are being changed")
 
     async def _read_keys(self) -> list[Signer]:
         return await self._keyring.signers(self._query)
@@ -89,8 +89,8 @@ class Actions:
             where = f"pgpsignatures[{n}]"
             try:
                 signer, text = await find_signer(self._gpg, known, signature, forms)
-            except InvalidInput as reason:
-                raise InvalidInput(f"{where}: {reason}", where) from None
+            except InvalidInputError as reason:
+                raise InvalidInputError(f"{where}: {reason}", where) from None
             submission.check_text(text, nanoseconds=self._handoff.spooled)
             signers.append(signer)
         return signers

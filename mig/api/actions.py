@@ -9,7 +9,7 @@ from mig.actions.submit import Actions as Submissions
 from mig.api.documents import Documents, not_found, not_stored, read_id, refuse_parameters
 from mig.api.errors import refused
 from mig.database.database import Database
-from mig.errors import Conflict
+from mig.errors import ConflictError
 from mig.formats.collection_json import write_document
 from mig.hypermedia import templates
 from mig.hypermedia.document import Link
@@ -17,7 +17,7 @@ from mig.hypermedia.links import link_commands
 from mig.model.action import Action, LinkedAction, find_action
 from mig.model.record import read_record
 from mig.values import parse_json
-from mig.web.forms import form
+from mig.web.forms import parse_form
 from mig.web.request import Request
 
 
@@ -40,18 +40,20 @@ class Actions:
     async def template(self, request: Request, caller: Caller) -> bytes:
         """What to fill in for a new action."""
         refuse_parameters(request)
-        return request.answer(write_document(request.href(), template=templates.ACTION))
+        return request.prepare_response(
+            write_document(request.build_url(), template=templates.ACTION)
+        )
 
     async def create(self, request: Request, caller: Caller) -> bytes | None:
         """Take a signed action: 202 when it is new, 200 when it was accepted before."""
-        action = form(request, templates.ACTION, whole="action")["action"]
+        action = parse_form(request, templates.ACTION, object_field="action")["action"]
         value = parse_json(action, "action") if isinstance(action, str) else action
         urls = self._documents.urls
         try:
             accepted = await self._submissions.submit(value)
-        except Conflict as conflict:
-            link = Link(rel="action", href=urls.action(conflict.id))
-            return refused(request, conflict, links=[link] if conflict.id else None)
+        except ConflictError as conflict:
+            link = Link(rel="action", href=urls.action(conflict.existing_id))
+            return refused(request, conflict, links=[link] if conflict.existing_id else None)
         request.setHeader(b"location", urls.action(accepted.id).encode())
         if accepted.new is None:
             earlier = await find_action(self._database.query, accepted.id)

@@ -118,9 +118,9 @@ class Dashboard:
     async def get(self, request: Request, caller: Caller) -> bytes:
         """What the agents do now, and the last actions."""
         refuse_parameters(request)
-        href, format_ = request.href(), self._format
+        href, format_ = request.build_url(), self._format
         items = await self.items()
-        return request.answer(
+        return request.prepare_response(
             format_.head(href) + items + format_.tail(Ending(href=href, is_empty=False))
         )
 

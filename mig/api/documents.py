@@ -7,7 +7,7 @@ from typing import Final
 
 from twisted.internet.interfaces import IReactorTime
 
-from mig.errors import InvalidInput, NotFound, Unavailable
+from mig.errors import InvalidInputError, NotFoundError, UnavailableError
 from mig.formats import FORMATS
 from mig.formats.format import AnyRecord, Ending, Format
 from mig.hypermedia.document import Link
@@ -16,7 +16,7 @@ from mig.limits import Limits
 from mig.values import did_you_mean, parse_id
 from mig.web.negotiation import choose_media_type
 from mig.web.request import Request
-from mig.web.stream import send
+from mig.web.stream import stream_response
 
 SLICE_BYTES: Final = 262_144
 
@@ -41,26 +41,26 @@ class Documents:
 
     def choose(self, request: Request) -> Format:
         """Return the format that the client prefers."""
-        return self._formats[choose_media_type(request.accept, self._media_types)]
+        return self._formats[choose_media_type(request.accept_header, self._media_types)]
 
     async def answer(
         self, request: Request, record: AnyRecord, links: Sequence[Link] = (), *, status: int = 200
     ) -> bytes | None:
         """Answer with the document of one record.
 
-        :raises Unavailable: when too many large documents are being sent.
+        :raises UnavailableError: when too many large documents are being sent.
         """
         format_ = self.choose(request)
-        ending = Ending(href=request.href(), is_empty=False)
+        ending = Ending(href=request.build_url(), is_empty=False)
         document = (
-            format_.head(request.href()) + format_.record(record, links) + format_.tail(ending)
+            format_.head(request.build_url()) + format_.record(record, links) + format_.tail(ending)
         )
         request.rows = 1
         is_whole = len(document) <= self._limits.whole_answer_bytes
         if is_whole or status != 200 or request.clientproto == b"HTTP/1.0":
-            return request.answer(document, status, format_.media_types)
+            return request.prepare_response(document, status, format_.media_types)
         if self._large >= self._limits.large_documents:
-            raise Unavailable("too many large documents are being sent")
+            raise UnavailableError("too many large documents are being sent")
         self._large += 1
         try:
             await self.stream(request, format_, _slices(document))
@@ -72,7 +72,7 @@ class Documents:
         self, request: Request, format_: Format, chunks: AsyncGenerator[bytes, None]
     ) -> None:
         """Answer with *chunks* as fast as the client takes them."""
-        await send(request, self._reactor, chunks, format_.media_types)
+        await stream_response(request, self._reactor, chunks, format_.media_types)
 
 
 async def _slices(document: bytes) -> AsyncGenerator[bytes, None]:
@@ -81,38 +81,38 @@ async def _slices(document: bytes) -> AsyncGenerator[bytes, None]:
         yield document[begin : begin + SLICE_BYTES]
 
 
-def not_found(noun: str, record_id: int) -> NotFound:
+def not_found(noun: str, record_id: int) -> NotFoundError:
     """Return the error for a record that does not exist."""
-    return NotFound(f"there is no {noun} {record_id}")
+    return NotFoundError(f"there is no {noun} {record_id}")
 
 
-def not_stored() -> Unavailable:
+def not_stored() -> UnavailableError:
     """Return the error for a record that was stored just now, and is gone already."""
-    return Unavailable("what was stored has been deleted again")
+    return UnavailableError("what was stored has been deleted again")
 
 
 def refuse_parameters(request: Request) -> None:
     """Refuse a request with a parameter that has a value.
 
-    :raises InvalidInput: naming it.
+    :raises InvalidInputError: naming it.
     """
-    for name, text in request.parameters():
+    for name, text in request.parse_query():
         if text:
-            raise InvalidInput(f"unknown parameter {name!r}; there are none here", name)
+            raise InvalidInputError(f"unknown parameter {name!r}; there are none here", name)
 
 
 def read_id(noun: str, request: Request) -> int:
     """Return the id of the one document that a request asks for.
 
-    :raises InvalidInput: naming the parameter, when it is not the only one, or no id.
+    :raises InvalidInputError: naming the parameter, when it is not the only one, or no id.
     """
     name = f"{noun}id"
     values = []
-    for other, text in request.parameters():
+    for other, text in request.parse_query():
         if other != name:
             hint = did_you_mean(other.lower(), [name], f"it takes only {name}")
-            raise InvalidInput(f"unknown parameter {other!r}; {hint}", other)
+            raise InvalidInputError(f"unknown parameter {other!r}; {hint}", other)
         values.append(text)
     if len(values) > 1:
-        raise InvalidInput(f"{name} is given twice", name)
+        raise InvalidInputError(f"{name} is given twice", name)
     return parse_id(name, values[0] if values else "")

@@ -10,7 +10,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
 
-from mig.errors import FAILED, Refusal, explained
+from mig.errors import INTERNAL_ERROR_MESSAGE, RequestError, describe_error
 from mig.formats.collection_json import write_document
 from mig.hypermedia.document import Error, Item, Link
 from mig.web.request import Request
@@ -20,14 +20,14 @@ log = Logger()
 
 def refused(
     request: Request,
-    refusal: Refusal,
+    refusal: RequestError,
     items: list[Item] | None = None,
     links: list[Link] | None = None,
 ) -> bytes:
     """The answer that tells a client why it gets none."""
     for name, value in refusal.headers:
         request.setHeader(name, value)
-    request.outcome = f"refused: {explained(refusal)}"
+    request.outcome = f"refused: {describe_error(refusal)}"
     return _answer(request, refusal.status, refusal.client_message, items, links)
 
 
@@ -39,17 +39,17 @@ def _answer(
     links: list[Link] | None = None,
 ) -> bytes:
     error = Error(title=status.phrase, code=request.operation, message=message)
-    document = write_document(request.href(), items=items, links=links, error=error)
-    return request.answer(document, status)
+    document = write_document(request.build_url(), items=items, links=links, error=error)
+    return request.prepare_response(document, status)
 
 
 def render_error(request: Request, error: BaseException) -> bytes:
     """The answer that tells of any error; one that is no refusal is logged and not shown."""
-    if isinstance(error, Refusal):
+    if isinstance(error, RequestError):
         return refused(request, error)
     log.failure("operation {operation} failed", Failure(error), operation=request.operation)
     request.outcome = "failed"
-    return _answer(request, HTTPStatus.INTERNAL_SERVER_ERROR, FAILED)
+    return _answer(request, HTTPStatus.INTERNAL_SERVER_ERROR, INTERNAL_ERROR_MESSAGE)
 
 
 def install(app: Klein) -> None:

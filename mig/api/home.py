@@ -29,17 +29,19 @@ class Home:
             links=templates.links(self._urls),
             queries=templates.queries(self._urls, search),
         )
-        return request.answer(document)
+        return request.prepare_response(document)
 
     async def root(self, request: Request, caller: Caller) -> bytes:
         """The server's root: the way to the API."""
         request.setHeader(b"location", self._urls.home().encode())
         link = Link(rel="home", href=self._urls.home())
-        return request.answer(write_document(request.href(), links=[link]), HTTPStatus.FOUND)
+        return request.prepare_response(
+            write_document(request.build_url(), links=[link]), HTTPStatus.FOUND
+        )
 
     async def heartbeat(self, request: Request, caller: Caller) -> bytes:
         """That the service runs, in the words that existing monitoring looks for."""
         refuse_parameters(request)
         data = [Data(name="heartbeat", value="gatorz say hi")]
-        item = Item(href=request.href(), data=data)
-        return request.answer(write_document(request.href(), items=[item]))
+        item = Item(href=request.build_url(), data=data)
+        return request.prepare_response(write_document(request.build_url(), items=[item]))

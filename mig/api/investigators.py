@@ -8,7 +8,7 @@ from mig.access.caller import Caller
 from mig.api.documents import Documents, not_found, not_stored, read_id, refuse_parameters
 from mig.api.errors import refused
 from mig.database.database import Database
-from mig.errors import Conflict
+from mig.errors import ConflictError
 from mig.formats.collection_json import write_document
 from mig.hypermedia import templates
 from mig.hypermedia.document import Link, Template
@@ -17,7 +17,7 @@ from mig.investigators.registry import Investigators as Registry
 from mig.model.investigator import Investigator, find_investigator
 from mig.model.record import UnreadableRecord
 from mig.values import parse_id
-from mig.web.forms import form
+from mig.web.forms import parse_form
 from mig.web.request import Request
 
 
@@ -47,18 +47,18 @@ class Investigators:
 
     async def create(self, request: Request, caller: Caller) -> bytes | None:
         """Add an investigator with a public key: 201, or 409 with a link to the key's owner."""
-        fields = form(request, templates.INVESTIGATOR)
+        fields = parse_form(request, templates.INVESTIGATOR)
         try:
             added = await self._registry.add(fields["name"], fields["publickey"].encode())
-        except Conflict as conflict:
-            href = self._documents.urls.investigator(conflict.id)
-            links = [Link(rel="investigator", href=href)] if conflict.id else None
+        except ConflictError as conflict:
+            href = self._documents.urls.investigator(conflict.existing_id)
+            links = [Link(rel="investigator", href=href)] if conflict.existing_id else None
             return refused(request, conflict, links=links)
         return await self._answer_stored(request, added, HTTPStatus.CREATED)
 
     async def update(self, request: Request, caller: Caller) -> bytes | None:
         """Enable or disable an investigator."""
-        fields = form(request, templates.INVESTIGATOR_UPDATE)
+        fields = parse_form(request, templates.INVESTIGATOR_UPDATE)
         investigator_id = parse_id("id", fields["id"])
         await self._registry.set_status(investigator_id, fields["status"])
         return await self._answer_stored(request, investigator_id, HTTPStatus.OK)
@@ -86,4 +86,4 @@ class Investigators:
 
 def _answer_template(request: Request, template: Template) -> bytes:
     refuse_parameters(request)
-    return request.answer(write_document(request.href(), template=template))
+    return request.prepare_response(write_document(request.build_url(), template=template))

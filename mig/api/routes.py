@@ -24,7 +24,7 @@ from mig.api.dashboard import Dashboard
 from mig.api.home import Home
 from mig.api.investigators import Investigators
 from mig.api.search import Searches
-from mig.errors import MethodNotAllowed, NotFound
+from mig.errors import MethodNotAllowedError, NotFoundError
 from mig.hypermedia import urls
 from mig.limits import Limits
 from mig.web.request import Request
@@ -196,16 +196,16 @@ class Application:
     def resolve(self, path: str, method: str) -> ServedRoute:
         """Return the route of the decoded *path* and *method*.
 
-        :raises NotFound: for a path that has no route.
-        :raises MethodNotAllowed: for a method that the path does not know.
+        :raises NotFoundError: for a path that has no route.
+        :raises MethodNotAllowedError: for a method that the path does not know.
         """
         try:
             endpoint, _ = self._map.match(path)
         except HTTPException:
-            raise NotFound("there is nothing at this path") from None
+            raise NotFoundError("there is nothing at this path") from None
         methods = self._served[endpoint]
         if method not in methods:
-            raise MethodNotAllowed(method, ", ".join(methods))
+            raise MethodNotAllowedError(method, ", ".join(methods))
         return methods[method]
 
 

@@ -14,7 +14,7 @@ from mig.api.documents import Documents
 from mig.api.errors import refused
 from mig.compliance.encoder import ComplianceEncoder
 from mig.database.database import Database
-from mig.errors import InvalidInput
+from mig.errors import InvalidInputError
 from mig.formats.format import Ending, Format
 from mig.hypermedia.document import Data, Item, Link
 from mig.limits import Limits
@@ -42,14 +42,14 @@ class Searches:
     async def get(self, request: Request, caller: Caller) -> bytes | None:
         """A search, streamed in the format that it asks for."""
         now = Instant.from_timestamp(self._reactor.seconds())
-        pairs = request.parameters()
+        pairs = request.parse_query()
         try:
             search = parse_search(pairs, now)
-        except InvalidInput as refusal:
+        except InvalidInputError as refusal:
             return _refuse(request, refusal, parse_search([], now).parameters())
         format_ = self._documents.choose(request)
         if request.method == b"HEAD":
-            request.negotiate(format_.media_types)
+            request.negotiate_media_type(format_.media_types)
             return b""
         await self._documents.stream(request, format_, self._document(request, format_, search))
         return None
@@ -58,7 +58,7 @@ class Searches:
         self, request: Request, format_: Format, search: Search
     ) -> AsyncGenerator[bytes, None]:
         """Yield the document: its first chunk is the head and the first page."""
-        href = request.href()
+        href = request.build_url()
         async with self._database.snapshot(f"mig-api {request.operation}") as snapshot:
             results = Results(snapshot, search, self._encoder(format_, search))
             await results.open()
@@ -96,7 +96,7 @@ class Searches:
         return [Link(rel="next", href=href)]
 
 
-def _refuse(request: Request, refusal: InvalidInput, parameters: SearchParameters) -> bytes:
+def _refuse(request: Request, refusal: InvalidInputError, parameters: SearchParameters) -> bytes:
     """Return the refusal of a search, with the defaults as an item: clients of 2014 expect it."""
     data = [Data(name=parameters.noun, value=parameters)]
-    return refused(request, refusal, items=[Item(href=request.href(), data=data)])
+    return refused(request, refusal, items=[Item(href=request.build_url(), data=data)])

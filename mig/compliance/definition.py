@@ -1,7 +1,8 @@
 """What a compliance item is made of: the readable definition (seed, section 2).
 
 :func:`compliance_items` is what the fast encoder is proven equal to. It is small and slow, says
-what every stored form means, and refuses (:class:`~mig.values.Unreadable`) what has no meaning.
+what every stored form means, and refuses (:class:`~mig.errors.UnreadableError`) what has no
+meaning.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
-from mig.errors import Unreadable
+from mig.errors import UnreadableError
 from mig.model.compliance import Check, ComplianceItem, Policy, Test
 from mig.values import rfc3339
 
@@ -54,10 +55,10 @@ def text(value: object) -> str:
 def without_nul(text: str) -> str:
     """*text* itself.
 
-    :raises Unreadable: when it holds U+0000, which most readers of a report cannot hold.
+    :raises UnreadableError: when it holds U+0000, which most readers of a report cannot hold.
     """
     if "\0" in text:
-        raise Unreadable(f"{NOT_READ}: a text holds the character U+0000")
+        raise UnreadableError(f"{NOT_READ}: a text holds the character U+0000")
     return text
 
 
@@ -77,7 +78,7 @@ def compliance_items(
     *description*, *threat*, *operations* and *results* are the JSON texts of the columns,
     *finishtime* is what PostgreSQL writes for the column.
 
-    :raises Unreadable: when the command or its action cannot be read.
+    :raises UnreadableError: when the command or its action cannot be read.
     """
     modules = modules_of(operations)
     policy, ref = policy_and_ref(description, threat)
@@ -115,7 +116,7 @@ class Found(NamedTuple):
 def policy_and_ref(description: str | None, threat: str | None) -> tuple[Policy, str]:
     """An action's policy, and the reference of its checks.
 
-    :raises Unreadable: when description or threat cannot be read.
+    :raises UnreadableError: when description or threat cannot be read.
     """
     threat_value = _object(threat, "the action's threat")
     description_value = _object(description, "the action's description")
@@ -130,13 +131,14 @@ def policy_and_ref(description: str | None, threat: str | None) -> tuple[Policy,
 def parse(stored: str, what: str) -> object:
     """The value of a stored JSON text.
 
-    :raises Unreadable: naming *what*, for a text with half a surrogate pair or nested too deep.
+    :raises UnreadableError: naming *what*, for a text with half a surrogate pair or nested too
+        deep.
     """
     try:
         msgspec.json.Decoder(msgspec.Raw).decode(stored)
         return json.loads(stored)
     except (ValueError, RecursionError) as error:
-        raise Unreadable(f"{what} cannot be read: {error}") from None
+        raise UnreadableError(f"{what} cannot be read: {error}") from None
 
 
 def _object(stored: str | None, what: str) -> Object:
@@ -144,14 +146,14 @@ def _object(stored: str | None, what: str) -> Object:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise Unreadable(f"{what} is no object")
+        raise UnreadableError(f"{what} is no object")
     return value
 
 
 def modules_of(operations: str | None) -> list[tuple[str, str]]:
     """Module and parameters, as compact JSON, of each operation of an action.
 
-    :raises Unreadable: when they cannot be read.
+    :raises UnreadableError: when they cannot be read.
     """
     what = "the action's operations"
     value = parse(operations or "[]", what)
@@ -159,7 +161,7 @@ def modules_of(operations: str | None) -> list[tuple[str, str]]:
         isinstance(operation, dict) and isinstance(operation.get("module"), str)
         for operation in value
     ):
-        raise Unreadable(f"{what} are no array of objects with a module")
+        raise UnreadableError(f"{what} are no array of objects with a module")
     raw = msgspec.json.decode(operations or "[]", type=list[dict[str, msgspec.Raw]])
     return [
         (
@@ -181,12 +183,12 @@ def _checks(modules: list[tuple[str, str]], results: str | None) -> Iterator[Fou
     if value is None:
         return
     if not isinstance(value, list):
-        raise Unreadable("the stored results are no array")
+        raise UnreadableError("the stored results are no array")
     if len(value) > len(modules):
-        raise Unreadable(f"{len(value)} results are stored for {len(modules)} operations")
+        raise UnreadableError(f"{len(value)} results are stored for {len(modules)} operations")
     for (module, parameters), result in zip(modules, value, strict=False):
         if not isinstance(result, dict):
-            raise Unreadable(f"{NOT_READ}: a result is no object")
+            raise UnreadableError(f"{NOT_READ}: a result is no object")
         if module == "file":
             yield from _file_checks(result)
         elif module == "filechecker":
@@ -199,7 +201,7 @@ def _checks(modules: list[tuple[str, str]], results: str | None) -> Iterator[Fou
 def found_check(name: str, type_: str, value: str, location: str, compliance: bool) -> Found:
     """Return what was found.
 
-    :raises Unreadable: when a text in it holds U+0000.
+    :raises UnreadableError: when a text in it holds U+0000.
     """
     for part in (name, type_, value, location):
         without_nul(part)
@@ -249,7 +251,7 @@ def _instance(value: object, type_: type[Wanted], absent: Wanted | None, what: s
     if type_ is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value) if abs(value) < 10**308 else float("inf")
     if not isinstance(value, type_) or value == float("inf"):
-        raise Unreadable(f"{NOT_READ}: {what} is no {_NAMES[type_]}")
+        raise UnreadableError(f"{NOT_READ}: {what} is no {_NAMES[type_]}")
     return value
 
 

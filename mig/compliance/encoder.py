@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Raw
 
 from mig.compliance import definition
-from mig.errors import Unreadable
+from mig.errors import UnreadableError
 from mig.formats.format import ActionFields, Format
 from mig.hypermedia.urls import Urls
 from mig.limits import Limits
@@ -173,7 +173,7 @@ def _prepare_check(
 ) -> Callable[[str], bytes]:
     """What makes the encoded check of its location.
 
-    :raises Unreadable: when a text holds U+0000.
+    :raises UnreadableError: when a text holds U+0000.
     """
     for text in (name, type_, value):
         definition.without_nul(text)
@@ -226,10 +226,10 @@ class ComplianceEncoder:
         try:
             agent = self._agents.get(row.agentid)
             if agent is None:
-                raise Unreadable("its agent is not in the database")
+                raise UnreadableError("its agent is not in the database")
             action = self._actions.get(row.actionid)
             if action is None:
-                raise Unreadable("its action is not in the database")
+                raise UnreadableError("its action is not in the database")
             link = self._link + whole_number(row.id)
             if row.left_out is not None:
                 refuse_left_out(row.left_out, self._limits.result_bytes)
@@ -238,7 +238,7 @@ class ComplianceEncoder:
                 checks = self._checks(action, row.results)
             except (msgspec.MsgspecError, RecursionError, _Unusual):
                 return self._encode_slowly(link, action, agent, row)
-        except Unreadable as reason:
+        except UnreadableError as reason:
             target = agent.target if agent else ""
             return self._format.record(UnreadableRecord("command", row.id, str(reason), target))
         if not checks:

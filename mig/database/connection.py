@@ -28,7 +28,7 @@ from txpostgres import txpostgres
 from txpostgres.txpostgres import Cursor
 
 from mig.database.resolver import resolve
-from mig.errors import Locked, Taken, TooLong, Unavailable
+from mig.errors import DuplicateValueError, LockTimeoutError, UnavailableError, ValueTooLongError
 from mig.model.row import Row
 from mig.model.statement import Parameters, Statement
 from mig.reactor import Reactor
@@ -95,7 +95,7 @@ class Connection:
 
         Of SQL that is no :class:`Statement` the rows cannot be read.
 
-        :raises Unavailable: when the server does not answer within *seconds*, is gone, or
+        :raises UnavailableError: when the server does not answer within *seconds*, is gone, or
             cancelled the statement.
         """
         if isinstance(statement, str):
@@ -175,20 +175,20 @@ def _answer(
 def _explained(failure: Failure) -> Failure:
     """What happened to a statement, in the words of this project."""
     if failure.check(CancelledError):
-        return Failure(Unavailable("the query took too long, or was stopped at the database"))
+        return Failure(UnavailableError("the query took too long, or was stopped at the database"))
     if failure.check(LockNotAvailable, DeadlockDetected):
         message = "another change is going on at the database; try again"
-        return Failure(Locked(message, _one_line(failure)))
+        return Failure(LockTimeoutError(message, _one_line(failure)))
     if failure.check(ReadOnlySqlTransaction):
-        return Failure(Unavailable("the database takes no changes", _one_line(failure)))
+        return Failure(UnavailableError("the database takes no changes", _one_line(failure)))
     if failure.check(*OUTDATED):
-        return Failure(Unavailable("the database has changed; try again", _one_line(failure)))
+        return Failure(UnavailableError("the database has changed; try again", _one_line(failure)))
     if failure.check(UniqueViolation):
-        return Failure(Taken("a value that must be unique is there already"))
+        return Failure(DuplicateValueError("a value that must be unique is there already"))
     if failure.check(StringDataRightTruncation):
-        return Failure(TooLong("a value is too long for its column in the database"))
+        return Failure(ValueTooLongError("a value is too long for its column in the database"))
     if failure.check(psycopg2.OperationalError, psycopg2.InterfaceError, ConnectionDone):
-        return Failure(Unavailable("the database cannot be reached", _one_line(failure)))
+        return Failure(UnavailableError("the database cannot be reached", _one_line(failure)))
     return failure
 
 
@@ -199,7 +199,7 @@ def _one_line(failure: Failure) -> str:
 async def connect(reactor: Reactor, dsn: str, setup: str) -> Connection:
     """Return a new connection, after the statements *setup*.
 
-    :raises Unavailable: when the server cannot be reached.
+    :raises UnavailableError: when the server cannot be reached.
     """
     raw = _Connection(reactor)
     try:
@@ -220,7 +220,7 @@ async def connect(reactor: Reactor, dsn: str, setup: str) -> Connection:
         if raw.pollable() is not None:
             raw.close()
         if isinstance(reason, psycopg2.Error | ConnectionDone):
-            raise Unavailable("the database cannot be reached", _one_line(Failure())) from None
+            raise UnavailableError("the database cannot be reached", _one_line(Failure())) from None
         raise
 
 

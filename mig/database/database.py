@@ -15,7 +15,7 @@ from twisted.logger import Logger
 
 from mig.database.connection import Connection, Rows
 from mig.database.pool import Pool
-from mig.errors import Unavailable
+from mig.errors import UnavailableError
 from mig.limits import Limits
 from mig.model.statement import Parameters, Statement
 from mig.reactor import Reactor
@@ -146,7 +146,7 @@ class Database:
 
         It is closed at the end: what was set or locked in it goes with it.
 
-        :raises Unavailable: when the database cannot be reached.
+        :raises UnavailableError: when the database cannot be reached.
         """
         connection = await self._streams.acquire()
         try:
@@ -196,7 +196,7 @@ class Database:
         try:
             if not connection.closed:
                 await connection.execute("rollback", seconds=CANCEL_SECONDS)
-        except Unavailable:
+        except UnavailableError:
             connection.close()
         finally:
             pool.release(connection)
@@ -204,14 +204,14 @@ class Database:
     async def _cancel(self, backend_pid: int) -> None:
         try:
             control = await self._control.acquire()
-        except Unavailable as reason:
+        except UnavailableError as reason:
             self.log.warn("could not cancel a query at the database: {reason}", reason=reason)
             return
         try:
             await control.execute(
                 "select pg_cancel_backend(%s)", (backend_pid,), seconds=CANCEL_SECONDS
             )
-        except Unavailable as reason:
+        except UnavailableError as reason:
             self.log.warn("could not cancel a query at the database: {reason}", reason=reason)
         finally:
             self._control.release(control)

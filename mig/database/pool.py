@@ -7,7 +7,7 @@ from collections import deque
 from twisted.internet.defer import CancelledError, Deferred
 
 from mig.database.connection import Connection, connect
-from mig.errors import Unavailable
+from mig.errors import UnavailableError
 from mig.limits import Limits
 from mig.reactor import Reactor
 
@@ -37,7 +37,7 @@ class Pool:
     async def acquire(self) -> Connection:
         """A connection, to be given back by :meth:`release` or :meth:`discard`.
 
-        :raises Unavailable: when there is none in time, too many wait, or none can be opened.
+        :raises UnavailableError: when there is none in time, too many wait, or none can be opened.
         """
         while True:
             while self._free:
@@ -85,7 +85,7 @@ class Pool:
 
     async def _wait(self) -> None:
         if len(self._waiters) >= self._limits.waiting_queries:
-            raise Unavailable("too many requests wait for the database")
+            raise UnavailableError("too many requests wait for the database")
         waiter: Deferred[None] = Deferred()
         waiter.addTimeout(self._limits.waiting_seconds, self._reactor)
         self._waiters.append(waiter)
@@ -96,4 +96,4 @@ class Pool:
                 self._waiters.remove(waiter)
             if isinstance(reason, CancelledError):
                 raise
-            raise Unavailable("all connections to the database are in use") from None
+            raise UnavailableError("all connections to the database are in use") from None

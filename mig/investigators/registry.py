@@ -7,7 +7,13 @@ from typing import Final, NamedTuple
 
 from mig.access.permissions import DEFAULT_PERMISSIONS
 from mig.database.database import Database, Transaction
-from mig.errors import Conflict, InvalidInput, NotFound, Taken, Unavailable
+from mig.errors import (
+    ConflictError,
+    DuplicateValueError,
+    InvalidInputError,
+    NotFoundError,
+    UnavailableError,
+)
 from mig.model.row import read_as
 from mig.model.statement import Statement, select_ids
 from mig.openpgp import certificate
@@ -56,16 +62,16 @@ _SET_STATUS = (
 def checked_name(text: str) -> str:
     """The name of an investigator.
 
-    :raises InvalidInput: for an empty or overlong one, and for control characters in it.
+    :raises InvalidInputError: for an empty or overlong one, and for control characters in it.
     """
     name = plain_text(text, "name").strip()
     if not name:
-        raise InvalidInput("name must not be empty", "name")
+        raise InvalidInputError("name must not be empty", "name")
     if len(name) > LONGEST_NAME:
-        raise InvalidInput(f"name must have at most {LONGEST_NAME} letters", "name")
+        raise InvalidInputError(f"name must have at most {LONGEST_NAME} letters", "name")
     for letter in name:
         if unicodedata.category(letter) in _UNSEEN or letter in _BIDI:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"name holds the control character U+{ord(letter):04X}; letters are accepted",
                 "name",
             )
@@ -75,10 +81,10 @@ def checked_name(text: str) -> str:
 def checked_status(text: str) -> str:
     """The status of an investigator.
 
-    :raises InvalidInput: for anything but active and disabled.
+    :raises InvalidInputError: for anything but active and disabled.
     """
     if text not in STATUSES:
-        raise InvalidInput("status must be active or disabled", "status")
+        raise InvalidInputError("status must be active or disabled", "status")
     return text
 
 
@@ -93,15 +99,17 @@ class Investigators:
     async def add(self, name: str, publickey: bytes) -> int:
         """The id of a new, active investigator with an armored public key.
 
-        :raises InvalidInput: for a name or key that is not accepted.
-        :raises Conflict: when the key belongs to an investigator; ``id`` is theirs.
-        :raises Unavailable: when the key cannot be checked or stored now.
+        :raises InvalidInputError: for a name or key that is not accepted.
+        :raises ConflictError: when the key belongs to an investigator; ``existing_id`` is theirs.
+        :raises UnavailableError: when the key cannot be checked or stored now.
         """
         name = checked_name(name)
         key, armored = await self._checked(publickey)
         try:
             return await self._insert(name, key, armored)
-        except Taken:  # by somebody who does not take our lock: now it can be seen whose it is
+        except (
+            DuplicateValueError
+        ):  # by somebody who does not take our lock: now it can be seen whose it is
             return await self._insert(name, key, armored)
 
     async def _insert(self, name: str, key: Certificate, armored: str) -> int:
@@ -110,7 +118,9 @@ class Investigators:
             await self._refuse_known(transaction, key)
             free = await transaction.query(_FREE_ID)
             if not free:
-                raise Unavailable("there is no free id near", "investigators_id_seq is far behind")
+                raise UnavailableError(
+                    "there is no free id near", "investigators_id_seq is far behind"
+                )
             new_id = int(free[0].id)
             fields = (name, key.fingerprint, armored.encode(), ACTIVE, int(DEFAULT_PERMISSIONS))
             await transaction.query(_ADD, (new_id, *fields))
@@ -119,24 +129,26 @@ class Investigators:
     async def set_status(self, id: int, status: str) -> None:
         """Enable or disable an investigator, from the next request on.
 
-        :raises NotFound: when there is none with this id.
-        :raises InvalidInput: for another status than active or disabled.
+        :raises NotFoundError: when there is none with this id.
+        :raises InvalidInputError: for another status than active or disabled.
         """
         checked_status(status)
         async with self._database.transaction() as transaction:
             changed = await transaction.query(_SET_STATUS, (status, id))
         if not changed:
-            raise NotFound(f"there is no investigator {id}")
+            raise NotFoundError(f"there is no investigator {id}")
 
     async def _checked(self, publickey: bytes) -> tuple[Certificate, str]:
         try:
             return await self._gpg.minimal(certificate.read(publickey))
-        except InvalidInput as reason:
-            raise InvalidInput(f"publickey: {reason}", "publickey") from None
+        except InvalidInputError as reason:
+            raise InvalidInputError(f"publickey: {reason}", "publickey") from None
 
     async def _refuse_known(self, transaction: Transaction, key: Certificate) -> None:
         for owner in await transaction.query(_SAME_FINGERPRINT, (key.fingerprint,)):
-            raise Conflict(f"this is the key of investigator {owner.id}, {owner.name!r}", owner.id)
+            raise ConflictError(
+                f"this is the key of investigator {owner.id}, {owner.name!r}", owner.id
+            )
         new = {part.fingerprint for part in key.keys}
         for signer in await self._keyring.signers(transaction.query):
             known = {part.fingerprint for part in signer.certificate.keys} & new
@@ -144,8 +156,8 @@ class Investigators:
                 raise _adopted(signer, sorted(known)[0])
 
 
-def _adopted(signer: Signer, fingerprint: str) -> InvalidInput:
-    return InvalidInput(
+def _adopted(signer: Signer, fingerprint: str) -> InvalidInputError:
+    return InvalidInputError(
         f"publickey: the key {fingerprint} in it belongs to investigator {signer.id},"
         f" {signer.name!r}; each key may have one owner",
         "publickey",

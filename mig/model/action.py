@@ -8,7 +8,7 @@ from typing import Annotated, Final, NamedTuple
 
 import msgspec
 
-from mig.errors import Unreadable
+from mig.errors import UnreadableError
 from mig.model.investigator import SIGNERS_OF_ACTION, Investigator, read_signers
 from mig.model.record import (
     Json,
@@ -78,7 +78,7 @@ class Action(StoredRecord, gc=False):
     def from_row(cls, row: ActionRow, counters: dict[str, int]) -> Action:
         """Return the action of a row, and of the counters of its commands.
 
-        :raises Unreadable: for an id, a time or signatures that cannot be served.
+        :raises UnreadableError: for an id, a time or signatures that cannot be served.
         """
         return cls(
             raw_id(row.id),
@@ -108,7 +108,7 @@ def _read_signatures(column: str | None) -> list[str]:
     try:
         return _signatures(column or "[]") or []
     except msgspec.MsgspecError:
-        raise Unreadable("its signatures are no array of strings") from None
+        raise UnreadableError("its signatures are no array of strings") from None
 
 
 def count_commands(statuses: dict[str, int]) -> dict[str, int]:

@@ -69,7 +69,7 @@ class Agent(StoredRecord, gc=False, omit_defaults=True):
     def from_row(cls, row: AgentRow) -> Agent:
         """Return the agent of a row.
 
-        :raises Unreadable: for an id or a time that cannot be served.
+        :raises UnreadableError: for an id or a time that cannot be served.
         """
         refreshed = rfc3339(row.refreshtime)
         return cls(

@@ -7,7 +7,7 @@ from typing import Annotated, Final, NamedTuple, NoReturn, Protocol, TypeVar
 
 from msgspec import Meta, Raw
 
-from mig.errors import Unreadable
+from mig.errors import UnreadableError
 from mig.model.action import Action, ActionRow
 from mig.model.agent import Agent, AgentRow
 from mig.model.record import (
@@ -88,7 +88,7 @@ class Command(StoredRecord, gc=False):
         """Return the command of a row beside its action and agent, which are encoded already.
 
         :param max_bytes: the largest results that are read.
-        :raises Unreadable: for an id or a time that cannot be served, and for larger results.
+        :raises UnreadableError: for an id or a time that cannot be served, and for larger results.
         """
         command_id = raw_id(row.id)
         if row.left_out is not None:
@@ -135,7 +135,7 @@ _COMMAND_BY_ID: Final = Statement(
 def encode_action(row: ActionRow) -> bytes:
     """Return an action as a command shows it: without counters.
 
-    :raises Unreadable: when it cannot be read.
+    :raises UnreadableError: when it cannot be read.
     """
     return encode_json(Action.from_row(row, counters={}))
 
@@ -143,7 +143,7 @@ def encode_action(row: ActionRow) -> bytes:
 def encode_agent(row: AgentRow) -> bytes:
     """Return an agent as a command shows it.
 
-    :raises Unreadable: when it cannot be read.
+    :raises UnreadableError: when it cannot be read.
     """
     return encode_json(Agent.from_row(row))
 
@@ -183,7 +183,7 @@ async def complete_results(query: Query, row: Stored, *, max_bytes: int) -> Stor
         return row
     for found in await query(_RESULTS_BY_ID, (row.id,)):
         return row._replace(results=found.results, left_out=None)
-    raise Unreadable("the command was deleted while it was read")
+    raise UnreadableError("the command was deleted while it was read")
 
 
 def weigh_results(rows: Iterable[_HasResults]) -> int:
@@ -200,9 +200,9 @@ def count_complete(rows: Sequence[_HasResults]) -> int:
 def refuse_left_out(size: int, max_bytes: int) -> NoReturn:
     """Refuse results of *size* bytes that were left out because they exceed *max_bytes*.
 
-    :raises Unreadable: always.
+    :raises UnreadableError: always.
     """
-    raise Unreadable(f"its results have {size} bytes, more than {max_bytes}")
+    raise UnreadableError(f"its results have {size} bytes, more than {max_bytes}")
 
 
 async def find_command(query: Query, command_id: int, *, max_bytes: int) -> FoundCommand | None:

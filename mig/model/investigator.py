@@ -48,7 +48,7 @@ class Investigator(StoredRecord, gc=False, omit_defaults=True):
     def from_row(cls, row: InvestigatorRow, publickey: str | UnsetType = UNSET) -> Investigator:
         """Return the investigator of a row.
 
-        :raises Unreadable: for an id or a time that cannot be served.
+        :raises UnreadableError: for an id or a time that cannot be served.
         """
         return cls(
             raw_id(row.id),
@@ -87,7 +87,7 @@ SIGNERS_OF_ACTION: Final = (
 def read_signers(column: str | None) -> list[Investigator]:
     """Return the investigators in a column of :data:`SIGNERS_OF_ACTION`.
 
-    :raises Unreadable: for an id or a time that cannot be served.
+    :raises UnreadableError: for an id or a time that cannot be served.
     """
     rows = rows_of_json(column) if column else ()
     return [Investigator.from_row(INVESTIGATOR.read(row)) for row in rows]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Generic, Protocol, TypeVar
 
-from mig.errors import Unreadable
+from mig.errors import UnreadableError
 from mig.model.statement import Query, Statement, id_array
 
 
@@ -22,7 +22,7 @@ class Lookup(Generic[Stored, Value]):
     """Values by id, each built once from its row and kept, at most *bound* of them.
 
     *statement* takes one parameter, an array of ids. What *build* cannot read is kept as the reason
-    and raised as :class:`Unreadable` to everyone who asks for that id.
+    and raised as :class:`UnreadableError` to everyone who asks for that id.
     """
 
     def __init__(
@@ -48,17 +48,17 @@ class Lookup(Generic[Stored, Value]):
             for row in await query(self._statement, (id_array(new),)):
                 try:
                     self._values[row.id] = self._build(row)
-                except Unreadable as reason:
+                except UnreadableError as reason:
                     self._unreadable[row.id] = str(reason)
 
     def get(self, record_id: str | None) -> Value | None:
         """Return the value under *record_id*, ``None`` when there is no such row.
 
-        :raises Unreadable: when there is one that cannot be read.
+        :raises UnreadableError: when there is one that cannot be read.
         """
         if record_id is None:
             return None
         value = self._values.get(record_id)
         if value is None and record_id in self._unreadable:
-            raise Unreadable(self._unreadable[record_id])
+            raise UnreadableError(self._unreadable[record_id])
         return value

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Concatenate, Final, ParamSpec, Protocol,
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
-from mig.errors import Unreadable
+from mig.errors import UnreadableError
 from mig.values import MAX_ID
 
 encode_json = msgspec.json.Encoder().encode
@@ -84,7 +84,7 @@ def read_record(
     """
     try:
         return from_row(row, *args, **kwargs)
-    except Unreadable as reason:
+    except UnreadableError as reason:
         return UnreadableRecord(kind, row.id, str(reason))
 
 
@@ -96,16 +96,16 @@ def raw_json(text: str | None, default: str = "null") -> Raw:
 def whole_number(text: str) -> str:
     """Return a stored numeric id, which is the same text in JSON.
 
-    :raises Unreadable: for anything else (a column of type numeric also holds NaN).
+    :raises UnreadableError: for anything else (a column of type numeric also holds NaN).
     """
     if not text.isdigit():
-        raise Unreadable(f"the id {text!r} is not a whole number")
+        raise UnreadableError(f"the id {text!r} is not a whole number")
     return text
 
 
 def raw_id(text: str) -> Raw:
     """Return a stored numeric id as a JSON number.
 
-    :raises Unreadable: as :func:`whole_number`.
+    :raises UnreadableError: as :func:`whole_number`.
     """
     return Raw(whole_number(text))

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from mig.errors import InvalidInput
+from mig.errors import InvalidInputError
 from mig.openpgp.packet import Packet, crc24, packets, strict_base64
 
 SIGNATURE: Final = 2
@@ -99,7 +99,7 @@ class Certificate:
 def read(armored: bytes) -> Certificate:
     """The certificate that somebody uploads: one armor, and nothing but white space around it.
 
-    :raises InvalidInput: saying what of it is not accepted.
+    :raises InvalidInputError: saying what of it is not accepted.
     """
     return parse(_dearmored(_text(armored).strip()))
 
@@ -108,7 +108,7 @@ def stored(armored: bytes) -> Certificate:
     """The certificate in a stored row, whoever put it there: text around the armor and packets
     that do not belong to a public key are passed over.
 
-    :raises InvalidInput: when there is no certificate in it, or more than one.
+    :raises InvalidInputError: when there is no certificate in it, or more than one.
     """
     text = _text(armored)
     start, end = text.find(BEGIN), text.rfind(END)
@@ -122,15 +122,15 @@ def stored(armored: bytes) -> Certificate:
 def parse(data: bytes) -> Certificate:
     """The certificate that consists of the packets *data*.
 
-    :raises InvalidInput: for packets that do not belong to exactly one public key.
+    :raises InvalidInputError: for packets that do not belong to exactly one public key.
     """
     found = packets(data)
     _refuse_secrets(found)
     if found and found[0].tag == COMPRESSED:
-        raise InvalidInput(f"the key is compressed; {ACCEPTED}")
+        raise InvalidInputError(f"the key is compressed; {ACCEPTED}")
     for packet in found:
         if packet.tag not in ACCEPTED_TAGS:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"the key holds a packet of type {packet.tag}, which has no place in a public key"
             )
     return _certificate(found)
@@ -148,32 +148,32 @@ def _text(armored: bytes) -> str:
     try:
         return armored.decode("utf-8")
     except UnicodeDecodeError:
-        raise InvalidInput(f"the key is not armored (it is not text); {ACCEPTED}") from None
+        raise InvalidInputError(f"the key is not armored (it is not text); {ACCEPTED}") from None
 
 
 def _dearmored(text: str) -> bytes:
     """The bytes in the only armor that *text* consists of."""
     frames = _FRAME.findall(text)
     if any("PRIVATE" in frame or "SECRET" in frame for frame in frames):
-        raise InvalidInput(
+        raise InvalidInputError(
             "this is a secret key: never send it to anybody, and replace it; only the public key"
             " is accepted"
         )
     if not frames:
-        raise InvalidInput(f"the key is not armored; {ACCEPTED}")
+        raise InvalidInputError(f"the key is not armored; {ACCEPTED}")
     if frames[0] != "PUBLIC KEY BLOCK":
-        raise InvalidInput(f"this is a PGP {frames[0]}, not a key; {ACCEPTED}")
+        raise InvalidInputError(f"this is a PGP {frames[0]}, not a key; {ACCEPTED}")
     if len(frames) > 1:
-        raise InvalidInput(f"there are {len(frames)} armors; {ACCEPTED}")
+        raise InvalidInputError(f"there are {len(frames)} armors; {ACCEPTED}")
     if not text.startswith(BEGIN) or not text.endswith(END):
-        raise InvalidInput(f"the armor is cut short or has text around it; {ACCEPTED}")
+        raise InvalidInputError(f"the armor is cut short or has text around it; {ACCEPTED}")
     lines = [line.rstrip(" \t\r") for line in text.split("\n")][1:-1]
     return _decoded(_without_headers(lines))
 
 
 def _without_headers(lines: list[str]) -> list[str]:
     if len(lines) > MOST_LINES:
-        raise InvalidInput(f"the armor has more than {MOST_LINES} lines")
+        raise InvalidInputError(f"the armor has more than {MOST_LINES} lines")
     begin, end = 0, len(lines)
     while begin < end and _HEADER.fullmatch(lines[begin]):
         begin += 1
@@ -187,15 +187,15 @@ def _decoded(lines: list[str]) -> bytes:
     checksum = lines.pop() if lines and _CHECKSUM.fullmatch(lines[-1]) else None
     data = strict_base64("".join(lines))
     if not data:
-        raise InvalidInput(f"the armor is empty; {ACCEPTED}")
+        raise InvalidInputError(f"the armor is empty; {ACCEPTED}")
     if checksum is not None and int.from_bytes(strict_base64(checksum[1:])) != crc24(data):
-        raise InvalidInput("the key is damaged: its checksum does not match")
+        raise InvalidInputError("the key is damaged: its checksum does not match")
     return data
 
 
 def _refuse_secrets(found: list[Packet]) -> None:
     if any(packet.tag in (SECRET_KEY, SECRET_SUBKEY) for packet in found):
-        raise InvalidInput(
+        raise InvalidInputError(
             "the armor holds a secret key: never send it to anybody, and replace it; only the"
             " public key is accepted"
         )
@@ -204,18 +204,18 @@ def _refuse_secrets(found: list[Packet]) -> None:
 def _certificate(found: list[Packet]) -> Certificate:
     if not found or found[0].tag != PUBLIC_KEY:
         kind = "a signature" if found and found[0].tag == SIGNATURE else "something else"
-        raise InvalidInput(f"the armor holds {kind}, not a public key; {ACCEPTED}")
+        raise InvalidInputError(f"the armor holds {kind}, not a public key; {ACCEPTED}")
     if sum(packet.tag == PUBLIC_KEY for packet in found) > 1:
-        raise InvalidInput("there are several keys in one armor; send them one by one")
+        raise InvalidInputError("there are several keys in one armor; send them one by one")
     names = sum(packet.tag == USER_ID for packet in found)
     if not names:
-        raise InvalidInput("the key has no user id; a name and its self-signature are needed")
+        raise InvalidInputError("the key has no user id; a name and its self-signature are needed")
     if names > MOST_USER_IDS:
-        raise InvalidInput(f"the key has more than {MOST_USER_IDS} user ids")
+        raise InvalidInputError(f"the key has more than {MOST_USER_IDS} user ids")
     keys = tuple(_key(packet) for packet in found if packet.tag in (PUBLIC_KEY, SUBKEY))
     for key in keys:
         if key.bits > MOST_BITS or key.exponent.bit_length() > MOST_EXPONENT_BITS:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"the key {key.fingerprint} is absurdly large; at most {MOST_BITS} bits, and"
                 f" {MOST_EXPONENT_BITS} of the exponent, are accepted"
             )
@@ -239,11 +239,11 @@ def _without_attributes(found: list[Packet]) -> bytes:
 def _key(packet: Packet) -> Key:
     body = packet.body
     if len(body) < 6:
-        raise InvalidInput("the key is damaged: a key packet is cut short")
+        raise InvalidInputError("the key is damaged: a key packet is cut short")
     if body[0] != 4:
-        raise InvalidInput(f"OpenPGP keys of version {body[0]} are not accepted: version 4")
+        raise InvalidInputError(f"OpenPGP keys of version {body[0]} are not accepted: version 4")
     if len(body) > 0xFFFF:
-        raise InvalidInput("the key is damaged: a key packet is too long")
+        raise InvalidInputError("the key is damaged: a key packet is too long")
     digest = hashlib.sha1(b"\x99" + len(body).to_bytes(2) + body, usedforsecurity=False)
     fingerprint = digest.hexdigest().upper()
     primary, algorithm, material = packet.tag == PUBLIC_KEY, body[5], body[6:]
@@ -275,7 +275,7 @@ def _mpi(data: bytes) -> tuple[int, bytes]:
     """The number that *data* starts with, and what follows it."""
     end = 2 + (int.from_bytes(data[:2]) + 7) // 8
     if len(data) < 2 or len(data) < end:
-        raise InvalidInput("the key is damaged: a number in it is cut short")
+        raise InvalidInputError("the key is damaged: a number in it is cut short")
     return int.from_bytes(data[2:end]), data[end:]
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from mig.errors import InvalidInput
+from mig.errors import InvalidInputError
 
 LONGEST_SIGNATURE: Final = 4096
 """Letters; as many as the column that stores them holds."""
@@ -63,7 +63,7 @@ class Signature:
 def packets(data: bytes) -> list[Packet]:
     """The packets that *data* consists of.
 
-    :raises InvalidInput: when it does not consist of whole packets of known length.
+    :raises InvalidInputError: when it does not consist of whole packets of known length.
     """
     found = []
     at = 0
@@ -71,7 +71,7 @@ def packets(data: bytes) -> list[Packet]:
         tag, start, length = _header(data, at)
         end = start + length
         if end > len(data):
-            raise InvalidInput("the OpenPGP data is cut short")
+            raise InvalidInputError("the OpenPGP data is cut short")
         found.append(Packet(tag=tag, body=data[start:end], raw=data[at:end]))
         at = end
     return found
@@ -81,17 +81,17 @@ def _header(data: bytes, at: int) -> tuple[int, int, int]:
     """The type of the packet at *at*, where its content starts, and its length."""
     first = data[at]
     if not first & 0x80:
-        raise InvalidInput("the data is not OpenPGP")
+        raise InvalidInputError("the data is not OpenPGP")
     if first & 0x40:
         tag, start, length = first & 0x3F, *_new_length(data, at + 1)
     else:
         if first & 3 == 3:
-            raise InvalidInput("an OpenPGP packet without a length is not accepted")
+            raise InvalidInputError("an OpenPGP packet without a length is not accepted")
         octets = 1 << (first & 3)
         tag, start = first >> 2 & 0xF, at + 1 + octets
         length = _number(data, at + 1, octets)
     if tag == 0:
-        raise InvalidInput("the data is not OpenPGP: no packet has the type 0")
+        raise InvalidInputError("the data is not OpenPGP: no packet has the type 0")
     return tag, start, length
 
 
@@ -104,12 +104,12 @@ def _new_length(data: bytes, at: int, *, subpacket: bool = False) -> tuple[int, 
         return at + 5, _number(data, at + 1, 4)
     if first < 224 or subpacket:
         return at + 2, (first - 192 << 8) + _number(data, at + 1, 1) + 192
-    raise InvalidInput("an OpenPGP packet in parts (partial lengths) is not accepted")
+    raise InvalidInputError("an OpenPGP packet in parts (partial lengths) is not accepted")
 
 
 def _number(data: bytes, at: int, octets: int) -> int:
     if at + octets > len(data):
-        raise InvalidInput("the OpenPGP data is cut short")
+        raise InvalidInputError("the OpenPGP data is cut short")
     return int.from_bytes(data[at : at + octets])
 
 
@@ -134,44 +134,46 @@ _CRC_TABLE = [_crc_entry(octet) for octet in range(256)]
 def strict_base64(text: str) -> bytes:
     """What *text* encodes; there is one text for every content.
 
-    :raises InvalidInput: for other letters, wrong padding, or bits that carry nothing.
+    :raises InvalidInputError: for other letters, wrong padding, or bits that carry nothing.
     """
     try:
         data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
-        raise InvalidInput("the base64 is damaged") from None
+        raise InvalidInputError("the base64 is damaged") from None
     if base64.b64encode(data).decode("ascii") != text:
-        raise InvalidInput("the base64 is damaged: its last letters carry bits that mean nothing")
+        raise InvalidInputError(
+            "the base64 is damaged: its last letters carry bits that mean nothing"
+        )
     return data
 
 
 def signature(text: str) -> Signature:
     """The signature in its one-line form: the armor's base64 and its ``=CRC`` joined.
 
-    :raises InvalidInput: saying what of it is not accepted.
+    :raises InvalidInputError: saying what of it is not accepted.
     """
     if len(text) > LONGEST_SIGNATURE:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"a signature of {len(text)} letters is too long: at most {LONGEST_SIGNATURE}"
         )
     found = packets(_one_line(text))
     if len(found) != 1 or found[0].tag != SIGNATURE:
-        raise InvalidInput(f"{_content(found)}; exactly one signature packet is accepted")
+        raise InvalidInputError(f"{_content(found)}; exactly one signature packet is accepted")
     return _version_4(found[0])
 
 
 def _one_line(text: str) -> bytes:
     if not text:
-        raise InvalidInput(f"the signature is empty; {ACCEPTED}")
+        raise InvalidInputError(f"the signature is empty; {ACCEPTED}")
     if "-----" in text:
         kind = "a clearsigned text" if "BEGIN PGP SIGNED MESSAGE" in text else "an armor"
-        raise InvalidInput(f"the signature is {kind} with its frame lines; {ACCEPTED}")
+        raise InvalidInputError(f"the signature is {kind} with its frame lines; {ACCEPTED}")
     match = _ONE_LINE.fullmatch(text)
     if match is None:
-        raise InvalidInput(f"this is no signature; {ACCEPTED}")
+        raise InvalidInputError(f"this is no signature; {ACCEPTED}")
     data = strict_base64(match[1])
     if crc24(data) != int.from_bytes(strict_base64(match[2])):
-        raise InvalidInput("the signature is damaged: its checksum does not match")
+        raise InvalidInputError("the signature is damaged: its checksum does not match")
     return data
 
 
@@ -196,7 +198,9 @@ def _version_4(packet: Packet) -> Signature:
     body = packet.body
     version = _number(body, 0, 1)
     if version != 4:
-        raise InvalidInput(f"OpenPGP signatures of version {version} are not accepted: version 4")
+        raise InvalidInputError(
+            f"OpenPGP signatures of version {version} are not accepted: version 4"
+        )
     kind, key_algorithm, hash_algorithm = _number(body, 1, 3).to_bytes(3)
     _check_class(kind)
     _check_algorithms(key_algorithm, hash_algorithm)
@@ -218,7 +222,7 @@ def _version_4(packet: Packet) -> Signature:
 def _check_class(kind: int) -> None:
     if kind != 0:
         name = _CLASSES.get(kind, "made for something else than a document")
-        raise InvalidInput(
+        raise InvalidInputError(
             f"the signature's class is {kind:#04x} ({name}); only 0x00, of a binary document, is"
             " accepted"
         )
@@ -226,21 +230,21 @@ def _check_class(kind: int) -> None:
 
 def _check_algorithms(key_algorithm: int, hash_algorithm: int) -> None:
     if key_algorithm == DSA:
-        raise InvalidInput("DSA signatures are not accepted: RSA, ECDSA or EdDSA")
+        raise InvalidInputError("DSA signatures are not accepted: RSA, ECDSA or EdDSA")
     if key_algorithm not in NUMBERS_IN_SIGNATURE:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"the public key algorithm {key_algorithm} is not accepted: RSA, ECDSA or EdDSA"
         )
     if hash_algorithm not in HASHES:
         weak = WEAK_HASHES.get(hash_algorithm)
         name = f"{weak} is weak and" if weak else f"the hash algorithm {hash_algorithm}"
         wanted = ", ".join(sorted(HASHES.values()))
-        raise InvalidInput(f"{name} is not accepted in a signature: {wanted}")
+        raise InvalidInputError(f"{name} is not accepted in a signature: {wanted}")
 
 
 def _slice(data: bytes, at: int, length: int) -> bytes:
     if at + length > len(data):
-        raise InvalidInput("the signature is cut short")
+        raise InvalidInputError("the signature is cut short")
     return data[at : at + length]
 
 
@@ -251,7 +255,7 @@ def _subpackets(area: bytes) -> Iterator[tuple[int, bytes]]:
         start, length = _new_length(area, at, subpacket=True)
         content = _slice(area, start, length)
         if not content:
-            raise InvalidInput("the signature is damaged: it has an empty subpacket")
+            raise InvalidInputError("the signature is damaged: it has an empty subpacket")
         yield content[0] & 0x7F, content[1:]
         at = start + length
 
@@ -264,7 +268,7 @@ def _check_numbers(body: bytes, at: int, key_algorithm: int) -> None:
         _slice(body, at + 2, (bits + 7) // 8)
         at += 2 + (bits + 7) // 8
     if at != len(body):
-        raise InvalidInput("the signature is damaged: it does not end where its numbers end")
+        raise InvalidInputError("the signature is damaged: it does not end where its numbers end")
 
 
 def _issuers(hashed: list[tuple[int, bytes]], unhashed: list[tuple[int, bytes]]) -> tuple[str, ...]:
@@ -275,7 +279,7 @@ def _issuers(hashed: list[tuple[int, bytes]], unhashed: list[tuple[int, bytes]])
             found = tuple(dict.fromkeys(name for name in names if name))
             if found:
                 return found
-    raise InvalidInput("the signature does not name the key that made it")
+    raise InvalidInputError("the signature does not name the key that made it")
 
 
 def _issuer(kind: int, content: bytes) -> str | None:

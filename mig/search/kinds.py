@@ -9,7 +9,7 @@ from typing import Final, Generic, Literal, TypeVar
 
 from whenever import Instant
 
-from mig.errors import InvalidInput
+from mig.errors import InvalidInputError
 from mig.search.condition import Condition
 from mig.values import MAX_ID, did_you_mean, parse_id, parse_time
 
@@ -34,7 +34,7 @@ class Kind(Generic[Value]):
     def parse(self, name: str, text: str) -> Value:
         """Return the value of *text*, which is not empty.
 
-        :raises InvalidInput: naming the parameter *name*, and saying what it takes.
+        :raises InvalidInputError: naming the parameter *name*, and saying what it takes.
         """
         raise NotImplementedError
 
@@ -92,13 +92,13 @@ class Pattern(Kind[str]):
 
     def parse(self, name: str, text: str) -> str:
         if len(text) > MAX_PATTERN or text.count("%") > MAX_WILDCARDS:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"{name} must be an ILIKE pattern of at most {MAX_PATTERN} letters"
                 f" and {MAX_WILDCARDS} %",
                 name,
             )
         if (len(text) - len(text.rstrip("\\"))) % 2:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"{name} must not end in a single backslash, which escapes nothing", name
             )
         return text
@@ -133,7 +133,7 @@ class Choice(Kind[str]):
         if text in self.words:
             return text
         hint = did_you_mean(text, self.words)
-        raise InvalidInput(
+        raise InvalidInputError(
             f"{name} must be one of {', '.join(self.words)}{f'; {hint}' if hint else ''}", name
         )
 
@@ -165,7 +165,7 @@ class Count(Kind[int]):
     def parse(self, name: str, text: str) -> int:
         if _COUNT.fullmatch(text) and self.minimum <= int(text) <= MAX_COUNT:
             return int(text)
-        raise InvalidInput(
+        raise InvalidInputError(
             f"{name} must be a whole number from {self.minimum} to {MAX_COUNT}", name
         )
 
@@ -191,7 +191,7 @@ class Cursor(Kind[Position]):
         time, _, row_id = text.rpartition(",")
         if _STORED_TIME.fullmatch(time) and _STORED_ID.fullmatch(row_id):
             return Position(time=time, id=row_id)
-        raise InvalidInput(f"{name} must be taken from the next link of an earlier page", name)
+        raise InvalidInputError(f"{name} must be taken from the next link of an earlier page", name)
 
     def json_schema(self) -> JsonSchema:
         return {"type": "string"}

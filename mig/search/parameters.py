@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from whenever import Instant
 
-from mig.errors import InvalidInput
+from mig.errors import InvalidInputError
 from mig.model.action import FINISHED_COMMAND
 from mig.model.search import SearchParameters
 from mig.search.kinds import (
@@ -248,17 +248,17 @@ class Search:
 def parse_search(pairs: Sequence[tuple[str, str]], now: Instant) -> Search:
     """Return the search that the *pairs* of a query string ask for; an empty value sets nothing.
 
-    :raises InvalidInput: naming the parameter, for an unknown or repeated one, for one that the
-        type cannot use, and for a value that it does not take.
+    :raises InvalidInputError: naming the parameter, for an unknown or repeated one, for one that
+        the type cannot use, and for a value that it does not take.
     """
     texts: dict[str, str] = {}
     values: dict[str, Any] = {}
     for name, text in pairs:
         if name not in BY_NAME:
             hint = did_you_mean(name.lower(), BY_NAME, f"there are {', '.join(BY_NAME)}")
-            raise InvalidInput(f"unknown parameter {name!r}; {hint}", name)
+            raise InvalidInputError(f"unknown parameter {name!r}; {hint}", name)
         if name in texts:
-            raise InvalidInput(f"{name} is given twice", name)
+            raise InvalidInputError(f"{name} is given twice", name)
         texts[name] = text
         if text:
             values[name] = BY_NAME[name].kind.parse(name, text)
@@ -266,7 +266,7 @@ def parse_search(pairs: Sequence[tuple[str, str]], now: Instant) -> Search:
     for name in values:
         if type_ not in BY_NAME[name].types:
             takers = " and ".join(BY_NAME[name].types)
-            raise InvalidInput(f"{name} fits only searches of type {takers}", name)
+            raise InvalidInputError(f"{name} fits only searches of type {takers}", name)
     defaults = {p.name: p.default(type_, now) for p in PARAMETERS if p.default is not None}
     return Search(
         type=type_,

@@ -9,7 +9,7 @@ from psycopg2 import DataError
 from twisted.internet.defer import Deferred
 
 from mig.database.database import Snapshot
-from mig.errors import InvalidInput
+from mig.errors import InvalidInputError
 from mig.model.row import Columns, Row
 from mig.model.statement import Query
 from mig.search.condition import Condition
@@ -89,7 +89,7 @@ class Results(Generic[Stored]):
     async def open(self) -> None:
         """Resolve the filters and open the cursor.
 
-        :raises InvalidInput: for a cursor with an impossible time.
+        :raises InvalidInputError: for a cursor with an impossible time.
         """
         source = SOURCES[self._search.type]
         condition = await resolve_filters(self._snapshot.query, self._search)
@@ -112,7 +112,7 @@ class Results(Generic[Stored]):
             if self._search.cursor is None:
                 raise
             message = "cursor must be taken from the next link of an earlier page"
-            raise InvalidInput(message, "cursor") from None
+            raise InvalidInputError(message, "cursor") from None
 
     async def pages(self) -> AsyncGenerator[bytes, None]:
         """Yield encoded pages, separated within and between them; a page may be empty."""

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from psycopg2.extensions import make_dsn
 
-from mig.errors import BadConfig
+from mig.errors import ConfigError
 from mig.values import did_you_mean
 
 DEFAULT_IP: Final = "127.0.0.1"
@@ -298,22 +298,22 @@ SECTIONS: Final[Mapping[str, type[Any]]] = {
 def read(path: Path) -> Config:
     """The configuration in a file.
 
-    :raises BadConfig: when it cannot be read, or with everything that is wrong in it.
+    :raises ConfigError: when it cannot be read, or with everything that is wrong in it.
     """
     try:
         return parse(path.read_text(encoding="utf-8-sig"))
     except OSError as reason:
-        raise BadConfig(f"cannot read {path}: {reason.strerror}") from None
+        raise ConfigError(f"cannot read {path}: {reason.strerror}") from None
     except UnicodeDecodeError:
-        raise BadConfig(f"{path}: the file is not UTF-8") from None
-    except BadConfig as faults:
-        raise BadConfig(f"{path}: {faults}") from None
+        raise ConfigError(f"{path}: the file is not UTF-8") from None
+    except ConfigError as faults:
+        raise ConfigError(f"{path}: {faults}") from None
 
 
 def parse(text: str) -> Config:
     """The configuration in the text of a file. A key that is given twice has its last value.
 
-    :raises BadConfig: with everything that is wrong in it, joined by ``; ``.
+    :raises ConfigError: with everything that is wrong in it, joined by ``; ``.
     """
     faults: list[str] = []
     parser = _parsed(text, faults)
@@ -329,7 +329,7 @@ def parse(text: str) -> Config:
                 faults.append(str(fault))
     faults.extend(_faults_together(values["logging"]))
     if faults:
-        raise BadConfig("; ".join(dict.fromkeys(faults)))
+        raise ConfigError("; ".join(dict.fromkeys(faults)))
     sections = {name: kind(**values[name]) for name, kind in SECTIONS.items()}
     return Config(**sections, idle=tuple(dict.fromkeys(idle)))
 

@@ -27,15 +27,15 @@ from mig.database.database import Database
 from mig.database.schema.migrate import prepare
 from mig.demo.postgres import API, EmbeddedPostgres
 from mig.errors import (
-    BadConfig,
-    BadListener,
-    BadLog,
-    PostgresFailed,
-    SchemaFault,
-    SpoolFault,
-    StartFailed,
-    Unavailable,
-    explained,
+    ConfigError,
+    ListenerError,
+    LogError,
+    PostgresError,
+    SchemaError,
+    SpoolError,
+    StartupError,
+    UnavailableError,
+    describe_error,
 )
 from mig.investigators.registry import Investigators
 from mig.reactor import Reactor, get_reactor
@@ -63,7 +63,7 @@ def make_service(
 
     :param calls: what the spool asks the operating system through.
     :param database_class: what the service asks PostgreSQL through.
-    :raises StartFailed: for everything that can be known to be wrong before the reactor runs.
+    :raises StartupError: for everything that can be known to be wrong before the reactor runs.
     """
     configuration = Config()
     try:
@@ -74,8 +74,8 @@ def make_service(
         database = _database(settings.database)
         spool = _spool(settings, calls)
         listeners = _bound(settings)
-    except (BadConfig, BadLog, PostgresFailed, SpoolFault) as reason:
-        raise StartFailed(str(reason)) from None
+    except (ConfigError, LogError, PostgresError, SpoolError) as reason:
+        raise StartupError(str(reason)) from None
     base = (settings.url or _local_url(listeners)) + settings.base_route
     return ApiService(
         database,
@@ -93,7 +93,7 @@ def _database(text: str) -> str | EmbeddedPostgres:
     """A connection string as it is, or our own PostgreSQL, whose folder is now ours alone."""
     if text.startswith(EMBEDDED):
         if text == EMBEDDED:
-            raise StartFailed(
+            raise StartupError(
                 "--database embedded: needs a folder, as in embedded:/var/lib/mig-api"
             )
         postgres = EmbeddedPostgres(get_reactor(), Path(text.removeprefix(EMBEDDED)))
@@ -102,7 +102,7 @@ def _database(text: str) -> str | EmbeddedPostgres:
     try:
         parse_dsn(text)
     except ProgrammingError:
-        raise StartFailed(
+        raise StartupError(
             "--database is no postgresql:// URL or connection string, nor embedded:FOLDER"
         ) from None
     return text
@@ -111,7 +111,7 @@ def _database(text: str) -> str | EmbeddedPostgres:
 def _spool(settings: Settings, calls: SystemCalls | None) -> Spool | None:
     """The scheduler's spool, when actions go through one: its folders are there and can be trusted.
 
-    :raises SpoolFault: when they cannot.
+    :raises SpoolError: when they cannot.
     """
     if settings.handoff != "spool" or settings.spool is None:
         return None
@@ -123,8 +123,8 @@ def _spool(settings: Settings, calls: SystemCalls | None) -> Spool | None:
 def _bound(settings: Settings) -> list[Listener]:
     try:
         return bind_all(settings.listeners)
-    except BadListener as reason:
-        raise StartFailed(f"{settings.listeners_from}: {reason}") from None
+    except ListenerError as reason:
+        raise StartupError(f"{settings.listeners_from}: {reason}") from None
 
 
 def _local_url(listeners: Sequence[Listener]) -> str:
@@ -253,11 +253,11 @@ class ApiService(Service):
         return server
 
     def _give_up(self, reactor: Reactor, failure: Failure) -> None:
-        expected = failure.check(Unavailable, SchemaFault, PostgresFailed)
+        expected = failure.check(UnavailableError, SchemaError, PostgresError)
         if not self.running and (expected or failure.check(CancelledError)):
             return  # somebody stopped the service: that is why it could not start
         if expected and failure.value is not None:
-            self.log.critical("mig-api: {reason}", reason=explained(failure.value))
+            self.log.critical("mig-api: {reason}", reason=describe_error(failure.value))
         else:
             self.log.failure("mig-api cannot start", failure)
         atexit.register(_exit_with_failure)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from mig.errors import BadListener
+from mig.errors import ListenerError
 
 DEFAULT_LISTENER: Final = "tcp:1664:interface=127.0.0.1"
 ACCEPTED: Final = (
@@ -32,15 +32,15 @@ _TOKEN = re.compile(r"\\(.)|([:=])|([^\\:=]+)", re.DOTALL)
 def parse(text: str) -> tuple[str, Mapping[str, str]]:
     """The kind and the named arguments of an endpoint text.
 
-    :raises BadListener: for a text of another form.
+    :raises ListenerError: for a text of another form.
     """
     (kind, *values), named = _pieces(text)
     if kind not in ARGUMENTS:
-        raise BadListener(f"{text!r} is no listener; accepted is {ACCEPTED}")
+        raise ListenerError(f"{text!r} is no listener; accepted is {ACCEPTED}")
     names = ARGUMENTS[kind]
     positional = dict(zip(names, values, strict=False))
     if len(values) > len(names) or set(named) - set(names) or set(named) & set(positional):
-        raise BadListener(f"{text!r} is no listener; {kind} takes {', '.join(names)}, each once")
+        raise ListenerError(f"{text!r} is no listener; {kind} takes {', '.join(names)}, each once")
     return kind, positional | named
 
 
@@ -53,7 +53,7 @@ def _pieces(text: str) -> tuple[list[str], dict[str, str]]:
             if name is None:
                 positional.append(value)
             elif name in named:
-                raise BadListener(f"{text!r} is no listener; it gives {name} twice")
+                raise ListenerError(f"{text!r} is no listener; it gives {name} twice")
             else:
                 named[name] = value
             name, value = None, ""
@@ -62,7 +62,7 @@ def _pieces(text: str) -> tuple[list[str], dict[str, str]]:
         else:
             value += escaped or operator or plain
     if name is not None or value:
-        raise BadListener(f"{text!r} is no listener; it ends with a backslash")
+        raise ListenerError(f"{text!r} is no listener; it ends with a backslash")
     return positional or [""], named
 
 

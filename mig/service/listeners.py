@@ -19,7 +19,7 @@ from typing import Final
 
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IReactorFDSet
 
-from mig.errors import BadListener
+from mig.errors import ListenerError
 from mig.service.endpoints import parse, parse_number
 from mig.service.shared_port import PAUSE_SECONDS, TcpPort, UnixPort
 
@@ -104,7 +104,7 @@ class _File:
 def bind_all(texts: Iterable[str]) -> list[Listener]:
     """The listeners that endpoint texts describe: all of them, or none.
 
-    :raises BadListener: for a text of another form, or of a listener that is not allowed, or when
+    :raises ListenerError: for a text of another form, or of a listener that is not allowed, or when
         an address cannot be bound.
     """
     bound: list[Listener] = []
@@ -121,15 +121,15 @@ def bind_all(texts: Iterable[str]) -> list[Listener]:
 def bind(text: str) -> Listener:
     """The listening socket that an endpoint text describes.
 
-    :raises BadListener: as :func:`bind_all`.
+    :raises ListenerError: as :func:`bind_all`.
     """
     kind, arguments = parse(text)
     try:
         return _BINDERS[kind](text, arguments)
     except OSError as reason:
-        raise BadListener(f"cannot listen on {text}: {reason.strerror or reason}") from None
+        raise ListenerError(f"cannot listen on {text}: {reason.strerror or reason}") from None
     except ValueError as reason:
-        raise BadListener(f"{text}: {reason}") from None
+        raise ListenerError(f"{text}: {reason}") from None
 
 
 def _bind_tcp(text: str, arguments: Mapping[str, str]) -> Listener:

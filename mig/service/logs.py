@@ -26,10 +26,10 @@ from twisted.logger import (
 )
 from zope.interface import implementer
 
-from mig.errors import BadLog
+from mig.errors import LogError
 from mig.service.apicfg import Logging
 from mig.web.request import RequestEnded
-from mig.web.urlencoded import printable
+from mig.web.urlencoded import escape_bytes
 
 SYSLOG_SOCKET: Final = Path("/dev/log")
 LOCAL3: Final = 19
@@ -68,7 +68,7 @@ def redirect(
 
     :param parent: the options of twistd or twist; what they say about the log wins.
     :param syslog_socket: where the log server of this machine takes datagrams.
-    :raises BadLog: when the file cannot be opened or the log server has no address.
+    :raises LogError: when the file cannot be opened or the log server has no address.
     """
     observer = None if _decided(parent) else _observer(logging, parent, syslog_socket)
     if observer is None or "fileLogObserverFactory" not in parent:
@@ -123,7 +123,7 @@ def _opened(logging: Logging) -> TextIO:
     try:
         log = logging.file.open("a", encoding="utf-8", errors="backslashreplace")
     except OSError as reason:
-        raise BadLog(f"[logging] cannot open {logging.file}: {reason.strerror}") from None
+        raise LogError(f"[logging] cannot open {logging.file}: {reason.strerror}") from None
     with suppress(PermissionError):
         if stat.S_ISREG(os.fstat(log.fileno()).st_mode):
             os.fchmod(log.fileno(), 0o640)
@@ -134,12 +134,12 @@ def _address(logging: Logging, syslog_socket: Path) -> tuple[socket.AddressFamil
     """Family and address of the log server, looked up once: later it would block."""
     if logging.protocol == "unix":
         if not syslog_socket.is_socket():
-            raise BadLog(f"[logging] there is no log server at {syslog_socket}")
+            raise LogError(f"[logging] there is no log server at {syslog_socket}")
         return socket.AF_UNIX, str(syslog_socket)
     try:
         found = socket.getaddrinfo(logging.host, logging.port, type=socket.SOCK_DGRAM)
     except OSError:
-        raise BadLog(f"[logging] the name of host {logging.host} cannot be resolved") from None
+        raise LogError(f"[logging] the name of host {logging.host} cannot be resolved") from None
     return found[0][0], found[0][4]
 
 
@@ -149,8 +149,8 @@ _access = Logger(namespace="mig.web.request.Request")  # the name that these lin
 def write_access_line(event: RequestEnded) -> None:
     """Write the line of a request that has ended."""
     line = (
-        f"{event.operation} {event.client or 'unix'} {printable(event.method)}"
-        f" {printable(event.uri)} {event.status} {event.seconds:.3f}s"
+        f"{event.operation} {event.client or 'unix'} {escape_bytes(event.method)}"
+        f" {escape_bytes(event.uri)} {event.status} {event.seconds:.3f}s"
         f" {event.rows} rows {event.sent_bytes} bytes: {event.outcome[:MAX_OUTCOME_CHARACTERS]}"
     )
     # made here, since Twisted takes three times as long to fill in a format of many fields

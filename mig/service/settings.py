@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from mig.errors import StartFailed
+from mig.errors import StartupError
 from mig.limits import Limits
 from mig.service import apicfg
 from mig.service.apicfg import Config
@@ -42,18 +42,18 @@ class Settings:
 def read_settings(options: Options, configuration: Config) -> Settings:
     """Return the settings; an option wins over the file.
 
-    :raises StartFailed: for options that say nothing usable.
+    :raises StartupError: for options that say nothing usable.
     """
     server = configuration.server
     database = options["database"] or configuration.postgres.dsn
     if not database:
-        raise StartFailed(NO_DATABASE)
+        raise StartupError(NO_DATABASE)
     url = server.host
     if options["public-url"]:
         try:
             url = apicfg.host(options["public-url"])
         except ValueError as accepted:
-            raise StartFailed(f"--public-url must be {accepted}") from None
+            raise StartupError(f"--public-url must be {accepted}") from None
     is_from_file = server.listener is not None and not options["listen"]
     return Settings(
         database=database,

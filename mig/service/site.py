@@ -24,9 +24,9 @@ from mig.formats.collection_json import MEDIA_TYPES
 from mig.hypermedia.urls import Urls
 from mig.investigators.registry import Investigators as Registry
 from mig.limits import Limits
-from mig.web.gate import Authenticate
+from mig.web.gate import Authenticator
 from mig.web.request import Request
-from mig.web.site import ApiSite, Observer
+from mig.web.site import ApiSite, RequestObserver
 
 
 def let_anyone_in(request: Request) -> Caller:
@@ -43,8 +43,8 @@ def make_site(
     investigators: Registry,
     limits: Limits = DEFAULT_LIMITS,
     routes: Iterable[Route] = ROUTES,
-    authenticate: Authenticate = let_anyone_in,
-    observers: Sequence[Observer] = (),
+    authenticate: Authenticator = let_anyone_in,
+    observers: Sequence[RequestObserver] = (),
 ) -> ApiSite:
     """Return the site that serves *routes* at the public URL *base*."""
     urls = Urls(base)

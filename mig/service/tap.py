@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.application.service import IService
 
-from mig.errors import StartFailed
+from mig.errors import StartupError
 from mig.service.application import make_service
 from mig.service.options import Options
 
@@ -15,5 +15,5 @@ def makeService(options: Options) -> IService:
     """The service that *options* ask for; what is wrong with them ends the process here."""
     try:
         return make_service(options)
-    except StartFailed as reason:
+    except StartupError as reason:
         raise SystemExit(f"mig-api: {reason}") from None

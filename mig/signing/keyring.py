@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 from twisted.logger import Logger
 
-from mig.errors import InvalidInput
+from mig.errors import InvalidInputError
 from mig.model.row import read_as
 from mig.model.statement import Query, Statement, id_array
 from mig.openpgp import certificate
@@ -108,7 +108,7 @@ class Keyring:
     def _keep(self, id: str, publickey: bytes) -> None:
         try:
             readable = certificate.stored(publickey)
-        except InvalidInput as reason:
+        except InvalidInputError as reason:
             readable = None
             self.log.warn("the key of investigator {id} cannot be read: {why}", id=id, why=reason)
         self._read[id] = _Read(

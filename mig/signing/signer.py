@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mig.errors import BadSignature, InvalidInput
+from mig.errors import BadSignatureError, InvalidInputError
 from mig.openpgp.packet import Signature
 from mig.signing.canonical import Text
 from mig.signing.gpg.verify import Gpg
@@ -16,15 +16,15 @@ async def find_signer(
 ) -> tuple[Signer, Text]:
     """Return the one of *signers* who made a signature, and the one of *texts* that it is over.
 
-    :raises InvalidInput: when that is nobody, more than one, or not active, or when the signature
-        does not hold.
-    :raises Unavailable: when it cannot be checked now.
+    :raises InvalidInputError: when that is nobody, more than one, or not active, or when the
+        signature does not hold.
+    :raises UnavailableError: when it cannot be checked now.
     """
     candidates = owners(signers, signature.issuers)
     active = [signer for signer in candidates if signer.active]
     if not active:
         names = ", ".join(f"{s.name!r} ({s.id})" for s in candidates)
-        raise InvalidInput(
+        raise InvalidInputError(
             f"the investigator {names} is not active"
             if candidates
             else f"no investigator has the key {signature.issuers[0]}"
@@ -44,13 +44,13 @@ async def _find_only_signer(
     for signer in active:
         try:
             found.append((signer, await _find_text(gpg, signer, signature, texts)))
-        except InvalidInput as reason:
+        except InvalidInputError as reason:
             reasons.append(reason)
     if len(found) > 1:
         names = ", ".join(f"{signer.name!r} ({signer.id})" for signer, _ in found)
-        raise InvalidInput(f"the key that made it belongs to several investigators: {names}")
+        raise InvalidInputError(f"the key that made it belongs to several investigators: {names}")
     if not found:
-        raise next((r for r in reasons if not isinstance(r, BadSignature)), reasons[0])
+        raise next((r for r in reasons if not isinstance(r, BadSignatureError)), reasons[0])
     return found[0]
 
 
@@ -58,7 +58,7 @@ async def _find_text(gpg: Gpg, signer: Signer, signature: Signature, texts: Sequ
     for text in texts:
         try:
             await gpg.verify(signer.certificate, signature, text.text)
-        except BadSignature:
+        except BadSignatureError:
             continue
         return text
-    raise BadSignature("it is no signature over this action, in neither of its two texts")
+    raise BadSignatureError("it is no signature over this action, in neither of its two texts")

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from io import BytesIO
 
-from mig.errors import TooLarge, Unavailable
+from mig.errors import BodyTooLargeError, UnavailableError
 
 
-class HeldBytes:
+class BufferBudget:
     """Counts what is held of all bodies that are being received, up to a limit."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self.total = 0
 
-    def take(self, count: int) -> None:
+    def reserve(self, count: int) -> None:
         """Count *count* bytes more.
 
-        :raises Unavailable: when too much is held already.
+        :raises UnavailableError: when too much is held already.
         """
         if self.total + count > self._limit:
-            raise Unavailable("too many requests are being sent at once")
+            raise UnavailableError("too many requests are being sent at once")
         self.total += count
 
     def release(self, count: int) -> None:
@@ -28,41 +28,41 @@ class HeldBytes:
         self.total -= count
 
 
-class Body:
+class RequestBody:
     """The body of one request.
 
     :param limit: how many bytes it may have.
-    :param held: where the bytes that are kept are counted; without it none is kept.
-    :param announced: the length that the headers say; ``None`` when it comes in chunks.
-    :raises TooLarge: when the announced length is above the limit.
+    :param budget: where the bytes that are kept are counted; without it none is kept.
+    :param content_length: the length that the headers say; ``None`` when it comes in chunks.
+    :raises BodyTooLargeError: when the announced length is above the limit.
     """
 
-    def __init__(self, limit: int, held: HeldBytes | None, announced: int | None) -> None:
+    def __init__(self, limit: int, budget: BufferBudget | None, content_length: int | None) -> None:
         self.content = BytesIO()
         self._limit = limit
-        self._held = held
+        self._budget = budget
         self._received = 0
-        if announced is not None:
-            self._check(announced)
+        if content_length is not None:
+            self._check_length(content_length)
 
-    def _check(self, length: int) -> None:
+    def _check_length(self, length: int) -> None:
         if length > self._limit:
-            raise TooLarge(self._limit)
+            raise BodyTooLargeError(self._limit)
 
-    def add(self, data: bytes) -> None:
+    def append(self, data: bytes) -> None:
         """Take the next piece.
 
-        :raises TooLarge: when there is more than the limit.
-        :raises Unavailable: when too much is held of all bodies together.
+        :raises BodyTooLargeError: when there is more than the limit.
+        :raises UnavailableError: when too much is held of all bodies together.
         """
-        self._check(self._received + len(data))
-        if self._held is not None:
-            self._held.take(len(data))
+        self._check_length(self._received + len(data))
+        if self._budget is not None:
+            self._budget.reserve(len(data))
             self.content.write(data)
         self._received += len(data)
 
     def release(self) -> None:
         """Count the bytes as held no longer; nothing may be added afterwards."""
-        if self._held is not None:
-            self._held.release(self._received)
-            self._held = None
+        if self._budget is not None:
+            self._budget.release(self._received)
+            self._budget = None

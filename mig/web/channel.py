@@ -13,8 +13,8 @@ from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from mig.errors import InvalidInput, TooSlow, Unavailable
-from mig.web.request import Connection, Request
+from mig.errors import InvalidInputError, RequestTimeoutError, UnavailableError
+from mig.web.request import BaseChannel, Request
 
 
 class INetworkProducer(IPushProducer):
@@ -24,7 +24,7 @@ class INetworkProducer(IPushProducer):
         """Stop telling the channel when the client takes no more."""
 
 
-class Channel(Connection):
+class Channel(BaseChannel):
     """Reads requests one after the other and hands them to Twisted when they are let in.
 
     A request that is refused before it is whole ends its connection: the answer is sent, and what
@@ -39,10 +39,10 @@ class Channel(Connection):
 
     log = Logger()
     requests: list[Request]
-    _ending = False
-    _dropped = 0
+    _is_ending = False
+    _discarded_bytes = 0
     _deadline: IDelayedCall | None = None
-    _admission: Deferred[None] | None = None
+    _decision: Deferred[None] | None = None
     _host: IAddress | None = None
     # Private in Twisted, and all it has to stop reading while the response may go on.
     _networkProducer: INetworkProducer
@@ -54,13 +54,13 @@ class Channel(Connection):
         return self._host
 
     def dataReceived(self, data: bytes) -> None:
-        if self._ending:
-            self._dropped += len(data)
-            if self._dropped > self.site.limits.linger_bytes:
+        if self._is_ending:
+            self._discarded_bytes += len(data)
+            if self._discarded_bytes > self.site.limits.linger_bytes:
                 self.transport.abortConnection()
             return
         super().dataReceived(data)
-        self._stop_reading_ahead()
+        self._limit_read_ahead()
         if self._deadline is None:
             self._set_deadline()
 
@@ -68,29 +68,33 @@ class Channel(Connection):
 
     def _set_deadline(self) -> None:
         """Give the request that is being read an end; one that is whole has none."""
-        if self._ending or self._handlingRequest or self._admission is not None:
+        if self._is_ending or self._handlingRequest or self._decision is not None:
             return
         if not self.line_mode:
-            self._give_until(self.site.limits.body_seconds, "body")
+            self._start_deadline(self.site.limits.body_seconds, "body")
         elif self.persistent and (self._buffer or self.requests):
-            self._give_until(self.site.limits.header_seconds, "headers")
+            self._start_deadline(self.site.limits.header_seconds, "headers")
 
-    def _give_until(self, seconds: float, part: str) -> None:
-        self._deadline = self.site.clock.callLater(seconds, self._late, part, seconds)
+    def _start_deadline(self, seconds: float, part: str) -> None:
+        self._deadline = self.site.clock.callLater(
+            seconds, self._refuse_late_request, part, seconds
+        )
 
-    def _no_deadline(self) -> None:
+    def _cancel_deadline(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
 
-    def _late(self, part: str, seconds: float) -> None:
+    def _refuse_late_request(self, part: str, seconds: float) -> None:
         self._deadline = None
         if not self.requests:
             self.requests.append(Request(self))
-        self.refuse(TooSlow(f"the request's {part} must come within {seconds:g} seconds"))
+        self.refuse_and_close(
+            RequestTimeoutError(f"the request's {part} must come within {seconds:g} seconds")
+        )
 
     def timeoutConnection(self) -> None:
-        if self._deadline is None and self._admission is None:
+        if self._deadline is None and self._decision is None:
             super().timeoutConnection()
         # Otherwise a request is being read; its deadline is due and answers.
 
@@ -98,75 +102,79 @@ class Channel(Connection):
 
     def lineReceived(self, line: bytes) -> None:
         if line[:1] in (b" ", b"\t") and self.requests:
-            self.refuse(InvalidInput("a header is folded over several lines", "headers"))
+            self.refuse_and_close(
+                InvalidInputError("a header is folded over several lines", "headers")
+            )
         else:
             super().lineReceived(line)
 
     def allHeadersReceived(self) -> None:
-        self._no_deadline()
+        self._cancel_deadline()
         request, length = self.requests[-1], self.length
-        request.begin(self._command, self._path, self._version)
+        request.set_request_line(self._command, self._path, self._version)
         try:
-            admission = self.site.admit(request, length)
+            decision = self.site.check_request(request, length)
         except Exception as error:
-            self._keep_out(request, length, error)
-            if not self._ending:
+            self._refuse_request(request, length, error)
+            if not self._is_ending:
                 super().allHeadersReceived()
             return
-        if admission is not None:
-            self._wait(admission, request, length)
+        if decision is not None:
+            self._await_decision(decision, request, length)
         else:
-            request.decide()
+            request.apply_decision()
             super().allHeadersReceived()
 
-    def _wait(self, admission: Deferred[None], request: Request, length: int | None) -> None:
+    def _await_decision(
+        self, decision: Deferred[None], request: Request, length: int | None
+    ) -> None:
         """Give the gate an end, and keep from Twisted what it must not do before."""
-        self._admission = admission
-        admission.addTimeout(self.site.limits.gate_seconds, self.site.clock, _took_too_long)
+        self._decision = decision
+        decision.addTimeout(self.site.limits.gate_seconds, self.site.clock, _raise_gate_timeout)
         if length != 0:
             self.paused = True  # LineReceiver then keeps what comes in its buffer
         else:
             super().allHeadersReceived()
-        admission.addCallbacks(
-            self._let_in,
-            self._turn_away,
+        decision.addCallbacks(
+            self._resume_request,
+            self._handle_gate_failure,
             callbackArgs=(request, length),
             errbackArgs=(request, length),
-        ).addErrback(self._fail)
+        ).addErrback(self._abort_connection)
 
-    def _let_in(self, _: None, request: Request, length: int | None) -> None:
+    def _resume_request(self, _: None, request: Request, length: int | None) -> None:
         """Go on with a request that has waited."""
-        self._admission = None
-        request.decide()
+        self._decision = None
+        request.apply_decision()
         if length != 0:
             super().allHeadersReceived()
-            self._go_on_reading()
+            self._resume_reading()
 
-    def _turn_away(self, failure: Failure, request: Request, length: int | None) -> None:
+    def _handle_gate_failure(self, failure: Failure, request: Request, length: int | None) -> None:
         """Refuse a request that has waited, if its client still does."""
-        self._admission = None
-        if failure.value is not None and not request.is_lost:
-            self._keep_out(request, length, failure.value)
+        self._decision = None
+        if failure.value is not None and not request.is_disconnected:
+            self._refuse_request(request, length, failure.value)
 
-    def _keep_out(self, request: Request, length: int | None, error: BaseException) -> None:
+    def _refuse_request(self, request: Request, length: int | None, error: BaseException) -> None:
         """Refuse a request; the connection goes on if nothing more of the request comes."""
         if length == 0 and request.is_addressed and request.method != b"POST":
-            request.decide(error)
+            request.apply_decision(error)
         else:
-            self.refuse(error)
+            self.refuse_and_close(error)
 
-    def _fail(self, failure: Failure) -> None:
+    def _abort_connection(self, failure: Failure) -> None:
         self.log.failure("a connection failed", failure)
         self.transport.abortConnection()
 
-    def _go_on_reading(self) -> None:
+    def _resume_reading(self) -> None:
         """Take what was held, and then what comes."""
         self.paused = False
         if not self._waitingForTransport:  # private; the client takes what it is sent
             self._networkProducer.resumeProducing()
         self.dataReceived(b"")
 
-    def _stop_reading_ahead(self) -> None:
+    def _limit_read_ahead(self) -> None:
         """Stop when so much is held unread as Twisted reads ahead while it handles a request.
 
         Until then reading goes on: a connection that is not read does not show that its client
@@ -177,49 +185,49 @@ class Channel(Connection):
 
     def resumeProducing(self) -> None:
         super().resumeProducing()
-        self._stop_reading_ahead()
+        self._limit_read_ahead()
 
     def _send100Continue(self) -> None:
         # Private in Twisted, which sends it with the headers' end whatever the gate says. Without
         # a body there is nothing to go on with: a request that waits or is refused gets none.
-        if self._admission is None and not self.requests[-1].is_refused:
+        if self._decision is None and not self.requests[-1].is_refused:
             super()._send100Continue()
 
     def allContentReceived(self) -> None:
-        if not self._ending:
-            self._no_deadline()
+        if not self._is_ending:
+            self._cancel_deadline()
             super().allContentReceived()
 
     # The end
 
-    def refuse(self, error: BaseException) -> None:
+    def refuse_and_close(self, error: BaseException) -> None:
         """Answer *error* to the request that is being read, and end the connection."""
-        self._end()
+        self._stop_receiving()
         request = self.requests[-1]
-        if not request.begun:
-            request.begin(
+        if not request.has_request_line:
+            request.set_request_line(
                 getattr(self, "_command", b"-"),
                 getattr(self, "_path", b"/"),
                 getattr(self, "_version", b"HTTP/1.1"),
             )
-        request.refuse(error)
+        request.send_error(error)
 
-    def _end(self) -> None:
+    def _stop_receiving(self) -> None:
         """From here on nothing that the client sends is taken for a request."""
-        self._ending = True
+        self._is_ending = True
         self.paused = False
         self.persistent = False
-        self._no_deadline()
+        self._cancel_deadline()
         self.setTimeout(None)
         self.clearLineBuffer()
 
     def _respondToBadRequestAndDisconnect(self) -> None:
-        if not self._ending:
-            self._end()
+        if not self._is_ending:
+            self._stop_receiving()
             super()._respondToBadRequestAndDisconnect()
 
     def loseConnection(self) -> None:
-        if not self._ending:
+        if not self._is_ending:
             super().loseConnection()
             return
         self._networkProducer.unregisterProducer()
@@ -235,14 +243,14 @@ class Channel(Connection):
         self.transport.abortConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self._no_deadline()
+        self._cancel_deadline()
         super().connectionLost(reason)
-        if self._admission is not None:
-            self._admission.cancel()
+        if self._decision is not None:
+            self._decision.cancel()
 
 
-def _took_too_long(result: object, seconds: float) -> None:
-    raise Unavailable(
+def _raise_gate_timeout(result: object, seconds: float) -> None:
+    raise UnavailableError(
         "the service could not decide in time whether to let the request in",
         f"the gate took more than {seconds:g} seconds",
     )

@@ -10,73 +10,75 @@ from typing import Any, Final, Protocol
 from multipart import MultipartError, MultipartSegment, PushMultipartParser
 from twisted.web.http_headers import Headers
 
-from mig.errors import InvalidInput, UnsupportedMediaType
+from mig.errors import InvalidInputError, UnsupportedMediaTypeError
 from mig.values import MAX_ID, did_you_mean, parse_json
-from mig.web.urlencoded import pairs, printable
+from mig.web.urlencoded import escape_bytes, parse_pairs
 
-MOST_PARTS: Final = 16
-MOST_PART_HEADERS: Final = 8
-LONGEST_PART_HEADER: Final = 4_096
-LONGEST_SHOWN_NAME: Final = 64
+MAX_PARTS: Final = 16
+MAX_PART_HEADERS: Final = 8
+MAX_PART_HEADER_BYTES: Final = 4_096
+MAX_NAME_CHARACTERS: Final = 64
 
 _PARAMETER = r"""[ \t]*;[ \t]*([\w!#$%&'*+.^`|~-]+)=("(?:[^"\\]|\\.)*"|[\w!#$%&'*+.^`|~-]+)"""
 _PARAMETERS = re.compile(_PARAMETER, re.ASCII)
-_WITH_PARAMETERS = re.compile(rf"([\w!#$%&'*+.^`|~/-]+)((?:{_PARAMETER})*)[ \t]*", re.ASCII)
+_HEADER_VALUE = re.compile(rf"([\w!#$%&'*+.^`|~/-]+)((?:{_PARAMETER})*)[ \t]*", re.ASCII)
 _UTF_8 = frozenset({"utf-8", "utf8"})
 
-Value = tuple[str, object]
+FormItem = tuple[str, object]
 """The name of a field, and its value: text, or what JSON has instead of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Media:
+class ContentType:
     """A media type in lower case, and its parameters."""
 
-    type: str
+    media_type: str
     parameters: dict[str, str]
 
 
-def media(headers: Headers) -> Media:
-    """The media type of a body, when it is one that :func:`form` reads.
+def parse_content_type(headers: Headers) -> ContentType:
+    """The media type of a body, when it is one that :func:`parse_form` reads.
 
-    :raises UnsupportedMediaType: for another one, another charset than UTF-8, and for a body in
-        a content coding such as gzip.
-    :raises InvalidInput: for a header Content-Type that is given twice or is not well formed.
+    :raises UnsupportedMediaTypeError: for another one, another charset than UTF-8, and for a body
+        in a content coding such as gzip.
+    :raises InvalidInputError: for a header Content-Type that is given twice or is not well formed.
     """
     codings = headers.getRawHeaders(b"content-encoding", [])
     if any(coding.lower() != b"identity" for coding in codings):
-        raise UnsupportedMediaType("a body must come as it is, without a Content-Encoding")
-    given = headers.getRawHeaders(b"content-type", [])
-    if len(given) > 1:
-        raise InvalidInput("the header Content-Type is given twice", "Content-Type")
-    type, parameters = _with_parameters("Content-Type", given[0].decode("latin-1") if given else "")
-    if type not in _READERS:
-        raise UnsupportedMediaType(f"the header Content-Type must be {' or '.join(_READERS)}")
+        raise UnsupportedMediaTypeError("a body must come as it is, without a Content-Encoding")
+    values = headers.getRawHeaders(b"content-type", [])
+    if len(values) > 1:
+        raise InvalidInputError("the header Content-Type is given twice", "Content-Type")
+    media_type, parameters = _parse_header_value(
+        "Content-Type", values[0].decode("latin-1") if values else ""
+    )
+    if media_type not in _PARSERS:
+        raise UnsupportedMediaTypeError(f"the header Content-Type must be {' or '.join(_PARSERS)}")
     charset = parameters.get("charset", "utf-8")
     if charset.lower() not in _UTF_8:
-        raise UnsupportedMediaType("the charset of a body must be utf-8")
-    if type == "multipart/form-data" and not parameters.get("boundary"):
-        raise InvalidInput("the header Content-Type has no boundary", "Content-Type")
-    return Media(type=type, parameters=parameters)
+        raise UnsupportedMediaTypeError("the charset of a body must be utf-8")
+    if media_type == "multipart/form-data" and not parameters.get("boundary"):
+        raise InvalidInputError("the header Content-Type has no boundary", "Content-Type")
+    return ContentType(media_type=media_type, parameters=parameters)
 
 
-class Submission(Protocol):
+class FormRequest(Protocol):
     """A request whose body is whole."""
 
     @property
-    def media(self) -> Media: ...
+    def content_type(self) -> ContentType: ...
 
     @property
-    def content(self) -> Content: ...
+    def content(self) -> ReadableBody: ...
 
 
-class Content(Protocol):
+class ReadableBody(Protocol):
     """Where a body is read from."""
 
     def read(self) -> bytes: ...
 
 
-class Field(Protocol):
+class FormField(Protocol):
     """One field of a form: its name, and what it takes, in words."""
 
     @property
@@ -86,174 +88,182 @@ class Field(Protocol):
     def prompt(self) -> str | None: ...
 
 
-class Template(Protocol):
+class FormTemplate(Protocol):
     """The fields of a form."""
 
     @property
-    def data(self) -> Sequence[Field]: ...
+    def data(self) -> Sequence[FormField]: ...
 
 
-def form(request: Submission, template: Template, *, whole: str = "") -> dict[str, Any]:
+def parse_form(
+    request: FormRequest, template: FormTemplate, *, object_field: str = ""
+) -> dict[str, Any]:
     """The value of every field of *template*, as a request submits it: text.
 
     An empty field is one that is not given. A whole number in JSON is taken for its digits.
 
-    :param whole: the field whose value may be a JSON object as well, handed over as it was
+    :param object_field: the field whose value may be a JSON object as well, handed over as it was
         parsed. A JSON body that has neither a field of the template nor a ``template`` is the
         value of this field.
-    :raises InvalidInput: for a body that is not well formed, and for a field that is unknown,
+    :raises InvalidInputError: for a body that is not well formed, and for a field that is unknown,
         given twice or missing; the message names it and says what is accepted.
     """
-    fields = _READERS[request.media.type](request.content.read(), request.media, template, whole)
+    fields = _PARSERS[request.content_type.media_type](
+        request.content.read(), request.content_type, template, object_field
+    )
     prompts = {data.name: data.prompt for data in template.data}
-    given: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for name, value in fields:
         if name not in prompts:
-            raise _unknown(name, list(prompts))
-        if name in given:
-            raise InvalidInput(f"the field {name} is given twice", name)
-        given[name] = _value(name, value, may_be_object=name == whole)
+            raise _make_unknown_field_error(name, list(prompts))
+        if name in values:
+            raise InvalidInputError(f"the field {name} is given twice", name)
+        values[name] = _check_value(name, value, may_be_object=name == object_field)
     for name, prompt in prompts.items():
-        if given.get(name, "") == "":
-            raise InvalidInput(f"the field {name} is missing; it takes: {prompt}", name)
-    return given
+        if values.get(name, "") == "":
+            raise InvalidInputError(f"the field {name} is missing; it takes: {prompt}", name)
+    return values
 
 
-def _unknown(name: str, known: list[str]) -> InvalidInput:
-    shown = name[:LONGEST_SHOWN_NAME]
-    hint = did_you_mean(shown.lower(), known, f"the fields are {' and '.join(known)}")
-    return InvalidInput(f"unknown field {shown!r}; {hint}", shown)
+def _make_unknown_field_error(name: str, known: list[str]) -> InvalidInputError:
+    excerpt = name[:MAX_NAME_CHARACTERS]
+    hint = did_you_mean(excerpt.lower(), known, f"the fields are {' and '.join(known)}")
+    return InvalidInputError(f"unknown field {excerpt!r}; {hint}", excerpt)
 
 
-def _value(name: str, value: object, *, may_be_object: bool) -> str | dict[str, Any]:
+def _check_value(name: str, value: object, *, may_be_object: bool) -> str | dict[str, Any]:
     if value is None:
         return ""
     if isinstance(value, str):
         if "\0" in value:
-            raise InvalidInput(f"{name} holds a NUL character", name)
+            raise InvalidInputError(f"{name} holds a NUL character", name)
         return value
     if may_be_object and isinstance(value, dict):
         return value
     if type(value) is int and 0 <= value <= MAX_ID:
         return str(value)
     accepted = "a JSON object or its text" if may_be_object else "a text"
-    raise InvalidInput(f"the field {name} must be {accepted}", name)
+    raise InvalidInputError(f"the field {name} must be {accepted}", name)
 
 
-def _text(raw: bytes, what: str) -> str:
+def _decode_text(raw: bytes, what: str) -> str:
     try:
         return raw.decode()
     except UnicodeDecodeError as error:
         message = f"{what} is not UTF-8, at byte {error.start}"
-        raise InvalidInput(message, what) from None
+        raise InvalidInputError(message, what) from None
 
 
-def _urlencoded(body: bytes, *_: object) -> Iterator[Value]:
-    yield from pairs(body, "field")
+def _parse_urlencoded_form(body: bytes, *_: object) -> Iterator[FormItem]:
+    yield from parse_pairs(body, "field")
 
 
-def _json(body: bytes, _: Media, template: Template, whole: str) -> Iterator[Value]:
-    members = parse_json(_text(body, "the body"), "the body")
+def _parse_json_form(
+    body: bytes, _: ContentType, template: FormTemplate, object_field: str
+) -> Iterator[FormItem]:
+    members = parse_json(_decode_text(body, "the body"), "the body")
     if not isinstance(members, dict):
-        raise InvalidInput("the body must be a JSON object", "the body")
+        raise InvalidInputError("the body must be a JSON object", "the body")
     if "template" in members:
-        yield from _template(members)
-    elif whole and members and not any(data.name in members for data in template.data):
-        yield whole, members
+        yield from _parse_template(members)
+    elif object_field and members and not any(data.name in members for data in template.data):
+        yield object_field, members
     else:
         yield from members.items()
 
 
-def _template(members: dict[str, object]) -> Iterator[Value]:
+def _parse_template(members: dict[str, object]) -> Iterator[FormItem]:
     """The fields of a filled-in Collection+JSON template."""
     template = members["template"]
     data = template.get("data") if isinstance(template, dict) else None
     if len(members) > 1 or not isinstance(data, list):
-        raise InvalidInput(
+        raise InvalidInputError(
             'a template must come as {"template": {"data": […]}} and nothing beside it', "template"
         )
     for entry in data:
         if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
-            raise InvalidInput("each entry of a template's data must have a name", "template")
+            raise InvalidInputError("each entry of a template's data must have a name", "template")
         yield entry["name"], entry.get("value")
 
 
-def _multipart(body: bytes, media: Media, *_: object) -> Iterator[Value]:
+def _parse_multipart(body: bytes, content_type: ContentType, *_: object) -> Iterator[FormItem]:
     try:
         with PushMultipartParser(
-            media.parameters["boundary"],
+            content_type.parameters["boundary"],
             len(body),
-            max_header_size=LONGEST_PART_HEADER,
-            max_header_count=MOST_PART_HEADERS,
-            max_segment_count=MOST_PARTS,
+            max_header_size=MAX_PART_HEADER_BYTES,
+            max_header_count=MAX_PART_HEADERS,
+            max_segment_count=MAX_PARTS,
             strict=True,
         ) as parser:
-            yield from _parts(parser, body)
+            yield from _parse_parts(parser, body)
     except MultipartError as error:
-        raise InvalidInput(f"the body is no multipart/form-data: {error.args[0]}") from None
+        raise InvalidInputError(f"the body is no multipart/form-data: {error.args[0]}") from None
 
 
-def _parts(parser: PushMultipartParser, body: bytes) -> Iterator[Value]:
+def _parse_parts(parser: PushMultipartParser, body: bytes) -> Iterator[FormItem]:
     name = ""
     pieces: list[bytes] = []
     for event in parser.parse(body) if body else ():
         if isinstance(event, MultipartSegment):
-            name, pieces = _part_name(event), []
+            name, pieces = _parse_part_name(event), []
         elif event is None:
-            yield name, _text(b"".join(pieces), f"the field {printable(name.encode())}")
+            yield name, _decode_text(b"".join(pieces), f"the field {escape_bytes(name.encode())}")
         else:
             pieces.append(bytes(event))
 
 
-def _part_name(part: MultipartSegment) -> str:
+def _parse_part_name(part: MultipartSegment) -> str:
     """The name of the field that a part holds; a file and a text are alike."""
     headers = dict(part.headerlist)
     if len(headers) < len(part.headerlist):
-        raise InvalidInput("a part of the body has a header twice")
-    _, parameters = _with_parameters("Content-Disposition", headers["Content-Disposition"])
+        raise InvalidInputError("a part of the body has a header twice")
+    _, parameters = _parse_header_value("Content-Disposition", headers["Content-Disposition"])
     if "name" not in parameters or "name*" in parameters:
-        raise InvalidInput("a part of the body has no name, or one of the form name*=")
+        raise InvalidInputError("a part of the body has no name, or one of the form name*=")
     encoding = headers.get("Content-Transfer-Encoding", "binary").strip().lower()
     if encoding not in ("7bit", "8bit", "binary"):
-        raise InvalidInput("a part of the body has a Content-Transfer-Encoding; none is taken")
+        raise InvalidInputError("a part of the body has a Content-Transfer-Encoding; none is taken")
     if "Content-Type" in headers:
         _check_part_type(headers["Content-Type"])
     return parameters["name"]
 
 
 def _check_part_type(text: str) -> None:
-    type, parameters = _with_parameters("Content-Type", text)
-    if type.startswith("multipart/"):
-        raise InvalidInput("a part of the body is multipart itself; none is taken")
+    media_type, parameters = _parse_header_value("Content-Type", text)
+    if media_type.startswith("multipart/"):
+        raise InvalidInputError("a part of the body is multipart itself; none is taken")
     if parameters.get("charset", "utf-8").lower() not in _UTF_8 | {"us-ascii"}:
-        raise InvalidInput("a part of the body has a charset other than utf-8")
+        raise InvalidInputError("a part of the body has a charset other than utf-8")
 
 
-def _with_parameters(header: str, text: str) -> tuple[str, dict[str, str]]:
+def _parse_header_value(header: str, text: str) -> tuple[str, dict[str, str]]:
     """A header's value in lower case, and its parameters (RFC 9110, 5.6.6).
 
-    :raises InvalidInput: when it is not well formed.
+    :raises InvalidInputError: when it is not well formed.
     """
     if not text:
         return "", {}
-    match = _WITH_PARAMETERS.fullmatch(text.strip(" \t"))
+    match = _HEADER_VALUE.fullmatch(text.strip(" \t"))
     if not match:
-        raise InvalidInput(f"the header {header} is not well formed", header)
+        raise InvalidInputError(f"the header {header} is not well formed", header)
     parameters: dict[str, str] = {}
     for name, value in _PARAMETERS.findall(match[2]):
         if name.lower() in parameters:
-            raise InvalidInput(f"the header {header} has a parameter twice", header)
-        parameters[name.lower()] = _unquoted(value)
+            raise InvalidInputError(f"the header {header} has a parameter twice", header)
+        parameters[name.lower()] = _unquote(value)
     return match[1].lower(), parameters
 
 
-def _unquoted(value: str) -> str:
+def _unquote(value: str) -> str:
     return re.sub(r"\\(.)", r"\1", value[1:-1]) if value.startswith('"') else value
 
 
-_READERS: Final[dict[str, Callable[[bytes, Media, Template, str], Iterator[Value]]]] = {
-    "application/x-www-form-urlencoded": _urlencoded,
-    "multipart/form-data": _multipart,
-    "application/json": _json,
-    "application/vnd.collection+json": _json,
+_PARSERS: Final[
+    dict[str, Callable[[bytes, ContentType, FormTemplate, str], Iterator[FormItem]]]
+] = {
+    "application/x-www-form-urlencoded": _parse_urlencoded_form,
+    "multipart/form-data": _parse_multipart,
+    "application/json": _parse_json_form,
+    "application/vnd.collection+json": _parse_json_form,
 }

@@ -10,28 +10,28 @@ from urllib.parse import unquote_to_bytes, urlsplit
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from mig.errors import ExpectationFailed, Forbidden, InvalidInput
+from mig.errors import ExpectationFailedError, ForbiddenError, InvalidInputError
 from mig.web import forms
-from mig.web.body import Body
+from mig.web.body import RequestBody
 from mig.web.interfaces import Caller, Router
 from mig.web.request import Request
 
-LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
+LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 _METHOD = re.compile(rb"[A-Z]{1,32}")
-_ABSOLUTE = re.compile(rb"https?://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
+_ABSOLUTE_FORM = re.compile(rb"https?://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]{1,253})(:[0-9]{1,5})?", re.ASCII)
 
-_PORTS = {"http": ":80", "https": ":443"}
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
-class Authenticate(Protocol):
+class Authenticator(Protocol):
     """Finds out who sent a request."""
 
     def __call__(self, request: Request) -> Caller | Awaitable[Caller]:
         """Return the caller, at once when that is possible: most requests should not wait.
 
-        :raises Refusal: when the credentials are not good.
+        :raises RequestError: when the credentials are not good.
         """
 
 
@@ -41,17 +41,17 @@ class Gate:
     :param base: the public URL of the service.
     """
 
-    def __init__(self, base: str, router: Router, authenticate: Authenticate) -> None:
+    def __init__(self, base: str, router: Router, authenticate: Authenticator) -> None:
         parts = urlsplit(base)
         self._public_host = parts.netloc.encode()
-        self._public_origin = _origin(f"{parts.scheme}://{parts.netloc}")
+        self._public_origin = _normalize_origin(f"{parts.scheme}://{parts.netloc}")
         name = (parts.hostname or "").lower()
         self._host_names = frozenset({f"[{name}]" if ":" in name else name})
         self._router = router
         self._authenticate = authenticate
 
-    def admit(self, request: Request, length: int | None) -> Deferred[None] | None:
-        """Set the route, the body and the caller of a request that has begun.
+    def check_request(self, request: Request, length: int | None) -> Deferred[None] | None:
+        """Set the route, the body and the caller of a request whose request line is set.
 
         The order is that of what a client may learn, the cheap before the dear: how it addresses
         us, what is there, what it sends, who it is, what it may.
@@ -59,43 +59,43 @@ class Gate:
         :param length: of the body in bytes; ``None`` when it comes in chunks.
         :returns: ``None`` for a request that is let in now; otherwise a Deferred that fires when
             it is, and fails when it is refused.
-        :raises Refusal: for a request that must not be handled.
+        :raises RequestError: for a request that must not be handled.
         """
-        self._check(request, length)
+        self._check_head(request, length)
         caller = self._authenticate(request)
         if isinstance(caller, Awaitable):
-            waiting = Deferred.fromCoroutine(self._wait(request, caller))
+            waiting = Deferred.fromCoroutine(self._check_awaited_caller(request, caller))
             return None if _has_fired(waiting) else waiting
         self._check_permission(request, caller)
         return None
 
-    async def _wait(self, request: Request, caller: Awaitable[Caller]) -> None:
+    async def _check_awaited_caller(self, request: Request, caller: Awaitable[Caller]) -> None:
         self._check_permission(request, await caller)
 
     def _check_permission(self, request: Request, caller: Caller) -> None:
         request.caller = caller
         needed = None if request.route is None else request.route.permission
         if needed is not None and needed not in caller.permissions:
-            raise Forbidden(f"this needs the permission {str(needed.name).lower()}")
+            raise ForbiddenError(f"this needs the permission {str(needed.name).lower()}")
 
-    def _check(self, request: Request, length: int | None) -> None:
+    def _check_head(self, request: Request, length: int | None) -> None:
         """Check what the first line and the headers show."""
         if not _METHOD.fullmatch(request.method):
-            raise InvalidInput("the method must be in capital letters", "method")
+            raise InvalidInputError("the method must be in capital letters", "method")
         addressed = self._check_target(request)
-        path = _decoded_path(request)
-        host = self._check_hosts(request)
+        path = _decode_path(request)
+        host = self._check_host_header(request)
         request.is_addressed = True
         route = request.route = self._router.resolve(path, request.method.decode())
         if length != 0:
-            held = request.site.held if route.keeps_body else None
-            request.body = Body(route.max_body_bytes, held, length)
+            budget = request.site.body_budget if route.keeps_body else None
+            request.body = RequestBody(route.max_body_bytes, budget, length)
         if route.keeps_body:
-            request.media = forms.media(request.requestHeaders)
-            self._refuse_foreign_pages(request, addressed or host)
+            request.content_type = forms.parse_content_type(request.requestHeaders)
+            self._check_origin(request, addressed or host)
         expected = request.requestHeaders.getRawHeaders(b"expect", ())
         if any(expectation.lower() != b"100-continue" for expectation in expected):
-            raise ExpectationFailed("of Expect, only 100-continue is understood")
+            raise ExpectationFailedError("of Expect, only 100-continue is understood")
 
     def _check_target(self, request: Request) -> str:
         """Take an absolute form apart; refuse what is no path (RFC 9112, 3.2).
@@ -105,54 +105,54 @@ class Gate:
         target = request.target
         if target.startswith(b"/"):
             return ""
-        absolute = _ABSOLUTE.fullmatch(target)
+        absolute = _ABSOLUTE_FORM.fullmatch(target)
         if not absolute:
-            raise InvalidInput("the request's target must be a path", "path")
-        request.take_target(absolute[2] if absolute[2].startswith(b"/") else b"/" + absolute[2])
+            raise InvalidInputError("the request's target must be a path", "path")
+        request.set_target(absolute[2] if absolute[2].startswith(b"/") else b"/" + absolute[2])
         authority = absolute[1].decode("latin-1")
-        self._check_host(request, authority)
+        self._check_host_name(request, authority)
         return authority
 
-    def _check_hosts(self, request: Request) -> str:
+    def _check_host_header(self, request: Request) -> str:
         """The header Host, checked, which is then overwritten by the public one."""
         hosts = request.requestHeaders.getRawHeaders(b"host", [])
         if len(hosts) > 1:
-            raise InvalidInput("the header Host is given twice", "Host")
+            raise InvalidInputError("the header Host is given twice", "Host")
         if not hosts and request.clientproto != b"HTTP/1.0":
-            raise InvalidInput("the header Host is missing", "Host")
+            raise InvalidInputError("the header Host is missing", "Host")
         host = hosts[0].decode("latin-1") if hosts else ""
         if hosts:
-            self._check_host(request, host)
+            self._check_host_name(request, host)
         request.requestHeaders.setRawHeaders(b"host", [self._public_host])
         return host
 
-    def _check_host(self, request: Request, text: str) -> None:
+    def _check_host_name(self, request: Request, text: str) -> None:
         match = _HOST.fullmatch(text)
         name = match[1].lower() if match else ""
-        if name in LOOPBACK or name in self._host_names:
+        if name in LOOPBACK_HOSTS or name in self._host_names:
             return
         local = getattr(request.getHost(), "host", "")
         if name not in {local, f"[{local}]"} - {""}:
-            raise InvalidInput(
-                f"the header Host must be {' or '.join(sorted(self._host_names | LOOPBACK))}"
+            raise InvalidInputError(
+                f"the header Host must be {' or '.join(sorted(self._host_names | LOOPBACK_HOSTS))}"
                 " or the address of a listener",
                 "Host",
             )
 
-    def _refuse_foreign_pages(self, request: Request, addressed: str) -> None:
+    def _check_origin(self, request: Request, addressed: str) -> None:
         """Refuse what a page of another site makes a browser send, whether its user wants or not.
 
         :param addressed: host and port by which the client calls us.
         """
         ours = {self._public_origin}
         if addressed:
-            ours |= {_origin(f"{scheme}://{addressed}") for scheme in _PORTS}
+            ours |= {_normalize_origin(f"{scheme}://{addressed}") for scheme in _DEFAULT_PORTS}
         origins = request.requestHeaders.getRawHeaders(b"origin", [])
         sites = request.requestHeaders.getRawHeaders(b"sec-fetch-site", [])
-        if any(_origin(origin.decode("latin-1")) not in ours for origin in origins) or any(
-            site not in (b"same-origin", b"none") for site in sites
-        ):
-            raise Forbidden("the page of another site must not submit anything here")
+        if any(
+            _normalize_origin(origin.decode("latin-1")) not in ours for origin in origins
+        ) or any(site not in (b"same-origin", b"none") for site in sites):
+            raise ForbiddenError("the page of another site must not submit anything here")
 
 
 def _has_fired(waiting: Deferred[None]) -> bool:
@@ -166,17 +166,17 @@ def _has_fired(waiting: Deferred[None]) -> bool:
     return True
 
 
-def _decoded_path(request: Request) -> str:
+def _decode_path(request: Request) -> str:
     try:
         path = unquote_to_bytes(request.path).decode()
     except UnicodeDecodeError:
-        raise InvalidInput("the path is not UTF-8", "path") from None
+        raise InvalidInputError("the path is not UTF-8", "path") from None
     if "\0" in path:
-        raise InvalidInput("the path holds a NUL character", "path")
+        raise InvalidInputError("the path holds a NUL character", "path")
     return path
 
 
-def _origin(text: str) -> str:
+def _normalize_origin(text: str) -> str:
     """An origin in the form in which two can be compared (RFC 6454, 4 and 6)."""
     scheme, _, authority = text.lower().partition("://")
-    return f"{scheme}://{authority.removesuffix(_PORTS.get(scheme, ''))}"
+    return f"{scheme}://{authority.removesuffix(_DEFAULT_PORTS.get(scheme, ''))}"

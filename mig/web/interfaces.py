@@ -38,8 +38,8 @@ class Router(Protocol):
     def resolve(self, path: str, method: str) -> Route:
         """Return the route of a decoded path and a method.
 
-        :raises NotFound: for a path that has no route.
-        :raises MethodNotAllowed: for a method that the path does not know.
+        :raises NotFoundError: for a path that has no route.
+        :raises MethodNotAllowedError: for a method that the path does not know.
         """
 
 

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from werkzeug.http import parse_accept_header
 
-_READ_BY_BROWSERS = {"application/json": "text/html"}
+_BROWSER_EQUIVALENTS = {"application/json": "text/html"}
 """A browser asks for HTML and shows JSON well; it would offer to save anything else."""
 
 
@@ -19,16 +19,16 @@ def choose_media_type(accept: str, offered: tuple[str, ...]) -> str:
 
     :param accept: the values of its header Accept, joined by commas.
     """
-    qualities = _qualities(accept)
+    qualities = _parse_qualities(accept)
 
-    def quality(media_type: str) -> float:
-        names = (media_type, _READ_BY_BROWSERS.get(media_type, media_type))
+    def find_quality(media_type: str) -> float:
+        names = (media_type, _BROWSER_EQUIVALENTS.get(media_type, media_type))
         return max(qualities.get(name, 0.0) for name in names)
 
-    return max(offered, key=quality)
+    return max(offered, key=find_quality)
 
 
-def _qualities(accept: str) -> dict[str, float]:
+def _parse_qualities(accept: str) -> dict[str, float]:
     """Return how much a client wants each media type that it names, without its parameters."""
     qualities: dict[str, float] = {}
     for value, quality in parse_accept_header(accept):

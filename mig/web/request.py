@@ -18,11 +18,11 @@ from twisted.web.http import HTTPChannel, datetimeToString
 
 from mig.errors import MigError
 from mig.limits import Limits
-from mig.web.body import Body, HeldBytes
-from mig.web.forms import Media
+from mig.web.body import BufferBudget, RequestBody
+from mig.web.forms import ContentType
 from mig.web.interfaces import Caller, Route
 from mig.web.negotiation import choose_media_type
-from mig.web.urlencoded import Parameters, pairs
+from mig.web.urlencoded import NameValuePairs, parse_pairs
 
 _operations = Random()  # noqa: S311 - the ids name requests, they keep no secret
 
@@ -47,8 +47,8 @@ class RequestEnded(Struct, frozen=True, kw_only=True, gc=False):
     outcome: str
 
 
-class Admit(Protocol):
-    """Decides whether a request is let in, see :meth:`mig.web.gate.Gate.admit`."""
+class RequestChecker(Protocol):
+    """Decides whether a request is let in, see :meth:`mig.web.gate.Gate.check_request`."""
 
     def __call__(self, request: Request, length: int | None) -> Deferred[None] | None: ...
 
@@ -56,29 +56,29 @@ class Admit(Protocol):
 class BaseSite(server.Site):
     """What a request and its connection ask of the site."""
 
-    admit: Admit
+    check_request: RequestChecker
     clock: IReactorTime
     limits: Limits
     public_root: str
     media_types: tuple[str, ...]
-    held: HeldBytes
+    body_budget: BufferBudget
 
     def render_error(self, request: Request, error: BaseException) -> bytes:
         """Set status and headers of the answer that tells of *error*; return its document."""
         raise NotImplementedError
 
-    def end(self, event: RequestEnded) -> None:
+    def notify_observers(self, event: RequestEnded) -> None:
         """Tell everybody who wants to know that a request has ended."""
         raise NotImplementedError
 
 
-class Connection(HTTPChannel):
+class BaseChannel(HTTPChannel):
     """What a request asks of its connection."""
 
     transport: ITCPTransport  # or a UNIX socket's or TLS's, which have what is used here
     site: BaseSite
 
-    def refuse(self, error: BaseException) -> None:
+    def refuse_and_close(self, error: BaseException) -> None:
         """Answer *error* to the request that is being read, and end the connection."""
         raise NotImplementedError
 
@@ -88,44 +88,45 @@ class Request(server.Request):
 
     ``rows`` and ``outcome`` are for the log: how many rows were served, and how it ended.
     ``is_addressed`` says that its target and its Host are sound, so that what follows on the
-    connection can be trusted to be a request; ``is_lost`` that there is no connection any more.
+    connection can be trusted to be a request; ``is_disconnected`` that there is no connection any
+    more.
     """
 
     site: BaseSite
-    channel: Connection
-    media: Media
+    channel: BaseChannel
+    content_type: ContentType
     content: BytesIO
 
-    def __init__(self, channel: Connection, queued: object = False) -> None:
+    def __init__(self, channel: BaseChannel, queued: object = False) -> None:
         super().__init__(channel)  # queued: Twisted still passes it, and ignores it
         self.operation = str(_operations.getrandbits(53))
         self.route: Route | None = None
         self.caller: Caller | None = None
-        self.body: Body | None = None
+        self.body: RequestBody | None = None
         self.rows = 0
         self.outcome = "complete"
-        self.aborted = False
-        self.begun = False
+        self.is_aborted = False
+        self.has_request_line = False
         self.target = b""
         self.is_addressed = False
-        self.is_lost = False
+        self.is_disconnected = False
         self._error: BaseException | None = None
         self._is_decided = False
         self._is_whole = False
         self._has_ended = False
 
-    def begin(self, method: bytes, target: bytes, version: bytes) -> None:
+    def set_request_line(self, method: bytes, target: bytes, version: bytes) -> None:
         """Take what the request's first line says; from here on there will be an answer."""
-        self.begun = True
+        self.has_request_line = True
         self.site = self.channel.site
         self._started = self.site.clock.seconds()
         self.method, self.target, self.clientproto = method, target, version
-        self.take_target(target if target.startswith(b"/") else b"/")
-        self.setHeader(b"date", _date(int(time())))
+        self.set_target(target if target.startswith(b"/") else b"/")
+        self.setHeader(b"date", _format_date(int(time())))
         self.setHeader(b"x-request-id", self.operation.encode())
-        self.notifyFinish().addErrback(self._left)
+        self.notifyFinish().addErrback(self._record_disconnect)
 
-    def take_target(self, target: bytes) -> None:
+    def set_target(self, target: bytes) -> None:
         """Take path and query for those of the request."""
         self.uri = target
         self.path = target.partition(b"?")[0]
@@ -141,17 +142,17 @@ class Request(server.Request):
         self.content = BytesIO()
         if self.body is not None:
             self.content = self.body.content
-            self.notifyFinish().addBoth(self._release, self.body)
+            self.notifyFinish().addBoth(self._release_body, self.body)
 
     def handleContentChunk(self, data: bytes) -> None:
         if self.finished or self.body is None:
             return
         try:
-            self.body.add(data)
+            self.body.append(data)
         except MigError as error:
-            self.channel.refuse(error)
+            self.channel.refuse_and_close(error)
 
-    def _release(self, _: object, body: Body) -> None:
+    def _release_body(self, _: object, body: RequestBody) -> None:
         body.release()
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
@@ -159,15 +160,15 @@ class Request(server.Request):
         self.content.seek(0)
         self.args = {}
         self._is_whole = True
-        self._proceed()
+        self._handle_when_ready()
 
-    def decide(self, error: BaseException | None = None) -> None:
+    def apply_decision(self, error: BaseException | None = None) -> None:
         """Let the request be handled when it is whole, or answered with *error*."""
         self._error = error
         self._is_decided = True
-        self._proceed()
+        self._handle_when_ready()
 
-    def _proceed(self) -> None:
+    def _handle_when_ready(self) -> None:
         if not (self._is_whole and self._is_decided):
             return
         if self._error is None:
@@ -177,7 +178,7 @@ class Request(server.Request):
             self.write(self.site.render_error(self, self._error))
             self.finish()
 
-    def refuse(self, error: BaseException) -> None:
+    def send_error(self, error: BaseException) -> None:
         """Answer *error* and nothing else on this connection."""
         self.setHeader(b"connection", b"close")
         self.write(self.site.render_error(self, error))
@@ -185,43 +186,43 @@ class Request(server.Request):
 
     # What handlers use
 
-    def parameters(self) -> Parameters:
+    def parse_query(self) -> NameValuePairs:
         """Names and values of the query string, in order, taken strictly.
 
-        :raises InvalidInput: see :func:`mig.web.urlencoded.pairs`.
+        :raises InvalidInputError: see :func:`mig.web.urlencoded.parse_pairs`.
         """
-        return pairs(self.uri.partition(b"?")[2], "parameter")
+        return parse_pairs(self.uri.partition(b"?")[2], "parameter")
 
-    def href(self) -> str:
+    def build_url(self) -> str:
         """The address that answers, under the public URL."""
-        return self.site.public_root + _uri(self.uri.decode("latin-1"))
+        return self.site.public_root + _escape_uri(self.uri.decode("latin-1"))
 
     @property
-    def accept(self) -> str:
+    def accept_header(self) -> str:
         """The values of the header Accept, joined by commas."""
         values = self.requestHeaders.getRawHeaders(b"accept", [])
         return ",".join(value.decode("latin-1") for value in values)
 
-    def negotiate(self, media_types: tuple[str, ...] | None = None) -> None:
+    def negotiate_media_type(self, media_types: tuple[str, ...] | None = None) -> None:
         """Set the media type that the client prefers.
 
         :param media_types: those that the document can be given as, the default first; if not
             given, the site's.
         """
-        media_type = choose_media_type(self.accept, media_types or self.site.media_types)
+        media_type = choose_media_type(self.accept_header, media_types or self.site.media_types)
         self.setHeader(b"server", b"mig-api")
         self.setHeader(b"content-type", media_type.encode())
         self.setHeader(b"vary", b"Accept")
 
-    def answer(
+    def prepare_response(
         self, document: bytes, status: int = 200, media_types: tuple[str, ...] | None = None
     ) -> bytes:
         """A whole document as the answer to this request; the caller writes it.
 
-        :param media_types: as of :meth:`negotiate`.
+        :param media_types: as of :meth:`negotiate_media_type`.
         """
         self.setResponseCode(status)
-        self.negotiate(media_types)
+        self.negotiate_media_type(media_types)
         self.setHeader(b"content-length", b"%d" % len(document))
         return document
 
@@ -230,26 +231,26 @@ class Request(server.Request):
     def abort(self, outcome: str) -> None:
         """Cut the connection, so that the client sees that its answer is not whole."""
         self.outcome = outcome
-        self.aborted = True
+        self.is_aborted = True
         if self.channel is not None:
             self.channel.transport.abortConnection()
 
     def finish(self) -> None:
-        if not self.aborted:
+        if not self.is_aborted:
             super().finish()
-            self._end()
+            self._report_end()
 
-    def _left(self, _: Failure) -> None:
-        self.is_lost = True
-        if not self.aborted:
+    def _record_disconnect(self, _: Failure) -> None:
+        self.is_disconnected = True
+        if not self.is_aborted:
             self.outcome = "client left"
-        self._end()
+        self._report_end()
 
-    def _end(self) -> None:
+    def _report_end(self) -> None:
         if self._has_ended:
             return
         self._has_ended = True
-        self.site.end(
+        self.site.notify_observers(
             RequestEnded(
                 operation=self.operation,
                 client=getattr(self.client, "host", None),
@@ -267,12 +268,12 @@ class Request(server.Request):
 
 
 @lru_cache(maxsize=1)
-def _date(seconds: int) -> bytes:
+def _format_date(seconds: int) -> bytes:
     """The header Date, which is the same for a second."""
     return bytes(datetimeToString(seconds))
 
 
-def _uri(text: str) -> str:
+def _escape_uri(text: str) -> str:
     """*text* as it came, what a URI must not hold percent-encoded."""
     return re.sub(
         r"[^A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=%-]",

@@ -12,16 +12,16 @@ from twisted.web import http
 from twisted.web.resource import IResource, Resource
 
 from mig.limits import Limits
-from mig.web.body import HeldBytes
+from mig.web.body import BufferBudget
 from mig.web.channel import Channel
-from mig.web.gate import Authenticate, Gate
+from mig.web.gate import Authenticator, Gate
 from mig.web.interfaces import Router
 from mig.web.request import BaseSite, Request, RequestEnded
 
-RenderError = Callable[[Request, BaseException], bytes]
+ErrorRenderer = Callable[[Request, BaseException], bytes]
 """Sets status and headers of the answer that tells of an error; returns its document."""
 
-Observer = Callable[[RequestEnded], None]
+RequestObserver = Callable[[RequestEnded], None]
 """Is told when a request has ended."""
 
 
@@ -41,19 +41,19 @@ class ApiSite(BaseSite):
         base: str,
         *,
         router: Router,
-        authenticate: Authenticate,
-        render_error: RenderError,
+        authenticate: Authenticator,
+        render_error: ErrorRenderer,
         media_types: tuple[str, ...],
         limits: Limits,
-        observers: Sequence[Observer] = (),
+        observers: Sequence[RequestObserver] = (),
     ) -> None:
         parts = urlsplit(base)
         self.public_root = f"{parts.scheme}://{parts.netloc}"
         self.clock = clock
         self.limits = limits
         self.media_types = media_types
-        self.held = HeldBytes(limits.held_body_bytes)
-        self.admit = Gate(base, router, authenticate).admit
+        self.body_budget = BufferBudget(limits.held_body_bytes)
+        self.check_request = Gate(base, router, authenticate).check_request
         self._render_error = render_error
         self._observers = observers
         super().__init__(
@@ -66,9 +66,9 @@ class ApiSite(BaseSite):
         self.displayTracebacks = False
 
     @property
-    def held_bytes(self) -> int:
+    def buffered_bytes(self) -> int:
         """How many bytes of bodies are held."""
-        return self.held.total
+        return self.body_budget.total
 
     def getResourceFor(self, request: Request) -> IResource:
         """Return the resource of the route that is known since the headers were complete."""
@@ -79,7 +79,7 @@ class ApiSite(BaseSite):
         """Set status and headers of the answer that tells of *error*; return its document."""
         return self._render_error(request, error)
 
-    def end(self, event: RequestEnded) -> None:
+    def notify_observers(self, event: RequestEnded) -> None:
         """Tell every observer that a request has ended; one that fails stops no other."""
         for observer in self._observers:
             try:

@@ -11,17 +11,17 @@ from twisted.internet.interfaces import IPushProducer, IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from mig.errors import ClientStalled, VersionNotSupported
+from mig.errors import ClientStalledError, HttpVersionError
 from mig.web.request import Request
 
-SEND_LIMIT = 1_000_000
+MAX_SEND_BYTES = 1_000_000
 """How much the transport joins into one send; Twisted's default of 128 KiB costs a tenth more."""
 
 log = Logger()
 
 
 @implementer(IPushProducer)
-class Writer:
+class ResponseWriter:
     """Writes to a request and waits while the transport's buffer is full.
 
     A chunk must be taken within ``stall_seconds`` and a second for each
@@ -37,21 +37,21 @@ class Writer:
     async def write(self, chunk: bytes) -> None:
         """Write *chunk* and come back when there is room for more.
 
-        :raises ClientStalled: when the client is too slow.
+        :raises ClientStalledError: when the client is too slow.
         """
         self._request.write(chunk)
         if self._paused is None:
             return
-        patience = self._limits.stall_seconds + len(chunk) / self._limits.stall_bytes_per_second
-        deadline = self._clock.callLater(patience, self._stalled, self._paused)
+        timeout = self._limits.stall_seconds + len(chunk) / self._limits.stall_bytes_per_second
+        deadline = self._clock.callLater(timeout, self._fail_stalled_write, self._paused)
         try:
             await self._paused
         finally:
             if deadline.active():
                 deadline.cancel()
 
-    def _stalled(self, waiting: Deferred[None]) -> None:
-        waiting.errback(ClientStalled())
+    def _fail_stalled_write(self, waiting: Deferred[None]) -> None:
+        waiting.errback(ClientStalledError())
 
     def pauseProducing(self) -> None:
         if self._paused is None:
@@ -66,24 +66,24 @@ class Writer:
         """The client is gone; Klein cancels the handler."""
 
 
-async def _whole(first: bytes, chunks: AsyncGenerator[bytes, None], limit: int) -> bytes:
+async def _join_chunks(first: bytes, chunks: AsyncGenerator[bytes, None], limit: int) -> bytes:
     """The answer for a client that cannot tell an answer that was cut from one that ended.
 
-    :raises VersionNotSupported: when it is longer than *limit* bytes.
+    :raises HttpVersionError: when it is longer than *limit* bytes.
     """
     parts, length = [first], len(first)
     async for chunk in chunks:
         parts.append(chunk)
         length += len(chunk)
         if length > limit:
-            raise VersionNotSupported(
+            raise HttpVersionError(
                 f"an answer of more than {limit} bytes needs HTTP/1.1, since a client of"
                 " HTTP/1.0 cannot see that it was cut (nginx: proxy_http_version 1.1)"
             )
     return b"".join(parts)
 
 
-async def send(
+async def stream_response(
     request: Request,
     clock: IReactorTime,
     chunks: AsyncGenerator[bytes, None],
@@ -97,14 +97,14 @@ async def send(
     async with aclosing(chunks):
         first = await anext(chunks)
         if request.clientproto == b"HTTP/1.0":
-            document = await _whole(first, chunks, request.site.limits.whole_answer_bytes)
-            request.write(request.answer(document, media_types=media_types))
+            document = await _join_chunks(first, chunks, request.site.limits.whole_answer_bytes)
+            request.write(request.prepare_response(document, media_types=media_types))
             return
-        request.negotiate(media_types)
+        request.negotiate_media_type(media_types)
         transport = request.channel.transport
         if isinstance(transport, FileDescriptor):
-            transport.SEND_LIMIT = SEND_LIMIT
-        writer = Writer(request, clock)
+            transport.SEND_LIMIT = MAX_SEND_BYTES
+        writer = ResponseWriter(request, clock)
         request.registerProducer(writer, True)
         deadline = clock.callLater(
             request.site.limits.stream_seconds, request.abort, "took too long"
@@ -116,7 +116,7 @@ async def send(
                     await writer.write(chunk)
         except CancelledError:
             raise
-        except ClientStalled:
+        except ClientStalledError:
             request.abort("client stalled")
         except Exception:
             log.failure("operation {operation} failed while streaming", operation=request.operation)

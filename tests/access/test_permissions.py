@@ -27,17 +27,17 @@ def test_each_name_has_the_bit_that_stored_rows_give_it() -> None:
 
 def test_a_new_investigator_may_use_all_but_loaders_manifests_and_investigators() -> None:
     assert DEFAULT_PERMISSIONS.value == 0b111111
-    assert DEFAULT_PERMISSIONS.names == NAMES[:6]
+    assert DEFAULT_PERMISSIONS.member_names == NAMES[:6]
 
 
 def test_the_other_sets_are_the_groups_of_their_names() -> None:
-    assert LOADER_PERMISSIONS.names == NAMES[6:11]
-    assert MANIFEST_PERMISSIONS.names == NAMES[11:16]
-    assert ADMIN_PERMISSIONS.names == NAMES[16:]
+    assert LOADER_PERMISSIONS.member_names == NAMES[6:11]
+    assert MANIFEST_PERMISSIONS.member_names == NAMES[11:16]
+    assert ADMIN_PERMISSIONS.member_names == NAMES[16:]
 
 
 def test_all_permissions_are_every_one_of_them() -> None:
-    assert ALL_PERMISSIONS.names == NAMES
+    assert ALL_PERMISSIONS.member_names == NAMES
     assert ALL_PERMISSIONS.value == 2**19 - 1
 
 

@@ -11,7 +11,7 @@ import pytest
 import pytest_twisted
 
 from mig.actions.submission import read_operations
-from mig.errors import InvalidInput
+from mig.errors import InvalidInputError
 from mig.signing.canonical import encode_operations
 from mig.values import parse_json
 from tests.support.api import Answer, Api
@@ -96,7 +96,7 @@ def same_operations(action: JsonObject, other: JsonObject) -> bool:
     try:
         mine, theirs = read_operations(action["operations"]), read_operations(other["operations"])
         return encode_operations(mine) == encode_operations(theirs)
-    except InvalidInput:
+    except InvalidInputError:
         return False
 
 

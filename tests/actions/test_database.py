@@ -7,7 +7,7 @@ from contextlib import closing
 import psycopg2
 import pytest_twisted
 
-from mig.errors import Refusal
+from mig.errors import RequestError
 from tests.support.api import Api
 from tests.support.fleet import VECTORS, load
 from tests.support.postgres import TestDatabase
@@ -91,8 +91,8 @@ async def test_a_row_put_back_by_hand_without_a_document_is_passed_over(
 
 
 def test_every_refusal_has_a_status() -> None:
-    def kinds(kind: type[Refusal]) -> list[type[Refusal]]:
+    def kinds(kind: type[RequestError]) -> list[type[RequestError]]:
         return [kind, *(k for sub in kind.__subclasses__() for k in kinds(sub))]
 
-    for kind in kinds(Refusal)[1:]:
+    for kind in kinds(RequestError)[1:]:
         assert 400 <= kind.status < 600 and kind.status != 500, kind

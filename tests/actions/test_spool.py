@@ -14,7 +14,7 @@ from threading import Event, Thread
 import pytest
 
 from mig.actions.spool import FOLDERS, Spool, SystemCalls
-from mig.errors import SpoolFault
+from mig.errors import SpoolError
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_the_umask_does_not_matter(tmp_path: Path, umask: int) -> None:
 def test_a_spool_that_everybody_could_move_away_is_refused(tmp_path: Path) -> None:
     (tmp_path / "open").mkdir()
     (tmp_path / "open").chmod(0o777)
-    with pytest.raises(SpoolFault, match="above the spool is open to everybody"):
+    with pytest.raises(SpoolError, match="above the spool is open to everybody"):
         Spool(tmp_path / "open" / "spool").prepare()
     (tmp_path / "open").chmod(0o1777)
     Spool(tmp_path / "open" / "spool").prepare()
@@ -98,7 +98,7 @@ def test_no_link_is_followed(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "spool" / name
     folder.rename(tmp_path / "elsewhere")
     folder.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(SpoolFault, match="links are not followed"):
+    with pytest.raises(SpoolError, match="links are not followed"):
         Spool(tmp_path / "spool").prepare()
     if name.startswith("action"):
         failures = Spool(tmp_path / "spool").hand_over({"7": b"{}"}, Event())
@@ -110,11 +110,11 @@ def test_folders_that_others_may_write_to_and_files_are_refused(tmp_path: Path) 
     Spool(tmp_path / "spool").prepare()
     new = tmp_path / "spool" / "action" / "new"
     new.chmod(0o757)
-    with pytest.raises(SpoolFault, match="chmod o-w"):
+    with pytest.raises(SpoolError, match="chmod o-w"):
         Spool(tmp_path / "spool").prepare()
     new.rmdir()
     new.write_text("")
-    with pytest.raises(SpoolFault, match="is no folder"):
+    with pytest.raises(SpoolError, match="is no folder"):
         Spool(tmp_path / "spool").prepare()
-    with pytest.raises(SpoolFault, match="cannot be used"):
+    with pytest.raises(SpoolError, match="cannot be used"):
         Spool(new / "spool").prepare()

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given
 
 from mig.actions.submission import Submission, check_json, read_operations, read_time
-from mig.errors import InvalidInput
+from mig.errors import InvalidInputError
 from mig.signing.canonical import Signable, Text, encode_operations, texts
 from mig.values import parse_json
 from tests.support.signables import signables
@@ -21,7 +21,7 @@ def is_ambiguous(action: Signable, text: Text) -> bool:
     )
     try:
         submission.check_text(text, nanoseconds=True)
-    except InvalidInput as refused:
+    except InvalidInputError as refused:
         assert refused.where in ("name", "target")
         return True
     return False
@@ -118,7 +118,7 @@ def test_times(text: str, gotime: str, seconds: int, microseconds: str) -> None:
     ],
 )
 def test_no_other_form_of_a_time_is_taken(text: Any) -> None:
-    with pytest.raises(InvalidInput, match="validfrom must be an RFC 3339 date"):
+    with pytest.raises(InvalidInputError, match="validfrom must be an RFC 3339 date"):
         read_time("validfrom", text)
 
 
@@ -141,7 +141,7 @@ def test_no_other_form_of_a_time_is_taken(text: Any) -> None:
     ids=range(12),
 )
 def test_json_that_readers_take_differently_is_refused(text: str, reason: str) -> None:
-    with pytest.raises(InvalidInput, match=reason):
+    with pytest.raises(InvalidInputError, match=reason):
         parse_json(text, "action")
 
 
@@ -158,7 +158,7 @@ def test_json_that_readers_take_differently_is_refused(text: str, reason: str) -
     ids=range(6),
 )
 def test_values_that_cannot_be_signed_are_refused(value: Any, reason: str) -> None:
-    with pytest.raises(InvalidInput, match=reason):
+    with pytest.raises(InvalidInputError, match=reason):
         check_json(value, "operations[0].parameters")
 
 
@@ -180,7 +180,7 @@ def test_values_that_cannot_be_signed_are_refused(value: Any, reason: str) -> No
     ],
 )
 def test_operations_that_are_no_operations(value: Any, where: str) -> None:
-    with pytest.raises(InvalidInput) as refused:
+    with pytest.raises(InvalidInputError) as refused:
         read_operations(value)
     assert refused.value.where == where
 

@@ -20,7 +20,7 @@ from twisted.internet.threads import deferToThread
 
 from mig.api.dashboard import PAUSE, Dashboard
 from mig.database.database import Database
-from mig.errors import Unavailable
+from mig.errors import UnavailableError
 from mig.hypermedia.urls import Urls
 from mig.limits import Limits
 from mig.model.statement import Parameters, Statement
@@ -254,8 +254,8 @@ async def test_who_leaves_stops_nobody_else_s_count(counted: Counted) -> None:
 async def test_a_count_that_fails_is_told_to_who_waits_and_tried_again(counted: Counted) -> None:
     gate = counted.gate = Deferred()
     asked = counted.ask()
-    gate.errback(Unavailable("gone"))
-    with pytest.raises(Unavailable):
+    gate.errback(UnavailableError("gone"))
+    with pytest.raises(UnavailableError):
         await asked
     counted.gate = None
     assert (await counted.ask())[0]["active agents"] == 0
@@ -269,7 +269,7 @@ async def test_kept_counts_stay_when_they_cannot_be_renewed(
     gate = large.gate = Deferred()
     large.clock.advance(2 * PAUSE)
     await large.ask()
-    gate.errback(Unavailable("gone"))
+    gate.errback(UnavailableError("gone"))
     large.gate = None
     assert (await large.ask())[0]["counts age"] > 2 * PAUSE
     assert large.counts == 3

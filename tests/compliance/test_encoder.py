@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mig.compliance.definition import compliance_items
 from mig.compliance.encoder import ComplianceEncoder
-from mig.errors import Unreadable
+from mig.errors import UnreadableError
 from mig.formats.collection_json import CollectionJson
 from mig.hypermedia.urls import Urls
 from mig.limits import Limits
@@ -125,7 +125,7 @@ def slow(command: JsonObject, agent_name: str) -> list[Json]:
     link = URLS.command(3)
     try:
         items = compliance_items(link=link, agent_name=agent_name, **command)
-    except Unreadable as reason:
+    except UnreadableError as reason:
         quoted = agent_name.replace("'", "''")
         value = {"link": link, "target": f"agents.name='{quoted}'", "reason": str(reason)}
         return [{"href": link, "data": [{"name": "unreadable command", "value": value}]}]

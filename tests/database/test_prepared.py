@@ -12,7 +12,7 @@ import pytest_twisted
 from twisted.internet.defer import CancelledError, Deferred
 
 from mig.database.database import Database
-from mig.errors import Unavailable
+from mig.errors import UnavailableError
 from mig.limits import Limits
 from mig.model.row import read_as
 from mig.model.statement import IdRow, Statement, select_ids
@@ -79,11 +79,11 @@ async def test_a_change_of_the_tables_costs_one_request_a_connection(
 ) -> None:
     assert await names(single, 1, "x") == ["one"]
     things.execute("alter table things alter name type text")
-    with pytest.raises(Unavailable, match="the database has changed"):
+    with pytest.raises(UnavailableError, match="the database has changed"):
         await names(single, 1, "x")
     assert await names(single, 1, "x") == ["one"]
     await single.query("deallocate all")
-    with pytest.raises(Unavailable, match="the database has changed"):
+    with pytest.raises(UnavailableError, match="the database has changed"):
         await names(single, 1, "x")
     assert await names(single, 1, "x") == ["one"]
 

@@ -17,7 +17,7 @@ import pytest_twisted
 
 from mig.database.database import Database
 from mig.demo.postgres import API, OWNER, EmbeddedPostgres
-from mig.errors import PostgresFailed
+from mig.errors import PostgresError
 from mig.model.statement import select_ids
 from tests.support.reactor import reactor
 
@@ -78,7 +78,7 @@ async def test_it_is_private_and_found_again_after_kill_9(folder: Path) -> None:
     )
     assert daemon.stdout and daemon.stdout.readline() == b"ready\n"
     server = EmbeddedPostgres(reactor, folder, {"fsync": "off"})
-    with pytest.raises(PostgresFailed, match="is in use by another mig-api"):
+    with pytest.raises(PostgresError, match="is in use by another mig-api"):
         server.lock()
     daemon.send_signal(signal.SIGKILL)
     daemon.wait()
@@ -134,10 +134,10 @@ def test_a_folder_of_somebody_else_is_refused(folder: Path) -> None:
     folder.mkdir()
     if os.geteuid() == 0:
         os.chown(folder, pwd.getpwnam("nobody").pw_uid, -1)
-        with pytest.raises(PostgresFailed, match="is not ours"):
+        with pytest.raises(PostgresError, match="is not ours"):
             EmbeddedPostgres(reactor, folder).lock()
     folder.rmdir()
     folder.write_text("a file")
-    with pytest.raises(PostgresFailed, match="is not ours"):
+    with pytest.raises(PostgresError, match="is not ours"):
         EmbeddedPostgres(reactor, folder).lock()
     folder.unlink()

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from mig.errors import Unreadable
+from mig.errors import UnreadableError
 from mig.model.lookup import Lookup
 from mig.model.row import read_as
 from mig.model.statement import Parameters, Statement
@@ -22,7 +22,7 @@ class Stored(NamedTuple):
 class Value:
     def __init__(self, row: Stored) -> None:
         if row.text == "odd":
-            raise Unreadable("it is odd")
+            raise UnreadableError("it is odd")
         self.text = row.text
 
 
@@ -76,7 +76,7 @@ def test_what_cannot_be_read_keeps_nothing_of_those_who_ask() -> None:
         held = Value(Stored("", "held while asking"))
         try:
             table.lookup.get("1")
-        except Unreadable as reason:
+        except UnreadableError as reason:
             assert str(reason) == "it is odd"
         return weakref.ref(held)
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mig.errors import InvalidInput
+from mig.errors import InvalidInputError
 from mig.openpgp import certificate, packet
 from mig.openpgp.certificate import BEGIN, END, Key, parse
 from tests.support.fleet import VECTORS
@@ -58,7 +58,7 @@ def test_line_ends_headers_and_a_missing_checksum_do_not_matter() -> None:
 def test_a_stored_row_may_have_text_around_its_armor() -> None:
     text = b"Bob's key:\n" + armored(framed(10, b"PGP") + BOB_RAW + framed(12, b"\0\0")) + b"\nend"
     assert certificate.stored(text) == certificate.read(BOB)
-    with pytest.raises(InvalidInput, match="text around"):
+    with pytest.raises(InvalidInputError, match="text around"):
         certificate.read(b"Bob's key:\n" + BOB)
 
 
@@ -73,7 +73,7 @@ def test_s18_a_secret_key_is_refused_by_its_frame_and_by_its_packets(keys: Keys)
     secret = dearmored(whole)
     for text in (whole.encode(), armored(secret), armored(keys.alice.packets + secret)):
         for read in (certificate.read, certificate.stored):
-            with pytest.raises(InvalidInput, match="secret key"):
+            with pytest.raises(InvalidInputError, match="secret key"):
                 read(text)
 
 
@@ -105,7 +105,7 @@ REFUSED = {
 
 @pytest.mark.parametrize(("text", "reason"), REFUSED.values(), ids=REFUSED)
 def test_what_is_no_certificate(text: bytes, reason: str) -> None:
-    with pytest.raises(InvalidInput, match=reason):
+    with pytest.raises(InvalidInputError, match=reason):
         certificate.read(text)
 
 
@@ -170,7 +170,7 @@ def test_any_bytes_are_a_certificate_or_refused(data: bytes, in_armor: bool) -> 
     for read in (certificate.read, certificate.stored):
         try:
             found = read(text)
-        except InvalidInput:
+        except InvalidInputError:
             continue
         certificate.weakness(found.keys[0])
 
@@ -193,7 +193,7 @@ def rsa_packets(bits: int, exponent: int) -> bytes:
 
 @pytest.mark.parametrize(("bits", "exponent"), [(8193, 65537), (16384, 65537), (4096, 2**33 + 1)])
 def test_a_key_that_gpg_needs_seconds_for_is_refused(bits: int, exponent: int) -> None:
-    with pytest.raises(InvalidInput, match="absurdly large"):
+    with pytest.raises(InvalidInputError, match="absurdly large"):
         parse(rsa_packets(bits, exponent))
     assert parse(rsa_packets(8192, 65537)).keys[0].bits == 8192
 
@@ -201,5 +201,5 @@ def test_a_key_that_gpg_needs_seconds_for_is_refused(bits: int, exponent: int) -
 @pytest.mark.parametrize("line", ["", "A:"])
 def test_an_armor_of_very_many_lines_is_refused(line: str) -> None:
     text = f"{BEGIN}\n\nAAAA" + f"\n{line}" * 60_000 + f"\n{END}\n"
-    with pytest.raises(InvalidInput, match="more than 20000 lines"):
+    with pytest.raises(InvalidInputError, match="more than 20000 lines"):
         certificate.read(text.encode())

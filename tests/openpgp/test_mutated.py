@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mig.errors import InvalidInput
+from mig.errors import InvalidInputError
 from mig.openpgp import certificate, packet
 from tests.support.fleet import VECTORS
 from tests.support.keys import one_line
@@ -54,7 +54,7 @@ def test_a_signature(data: bytes) -> None:
     """S27: what gpg would get starts with the octet of a signature packet, and is one packet."""
     try:
         read = packet.signature(one_line(data))
-    except InvalidInput:
+    except InvalidInputError:
         return
     assert read.raw == data
     assert data[0] in (0xC2, 0x88, 0x89, 0x8A)
@@ -68,7 +68,7 @@ def test_a_certificate(data: bytes) -> None:
         for read in (certificate.read, certificate.stored):
             try:
                 found = read(text)
-            except InvalidInput:
+            except InvalidInputError:
                 continue
             for key in found.keys:
                 certificate.weakness(key)
@@ -80,7 +80,7 @@ def test_an_armor(text: bytes) -> None:
     for read in (certificate.read, certificate.stored):
         try:
             found = read(text)
-        except InvalidInput:
+        except InvalidInputError:
             continue
         assert found.keys
 
@@ -89,12 +89,12 @@ def test_an_armor(text: bytes) -> None:
 def test_packets(data: bytes) -> None:
     try:
         found = packet.packets(data)
-    except InvalidInput:
+    except InvalidInputError:
         return
     assert b"".join(one.raw for one in found) == data
 
 
 @pytest.mark.parametrize("text", NOT_DETACHED)
 def test_no_armor_of_a_signature_gets_through(text: str) -> None:
-    with pytest.raises(InvalidInput):
+    with pytest.raises(InvalidInputError):
         packet.signature(text)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mig.errors import InvalidInput
+from mig.errors import InvalidInputError
 from mig.openpgp import packet
 from tests.support.fleet import VECTORS
 from tests.support.keys import Keys, framed, one_line
@@ -97,20 +97,20 @@ REFUSED = {
 
 @pytest.mark.parametrize(("text", "reason"), REFUSED.values(), ids=REFUSED)
 def test_what_is_refused_before_gpg(text: str, reason: str) -> None:
-    with pytest.raises(InvalidInput, match=reason):
+    with pytest.raises(InvalidInputError, match=reason):
         packet.signature(text)
 
 
 @pytest.mark.parametrize("digest", ["SHA1", "MD5", "RIPEMD160"])
 def test_s4_a_weak_digest_that_gpg_itself_makes_is_refused(keys: Keys, digest: str) -> None:
     signature = keys.sign(keys.rsa, b"x", "--digest-algo", digest)
-    with pytest.raises(InvalidInput, match="is weak"):
+    with pytest.raises(InvalidInputError, match="is weak"):
         packet.signature(signature)
 
 
 def test_s5_a_text_mode_signature_that_gpg_itself_makes_is_refused(keys: Keys) -> None:
     signature = keys.sign(keys.alice, b"x\r\n", "--textmode")
-    with pytest.raises(InvalidInput, match="text mode"):
+    with pytest.raises(InvalidInputError, match="text mode"):
         packet.signature(signature)
 
 
@@ -120,14 +120,14 @@ def test_s5_a_text_mode_signature_that_gpg_itself_makes_is_refused(keys: Keys) -
 def test_any_bytes_are_a_signature_or_refused(data: bytes) -> None:
     try:
         read = packet.signature(one_line(data))
-    except InvalidInput:
+    except InvalidInputError:
         return
     assert read.raw == data
 
 
 @given(st.text(max_size=200))
 def test_any_text_is_a_signature_or_refused(text: str) -> None:
-    with pytest.raises(InvalidInput):
+    with pytest.raises(InvalidInputError):
         packet.signature(text)
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from whenever import Instant
 
-from mig.errors import InvalidInput
+from mig.errors import InvalidInputError
 from mig.search.parameters import parse_search
 
 NOW = Instant.from_utc(2026, 1, 10)
@@ -32,7 +32,7 @@ NOW = Instant.from_utc(2026, 1, 10)
     ],
 )
 def test_bad_parameters_are_named(given: list[tuple[str, str]], message: str) -> None:
-    with pytest.raises(InvalidInput, match=message.replace("?", r"\?")):
+    with pytest.raises(InvalidInputError, match=message.replace("?", r"\?")):
         parse_search(given, NOW)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from psycopg2.extensions import parse_dsn
 
-from mig.errors import BadConfig
+from mig.errors import ConfigError
 from mig.service.apicfg import Config, Directories, Logging, Maxmind, Postgres, Server, parse, read
 
 SAMPLE = Path(__file__).parents[2] / "etc" / "api.cfg"
@@ -40,7 +40,7 @@ OF_2014 = """\
 
 
 def faults(text: str) -> list[str]:
-    with pytest.raises(BadConfig) as told:
+    with pytest.raises(ConfigError) as told:
         parse(text)
     assert "\n" not in str(told.value)
     return str(told.value).split("; ")
@@ -224,10 +224,10 @@ def test_a_duration(text: str, seconds: int) -> None:
 
 def test_an_unreadable_file_is_one_line(tmp_path: Path) -> None:
     file = tmp_path / "api.cfg"
-    with pytest.raises(BadConfig, match=f"^cannot read {file}: No such file or directory$"):
+    with pytest.raises(ConfigError, match=f"^cannot read {file}: No such file or directory$"):
         read(file)
     file.write_bytes(b"[server]\nhost = \xff")
-    with pytest.raises(BadConfig, match=r"the file is not UTF-8$"):
+    with pytest.raises(ConfigError, match=r"the file is not UTF-8$"):
         read(file)
     file.write_bytes(b"\xef\xbb\xbf[server]\nport = 1")
     assert read(file).server.port == 1

@@ -17,7 +17,7 @@ from twisted.internet.interfaces import IReadDescriptor
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
 
-from mig.errors import BadListener
+from mig.errors import ListenerError
 from mig.service.endpoints import ACCEPTED, parse
 from mig.service.listeners import Listener, bind, bind_all
 from tests.support.reactor import reactor, stop_listening
@@ -91,21 +91,21 @@ def test_texts_are_read_as_twisted_reads_them(
     ],
 )
 def test_what_is_no_listener_is_refused_with_the_reason(text: str, why: str, short: Path) -> None:
-    with pytest.raises(BadListener) as told:
+    with pytest.raises(ListenerError) as told:
         bind(text)
     assert why in str(told.value)
     assert "\n" not in str(told.value)
 
 
 def test_a_public_address_is_refused_with_a_way_out() -> None:
-    with pytest.raises(BadListener, match="let a reverse proxy on this host authenticate"):
+    with pytest.raises(ListenerError, match="let a reverse proxy on this host authenticate"):
         bind("tcp:0:interface=0.0.0.0")
 
 
 def test_a_public_address_is_refused_whether_its_port_is_free_or_taken() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(BadListener, match=SOMEWHERE_ELSE):
+        with pytest.raises(ListenerError, match=SOMEWHERE_ELSE):
             bind(f"tcp:{port}:interface=0.0.0.0")
 
 
@@ -127,7 +127,7 @@ def test_loopback_addresses_listen(text: str, address: str) -> None:
 
 def test_when_one_fails_the_others_are_undone(short: Path) -> None:
     taken = bind("tcp:0")
-    with pytest.raises(BadListener, match="Address already in use"):
+    with pytest.raises(ListenerError, match="Address already in use"):
         bind_all(["unix:first", "tcp:0", f"tcp:{taken.port}"])
     assert not list(short.iterdir())
     taken.close()
@@ -146,12 +146,12 @@ def test_a_unix_socket_has_its_mode_and_is_deleted_at_the_end(short: Path) -> No
 def test_a_stale_socket_is_replaced_a_used_one_and_a_file_are_not(short: Path) -> None:
     bind("unix:s").socket.close()
     listener = bind("unix:s")
-    with pytest.raises(BadListener, match="Address already in use"):
+    with pytest.raises(ListenerError, match="Address already in use"):
         bind("unix:s")
     assert Path("s").exists()
     listener.close()
     Path("s").write_text("a file of somebody")
-    with pytest.raises(BadListener, match="there is a file in this place, and it is no socket"):
+    with pytest.raises(ListenerError, match="there is a file in this place, and it is no socket"):
         bind("unix:s")
     assert Path("s").read_text()
 
@@ -167,7 +167,7 @@ def test_the_file_of_another_process_is_left_alone(short: Path) -> None:
 
 def test_an_inherited_socket_must_listen_and_be_private(short: Path) -> None:
     def refusal(fd: int, arguments: str = "") -> str:
-        with pytest.raises(BadListener) as told:
+        with pytest.raises(ListenerError) as told:
             bind(f"fd:{fd}{arguments}")
         os.fstat(fd)
         os.close(fd)
@@ -206,14 +206,14 @@ os.environ.update(LISTEN_PID=str(os.getpid() + {pid_offset}))
 os.environ.update(LISTEN_FDS="2", LISTEN_FDNAMES="web:local")
 os.execv(sys.executable, [sys.executable, "-c", '''
 from twisted.internet import endpoints  # takes LISTEN_PID out of os.environ
-from mig.errors import BadListener
+from mig.errors import ListenerError
 from mig.service.listeners import bind
 for text in {texts}:
     try:
         listener = bind(text)
         print(listener.socket.family.name)
         listener.close()
-    except BadListener as reason:
+    except ListenerError as reason:
         print(reason)
 '''])
 """

@@ -13,7 +13,7 @@ import pytest
 from twisted.logger import Logger, LogLevel, textFileLogObserver
 from twisted.scripts._twistd_unix import ServerOptions
 
-from mig.errors import BadLog
+from mig.errors import LogError
 from mig.service import logs
 from mig.service.apicfg import Logging
 from mig.web.request import RequestEnded
@@ -41,7 +41,7 @@ def test_a_file_is_appended_to_and_closed_to_others(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_opened_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(BadLog) as told:
+    with pytest.raises(LogError) as told:
         logs.redirect(Logging(mode="file", file=tmp_path / "no" / "log"), FOREGROUND)
     assert str(told.value) == f"[logging] cannot open {tmp_path}/no/log: No such file or directory"
 
@@ -72,7 +72,7 @@ def test_a_log_server_that_cannot_be_named_is_one_line(tmp_path: Path) -> None:
         (Logging(mode="syslog", protocol="unix"), f"there is no log server at {tmp_path}/log"),
         (Logging(mode="syslog", host="no-such-host.invalid"), "cannot be resolved"),
     ):
-        with pytest.raises(BadLog, match=why):
+        with pytest.raises(LogError, match=why):
             logs.redirect(logging, FOREGROUND, syslog_socket=tmp_path / "log")
 
 

@@ -11,7 +11,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
 
-from mig.errors import InvalidInput, Unavailable
+from mig.errors import InvalidInputError, UnavailableError
 from mig.limits import Limits
 from mig.openpgp import certificate, packet
 from mig.openpgp.packet import Signature
@@ -59,9 +59,9 @@ async def test_what_the_original_clients_signed_verifies(gpg: Gpg, name: str) ->
         verified = await gpg.verify(key, parsed, text)
         assert verified.fingerprint == verified.key_fingerprint == key.fingerprint
         assert verified.created == parsed.created
-        with pytest.raises(InvalidInput, match="not by this key"):
+        with pytest.raises(InvalidInputError, match="not by this key"):
             await gpg.verify(vector_key("mallory"), parsed, text)
-        with pytest.raises(InvalidInput, match="made over another text"):
+        with pytest.raises(InvalidInputError, match="made over another text"):
             await gpg.verify(key, parsed, text + b" ")
 
 
@@ -99,7 +99,7 @@ async def test_a_bad_signature_is_refused_with_its_reason(
     gpg: Gpg, keys: Keys, make: Callable[[Keys], Signed], reason: str
 ) -> None:
     key, signature = make(keys)
-    with pytest.raises(InvalidInput, match=reason):
+    with pytest.raises(InvalidInputError, match=reason):
         await gpg.verify(key, packet.signature(signature), TEXT)
 
 
@@ -122,7 +122,7 @@ async def test_s7_a_clock_five_minutes_off_is_forgiven(keys: Keys) -> None:
         return Late()
 
     await Gpg(late(parsed.created - 300)).verify(key, parsed, TEXT)
-    with pytest.raises(InvalidInput, match="dated in the future"):
+    with pytest.raises(InvalidInputError, match="dated in the future"):
         await Gpg(late(parsed.created - 301)).verify(key, parsed, TEXT)
 
 
@@ -138,7 +138,7 @@ async def test_s15_who_is_adopted_still_verifies_and_signs_for_nobody_else(
         adopted(keys).fingerprint,
         other.fingerprint,
     ]
-    with pytest.raises(InvalidInput, match="may not be used for signing"):
+    with pytest.raises(InvalidInputError, match="may not be used for signing"):
         await gpg.verify(both, signature, TEXT)
 
 
@@ -178,7 +178,7 @@ async def test_any_change_of_a_signature_is_refused_and_never_an_error(
         text = one_line(framed(2, body[:at] + bytes([body[at] ^ 0x41]) + body[at + 1 :]))
         try:
             verified = await gpg.verify(key, packet.signature(text), TEXT)
-        except InvalidInput:
+        except InvalidInputError:
             continue
         assert verified.fingerprint == key.fingerprint  # the unsigned area, which names nobody
 
@@ -237,7 +237,7 @@ UNUSABLE: dict[str, tuple[Callable[[Keys], bytes], str]] = {
 async def test_a_key_that_cannot_sign_well_is_refused_with_its_reason(
     gpg: Gpg, keys: Keys, make: Callable[[Keys], bytes], reason: str
 ) -> None:
-    with pytest.raises(InvalidInput, match=reason):
+    with pytest.raises(InvalidInputError, match=reason):
         await gpg.minimal(certificate.parse(make(keys)))
 
 
@@ -266,7 +266,7 @@ async def test_s23_a_gpg_that_fails_is_never_believed(tmp_path: Path, script: st
         else fake(tmp_path, "exit 0", version="exit 3;")
     )
     gpg = Gpg(reactor, program=program, limits=Limits(gpg_seconds=0.5))
-    with pytest.raises(Unavailable, match="cannot be checked at the moment") as raised:
+    with pytest.raises(UnavailableError, match="cannot be checked at the moment") as raised:
         await gpg.verify(BOB, packet.signature(signature), text)
     assert raised.value.detail
     await gpg.stop()
@@ -302,16 +302,16 @@ async def test_only_one_good_signature_of_this_key_is_a_verdict(
 ) -> None:
     gpg = Gpg(reactor, program=fake(tmp_path, f"printf '{status}' >&3"))
     text, (signature, *_) = vector_text("unix-plain")
-    with pytest.raises(InvalidInput, match=reason):
+    with pytest.raises(InvalidInputError, match=reason):
         await gpg.verify(BOB, packet.signature(signature), text)
 
 
 @pytest_twisted.ensureDeferred
 async def test_s23_gpg_is_missing(tmp_path: Path) -> None:
     signature = packet.signature(vector_text("unix-plain")[1][0])
-    with pytest.raises(Unavailable):
+    with pytest.raises(UnavailableError):
         await Gpg(reactor, program=str(tmp_path / "none")).verify(BOB, signature, b"")
-    with pytest.raises(Unavailable):
+    with pytest.raises(UnavailableError):
         await Gpg(reactor, program=str(tmp_path / "none")).minimal(BOB)
 
 
@@ -354,11 +354,11 @@ async def test_a_client_that_leaves_takes_its_gpg_along_and_the_next_has_its_tur
     await hanging.until_started(2)
     assert not Path(f"/proc/{hanging.started[0]}").exists()
     stopped = hanging.gpg.stop()
-    with pytest.raises(Unavailable):
+    with pytest.raises(UnavailableError):
         await second
     await stopped
     await hanging.until_gone()
-    with pytest.raises(Unavailable):
+    with pytest.raises(UnavailableError):
         await hanging.verify()
 
 
@@ -366,11 +366,11 @@ async def test_a_client_that_leaves_takes_its_gpg_along_and_the_next_has_its_tur
 async def test_the_queue_is_bounded_and_who_waits_in_it_too(tmp_path: Path) -> None:
     hanging = Hanging(tmp_path, Limits(gpg_processes=1, waiting_checks=2, gpg_seconds=0.5))
     waiting = [hanging.verify() for _ in range(3)]
-    with pytest.raises(Unavailable) as raised:
+    with pytest.raises(UnavailableError) as raised:
         await hanging.verify()
     assert "too many" in raised.value.detail
     for one in waiting:
-        with pytest.raises(Unavailable) as raised:
+        with pytest.raises(UnavailableError) as raised:
             await one
         assert "0.5 s" in raised.value.detail
     await hanging.gpg.stop()
@@ -412,7 +412,7 @@ async def test_nothing_stays_on_disk_and_no_agent_runs_and_settings_are_ignored(
     for _ in range(3):
         await gpg.minimal(key)
         await gpg.verify(key, packet.signature(signature), TEXT)
-        with pytest.raises(InvalidInput):
+        with pytest.raises(InvalidInputError):
             await gpg.verify(BOB, packet.signature(signature), TEXT)
     assert agents() == before
     assert {file.name for file in tmp_path.iterdir()} == {"common.conf", "gpg.conf"}
@@ -435,7 +435,7 @@ async def test_s11_no_connection_is_made_and_no_file_written(keys: Keys, tmp_pat
     key, signature = plain(keys, keys.alice, *options)
     parsed = packet.signature(signature)
     await gpg.verify(key, parsed, TEXT)
-    with pytest.raises(InvalidInput):
+    with pytest.raises(InvalidInputError):
         await gpg.verify(BOB, parsed, TEXT)
     await gpg.minimal(key)
     lines = trace.read_text().splitlines()

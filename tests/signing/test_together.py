@@ -11,7 +11,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
 
-from mig.errors import InvalidInput, Unavailable
+from mig.errors import InvalidInputError, UnavailableError
 from mig.limits import Limits
 from mig.openpgp import packet
 from mig.openpgp.certificate import Certificate
@@ -144,7 +144,7 @@ async def test_a_bad_signature_is_bad_in_a_shared_run(
 ) -> None:
     key, signature = make(keys)
     for one in await at_once(gpg, *[(key, signature, TEXT)] * 4):
-        assert isinstance(one, InvalidInput)
+        assert isinstance(one, InvalidInputError)
         assert reason in str(one)
 
 
@@ -198,7 +198,7 @@ async def two_bad_ones(tmp_path: Path, status: str, code: int = 0) -> list[Any]:
 @pytest_twisted.ensureDeferred
 async def test_nothing_but_all_good_is_believed(tmp_path: Path, status: str) -> None:
     for one in await two_bad_ones(tmp_path, status):
-        assert isinstance(one, InvalidInput)
+        assert isinstance(one, InvalidInputError)
     assert runs(tmp_path) == ["alone", "2", "alone", "alone"]
 
 
@@ -208,10 +208,10 @@ async def test_all_good_is_believed_unless_gpg_failed(tmp_path: Path) -> None:
     for one in await two_bad_ones(tmp_path, BOTH):
         assert isinstance(one, Verified)
     for one in await two_bad_ones(tmp_path, BOTH, code=2):
-        assert isinstance(one, InvalidInput)
+        assert isinstance(one, InvalidInputError)
     wrong_class = BOTH.replace(" 8 00 ", " 8 01 ")
     for one in await two_bad_ones(tmp_path, wrong_class):
-        assert isinstance(one, InvalidInput)
+        assert isinstance(one, InvalidInputError)
 
 
 class Slow:
@@ -262,7 +262,7 @@ async def test_a_stop_reaches_who_shares_a_run_and_who_waits(tmp_path: Path) -> 
     waiting.append(slow.verify())
     stopped = slow.gpg.stop()
     for one in waiting[1:]:
-        with pytest.raises(Unavailable, match="cannot be checked"):
+        with pytest.raises(UnavailableError, match="cannot be checked"):
             await one
     await stopped
     assert not process.exists()

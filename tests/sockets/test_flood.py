@@ -13,7 +13,7 @@ from tests.support.daemon import Daemon, wait_for
 from tests.support.postgres import TestDatabase
 
 
-def status(url: str) -> int | None:
+def fetch_status(url: str) -> int | None:
     """``None`` for a connection that was dropped, as are those that waited when all were taken."""
     try:
         with urllib.request.urlopen(url, timeout=30) as answer:
@@ -32,8 +32,8 @@ def test_a_flood_of_connections_ends_and_the_service_answers(
         with ExitStack() as flood:
             for _ in range(200):
                 flood.enter_context(socket.create_connection(address, timeout=10))
-        assert wait_for(lambda: status(f"{daemon.base}heartbeat")) == 200
-        assert status(f"{daemon.base}dashboard") == 200
+        assert wait_for(lambda: fetch_status(f"{daemon.base}heartbeat")) == 200
+        assert fetch_status(f"{daemon.base}dashboard") == 200
         assert "Traceback" not in daemon.log.read_text()
     finally:
         daemon.stop()

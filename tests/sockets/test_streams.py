@@ -32,7 +32,7 @@ def log() -> Iterator[Log]:
         yield log
 
 
-async def eventually(holds: Callable[[], object]) -> None:
+async def wait_until(holds: Callable[[], object]) -> None:
     """Wait until *holds* does, 20 seconds at the most."""
     deadline = reactor.seconds() + 20
     while not await deferToThread(holds):
@@ -40,7 +40,7 @@ async def eventually(holds: Callable[[], object]) -> None:
         await deferLater(reactor, 0.02)
 
 
-class Client:
+class ReportClient:
     """A client that reads the report only as far as it is told."""
 
     def __init__(self, api: Api, version: str = "1.1") -> None:
@@ -48,17 +48,17 @@ class Client:
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         request = f"GET {REPORT} HTTP/{version}\r\nHost: localhost\r\n\r\n"
         self._socket.sendall(request.encode())
-        self.read = 0
+        self.bytes_read = 0
         self.first = b""
 
-    def some(self, bytes: int) -> None:
-        while self.read < bytes:
+    def read_at_least(self, count: int) -> None:
+        while self.bytes_read < count:
             received = self._socket.recv(65536)
             assert received, "the connection ended"
             self.first = self.first or received
-            self.read += len(received)
+            self.bytes_read += len(received)
 
-    def rest(self) -> bytes:
+    def read_to_end(self) -> bytes:
         """Read to the end; the last bytes. Raises ConnectionResetError when it is cut."""
         last = b""
         while received := self._socket.recv(65536):
@@ -68,20 +68,20 @@ class Client:
     def half_close(self) -> None:
         self._socket.shutdown(socket.SHUT_WR)
 
-    def leave(self) -> None:
+    def disconnect(self) -> None:
         self._socket.close()
 
 
-@pytest.mark.parametrize("how", ["leave", "half_close"])
+@pytest.mark.parametrize("how", ["disconnect", "half_close"])
 @pytest_twisted.ensureDeferred
 async def test_a_client_that_leaves_frees_its_backend(
     api: Api, many: TestDatabase, how: str, log: Log
 ) -> None:
-    client = await deferToThread(Client, api)
-    await deferToThread(client.some, 300_000)
+    client = await deferToThread(ReportClient, api)
+    await deferToThread(client.read_at_least, 300_000)
     assert len(many.execute(BACKENDS)) == 1
     await deferToThread(getattr(client, how))
-    await eventually(lambda: not many.execute(BACKENDS))
+    await wait_until(lambda: not many.execute(BACKENDS))
     assert not log.failures
     again = await api.get(f"/search?type=command&limit=1&{fleet.ALWAYS}")
     assert again.code == 200
@@ -97,10 +97,10 @@ async def test_a_client_that_leaves_before_the_first_row_cancels_the_query(
         " alter table commands rename to stored;"
         " create view commands as select s.*, slow(results) from stored s where slow(results) = ''"
     )
-    client = await deferToThread(Client, api)
-    await eventually(lambda: many.execute(BACKENDS))
-    await deferToThread(client.leave)
-    await eventually(lambda: not many.execute(BACKENDS))
+    client = await deferToThread(ReportClient, api)
+    await wait_until(lambda: many.execute(BACKENDS))
+    await deferToThread(client.disconnect)
+    await wait_until(lambda: not many.execute(BACKENDS))
 
 
 @pytest_twisted.ensureDeferred
@@ -108,54 +108,54 @@ async def test_a_stalled_client_is_cut_and_frees_its_backend(
     limited: Callable[[Limits], Api], many: TestDatabase
 ) -> None:
     api = limited(Limits(stall_seconds=0.2, stall_bytes_per_second=10**9))
-    client = await deferToThread(Client, api)
-    await deferToThread(client.some, 300_000)
-    await eventually(lambda: not many.execute(BACKENDS))
+    client = await deferToThread(ReportClient, api)
+    await deferToThread(client.read_at_least, 300_000)
+    await wait_until(lambda: not many.execute(BACKENDS))
     with pytest.raises(ConnectionResetError):
-        await deferToThread(client.rest)
+        await deferToThread(client.read_to_end)
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_stream_has_an_end(limited: Callable[[Limits], Api], many: TestDatabase) -> None:
-    client = await deferToThread(Client, limited(Limits(stream_seconds=0.3)))
-    await deferToThread(client.some, 300_000)
-    await eventually(lambda: not many.execute(BACKENDS))
+    client = await deferToThread(ReportClient, limited(Limits(stream_seconds=0.3)))
+    await deferToThread(client.read_at_least, 300_000)
+    await wait_until(lambda: not many.execute(BACKENDS))
     with pytest.raises(ConnectionResetError):
-        await deferToThread(client.rest)
+        await deferToThread(client.read_to_end)
 
 
 @pytest_twisted.ensureDeferred
 async def test_an_administrator_finds_and_stops_a_stream(api: Api, many: TestDatabase) -> None:
-    client = await deferToThread(Client, api)
-    await deferToThread(client.some, 300_000)
+    client = await deferToThread(ReportClient, api)
+    await deferToThread(client.read_at_least, 300_000)
     [(pid, name)] = many.execute(BACKENDS.replace("select pid", "select pid, application_name"))
     head = await deferToThread(lambda: client.first)
     assert name == f"mig-api {head.partition(b'X-Request-Id: ')[2].split()[0].decode()}"
     many.execute("select pg_terminate_backend(%s)", (pid,))
     with pytest.raises(ConnectionResetError):
-        await deferToThread(client.rest)
+        await deferToThread(client.read_to_end)
 
 
-@pytest.mark.parametrize("bytes", [1, *Random(8).sample(range(2, 20_000_000), 6)])
+@pytest.mark.parametrize("byte_count", [1, *Random(8).sample(range(2, 20_000_000), 6)])
 @pytest_twisted.ensureDeferred
 async def test_a_killed_backend_is_seen_by_the_client(
-    api: Api, many: TestDatabase, bytes: int
+    api: Api, many: TestDatabase, byte_count: int
 ) -> None:
-    client = await deferToThread(Client, api)
-    await deferToThread(client.some, bytes)
+    client = await deferToThread(ReportClient, api)
+    await deferToThread(client.read_at_least, byte_count)
     many.execute(f"select pg_terminate_backend(pid) from ({BACKENDS}) b")
     with pytest.raises(ConnectionResetError):
-        await deferToThread(client.rest)
-    await eventually(lambda: not many.execute(BACKENDS))
+        await deferToThread(client.read_to_end)
+    await wait_until(lambda: not many.execute(BACKENDS))
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_whole_report_ends_as_http_demands(api: Api, many: TestDatabase) -> None:
-    def read() -> int:
+    def count_items() -> int:
         connection = http.client.HTTPConnection("127.0.0.1", port_number(api.port), timeout=60)
         connection.request("GET", REPORT, headers={"Host": "localhost"})
         body = connection.getresponse().read()
         connection.close()
         return body.count(b'"name":"compliance item"')
 
-    assert await deferToThread(read) == MANY_COMMANDS * 5
+    assert await deferToThread(count_items) == MANY_COMMANDS * 5

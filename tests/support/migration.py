@@ -13,7 +13,7 @@ from mig.database.database import Database
 from mig.database.schema import migrate
 from mig.database.schema.declared import Wanted
 from mig.database.schema.migrate import Step, Waits
-from mig.errors import SchemaFault
+from mig.errors import SchemaError
 from tests.support.postgres import TestDatabase
 from tests.support.reactor import reactor
 
@@ -59,7 +59,7 @@ async def plan(database: TestDatabase, schema: Wanted | None = None) -> list[Ste
 
 async def refusal(call: Awaitable[object]) -> str:
     """The one line that *call* is refused with."""
-    with pytest.raises(SchemaFault) as refused:
+    with pytest.raises(SchemaError) as refused:
         await call
     assert "\n" not in str(refused.value)
     return str(refused.value)

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.support.documents import Json, JsonObject
-from tests.support.front import FORM, Front
+from tests.support.site_client import FORM, SiteClient
 
 JSON = "Content-Type: application/json"
 TEMPLATE = "Content-Type: application/vnd.collection+json"
@@ -18,17 +18,17 @@ MULTIPART = "Content-Type: multipart/form-data; boundary=b"
 CREATE, KEY, UPDATE = "/action/create/", "/investigator/create/", "/investigator/update/"
 
 
-def part(value: str | bytes, *headers: str, name: str = "action") -> bytes:
+def encode_part(value: str | bytes, *headers: str, name: str = "action") -> bytes:
     disposition = f'Content-Disposition: form-data; name="{name}"'
-    return raw_part(value, disposition, *headers)
+    return encode_raw_part(value, disposition, *headers)
 
 
-def raw_part(value: str | bytes, *headers: str) -> bytes:
+def encode_raw_part(value: str | bytes, *headers: str) -> bytes:
     content = value if isinstance(value, bytes) else value.encode()
     return "\r\n".join(["--b", *headers, "", ""]).encode() + content + b"\r\n"
 
 
-def template(*data: Json) -> bytes:
+def encode_template(*data: Json) -> bytes:
     return json.dumps({"template": {"data": data}}).encode()
 
 
@@ -42,12 +42,17 @@ TEXT = json.dumps(ACTION)
         (CREATE, FORM, b"action=%7B%22a%22%3A1%7D", {"action": '{"a":1}'}),
         (CREATE, FORM + "; charset=UTF-8", b"action=%C3%A9+%2B&", {"action": "é +"}),
         (UPDATE, FORM, b"status=active&id=7", {"id": "7", "status": "active"}),
-        (CREATE, MULTIPART, part("t") + b"--b--\r\n", {"action": "t"}),
-        (CREATE, 'content-type: Multipart/Form-Data;boundary="b"', part("t") + b"--b--", None),
+        (CREATE, MULTIPART, encode_part("t") + b"--b--\r\n", {"action": "t"}),
+        (
+            CREATE,
+            'content-type: Multipart/Form-Data;boundary="b"',
+            encode_part("t") + b"--b--",
+            None,
+        ),
         (
             CREATE,
             MULTIPART,
-            raw_part(
+            encode_raw_part(
                 "é\r\n--",
                 'Content-Disposition: form-data; name=action; filename="a \\"b\\".json"',
                 "Content-Type: application/octet-stream",
@@ -59,17 +64,24 @@ TEXT = json.dumps(ACTION)
         (
             KEY,
             MULTIPART,
-            part("Bob", name="name") + part("-----BEGIN", name="publickey") + b"--b--",
+            encode_part("Bob", name="name")
+            + encode_part("-----BEGIN", name="publickey")
+            + b"--b--",
             {"name": "Bob", "publickey": "-----BEGIN"},
         ),
         (CREATE, JSON, TEXT.encode(), {"action": ACTION}),
         (CREATE, JSON, json.dumps({"action": ACTION}).encode(), {"action": ACTION}),
         (CREATE, JSON, json.dumps({"action": TEXT}).encode(), {"action": TEXT}),
-        (CREATE, TEMPLATE, template({"name": "action", "value": ACTION}), {"action": ACTION}),
         (
             CREATE,
             TEMPLATE,
-            template({"name": "action", "value": TEXT, "prompt": "p"}),
+            encode_template({"name": "action", "value": ACTION}),
+            {"action": ACTION},
+        ),
+        (
+            CREATE,
+            TEMPLATE,
+            encode_template({"name": "action", "value": TEXT, "prompt": "p"}),
             {"action": TEXT},
         ),
         (UPDATE, JSON, b'{"id": 7, "status": "active"}', {"id": "7", "status": "active"}),
@@ -77,13 +89,13 @@ TEXT = json.dumps(ACTION)
         (
             UPDATE,
             JSON,
-            template({"name": "id", "value": "7"}, {"name": "status", "value": "x"}),
+            encode_template({"name": "id", "value": "7"}, {"name": "status", "value": "x"}),
             {"id": "7", "status": "x"},
         ),
     ],
 )
 def test_forms(path: str, header: str, body: bytes, fields: JsonObject | None) -> None:
-    status, document = Front().post(path, body, header)
+    status, document = SiteClient().post_form(path, body, header)
     assert status == 200, document
     assert fields is None or document == fields
 
@@ -106,65 +118,76 @@ def test_forms(path: str, header: str, body: bytes, fields: JsonObject | None) -
         (CREATE, FORM, b"action=1;id=2&" * 2, "the field action is given twice"),
         (CREATE, MULTIPART, b"", "is no multipart/form-data"),
         (CREATE, MULTIPART, b"junk", "is no multipart/form-data"),
-        (CREATE, MULTIPART, part("t"), "is no multipart/form-data"),
-        (CREATE, MULTIPART, part("t").replace(b"\r\n", b"\n"), "is no multipart/form-data"),
-        (CREATE, MULTIPART, part("t") + part("t") + b"--b--", "action is given twice"),
-        (CREATE, MULTIPART, part("t", name="id") + b"--b--", "unknown field 'id'"),
-        (CREATE, MULTIPART, part(b"\xff") + b"--b--", "the field action is not UTF-8, at byte 0"),
-        (CREATE, MULTIPART, part("\0") + b"--b--", "action holds a NUL"),
+        (CREATE, MULTIPART, encode_part("t"), "is no multipart/form-data"),
+        (CREATE, MULTIPART, encode_part("t").replace(b"\r\n", b"\n"), "is no multipart/form-data"),
         (
             CREATE,
             MULTIPART,
-            raw_part("t", "Content-Disposition: form-data; name*=utf-8''action") + b"--b--",
+            encode_part("t") + encode_part("t") + b"--b--",
+            "action is given twice",
+        ),
+        (CREATE, MULTIPART, encode_part("t", name="id") + b"--b--", "unknown field 'id'"),
+        (
+            CREATE,
+            MULTIPART,
+            encode_part(b"\xff") + b"--b--",
+            "the field action is not UTF-8, at byte 0",
+        ),
+        (CREATE, MULTIPART, encode_part("\0") + b"--b--", "action holds a NUL"),
+        (
+            CREATE,
+            MULTIPART,
+            encode_raw_part("t", "Content-Disposition: form-data; name*=utf-8''action") + b"--b--",
             "Missing name option",
         ),
         (
             CREATE,
             MULTIPART,
-            raw_part("t", "Content-Disposition: form-data; name*=utf-8''id; name=action")
+            encode_raw_part("t", "Content-Disposition: form-data; name*=utf-8''id; name=action")
             + b"--b--",
             "of the form name*=",
         ),
         (
             CREATE,
             MULTIPART,
-            raw_part("t", 'Content-Disposition: form-data; name="action"; name=id') + b"--b--",
+            encode_raw_part("t", 'Content-Disposition: form-data; name="action"; name=id')
+            + b"--b--",
             "has a parameter twice",
         ),
         (
             CREATE,
             MULTIPART,
-            raw_part("t", 'Content-Disposition: form-data; name="action"; x="') + b"--b--",
+            encode_raw_part("t", 'Content-Disposition: form-data; name="action"; x="') + b"--b--",
             "not well formed",
         ),
         (
             CREATE,
             MULTIPART,
-            part("t").replace(b"action", b"\xff") + b"--b--",
+            encode_part("t").replace(b"action", b"\xff") + b"--b--",
             "is no multipart/form-data",
         ),
         (
             CREATE,
             MULTIPART,
-            part("t", "Content-Disposition: form-data; name=id") + b"--b--",
+            encode_part("t", "Content-Disposition: form-data; name=id") + b"--b--",
             "has a header twice",
         ),
         (
             CREATE,
             MULTIPART,
-            part("dA==", "Content-Transfer-Encoding: base64") + b"--b--",
+            encode_part("dA==", "Content-Transfer-Encoding: base64") + b"--b--",
             "has a Content-Transfer-Encoding",
         ),
         (
             CREATE,
             MULTIPART,
-            part("--c\r\n--c--", "Content-Type: multipart/mixed; boundary=c") + b"--b--",
+            encode_part("--c\r\n--c--", "Content-Type: multipart/mixed; boundary=c") + b"--b--",
             "is multipart itself",
         ),
         (
             CREATE,
             MULTIPART,
-            part("t", "Content-Type: text/plain; charset=utf-16") + b"--b--",
+            encode_part("t", "Content-Type: text/plain; charset=utf-16") + b"--b--",
             "charset other than utf-8",
         ),
         (CREATE, JSON, b"", "the body is not JSON"),
@@ -182,17 +205,17 @@ def test_forms(path: str, header: str, body: bytes, fields: JsonObject | None) -
         (CREATE, TEMPLATE, b'{"template": {}}', "a template must come as"),
         (CREATE, TEMPLATE, b'{"template": {"data": []}, "action": {}}', "a template must come as"),
         (CREATE, TEMPLATE, b'{"template": {"data": [1]}}', "must have a name"),
-        (CREATE, TEMPLATE, template({"name": "action"}), "the field action is missing"),
+        (CREATE, TEMPLATE, encode_template({"name": "action"}), "the field action is missing"),
         (
             CREATE,
             TEMPLATE,
-            template({"name": "action", "value": "1"}, {"name": "action", "value": "2"}),
+            encode_template({"name": "action", "value": "1"}, {"name": "action", "value": "2"}),
             "the field action is given twice",
         ),
     ],
 )
 def test_what_a_form_does_not_take(path: str, header: str, body: bytes, message: str) -> None:
-    status, document = Front().post(path, body, header)
+    status, document = SiteClient().post_form(path, body, header)
     assert status == 400, document
     assert message in document["collection"]["error"]["message"]
 
@@ -204,12 +227,12 @@ def test_what_a_form_does_not_take(path: str, header: str, body: bytes, message:
         (FORM, b"&" * 1_000_000),
         (FORM, b"a" * 1_000_000 + b"=1"),
         (JSON, json.dumps({"action": "", **{f"f{n}": 1 for n in range(80_000)}}).encode()),
-        (TEMPLATE, template(*({"name": f"f{n}"} for n in range(50_000)))),
-        (MULTIPART, b"".join(part("", name=f"f{n}") for n in range(15_000)) + b"--b--"),
-        (MULTIPART, part("t", *(f"X-{n}: 1" for n in range(9_000))) + b"--b--"),
-        (MULTIPART, part("t", "X: " + "a" * 1_000_000) + b"--b--"),
-        (MULTIPART, part("t", 'Content-Type: a; b="' + '\\"' * 2_000) + b"--b--"),
-        (MULTIPART, part("t", "Content-Type: a" + "; " * 2_000) + b"--b--"),
+        (TEMPLATE, encode_template(*({"name": f"f{n}"} for n in range(50_000)))),
+        (MULTIPART, b"".join(encode_part("", name=f"f{n}") for n in range(15_000)) + b"--b--"),
+        (MULTIPART, encode_part("t", *(f"X-{n}: 1" for n in range(9_000))) + b"--b--"),
+        (MULTIPART, encode_part("t", "X: " + "a" * 1_000_000) + b"--b--"),
+        (MULTIPART, encode_part("t", 'Content-Type: a; b="' + '\\"' * 2_000) + b"--b--"),
+        (MULTIPART, encode_part("t", "Content-Type: a" + "; " * 2_000) + b"--b--"),
         (MULTIPART, b"\r\n--b" * 200_000),
         (MULTIPART, b"\r" * 1_000_000),
     ],
@@ -217,7 +240,7 @@ def test_what_a_form_does_not_take(path: str, header: str, body: bytes, message:
 )
 def test_bodies_made_to_be_slow_are_refused_soon(header: str, body: bytes) -> None:
     begin = time.process_time()
-    status, document = Front().post(CREATE, body, header)
+    status, document = SiteClient().post_form(CREATE, body, header)
     assert status in (400, 413), document
     assert time.process_time() - begin < 1
 
@@ -226,12 +249,12 @@ def test_bodies_made_to_be_slow_are_refused_soon(header: str, body: bytes) -> No
 @example(b"--b--", MULTIPART)
 @example(b'{"template":{"data":[{"name":null}]}}', JSON)
 def test_any_bytes_are_taken_or_refused(body: bytes, header: str) -> None:
-    assert Front().post(CREATE, body, header)[0] in (200, 400)
+    assert SiteClient().post_form(CREATE, body, header)[0] in (200, 400)
 
 
 @given(st.binary(max_size=100))
 def test_any_content_of_a_part_is_taken_or_refused(content: bytes) -> None:
-    status, document = Front().post(CREATE, part(content) + b"--b--", MULTIPART)
+    status, document = SiteClient().post_form(CREATE, encode_part(content) + b"--b--", MULTIPART)
     assert status in (200, 400)
     if status == 200:
         assert document["action"].encode() == content
@@ -241,7 +264,7 @@ def test_any_content_of_a_part_is_taken_or_refused(content: bytes) -> None:
 def test_any_header_of_a_part_is_taken_or_refused(value: str) -> None:
     header = f"Content-Disposition: form-data{value}".encode("utf-8", "surrogateescape")
     body = b"--b\r\n" + header + b"\r\n\r\nt\r\n--b--"
-    assert Front().post(CREATE, body, MULTIPART)[0] in (200, 400)
+    assert SiteClient().post_form(CREATE, body, MULTIPART)[0] in (200, 400)
 
 
 @given(st.text(st.characters(max_codepoint=255, exclude_characters="\r\n\0"), max_size=50))
@@ -250,4 +273,4 @@ def test_any_header_of_a_part_is_taken_or_refused(value: str) -> None:
 @example('multipart/form-data; boundary=""')
 @example("multipart/form-data; boundary=" + "a" * 2000)
 def test_any_content_type_is_taken_or_refused(text: str) -> None:
-    assert Front().post(CREATE, b"t", f"Content-Type: {text}")[0] in (400, 415)
+    assert SiteClient().post_form(CREATE, b"t", f"Content-Type: {text}")[0] in (400, 415)

@@ -15,43 +15,43 @@ from twisted.internet.threads import deferToThread
 
 from mig.access.caller import ANONYMOUS, Caller
 from mig.access.permissions import Permission
-from mig.errors import Forbidden
+from mig.errors import ForbiddenError
 from mig.limits import Limits
 from mig.service.listeners import bind
-from mig.web.gate import Authenticate
+from mig.web.gate import Authenticator
 from mig.web.request import Request
-from tests.support.front import (
+from tests.support.reactor import Log, port_number, reactor, record_log, stop_listening
+from tests.support.site_client import (
     BASE,
     CREATE,
     FORM,
-    Front,
-    LateAuthentication,
-    Posts,
-    a_site,
-    answer_of,
-    post,
-    refusal_of,
+    EchoRoutes,
+    PendingAuthenticator,
+    SiteClient,
+    build_post_head,
+    make_echo_site,
+    parse_answer,
+    parse_refusal,
 )
-from tests.support.reactor import Log, port_number, reactor, record_log, stop_listening
 
 LIMITS = Limits()
 BODY = b"action=1"
-HEAD = post(CREATE, FORM, "Content-Length: 8")
-EXPECTING = post(CREATE, FORM, "Content-Length: 8", "Expect: 100-continue")
-CHUNKED = post(CREATE, FORM, "Transfer-Encoding: chunked")
+HEAD = build_post_head(CREATE, FORM, "Content-Length: 8")
+EXPECTING = build_post_head(CREATE, FORM, "Content-Length: 8", "Expect: 100-continue")
+CHUNKED = build_post_head(CREATE, FORM, "Transfer-Encoding: chunked")
 HEARTBEAT = b"GET /api/v1/heartbeat HTTP/1.1\r\nHost: localhost\r\n\r\n"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 NOBODY = Caller(name="nobody", permissions=Permission(0))
 
 
 @pytest.fixture
-def late() -> LateAuthentication:
-    return LateAuthentication()
+def authenticator() -> PendingAuthenticator:
+    return PendingAuthenticator()
 
 
 @pytest.fixture
-def front(late: LateAuthentication) -> Front:
-    return Front(authenticate=late)
+def site_client(authenticator: PendingAuthenticator) -> SiteClient:
+    return SiteClient(authenticate=authenticator)
 
 
 @pytest.fixture
@@ -65,45 +65,47 @@ def log() -> Iterator[Log]:
 
 
 def test_a_body_in_the_same_segment_waits_and_is_then_read(
-    front: Front, late: LateAuthentication
+    site_client: SiteClient, authenticator: PendingAuthenticator
 ) -> None:
-    assert not front.send(HEAD + BODY)
-    assert (front.posts.ran, front.site.held_bytes) == (0, 0)
-    late.accept()
-    assert answer_of(front.answered()) == (200, {"action": "1"})
-    assert front.site.held_bytes == 0
+    assert not site_client.send(HEAD + BODY)
+    assert (site_client.echo_routes.call_count, site_client.site.buffered_bytes) == (0, 0)
+    authenticator.accept_next()
+    assert parse_answer(site_client.take_output()) == (200, {"action": "1"})
+    assert site_client.site.buffered_bytes == 0
 
 
 @pytest.mark.parametrize("size", [1, 7, 100])
 def test_a_request_in_pieces_waits_and_is_then_read(
-    front: Front, late: LateAuthentication, size: int
+    site_client: SiteClient, authenticator: PendingAuthenticator, size: int
 ) -> None:
     request = CHUNKED + b"8\r\n" + BODY + b"\r\n0\r\n\r\n"
     for n in range(0, len(request), size):
-        assert not front.send(request[n : n + size])
-    late.accept()
-    assert answer_of(front.answered()) == (200, {"action": "1"})
+        assert not site_client.send(request[n : n + size])
+    authenticator.accept_next()
+    assert parse_answer(site_client.take_output()) == (200, {"action": "1"})
 
 
-def test_a_body_is_asked_for_only_after_the_gate(front: Front, late: LateAuthentication) -> None:
-    assert not front.send(EXPECTING)
-    late.accept()
-    assert front.answered() == CONTINUE
-    assert answer_of(front.send(BODY)) == (200, {"action": "1"})
+def test_a_body_is_asked_for_only_after_the_gate(
+    site_client: SiteClient, authenticator: PendingAuthenticator
+) -> None:
+    assert not site_client.send(EXPECTING)
+    authenticator.accept_next()
+    assert site_client.take_output() == CONTINUE
+    assert parse_answer(site_client.send(BODY)) == (200, {"action": "1"})
 
 
 @pytest.mark.parametrize("body", [b"", BODY, BODY * 5_000])
 def test_a_refused_client_is_not_asked_for_its_body(
-    front: Front, late: LateAuthentication, body: bytes
+    site_client: SiteClient, authenticator: PendingAuthenticator, body: bytes
 ) -> None:
-    assert not front.send(EXPECTING + body)
-    late.refuse(Forbidden("not you"))
-    assert refusal_of(front.answered()) == (403, "not you")
-    assert not front.send(HEARTBEAT * 9)
-    assert front.transport.producerState == "producing"
-    front.after(LIMITS.linger_seconds)
-    assert front.transport.disconnected
-    assert (front.posts.ran, front.site.held_bytes) == (0, 0)
+    assert not site_client.send(EXPECTING + body)
+    authenticator.refuse_next(ForbiddenError("not you"))
+    assert parse_refusal(site_client.take_output()) == (403, "not you")
+    assert not site_client.send(HEARTBEAT * 9)
+    assert site_client.transport.producerState == "producing"
+    site_client.advance(LIMITS.linger_seconds)
+    assert site_client.transport.disconnected
+    assert (site_client.echo_routes.call_count, site_client.site.buffered_bytes) == (0, 0)
 
 
 @pytest.mark.parametrize("when", ["late", "in a coroutine", "at once"])
@@ -114,52 +116,54 @@ def test_who_lacks_the_permission_is_refused_before_the_body(when: str) -> None:
     def at_once(request: Request) -> Caller:
         return NOBODY
 
-    late = LateAuthentication()
-    ways: dict[str, Authenticate] = {
-        "late": late,
+    authenticator = PendingAuthenticator()
+    ways: dict[str, Authenticator] = {
+        "late": authenticator,
         "in a coroutine": in_a_coroutine,
         "at once": at_once,
     }
-    front = Front(authenticate=ways[when])
-    answer = front.send(EXPECTING)
+    site_client = SiteClient(authenticate=ways[when])
+    answer = site_client.send(EXPECTING)
     if when == "late":
-        late.accept(NOBODY)
-        answer = front.answered()
-    assert refusal_of(answer) == (403, "this needs the permission action_create")
-    assert front.ended[0].caller == "nobody"
-    assert front.posts.ran == 0
+        authenticator.accept_next(NOBODY)
+        answer = site_client.take_output()
+    assert parse_refusal(answer) == (403, "this needs the permission action_create")
+    assert site_client.ended[0].caller == "nobody"
+    assert site_client.echo_routes.call_count == 0
 
 
-def test_little_is_read_of_a_body_that_waits(front: Front, late: LateAuthentication) -> None:
+def test_little_is_read_of_a_body_that_waits(
+    site_client: SiteClient, authenticator: PendingAuthenticator
+) -> None:
     body = b"action=" + b"a" * 100_000
-    head = post(CREATE, FORM, f"Content-Length: {len(body)}")
-    front.send(head + body[:16_384])
-    assert front.transport.producerState == "producing"
-    front.send(body[16_384:80_000])
-    assert front.transport.producerState == "paused"
-    front.channel.resumeProducing()  # the transport: what was to be written is
-    assert front.transport.producerState == "paused"
-    late.accept()
-    assert front.transport.producerState == "producing"
-    assert front.site.held_bytes == 80_000
-    status, document = answer_of(front.send(body[80_000:]))
+    head = build_post_head(CREATE, FORM, f"Content-Length: {len(body)}")
+    site_client.send(head + body[:16_384])
+    assert site_client.transport.producerState == "producing"
+    site_client.send(body[16_384:80_000])
+    assert site_client.transport.producerState == "paused"
+    site_client.channel.resumeProducing()  # the transport: what was to be written is
+    assert site_client.transport.producerState == "paused"
+    authenticator.accept_next()
+    assert site_client.transport.producerState == "producing"
+    assert site_client.site.buffered_bytes == 80_000
+    status, document = parse_answer(site_client.send(body[80_000:]))
     assert (status, len(document["action"])) == (200, 100_000)
 
 
 def test_requests_that_come_meanwhile_are_answered_in_order(
-    front: Front, late: LateAuthentication
+    site_client: SiteClient, authenticator: PendingAuthenticator
 ) -> None:
     numbered = [HEAD + b"action=%d" % n for n in range(4)]
-    front.send(numbered[0] + numbered[1] + HEARTBEAT)
-    front.send(numbered[2] + numbered[3])
+    site_client.send(numbered[0] + numbered[1] + HEARTBEAT)
+    site_client.send(numbered[2] + numbered[3])
     answers = b""
     for _ in range(5):
-        assert len(late.waiting) == 1
-        late.accept()
-        answers += front.answered()
+        assert len(authenticator.waiting) == 1
+        authenticator.accept_next()
+        answers += site_client.take_output()
     order = [answers.index(text) for text in (b'"0"', b'"1"', b"gatorz", b'"2"', b'"3"')]
     assert order == sorted(order)
-    assert not late.waiting and front.posts.ran == 4
+    assert not authenticator.waiting and site_client.echo_routes.call_count == 4
 
 
 @pytest.mark.parametrize("is_coroutine", [True, False])
@@ -170,13 +174,13 @@ def test_a_gate_that_answers_at_once_puts_nothing_off(is_coroutine: bool) -> Non
     def at_once(request: Request) -> Caller:
         return ANONYMOUS
 
-    front = Front(authenticate=in_a_coroutine if is_coroutine else at_once)
-    assert front.send(EXPECTING) == CONTINUE
-    assert not front.after(LIMITS.body_seconds - 1)
-    assert answer_of(front.send(BODY)) == (200, {"action": "1"})
-    front.send(EXPECTING)
-    assert not front.after(LIMITS.body_seconds - 1)
-    assert "the request's body must come" in refusal_of(front.after(1))[1]
+    site_client = SiteClient(authenticate=in_a_coroutine if is_coroutine else at_once)
+    assert site_client.send(EXPECTING) == CONTINUE
+    assert not site_client.advance(LIMITS.body_seconds - 1)
+    assert parse_answer(site_client.send(BODY)) == (200, {"action": "1"})
+    site_client.send(EXPECTING)
+    assert not site_client.advance(LIMITS.body_seconds - 1)
+    assert "the request's body must come" in parse_refusal(site_client.advance(1))[1]
 
 
 # A request without a body
@@ -184,23 +188,25 @@ def test_a_gate_that_answers_at_once_puts_nothing_off(is_coroutine: bool) -> Non
 
 @pytest.mark.parametrize("expect", [b"", b"Expect: 100-continue\r\n"])
 def test_a_request_without_a_body_waits_too(
-    front: Front, late: LateAuthentication, expect: bytes
+    site_client: SiteClient, authenticator: PendingAuthenticator, expect: bytes
 ) -> None:
-    assert not front.send(HEARTBEAT[:-2] + expect + b"\r\n")
-    assert not front.send(HEARTBEAT)
-    late.accept()
-    assert front.answered().startswith(b"HTTP/1.1 200 ")
-    late.accept()
-    assert front.answered().startswith(b"HTTP/1.1 200 ")
+    assert not site_client.send(HEARTBEAT[:-2] + expect + b"\r\n")
+    assert not site_client.send(HEARTBEAT)
+    authenticator.accept_next()
+    assert site_client.take_output().startswith(b"HTTP/1.1 200 ")
+    authenticator.accept_next()
+    assert site_client.take_output().startswith(b"HTTP/1.1 200 ")
 
 
-def test_a_refused_reader_keeps_its_connection(front: Front, late: LateAuthentication) -> None:
-    assert not front.send(HEARTBEAT + HEARTBEAT)
-    late.refuse(Forbidden("not you"))
-    refusal = front.answered()
+def test_a_refused_reader_keeps_its_connection(
+    site_client: SiteClient, authenticator: PendingAuthenticator
+) -> None:
+    assert not site_client.send(HEARTBEAT + HEARTBEAT)
+    authenticator.refuse_next(ForbiddenError("not you"))
+    refusal = site_client.take_output()
     assert refusal.startswith(b"HTTP/1.1 403 ") and b"Connection: close" not in refusal
-    late.accept()
-    assert front.answered().startswith(b"HTTP/1.1 200 ")
+    authenticator.accept_next()
+    assert site_client.take_output().startswith(b"HTTP/1.1 200 ")
 
 
 # Any of them
@@ -213,7 +219,7 @@ REQUESTS = [
     HEAD + BODY,
     EXPECTING + BODY,
     CHUNKED + b"3\r\nact\r\n5\r\nion=1\r\n0\r\n\r\n",
-    post(CREATE, FORM, "Content-Length: 0"),
+    build_post_head(CREATE, FORM, "Content-Length: 0"),
 ]
 
 
@@ -229,48 +235,50 @@ def test_a_late_gate_changes_no_answer(
     requests: list[bytes], pieces: list[tuple[int, int]]
 ) -> None:
     sent = b"".join(requests)
-    expected = Front().send(sent)
-    late = LateAuthentication()
-    front = Front(authenticate=late)
+    expected = SiteClient().send(sent)
+    authenticator = PendingAuthenticator()
+    site_client = SiteClient(authenticate=authenticator)
     answers = b""
     for size, accepted in [*pieces, (len(sent), 0)]:
-        answers += front.send(sent[:size])
+        answers += site_client.send(sent[:size])
         sent = sent[size:]
-        for _ in range(min(accepted, len(late.waiting))):
-            late.accept()
-    while late.waiting:
-        late.accept()
-    answers += front.answered()
+        for _ in range(min(accepted, len(authenticator.waiting))):
+            authenticator.accept_next()
+    while authenticator.waiting:
+        authenticator.accept_next()
+    answers += site_client.take_output()
     assert everything_but_names_and_times(answers) == everything_but_names_and_times(expected)
-    assert front.site.held_bytes == 0
-    assert front.transport.producerState == "producing"
+    assert site_client.site.buffered_bytes == 0
+    assert site_client.transport.producerState == "producing"
 
 
 # The end of the gate
 
 
-def test_a_gate_has_an_end(front: Front, late: LateAuthentication) -> None:
+def test_a_gate_has_an_end(site_client: SiteClient, authenticator: PendingAuthenticator) -> None:
     for request in (HEARTBEAT, EXPECTING):
-        front.connect()
-        assert not front.send(request)
-        assert not front.after(LIMITS.gate_seconds - 1)
-        answer = front.after(1)
+        site_client.connect()
+        assert not site_client.send(request)
+        assert not site_client.advance(LIMITS.gate_seconds - 1)
+        answer = site_client.advance(1)
         assert answer.startswith(b"HTTP/1.1 503 ") and b"Retry-After" in answer
         assert answer.count(b"HTTP/1.1") == 1
-    assert [waiting.called for waiting in late.waiting] == [True, True]
-    assert "more than 10 seconds" in front.ended[0].outcome
+    assert [waiting.called for waiting in authenticator.waiting] == [True, True]
+    assert "more than 10 seconds" in site_client.ended[0].outcome
 
 
-def test_no_other_deadline_passes_while_the_gate_is_asked(late: LateAuthentication) -> None:
-    front = Front(authenticate=late, limits=Limits(gate_seconds=1_000))
+def test_no_other_deadline_passes_while_the_gate_is_asked(
+    authenticator: PendingAuthenticator,
+) -> None:
+    site_client = SiteClient(authenticate=authenticator, limits=Limits(gate_seconds=1_000))
     for request in (HEARTBEAT, HEAD + BODY[:4]):
-        front.connect()
-        front.send(request)
-        assert not front.after(900)
-        assert not front.transport.disconnecting
-        late.accept()
-    assert not front.after(LIMITS.body_seconds - 1)
-    assert refusal_of(front.after(1)) == (
+        site_client.connect()
+        site_client.send(request)
+        assert not site_client.advance(900)
+        assert not site_client.transport.disconnecting
+        authenticator.accept_next()
+    assert not site_client.advance(LIMITS.body_seconds - 1)
+    assert parse_refusal(site_client.advance(1)) == (
         408,
         "the request's body must come within 60 seconds",
     )
@@ -278,36 +286,40 @@ def test_no_other_deadline_passes_while_the_gate_is_asked(late: LateAuthenticati
 
 @pytest.mark.parametrize("request_bytes", [HEARTBEAT, EXPECTING, HEAD + BODY])
 def test_a_client_that_leaves_ends_its_gate(
-    front: Front, late: LateAuthentication, request_bytes: bytes, log: Log
+    site_client: SiteClient, authenticator: PendingAuthenticator, request_bytes: bytes, log: Log
 ) -> None:
-    front.send(request_bytes)
-    [waiting] = late.waiting
-    front.channel.connectionLost()
+    site_client.send(request_bytes)
+    [waiting] = authenticator.waiting
+    site_client.channel.connectionLost()
     assert waiting.called
-    assert [event.outcome for event in front.ended] == ["client left"]
-    assert not front.clock.getDelayedCalls()
-    assert (front.answered(), front.posts.ran, front.site.held_bytes) == (b"", 0, 0)
+    assert [event.outcome for event in site_client.ended] == ["client left"]
+    assert not site_client.clock.getDelayedCalls()
+    assert (
+        site_client.take_output(),
+        site_client.echo_routes.call_count,
+        site_client.site.buffered_bytes,
+    ) == (b"", 0, 0)
     assert not log.failures
 
 
 @pytest.mark.parametrize("request_bytes", [HEARTBEAT, EXPECTING, HEAD + BODY])
 def test_a_gate_that_fails_shows_an_id_and_nothing_else(
-    front: Front, late: LateAuthentication, request_bytes: bytes, log: Log
+    site_client: SiteClient, authenticator: PendingAuthenticator, request_bytes: bytes, log: Log
 ) -> None:
-    front.send(request_bytes)
-    late.refuse(ValueError("a secret"))
-    answer = front.answered()
-    status, document = answer_of(answer)
+    site_client.send(request_bytes)
+    authenticator.refuse_next(ValueError("a secret"))
+    answer = site_client.take_output()
+    status, document = parse_answer(answer)
     assert (status, len(log.failures)) == (500, 1)
-    assert document["collection"]["error"]["code"] == front.ended[0].operation
+    assert document["collection"]["error"]["code"] == site_client.ended[0].operation
     assert b"secret" not in answer and b"100 Continue" not in answer
-    assert front.posts.ran == 0
+    assert site_client.echo_routes.call_count == 0
 
 
 # On a real socket
 
 
-async def eventually(holds: Callable[[], bool]) -> None:
+async def wait_until(holds: Callable[[], bool]) -> None:
     """Let the reactor run until *holds* does, 20 seconds at the most."""
     deadline = reactor.seconds() + 20
     while not holds():
@@ -316,20 +328,20 @@ async def eventually(holds: Callable[[], bool]) -> None:
 
 
 class Server:
-    """The site of :mod:`tests.support.front` on a real socket."""
+    """The site of :mod:`tests.support.site_client` on a real socket."""
 
     def __init__(self) -> None:
-        self.late = LateAuthentication()
-        self.posts = Posts()
-        site = a_site(reactor, BASE, self.posts, authenticate=self.late)
+        self.authenticator = PendingAuthenticator()
+        self.echo_routes = EchoRoutes()
+        site = make_echo_site(reactor, BASE, self.echo_routes, authenticate=self.authenticator)
         self.port = bind("tcp:0").accept(reactor, site)
 
     def connect(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", port_number(self.port)), timeout=20)
 
-    async def asked(self) -> None:
+    async def wait_until_asked(self) -> None:
         """Come back when the gate was asked."""
-        await eventually(lambda: bool(self.late.waiting))
+        await wait_until(lambda: bool(self.authenticator.waiting))
 
 
 @pytest_twisted.async_yield_fixture
@@ -344,27 +356,29 @@ async def server() -> AsyncIterator[Server]:
 async def test_that_a_client_has_left_is_seen_at_once(server: Server, request_bytes: bytes) -> None:
     with server.connect() as client:
         client.sendall(request_bytes)
-        await server.asked()
-    [waiting] = server.late.waiting
-    await eventually(lambda: bool(waiting.called))
-    assert server.posts.ran == 0
+        await server.wait_until_asked()
+    [waiting] = server.authenticator.waiting
+    await wait_until(lambda: bool(waiting.called))
+    assert server.echo_routes.call_count == 0
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_long_body_that_waited_is_read_whole(server: Server) -> None:
     body = b"action=" + b"a" * 900_000
 
-    def talk() -> bytes:
+    def exchange_bytes() -> bytes:
         with server.connect() as client:
-            head = post(CREATE, FORM, f"Content-Length: {len(body)}", "Connection: close")
+            head = build_post_head(
+                CREATE, FORM, f"Content-Length: {len(body)}", "Connection: close"
+            )
             client.sendall(head + body)
             parts = []
             while part := client.recv(65536):
                 parts.append(part)
             return b"".join(parts)
 
-    answer = deferToThread(talk)
-    await server.asked()
-    server.late.accept(ANONYMOUS)
-    status, document = answer_of(await answer)
+    answer = deferToThread(exchange_bytes)
+    await server.wait_until_asked()
+    server.authenticator.accept_next(ANONYMOUS)
+    status, document = parse_answer(await answer)
     assert (status, len(document["action"])) == (200, 900_000)

@@ -13,7 +13,7 @@ from mig.database.schema.declared import (
     Wanted,
     normalize_setting,
 )
-from mig.errors import SchemaFault
+from mig.errors import SchemaError
 from mig.model.row import read_as
 from mig.model.statement import Query, Statement
 
@@ -355,7 +355,7 @@ async def look(query: Query, schema: Wanted) -> Found:
 
     The tables are looked for first: whoever sets them up makes all the rest with them.
 
-    :raises SchemaFault: when it, or the server, is one that this program does not know.
+    :raises SchemaError: when it, or the server, is one that this program does not know.
     """
     names = [table.name for table in schema.tables]
     tables: dict[str, FoundTable] = {}
@@ -365,12 +365,12 @@ async def look(query: Query, schema: Wanted) -> Found:
         table.columns[row.name] = row.has_default
     [server] = await query(_SERVER)
     if server.encoding != "UTF8":
-        raise SchemaFault(f"the database's encoding is {server.encoding}; it must be UTF8")
+        raise SchemaError(f"the database's encoding is {server.encoding}; it must be UTF8")
     if server.version < OLDEST_SERVER:
-        raise SchemaFault("PostgreSQL 11 or newer is needed")
+        raise SchemaError("PostgreSQL 11 or newer is needed")
     version = (await query(_VERSION))[0].version if server.versioned else None
     if version is not None and version > schema.version:
-        raise SchemaFault(
+        raise SchemaError(
             f"the database has schema version {version}, made by a newer mig-api;"
             f" this one knows version {schema.version}"
         )

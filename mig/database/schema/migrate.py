@@ -32,12 +32,12 @@ from mig.database.database import GRACE_SECONDS, Database
 from mig.database.schema.catalog import look
 from mig.database.schema.declared import Wanted, wanted
 from mig.database.schema.plan import BRIEF, CONCURRENT, Patience, Step, format_script, make_plan
-from mig.errors import Locked, OtherRoleNeededError, SchemaFault, explained
+from mig.errors import LockTimeoutError, OtherRoleNeededError, SchemaError, describe_error
 from mig.model.row import read_as
 from mig.model.statement import Parameters, Statement
 
 __all__ = [
-    "SchemaFault",
+    "SchemaError",
     "Step",
     "Waits",
     "migrate",
@@ -78,9 +78,9 @@ async def prepare(database: Database, *, upgrade: bool, schema: Wanted | None = 
     An empty database is set up. Any other is brought up to date with *upgrade*, else only checked.
     Any number of processes may do this at once.
 
-    :raises SchemaFault: when the schema is older and *upgrade* is not set, is newer, or cannot be
+    :raises SchemaError: when the schema is older and *upgrade* is not set, is newer, or cannot be
         changed.
-    :raises Unavailable: when the database cannot be reached.
+    :raises UnavailableError: when the database cannot be reached.
     """
     schema = schema or wanted()
     found = await look(database.query, schema)
@@ -88,14 +88,14 @@ async def prepare(database: Database, *, upgrade: bool, schema: Wanted | None = 
         await _change(database, schema, _log, Waits(), set_up_only=not upgrade)
         found = await look(database.query, schema)
     if missing := make_plan(schema, found):
-        raise SchemaFault(_refusal(schema, found.version, missing))
+        raise SchemaError(_refusal(schema, found.version, missing))
 
 
 async def plan(database: Database, schema: Wanted | None = None) -> list[Step]:
     """What :func:`migrate` would do; this changes nothing and needs no rights.
 
-    :raises SchemaFault: for a database that is newer, or none of MIG's.
-    :raises Unavailable: when the database cannot be reached.
+    :raises SchemaError: for a database that is newer, or none of MIG's.
+    :raises UnavailableError: when the database cannot be reached.
     """
     schema = schema or wanted()
     return make_plan(schema, await look(database.query, schema))
@@ -111,9 +111,9 @@ async def migrate(
     """Bring a database up to date; *done* hears of each step.
 
     :raises OtherRoleNeededError: when the current user cannot run all steps. Nothing was done.
-    :raises SchemaFault: when the database is newer or none of MIG's, is being changed by another
+    :raises SchemaError: when the database is newer or none of MIG's, is being changed by another
         process, or a step fails.
-    :raises Unavailable: when the database cannot be reached.
+    :raises UnavailableError: when the database cannot be reached.
     """
     await _change(database, schema or wanted(), done, waits or Waits(), set_up_only=False)
 
@@ -191,7 +191,7 @@ class _Change:
             _check_runners(found.user.title, steps)
             step = steps[0]
             if step == last:
-                raise SchemaFault(f"{step.what}: PostgreSQL did this without effect")
+                raise SchemaError(f"{step.what}: PostgreSQL did this without effect")
             last = step if await self._try(step, failures) else None
 
     async def _try(self, step: Step, failures: Counter[Step]) -> bool:
@@ -199,17 +199,17 @@ class _Change:
         patience = self._waits.concurrent if step.concurrent else self._waits.brief
         try:
             await self._apply(step, patience)
-        except Locked as reason:
+        except LockTimeoutError as reason:
             failures[step] += 1
             if failures[step] == patience.attempts:
-                raise SchemaFault(
+                raise SchemaError(
                     f"{step.what}: other transactions hold what this needs for too long"
-                    f" ({explained(reason)}); run it again"
+                    f" ({describe_error(reason)}); run it again"
                 ) from None
             await self._pause(PAUSE_SECONDS)
             return False
         except psycopg2.Error as reason:
-            raise SchemaFault(f"{step.what}: {' '.join(str(reason).split())}") from None
+            raise SchemaError(f"{step.what}: {' '.join(str(reason).split())}") from None
         self._done(step)
         return True
 
@@ -239,7 +239,7 @@ class _Change:
                 break
             await self._pause(LOCK_POLL_SECONDS)
         else:
-            raise SchemaFault("another mig-api is changing the schema of this database")
+            raise SchemaError("another mig-api is changing the schema of this database")
 
     def _query(
         self, statement: Statement[Record], parameters: Parameters = ()

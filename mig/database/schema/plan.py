@@ -31,7 +31,7 @@ from mig.database.schema.declared import (
     Wanted,
 )
 from mig.database.schema.declared import Sequence as DeclaredSequence
-from mig.errors import SchemaFault
+from mig.errors import SchemaError
 
 ROLE_CREATOR: Final = "a superuser or a role with CREATEROLE"
 
@@ -86,7 +86,7 @@ def format_script(steps: Sequence[Step]) -> str:
 def make_plan(schema: Wanted, found: Found) -> list[Step]:
     """Return the steps from *found* to *schema*, in their order.
 
-    :raises SchemaFault: when the database is not one of MIG's.
+    :raises SchemaError: when the database is not one of MIG's.
     """
     return _Planner(schema, found).steps()
 
@@ -238,7 +238,7 @@ class _Planner:
             if "primary key" in definition or (
                 "not null" in definition and "default" not in definition
             ):
-                raise SchemaFault(
+                raise SchemaError(
                     f"the table {table.name} has no column {name}: this is no database of MIG"
                 )
         added = ",\n    ".join(f"add column {name} {table.columns[name]}" for name in names)

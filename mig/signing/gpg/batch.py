@@ -18,7 +18,7 @@ from typing import Final
 from twisted.internet.defer import Deferred, DeferredSemaphore
 from twisted.python.failure import Failure
 
-from mig.errors import Unavailable
+from mig.errors import UnavailableError
 from mig.openpgp.certificate import Certificate
 from mig.openpgp.packet import Signature
 from mig.signing.gpg.process import KEYRING, Runner, crowded
@@ -83,7 +83,7 @@ class Together:
     async def verify(self, certificate: Certificate, signature: Signature, text: bytes) -> Valid:
         """What *alone* would answer.
 
-        :raises Unavailable: when too many wait.
+        :raises UnavailableError: when too many wait.
         """
         if sum(len(line.waiting) for line in self._lines.values()) >= self._runner.waiting:
             raise crowded()
@@ -137,7 +137,7 @@ class Together:
             if answer.code == 0:
                 about = by_file(status(answer), [name.encode() for name in names])
                 found = [valid(answer, lines) for lines in about]
-        except (Unavailable, ValueError):
+        except (UnavailableError, ValueError):
             found = []
         return found if found and None not in found else [None] * len(checks)
 

@@ -24,7 +24,7 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
 
-from mig.errors import Unavailable
+from mig.errors import UnavailableError
 from mig.limits import Limits
 from mig.reactor import Reactor
 
@@ -103,7 +103,7 @@ class _Process(ProcessProtocol):
         """Kill it, and tell who waits why."""
         self.kill()
         if not self.answer.called:
-            self.answer.errback(Unavailable(FAILED, f"gpg was killed: {detail}"))
+            self.answer.errback(UnavailableError(FAILED, f"gpg was killed: {detail}"))
 
     def kill(self) -> None:
         if self._running:
@@ -146,7 +146,7 @@ class Runner:
     ) -> Answer:
         """What gpg answers to *arguments*, with *keyring* and what it reads by file descriptor.
 
-        :raises Unavailable: when there is no answer within the deadline.
+        :raises UnavailableError: when there is no answer within the deadline.
         """
         if self._stopped or len(self._turns.waiting) >= self.waiting:
             raise crowded()
@@ -157,13 +157,13 @@ class Runner:
             return await check
         except CancelledError:
             if self._stopped:
-                raise Unavailable(FAILED, "the service is stopping") from None
+                raise UnavailableError(FAILED, "the service is stopping") from None
             raise
         finally:
             self._checks.discard(check)
 
     def too_late(self, _: object, seconds: float) -> Failure:
-        return Failure(Unavailable(FAILED, f"gpg gave no answer within {seconds:g} s"))
+        return Failure(UnavailableError(FAILED, f"gpg gave no answer within {seconds:g} s"))
 
     async def _in_turn(
         self, arguments: list[str], keyring: bytes, feed: Mapping[int, bytes]
@@ -200,7 +200,7 @@ class Runner:
                 env=self._environment,
             )
         except (OSError, ValueError) as error:
-            raise Unavailable(FAILED, f"gpg cannot be run: {error}") from None
+            raise UnavailableError(FAILED, f"gpg cannot be run: {error}") from None
 
     def _start(self, command: list[str], keyring: bytes, feed: Mapping[int, bytes]) -> _Process:
         process = _Process()
@@ -215,7 +215,7 @@ class Runner:
                     process, command[0], command, env=self._environment, childFDs=pipes | files
                 )
         except OSError as error:
-            raise Unavailable(FAILED, f"gpg cannot be run: {error}") from None
+            raise UnavailableError(FAILED, f"gpg cannot be run: {error}") from None
         self._processes.add(process)
         process.exited.addCallback(lambda _: self._processes.discard(process))
         return process
@@ -240,13 +240,13 @@ def _with_status_pipe(command: list[str]) -> list[str]:
     return [*command[:at], str(STATUS), *command[at + 1 :]]
 
 
-def crowded() -> Unavailable:
+def crowded() -> UnavailableError:
     """The refusal when too much waits already."""
-    return Unavailable(FAILED, "too many checks wait for gpg")
+    return UnavailableError(FAILED, "too many checks wait for gpg")
 
 
-def unreliable(answer: Answer) -> Unavailable:
+def unreliable(answer: Answer) -> UnavailableError:
     """The refusal for an answer that says nothing about the signature or key."""
     end = "was killed" if answer.code is None else f"ended with exit code {answer.code}"
     errors = " ".join(ascii(answer.errors[-500:].decode("latin-1"))[1:-1].split())
-    return Unavailable(FAILED, f"gpg {end} and gave no answer to rely on: {errors}")
+    return UnavailableError(FAILED, f"gpg {end} and gave no answer to rely on: {errors}")

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from mig.errors import BadSignature, InvalidInput
+from mig.errors import BadSignatureError, InvalidInputError
 from mig.signing.gpg.process import Answer, unreliable
 
 Lines = Sequence[Sequence[bytes]]
@@ -54,7 +54,7 @@ class Valid:
 def status(answer: Answer) -> Lines:
     """The status lines of *answer*.
 
-    :raises Unavailable: when gpg was killed, or its status is garbled.
+    :raises UnavailableError: when gpg was killed, or its status is garbled.
     """
     *lines, rest = answer.status.split(b"\n")
     if answer.code is None or rest or any(not line.startswith(PREFIX) for line in lines):
@@ -68,14 +68,14 @@ def key_state(lines: Lines) -> bytes | None:
 
 
 def refuse(lines: Lines) -> None:
-    """:raises InvalidInput: with gpg's reason why a signature does not hold, if it gives one."""
+    """:raises InvalidInputError: with gpg's reason why a signature is bad, if it gives one."""
     for line in lines:
         if line[0] == b"ERRSIG":
             code = line[6] if len(line) > 6 else b""
-            raise InvalidInput(ERRORS_IN_SIGNATURE.get(code, UNREADABLE_SIGNATURE))
+            raise InvalidInputError(ERRORS_IN_SIGNATURE.get(code, UNREADABLE_SIGNATURE))
     for line in lines:
         if line[0] in BAD:
-            kind = BadSignature if line[0] == b"BADSIG" else InvalidInput
+            kind = BadSignatureError if line[0] == b"BADSIG" else InvalidInputError
             raise kind(BAD[line[0]])
 
 
@@ -83,7 +83,7 @@ def valid(answer: Answer, lines: Lines) -> Valid | None:
     """The signature of which *lines* of *answer* say that it is good; ``None`` unless they say so
     of exactly one, and nothing that raises a doubt.
 
-    :raises Unavailable: when the line about it is garbled.
+    :raises UnavailableError: when the line about it is garbled.
     """
     words = Counter(line[0] for line in lines)
     if any(words[word] != 1 for word in ONCE) or any(words[word] for word in _DOUBTS):

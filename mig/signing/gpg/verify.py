@@ -12,7 +12,7 @@ from typing import Final
 
 from twisted.internet.defer import Deferred
 
-from mig.errors import InvalidInput
+from mig.errors import InvalidInputError
 from mig.limits import Limits
 from mig.openpgp import certificate as certificates
 from mig.openpgp.certificate import Certificate, Key
@@ -60,8 +60,8 @@ class Gpg:
     async def verify(self, certificate: Certificate, signature: Signature, text: bytes) -> Verified:
         """That *signature* over *text* holds and was made by a good key of *certificate*.
 
-        :raises InvalidInput: when it does not, with the reason.
-        :raises Unavailable: when gpg gave no answer that can be relied on.
+        :raises InvalidInputError: when it does not, with the reason.
+        :raises UnavailableError: when gpg gave no answer that can be relied on.
         """
         _refuse_future(certificate, "the key that made the signature")
         check = Deferred.fromCoroutine(self._together.verify(certificate, signature, text))
@@ -77,30 +77,32 @@ class Gpg:
         lines = status(answer)
         state = key_state(lines)
         if state is not None:
-            raise InvalidInput(await self._why_not(certificate, state))
+            raise InvalidInputError(await self._why_not(certificate, state))
         refuse(lines)
         if answer.code != 0:
             raise unreliable(answer)
         found = valid(answer, lines)
         if found is None:
-            raise InvalidInput("gpg does not report exactly one good signature")
+            raise InvalidInputError("gpg does not report exactly one good signature")
         return found
 
     def _verdict(self, certificate: Certificate, valid: Valid) -> Verified:
         if valid.primary != certificate.fingerprint:
-            raise InvalidInput(BAD[b"NO_PUBKEY"])
+            raise InvalidInputError(BAD[b"NO_PUBKEY"])
         key = certificate.key(valid.key)
         if key is None:
-            raise InvalidInput(BAD[b"NO_PUBKEY"])
+            raise InvalidInputError(BAD[b"NO_PUBKEY"])
         if valid.kind != b"00":
-            raise InvalidInput("the signature's class is not 0x00, of a binary document")
+            raise InvalidInputError("the signature's class is not 0x00, of a binary document")
         if valid.hash_algorithm not in HASHES:
-            raise InvalidInput(ERRORS_IN_SIGNATURE[b"5"])
+            raise InvalidInputError(ERRORS_IN_SIGNATURE[b"5"])
         if valid.created > self._reactor.seconds() + FUTURE_SECONDS:
-            raise InvalidInput("the signature is dated in the future: is the signer's clock right?")
+            raise InvalidInputError(
+                "the signature is dated in the future: is the signer's clock right?"
+            )
         weak = certificates.weakness(key)
         if weak:
-            raise InvalidInput(f"the key that made the signature is too weak: {weak}")
+            raise InvalidInputError(f"the key that made the signature is too weak: {weak}")
         return Verified(fingerprint=valid.primary, key_fingerprint=valid.key, created=valid.created)
 
     async def _why_not(self, certificate: Certificate, state: bytes) -> str:
@@ -113,8 +115,8 @@ class Gpg:
         """An uploaded key as it is stored, and the armored text of it: reduced to what its owner
         signed, without expired or superseded self-signatures.
 
-        :raises InvalidInput: for a key that cannot sign, or is too weak for it.
-        :raises Unavailable: when gpg gave no answer that can be relied on.
+        :raises InvalidInputError: for a key that cannot sign, or is too weak for it.
+        :raises UnavailableError: when gpg gave no answer that can be relied on.
         """
         _refuse_weak(certificate.keys[0])
         _refuse_future(certificate, "the key")
@@ -126,7 +128,7 @@ class Gpg:
         lines = status(answer)
         if not answer.output:
             if answer.code is not None and any(line[0] == b"IMPORT_RES" for line in lines):
-                raise InvalidInput("the key has no user id that is signed by the key itself")
+                raise InvalidInputError("the key has no user id that is signed by the key itself")
             raise unreliable(answer)
         if answer.code != 0:
             raise unreliable(answer)
@@ -185,35 +187,35 @@ def _listing(output: bytes) -> _Listing:
 def _refuse_future(certificate: Certificate, which: str) -> None:
     """gpg does not use a key before its date, by the system's clock, and gives other reasons.
 
-    :raises InvalidInput: for such a key.
+    :raises InvalidInputError: for such a key.
     """
     if certificate.keys[0].created > time.time():
-        raise InvalidInput(f"{which} is dated in the future: is its owner's clock right?")
+        raise InvalidInputError(f"{which} is dated in the future: is its owner's clock right?")
 
 
 def _refuse_weak(key: Key) -> None:
-    """:raises InvalidInput: when the key is too weak to sign."""
+    """:raises InvalidInputError: when the key is too weak to sign."""
     weak = certificates.weakness(key)
     if weak:
         which = "key" if key.primary else f"signing subkey {key.fingerprint}"
-        raise InvalidInput(f"the {which} is too weak: {weak}")
+        raise InvalidInputError(f"the {which} is too weak: {weak}")
 
 
 def _refuse_unusable(certificate: Certificate, listing: _Listing) -> None:
-    """:raises InvalidInput: when the key cannot sign, or is too weak for it."""
+    """:raises InvalidInputError: when the key cannot sign, or is too weak for it."""
     primary = listing.keys[0]
     if primary.state in (b"e", b"r"):
-        raise InvalidInput(f"the key {STATE_NAMES[primary.state]}")
+        raise InvalidInputError(f"the key {STATE_NAMES[primary.state]}")
     if not any(state not in STATE_NAMES for state in listing.user_states):
-        raise InvalidInput("the key has no user id that is valid")
+        raise InvalidInputError("the key has no user id that is valid")
     signing = [key for key in listing.keys if key.signs]
     for listed in signing:
         key = certificate.key(listed.fingerprint)
         if key is not None:
             _refuse_weak(key)
     if not signing:
-        raise InvalidInput("the key cannot sign: it has no key or subkey for signing")
+        raise InvalidInputError("the key cannot sign: it has no key or subkey for signing")
     if all(key.state in STATE_NAMES for key in signing):
-        raise InvalidInput(
+        raise InvalidInputError(
             f"the key cannot sign: its signing subkey {STATE_NAMES[signing[0].state]}"
         )

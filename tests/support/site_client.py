@@ -21,10 +21,10 @@ from mig.hypermedia import urls
 from mig.hypermedia.document import Template
 from mig.limits import Limits
 from mig.service.site import let_anyone_in, make_site
-from mig.web.forms import form
-from mig.web.gate import Authenticate
+from mig.web.forms import parse_form
+from mig.web.gate import Authenticator
 from mig.web.request import Request, RequestEnded
-from mig.web.site import ApiSite, Observer
+from mig.web.site import ApiSite, RequestObserver
 from tests.support.documents import Json
 
 BASE = "http://mig.example:1664/api/v1"
@@ -39,7 +39,7 @@ FORMS: dict[str, tuple[Template] | tuple[Template, str]] = {
 Handler = Callable[[Any, Request, Caller], Awaitable[bytes]]
 
 
-class LateAuthentication:
+class PendingAuthenticator:
     """Finds out who a request's caller is when the test says so."""
 
     def __init__(self) -> None:
@@ -50,44 +50,46 @@ class LateAuthentication:
         self.waiting.append(answer)
         return await answer
 
-    def accept(self, caller: Caller = ANONYMOUS) -> None:
+    def accept_next(self, caller: Caller = ANONYMOUS) -> None:
         """Say who the caller of the request is that has waited longest."""
         self.waiting.pop(0).callback(caller)
 
-    def refuse(self, error: Exception) -> None:
+    def refuse_next(self, error: Exception) -> None:
         """Refuse the request that has waited longest."""
         self.waiting.pop(0).errback(error)
 
 
-class Posts:
+class EchoRoutes:
     """Routes whose handlers answer the form that they got, and count how often they ran."""
 
     def __init__(self) -> None:
-        self.ran = 0
+        self.call_count = 0
         self.routes = [
             route
             if route.method == "GET"
-            else replace(route, handler=self._echo(*FORMS[route.path]))
+            else replace(route, handler=self._make_echo_handler(*FORMS[route.path]))
             for route in ROUTES
         ]
 
-    def _echo(self, template: Template, whole: str = "") -> Handler:
+    def _make_echo_handler(self, template: Template, object_field: str = "") -> Handler:
         async def handler(_: object, request: Request, caller: Caller) -> bytes:
-            self.ran += 1
-            return request.answer(json.dumps(form(request, template, whole=whole)).encode())
+            self.call_count += 1
+            return request.prepare_response(
+                json.dumps(parse_form(request, template, object_field=object_field)).encode()
+            )
 
         return handler
 
 
-def a_site(
+def make_echo_site(
     reactor: Any,
     base: str,
-    posts: Posts,
+    echo_routes: EchoRoutes,
     limits: Limits = Limits(),  # noqa: B008 - it is frozen
-    authenticate: Authenticate = let_anyone_in,
-    observers: Sequence[Observer] = (),
+    authenticate: Authenticator = let_anyone_in,
+    observers: Sequence[RequestObserver] = (),
 ) -> ApiSite:
-    """A site that has nothing to answer from but *posts*."""
+    """A site that has nothing to answer from but *echo_routes*."""
     nothing: Any = None
     return make_site(
         reactor,
@@ -96,13 +98,13 @@ def a_site(
         actions=nothing,
         investigators=nothing,
         limits=limits,
-        routes=posts.routes,
+        routes=echo_routes.routes,
         authenticate=authenticate,
         observers=observers,
     )
 
 
-class Front:
+class SiteClient:
     """One connection to the site, in memory, under a clock that the test moves.
 
     ``ended`` are the requests that have ended.
@@ -112,14 +114,19 @@ class Front:
         self,
         base: str = BASE,
         limits: Limits = Limits(),  # noqa: B008 - it is frozen
-        authenticate: Authenticate = let_anyone_in,
-        observers: Sequence[Observer] = (),
+        authenticate: Authenticator = let_anyone_in,
+        observers: Sequence[RequestObserver] = (),
     ) -> None:
         self.clock = Clock()
-        self.posts = Posts()
+        self.echo_routes = EchoRoutes()
         self.ended: list[RequestEnded] = []
-        self.site = a_site(
-            self.clock, base, self.posts, limits, authenticate, [*observers, self.ended.append]
+        self.site = make_echo_site(
+            self.clock,
+            base,
+            self.echo_routes,
+            limits,
+            authenticate,
+            [*observers, self.ended.append],
         )
         self.connect()
 
@@ -134,39 +141,39 @@ class Front:
     def send(self, data: bytes) -> bytes:
         """What the site has answered since the last call, after it got *data*."""
         self.channel.dataReceived(data)
-        return self.answered()
+        return self.take_output()
 
-    def answered(self) -> bytes:
+    def take_output(self) -> bytes:
         value: bytes = self.transport.value()
         self.transport.clear()
         return value
 
-    def after(self, seconds: float) -> bytes:
+    def advance(self, seconds: float) -> bytes:
         """What the site answers in the next *seconds*."""
         self.clock.advance(seconds)
-        return self.answered()
+        return self.take_output()
 
-    def post(self, path: str, body: bytes, *headers: str) -> tuple[int, Json]:
+    def post_form(self, path: str, body: bytes, *headers: str) -> tuple[int, Json]:
         """Status and document for a POST below the base route."""
         lines = [f"Content-Length: {len(body)}", *headers]
-        return answer_of(self.send(post(f"/api/v1{path}", *lines) + body))
+        return parse_answer(self.send(build_post_head(f"/api/v1{path}", *lines) + body))
 
 
-def post(path: str, *headers: str, host: str = "mig.example:1664") -> bytes:
+def build_post_head(path: str, *headers: str, host: str = "mig.example:1664") -> bytes:
     """The head of a POST."""
     lines = [f"POST {path} HTTP/1.1", f"Host: {host}", *headers, "", ""]
     return "\r\n".join(lines).encode("latin-1")
 
 
-def answer_of(answer: bytes) -> tuple[int, Json]:
+def parse_answer(answer: bytes) -> tuple[int, Json]:
     """Status and document of one answer that has a Content-Length."""
     head, _, body = answer.partition(b"\r\n\r\n")
     return int(head.split()[1]), json.loads(body)
 
 
-def refusal_of(answer: bytes) -> tuple[int, str]:
+def parse_refusal(answer: bytes) -> tuple[int, str]:
     """Status and message of an answer that refuses, whose form is checked."""
-    status, document = answer_of(answer)
+    status, document = parse_answer(answer)
     error = document["collection"]["error"]
     head = answer.partition(b"\r\n\r\n")[0].decode().lower()
     assert f"x-request-id: {error['code']}" in head
