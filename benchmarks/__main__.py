@@ -216,7 +216,7 @@ async def _database(reactor: Any, postgres: EmbeddedPostgres, name: str) -> str:
     dsn = postgres.dsn(database=name)
     database = Database(reactor, dsn)
     try:
-        await migrate.prepare(database, upgrade=True)
+        await migrate.ensure_schema(database, upgrade=True)
     finally:
         database.stop()
     return dsn

@@ -26,7 +26,7 @@ from benchmarks import fleet
 from benchmarks.children import Children
 from mig.database.database import Database
 from mig.database.schema import migrate
-from mig.database.schema.declared import wanted
+from mig.database.schema.declaration import load_schema
 from mig.demo.postgres import EmbeddedPostgres
 
 INSERT: Final = (
@@ -72,7 +72,7 @@ def work(dsn: str, size: fleet.Size, first: int, count: int) -> dict[str, float]
 def drop_indexes(dsn: str) -> None:
     """Leave a database the indexes of its keys only."""
     with closing(psycopg2.connect(dsn)) as connection, connection, connection.cursor() as cursor:
-        for index in wanted().indexes:
+        for index in load_schema().indexes:
             cursor.execute(f"drop index {index.name}")
 
 
@@ -121,7 +121,7 @@ async def _database(reactor: Any, postgres: EmbeddedPostgres, name: str) -> str:
     await admin.query(f"create database {name}")
     admin.stop()
     database = Database(reactor, postgres.dsn(database=name))
-    await migrate.prepare(database, upgrade=True)
+    await migrate.ensure_schema(database, upgrade=True)
     database.stop()
     return postgres.dsn(database=name)
 

@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 
 from mig import __version__
 from mig.database.database import Database
-from mig.database.schema.migrate import Step, migrate, plan, prepare
+from mig.database.schema.migrate import Step, ensure_schema, migrate, plan_migration
 from mig.database.schema.plan import format_script
 from mig.demo import run as demo
 from mig.errors import (
@@ -113,7 +113,7 @@ def list_command(database: str) -> None:
     """List the investigators: id, status, key fingerprint, name."""
 
     async def show(known: Database) -> None:
-        await prepare(known, upgrade=False)
+        await ensure_schema(known, upgrade=False)
         for row in await known.query(ALL_INVESTIGATORS):
             fingerprint = row.pgpfingerprint or "-"
             click.echo(f"{row.id}\t{row.status}\t{fingerprint}\t{_printable(row.name)}")
@@ -171,9 +171,9 @@ def demo_command(folder: Path | None, port: int) -> None:
 
 
 async def _print_plan(database: Database) -> None:
-    steps = await plan(database)
+    steps = await plan_migration(database)
     click.echo(format_script(steps) or "-- nothing to do")
-    if not all(step.runner.usable for step in steps):
+    if not all(step.runner.is_usable for step in steps):
         raise SystemExit(OTHER_ROLE_NEEDED)
 
 
@@ -183,7 +183,7 @@ async def _migrate(database: Database) -> None:
     def done(step: Step) -> None:
         nonlocal steps
         steps += 1
-        click.echo(f"done: {step.what}")
+        click.echo(f"done: {step.description}")
 
     try:
         await migrate(database, done)
@@ -199,7 +199,7 @@ def _run_with_gpg(dsn: str, verb: Callable[[Database, Gpg], Awaitable[None]]) ->
 
     async def run(database: Database) -> None:
         try:
-            await prepare(database, upgrade=False)
+            await ensure_schema(database, upgrade=False)
             await verb(database, gpg)
         finally:
             await gpg.stop()

@@ -20,7 +20,7 @@ MAX_ID: Final = 2**64 - 1
 UNSET_TIME: Final = "0001-01-01T00:00:00Z"
 
 _ID = re.compile(r"[0-9]{1,20}", re.ASCII)
-RFC3339 = re.compile(
+RFC3339_PATTERN = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-5][0-9](?:\.[0-9]{1,9})?"
     r"(?:Z|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])",
     re.ASCII,
@@ -28,7 +28,7 @@ RFC3339 = re.compile(
 _SPACE_FOR_PLUS = re.compile(r" (?=[0-9]{2}:[0-9]{2}$)", re.ASCII)
 
 
-def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
+def suggest_name(name: str, known: Iterable[str], otherwise: str = "") -> str:
     """Return the hint in a message about an unknown *name*: the *known* one that is like it.
 
     :param otherwise: the hint when none is.
@@ -37,7 +37,7 @@ def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
     return f"did you mean {near[0]}?" if near else otherwise
 
 
-def new_id() -> int:
+def generate_id() -> int:
     """A random id from 1 to 2**53 - 1, which every JSON client reads exactly."""
     return (int.from_bytes(os.urandom(7)) >> 3) or 1
 
@@ -62,7 +62,7 @@ def parse_time(name: str, text: str) -> Instant:
     :raises InvalidInputError: naming the parameter *name*, for anything else.
     """
     text = _SPACE_FOR_PLUS.sub("+", text)
-    if RFC3339.fullmatch(text):
+    if RFC3339_PATTERN.fullmatch(text):
         try:
             return OffsetDateTime.parse_iso(text).to_instant()
         except ValueError:
@@ -72,19 +72,19 @@ def parse_time(name: str, text: str) -> Instant:
     )
 
 
-def rfc3339(stored: str | None) -> str:
+def format_time(column: str | None) -> str:
     """A time as PostgreSQL writes it (ISO, UTC) in RFC 3339; ``None`` is the unset time.
 
     :raises UnreadableError: for a time that RFC 3339 cannot express (infinity, BC, year 10000 on).
     """
-    if stored is None:
+    if column is None:
         return UNSET_TIME
-    if stored[4:5] == "-" and stored.endswith("+00"):
-        return f"{stored[:10]}T{stored[11:-3]}Z"
-    raise UnreadableError(f"the time {stored!r} is outside the years 1 to 9999")
+    if column[4:5] == "-" and column.endswith("+00"):
+        return f"{column[:10]}T{column[11:-3]}Z"
+    raise UnreadableError(f"the time {column!r} is outside the years 1 to 9999")
 
 
-def plain_text(text: object, where: str) -> str:
+def parse_plain_text(text: object, where: str) -> str:
     """Return *text* when it is a string that every reader takes alike.
 
     :raises InvalidInputError: naming *where*, for what is no string, and for NUL and half a
@@ -101,19 +101,19 @@ def plain_text(text: object, where: str) -> str:
     return text
 
 
-LONGEST_NUMBER: Final = 400
+MAX_NUMBER_LENGTH: Final = 400
 """Letters of a JSON number; every float64 has a shorter form."""
 
 
-def shortest(number: float) -> Decimal:
+def to_shortest_decimal(number: float) -> Decimal:
     """The number of the fewest digits that is read as *number*: what encoders write for it."""
     return Decimal(repr(number))
 
 
-def _is_another(digits: str, number: float) -> bool:
+def _is_rounded(digits: str, number: float) -> bool:
     """Whether *digits* are a whole number that was rounded to *number*."""
     exact = Decimal(digits)
-    return exact not in (number, shortest(number)) and exact == exact.to_integral_value()
+    return exact not in (number, to_shortest_decimal(number)) and exact == exact.to_integral_value()
 
 
 def parse_json(text: str, where: str) -> Any:
@@ -126,42 +126,42 @@ def parse_json(text: str, where: str) -> Any:
         written with a fraction or exponent that float64 does not hold, and for hundreds of levels.
     """
 
-    def refuse(what: str) -> NoReturn:
+    def reject(what: str) -> NoReturn:
         raise InvalidInputError(f"{where} {what}", where)
 
-    def constant(name: str) -> NoReturn:
-        refuse(f"holds {name}, which is no JSON")
+    def parse_constant(name: str) -> NoReturn:
+        reject(f"holds {name}, which is no JSON")
 
-    def integer(digits: str) -> int | float:
-        if len(digits) > LONGEST_NUMBER:
-            refuse(f"holds a number of more than {LONGEST_NUMBER} digits")
+    def parse_integer(digits: str) -> int | float:
+        if len(digits) > MAX_NUMBER_LENGTH:
+            reject(f"holds a number of more than {MAX_NUMBER_LENGTH} digits")
         return int(digits) if digits != "-0" else -0.0
 
-    def fraction(digits: str) -> float:
-        if len(digits) > LONGEST_NUMBER:
-            refuse(f"holds a number of more than {LONGEST_NUMBER} digits")
+    def parse_fraction(digits: str) -> float:
+        if len(digits) > MAX_NUMBER_LENGTH:
+            reject(f"holds a number of more than {MAX_NUMBER_LENGTH} digits")
         number = float(digits)
         if math.isinf(number):
-            refuse(f"holds {digits[:40]}, which is beyond the numbers of float64")
-        if number and number.is_integer() and _is_another(digits, number):
-            refuse(f"holds {digits[:40]}, a whole number that float64 does not hold")
+            reject(f"holds {digits[:40]}, which is beyond the numbers of float64")
+        if number and number.is_integer() and _is_rounded(digits, number):
+            reject(f"holds {digits[:40]}, a whole number that float64 does not hold")
         return number
 
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    def build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) < len(pairs):
             counts = Counter(name for name, _ in pairs)
             twice = next(name for name, count in counts.items() if count > 1)
-            refuse(f"holds {twice[:80]!a} twice in one object")
+            reject(f"holds {twice[:80]!a} twice in one object")
         return found
 
     try:
         return json.loads(
             text,
-            object_pairs_hook=unique,
-            parse_constant=constant,
-            parse_float=fraction,
-            parse_int=integer,
+            object_pairs_hook=build_object,
+            parse_constant=parse_constant,
+            parse_float=parse_fraction,
+            parse_int=parse_integer,
         )
     except json.JSONDecodeError as reason:
         place = f"line {reason.lineno}, column {reason.colno}"

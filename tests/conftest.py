@@ -33,7 +33,7 @@ def postgres(twisted_greenlet: object) -> Iterator[EmbeddedPostgres]:
 @pytest.fixture
 def new_database(postgres: EmbeddedPostgres) -> Iterator[NewDatabase]:
     databases = Databases(postgres)
-    yield databases.make
+    yield databases.create
     databases.drop_all()
 
 

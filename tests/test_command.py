@@ -14,13 +14,13 @@ from mig.cli import main
 from mig.demo.postgres import API, EmbeddedPostgres
 from tests.support import catalog
 from tests.support.command import COMMAND, command
-from tests.support.generations import old_2014
-from tests.support.postgres import NewDatabase, TestDatabase, holding
+from tests.support.generations import set_up_2014
+from tests.support.postgres import NewDatabase, TestDatabase, hold_transaction
 
 
 @pytest.fixture
 def old(new_database: NewDatabase) -> TestDatabase:
-    return old_2014(new_database("template0"))
+    return set_up_2014(new_database("template0"))
 
 
 def test_version_and_help() -> None:
@@ -47,15 +47,15 @@ def test_no_usable_database_is_given(arguments: list[str], says: str) -> None:
 
 def test_the_plan_is_sql_that_does_the_same(old: TestDatabase, new_database: NewDatabase) -> None:
     """It changes nothing itself; psql takes it."""
-    before = catalog.everything(old)
+    before = catalog.describe_all(old)
     status, sql, errors = command("migrate", "--plan", "--database", old.dsn)
     assert (status, errors) == (0, "")
-    assert catalog.everything(old) == before
-    by_hand = old_2014(new_database("template0"))
+    assert catalog.describe_all(old) == before
+    by_hand = set_up_2014(new_database("template0"))
     psql = ["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", by_hand.dsn]
     subprocess.run(psql, input=sql, text=True, check=True)
     assert command("migrate", "--database", old.dsn)[0] == 0
-    assert catalog.everything(by_hand) == catalog.everything(old)
+    assert catalog.describe_all(by_hand) == catalog.describe_all(old)
 
 
 def test_each_step_is_told_and_a_second_run_has_none(old: TestDatabase) -> None:
@@ -117,14 +117,14 @@ def test_a_migration_that_needs_another_role_prints_its_steps(
     old: TestDatabase, postgres: EmbeddedPostgres
 ) -> None:
     """Nothing is done; one line says who must run what is printed as SQL."""
-    before = catalog.everything(old)
+    before = catalog.describe_all(old)
     limited = postgres.dsn(API, old.execute("select current_database()")[0][0])
     status, sql, errors = command("migrate", "--database", limited)
     assert status == 2
     assert errors.startswith("mig-api: migapi may not create table mig_schema, and ")
     assert errors.count("\n") == 1
     assert "must be run by migadmin" in errors
-    assert catalog.everything(old) == before
+    assert catalog.describe_all(old) == before
     psql = ["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", old.dsn]
     subprocess.run(psql, input=sql, text=True, check=True)
     assert command("migrate", "--database", limited) == (0, "nothing to do\n", "")
@@ -134,7 +134,7 @@ def test_a_plan_has_the_steps_of_one_role_together(
     old: TestDatabase, new_database: NewDatabase
 ) -> None:
     """A superuser can run all of it at once, and every object has the owner that it should."""
-    by_hand = old_2014(new_database("template0"))
+    by_hand = set_up_2014(new_database("template0"))
     for database in (old, by_hand):
         database.execute("alter table modules owner to migapi; alter table agents owner to migapi")
         database.execute("revoke select on modules, agents from migapi")
@@ -146,19 +146,19 @@ def test_a_plan_has_the_steps_of_one_role_together(
     psql = ["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", by_hand.dsn]
     subprocess.run(psql, input=sql, text=True, check=True)
     assert command("migrate", "--database", old.dsn)[0] == 0
-    assert catalog.everything(by_hand) == catalog.everything(old)
+    assert catalog.describe_all(by_hand) == catalog.describe_all(old)
     assert command("migrate", "--plan", "--database", by_hand.dsn)[1] == "-- nothing to do\n"
 
 
 def test_interrupted_it_says_so_and_can_be_repeated(old: TestDatabase) -> None:
-    with holding(old, "update commands set status = 'sent'"):
+    with hold_transaction(old, "update commands set status = 'sent'"):
         process = subprocess.Popen(
             [*COMMAND, "migrate", "--database", old.dsn],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
-        while "commands_newest" not in catalog.invalid(old):
+        while "commands_newest" not in catalog.list_invalid_indexes(old):
             assert process.poll() is None
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
@@ -167,7 +167,7 @@ def test_interrupted_it_says_so_and_can_be_repeated(old: TestDatabase) -> None:
     assert output.splitlines()[-1] == "mig-api: interrupted; run it again to complete it"
     assert "Traceback" not in output
     assert command("migrate", "--database", old.dsn)[0] == 0
-    assert catalog.invalid(old) == []
+    assert catalog.list_invalid_indexes(old) == []
 
 
 @pytest.mark.parametrize("verb", [["list"], ["disable", "1"]])

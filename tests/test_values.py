@@ -5,12 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mig.errors import InvalidInputError, UnreadableError
-from mig.values import MAX_ID, new_id, parse_id, parse_json, parse_time, rfc3339
+from mig.values import MAX_ID, format_time, generate_id, parse_id, parse_json, parse_time
 
 
 @given(st.integers(1, MAX_ID))
-def test_every_id_is_exact(id: int) -> None:
-    assert parse_id("actionid", str(id)) == id
+def test_every_id_is_exact(number: int) -> None:
+    assert parse_id("actionid", str(number)) == number
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ def test_what_is_no_id_is_refused_by_name(text: str) -> None:
 
 
 def test_our_own_ids_are_exact_in_every_json_client() -> None:
-    assert all(0 < new_id() < 2**53 for _ in range(1000))
+    assert all(0 < generate_id() < 2**53 for _ in range(1000))
 
 
 @pytest.mark.parametrize(
@@ -70,11 +70,11 @@ def test_other_times_are_refused_with_an_example(text: str) -> None:
 
 
 def test_stored_times_are_served_as_rfc3339() -> None:
-    assert rfc3339("2014-05-30 14:55:41.907745+00") == "2014-05-30T14:55:41.907745Z"
-    assert rfc3339("0001-01-01 00:00:00+00") == rfc3339(None) == "0001-01-01T00:00:00Z"
+    assert format_time("2014-05-30 14:55:41.907745+00") == "2014-05-30T14:55:41.907745Z"
+    assert format_time("0001-01-01 00:00:00+00") == format_time(None) == "0001-01-01T00:00:00Z"
     for odd in ("infinity", "-infinity", "10000-01-01 00:00:00+00", "0044-03-15 00:00:00+00 BC"):
         with pytest.raises(UnreadableError):
-            rfc3339(odd)
+            format_time(odd)
 
 
 @pytest.mark.parametrize("text", ["1e-9999999999999999999", "0e99999999999999999999", "1e-400"])

@@ -18,12 +18,12 @@ from mig.actions.submission import (
 from mig.database.database import Database
 from mig.errors import ConflictError, InvalidInputError, UnavailableError, ValueTooLongError
 from mig.model.action import ActionRow
-from mig.model.investigator import SIGNER
-from mig.model.row import Columns, read_as
+from mig.model.investigator import SIGNER_SQL
+from mig.model.row import Columns, make_row_reader
 from mig.model.statement import Statement, id_array
 from mig.signing.canonical import Signable, encode, encode_operations
 from mig.signing.keyring import Signer
-from mig.values import new_id, parse_json
+from mig.values import generate_id, parse_json
 
 ATTEMPTS: Final = 3
 """How often it is tried when the same action comes and goes at the same time."""
@@ -44,12 +44,12 @@ class _Outcome(NamedTuple):
 
 
 _OUTCOME = Columns(_Outcome)
-_ACTION = _OUTCOME.then(ActionRow)
+_ACTION = _OUTCOME.make_next(ActionRow)
 
 _STORE = Statement(
     f"""
 with signer as (
-    select i.id, signed.pgpsignature, {SIGNER} as row
+    select i.id, signed.pgpsignature, {SIGNER_SQL} as row
     from unnest(%(signers)s, %(keys)s, %(pgpsignatures)s)
         as signed (id, key, pgpsignature)
     join investigators i on i.id = signed.id and sha256(i.publickey) = signed.key
@@ -85,7 +85,7 @@ with signer as (
 select {_OUTCOME.sql}, {_ACTION.sql}
 from valid cross join alike left join stored a on true
 """,
-    lambda row: (_OUTCOME.pick(row), _ACTION.pick(row)),
+    lambda row: (_OUTCOME.read_part(row), _ACTION.read_part(row)),
     name="store_action",
     types={
         "identity": "bytea",
@@ -122,7 +122,7 @@ class _ClaimedRow(NamedTuple):
 _CLAIMED = Statement(
     "select s.actionid::text, a.id is not null from submissions s"
     " left join actions a on a.id = s.actionid where s.identity = %s",
-    read_as(_ClaimedRow),
+    make_row_reader(_ClaimedRow),
 )
 
 
@@ -135,7 +135,7 @@ _ALIKE = Statement(
     "select id::text, operations::text from actions where validfrom >= to_timestamp(%s)"
     " and validfrom < to_timestamp(%s + 1) and expireafter >= to_timestamp(%s)"
     " and expireafter < to_timestamp(%s + 1) and name = %s and target = %s order by id",
-    read_as(_AlikeRow),
+    make_row_reader(_AlikeRow),
 )
 
 
@@ -168,7 +168,7 @@ class ActionStore:
             without this API.
         :raises UnavailableError: when it cannot be stored now.
         """
-        action_id = new_id()
+        action_id = generate_id()
         parameters = self._parameters(action_id, submission, signers)
         for _ in range(ATTEMPTS):
             outcome, stored = await self._attempt(parameters)

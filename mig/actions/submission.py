@@ -26,7 +26,7 @@ from mig.signing.canonical import (
     Text,
     encode_fields,
 )
-from mig.values import RFC3339, plain_text, shortest
+from mig.values import RFC3339_PATTERN, parse_plain_text, to_shortest_decimal
 
 LONGEST_TEXT: Final = 2048
 MOST_SIGNATURES: Final = 20
@@ -164,7 +164,7 @@ def _check_members(value: Mapping[str, object], known: Sequence[str], where: str
 
 
 def _read_text(value: Mapping[str, object], name: str) -> str:
-    text = plain_text(value.get(name), name)
+    text = parse_plain_text(value.get(name), name)
     if not text.strip():
         raise InvalidInputError(f"{name} must not be empty", name)
     if len(text) > LONGEST_TEXT:
@@ -179,7 +179,7 @@ def read_time(where: str, text: object) -> SignedTime:
 
     :raises InvalidInputError: naming the field *where*, for anything else.
     """
-    if isinstance(text, str) and RFC3339.fullmatch(text) and not text.endswith("-00:00"):
+    if isinstance(text, str) and RFC3339_PATTERN.fullmatch(text) and not text.endswith("-00:00"):
         try:
             moment = OffsetDateTime.parse_iso(text)
             moment.to_instant()
@@ -210,7 +210,7 @@ def _read_operation(value: object, where: str) -> Operation:
     if not isinstance(value, dict):
         raise InvalidInputError(f"{where} must be an object", where)
     _check_members(value, _OPERATION, where)
-    module = plain_text(value.get("module"), f"{where}.module")
+    module = parse_plain_text(value.get("module"), f"{where}.module")
     if not module.strip():
         raise InvalidInputError(f"{where}.module must not be empty", f"{where}.module")
     parameters = value.get("parameters")
@@ -254,7 +254,7 @@ def check_json(value: object, where: str, depth: int = DEEPEST) -> None:
 
 def _check_text(text: str, where: str) -> None:
     if not text.isprintable():  # most are, and that is soon seen
-        plain_text(text, where)
+        parse_plain_text(text, where)
 
 
 def _check_exact(number: int, where: str) -> None:
@@ -264,7 +264,7 @@ def _check_exact(number: int, where: str) -> None:
         stored = float(number)
     except OverflowError:
         stored = 0.0
-    if stored != number and shortest(stored) != number:
+    if stored != number and to_shortest_decimal(stored) != number:
         raise InvalidInputError(
             f"{where} holds {str(number)[:40]}, which float64 does not hold exactly:"
             " it would be another number than the one that was signed",
@@ -290,7 +290,7 @@ def _read_signature_texts(value: object) -> tuple[str, ...]:
         raise InvalidInputError(
             f"there may be at most {MOST_SIGNATURES} pgpsignatures", "pgpsignatures"
         )
-    texts = tuple(plain_text(text, f"pgpsignatures[{n}]") for n, text in enumerate(value))
+    texts = tuple(parse_plain_text(text, f"pgpsignatures[{n}]") for n, text in enumerate(value))
     for n, text in enumerate(texts):
         if text in texts[:n]:
             where = f"pgpsignatures[{n}]"

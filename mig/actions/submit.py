@@ -11,7 +11,7 @@ from mig.actions.handoff import Handoff
 from mig.actions.store import Accepted, ActionStore
 from mig.actions.submission import Submission, read
 from mig.errors import InvalidInputError, UnavailableError
-from mig.model.statement import Query
+from mig.model.statement import QueryFunction
 from mig.signing.canonical import texts
 from mig.signing.gpg.verify import Gpg
 from mig.signing.keyring import Keyring, Signer
@@ -33,7 +33,7 @@ class Actions:
     def __init__(
         self,
         clock: IReactorTime,
-        query: Query,
+        query: QueryFunction,
         gpg: Gpg,
         keyring: Keyring,
         store: ActionStore,

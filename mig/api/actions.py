@@ -52,9 +52,9 @@ class Actions:
         try:
             accepted = await self._submissions.submit(value)
         except ConflictError as conflict:
-            link = Link(rel="action", href=urls.action(conflict.existing_id))
+            link = Link(rel="action", href=urls.for_action(conflict.existing_id))
             return refused(request, conflict, links=[link] if conflict.existing_id else None)
-        request.setHeader(b"location", urls.action(accepted.id).encode())
+        request.setHeader(b"location", urls.for_action(accepted.id).encode())
         if accepted.new is None:
             earlier = await find_action(self._database.query, accepted.id)
             if earlier is None:

@@ -24,10 +24,16 @@ from mig.formats.format import Ending
 from mig.hypermedia.document import Data, Item
 from mig.hypermedia.urls import DASHBOARD, Urls
 from mig.limits import Limits
-from mig.model.action import ACTION, ActionRow, count_by_action, count_commands, count_statuses
+from mig.model.action import (
+    ACTION,
+    ActionRow,
+    count_commands_by_status,
+    load_counters,
+    make_counters,
+)
 from mig.model.record import encode_json
 from mig.model.row import Columns
-from mig.model.statement import Query, Statement
+from mig.model.statement import QueryFunction, Statement
 from mig.search.records import ActionEncoder
 from mig.web.request import Request
 
@@ -105,7 +111,9 @@ class Dashboard:
 
     log = Logger()
 
-    def __init__(self, clock: IReactorTime, query: Query, urls: Urls, limits: Limits) -> None:
+    def __init__(
+        self, clock: IReactorTime, query: QueryFunction, urls: Urls, limits: Limits
+    ) -> None:
         self._clock = clock
         self._query = query
         self._urls = urls
@@ -177,11 +185,11 @@ class Dashboard:
         began = self._clock.seconds()
         agents, data = _data(await self._query(_COUNTS, ()))
         rows = await self._query(_ACTIONS, ())
-        statuses = await count_statuses(self._query, [row.id for row in rows])
+        statuses = await count_commands_by_status(self._query, [row.id for row in rows])
         commands = sum(sum(numbers.values()) for numbers in statuses.values())
         return _Counted(
             data=data,
-            counters={id_: count_commands(numbers) for id_, numbers in statuses.items()},
+            counters={id_: make_counters(numbers) for id_, numbers in statuses.items()},
             began=began,
             seconds=self._clock.seconds() - began,
             large=agents + commands > self._limits.counted_rows,
@@ -190,7 +198,7 @@ class Dashboard:
     async def _count_new_actions(self, counted: _Counted, rows: Sequence[ActionRow]) -> None:
         """Count the commands of actions that came since, once for each of them."""
         if new := [row.id for row in rows if row.id not in counted.counters]:
-            counted.counters.update(await count_by_action(self._query, new))
+            counted.counters.update(await load_counters(self._query, new))
 
     def _aged(self, counted: _Counted) -> list[Data]:
         """The data of a count, and how old it is when it is one that is kept."""

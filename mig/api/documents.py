@@ -13,7 +13,7 @@ from mig.formats.format import AnyRecord, Ending, Format
 from mig.hypermedia.document import Link
 from mig.hypermedia.urls import Urls
 from mig.limits import Limits
-from mig.values import did_you_mean, parse_id
+from mig.values import parse_id, suggest_name
 from mig.web.negotiation import choose_media_type
 from mig.web.request import Request
 from mig.web.stream import stream_response
@@ -110,7 +110,7 @@ def read_id(noun: str, request: Request) -> int:
     values = []
     for other, text in request.parse_query():
         if other != name:
-            hint = did_you_mean(other.lower(), [name], f"it takes only {name}")
+            hint = suggest_name(other.lower(), [name], f"it takes only {name}")
             raise InvalidInputError(f"unknown parameter {other!r}; {hint}", other)
         values.append(text)
     if len(values) > 1:

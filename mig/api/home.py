@@ -25,16 +25,16 @@ class Home:
         refuse_parameters(request)
         search = [Data(name=p.name, value="", prompt=p.prompt) for p in PARAMETERS]
         document = write_document(
-            self._urls.home(),
-            links=templates.links(self._urls),
-            queries=templates.queries(self._urls, search),
+            self._urls.for_home(),
+            links=templates.list_home_links(self._urls),
+            queries=templates.list_home_queries(self._urls, search),
         )
         return request.prepare_response(document)
 
     async def root(self, request: Request, caller: Caller) -> bytes:
         """The server's root: the way to the API."""
-        request.setHeader(b"location", self._urls.home().encode())
-        link = Link(rel="home", href=self._urls.home())
+        request.setHeader(b"location", self._urls.for_home().encode())
+        link = Link(rel="home", href=self._urls.for_home())
         return request.prepare_response(
             write_document(request.build_url(), links=[link]), HTTPStatus.FOUND
         )

@@ -51,7 +51,7 @@ class Investigators:
         try:
             added = await self._registry.add(fields["name"], fields["publickey"].encode())
         except ConflictError as conflict:
-            href = self._documents.urls.investigator(conflict.existing_id)
+            href = self._documents.urls.for_investigator(conflict.existing_id)
             links = [Link(rel="investigator", href=href)] if conflict.existing_id else None
             return refused(request, conflict, links=links)
         return await self._answer_stored(request, added, HTTPStatus.CREATED)
@@ -69,7 +69,7 @@ class Investigators:
         stored = await find_investigator(self._database.query, investigator_id)
         if stored is None:
             raise not_stored()
-        href = self._documents.urls.investigator(investigator_id)
+        href = self._documents.urls.for_investigator(investigator_id)
         request.setHeader(b"location", href.encode())
         return await self._answer(request, investigator_id, stored, status)
 

@@ -92,7 +92,7 @@ class Searches:
         parameters = dict(search.texts)
         parameters |= {"after": search.after.format_iso(), "limit": str(search.limit)}
         parameters |= {"offset": "", "cursor": str(results.next)}
-        href = self._documents.urls.search((n, text) for n, text in parameters.items() if text)
+        href = self._documents.urls.for_search((n, text) for n, text in parameters.items() if text)
         return [Link(rel="next", href=href)]
 
 

@@ -15,7 +15,7 @@ import msgspec
 
 from mig.errors import UnreadableError
 from mig.model.compliance import Check, ComplianceItem, Policy, Test
-from mig.values import rfc3339
+from mig.values import format_time
 
 Object = dict[str, object]
 Wanted = TypeVar("Wanted")
@@ -82,7 +82,7 @@ def compliance_items(
     """
     modules = modules_of(operations)
     policy, ref = policy_and_ref(description, threat)
-    timestamp = rfc3339(finishtime)
+    timestamp = format_time(finishtime)
     return [
         ComplianceItem(
             target=target(agent_name),

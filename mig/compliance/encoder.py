@@ -19,19 +19,19 @@ from mig.errors import UnreadableError
 from mig.formats.format import ActionFields, Format
 from mig.hypermedia.urls import Urls
 from mig.limits import Limits
+from mig.model.cache import RecordCache
 from mig.model.command import (
     COMMAND_RESULTS,
     ResultsRow,
-    complete_results,
-    count_complete,
-    refuse_left_out,
-    weigh_results,
+    count_complete_rows,
+    load_omitted_results,
+    measure_results,
+    reject_omitted_results,
 )
-from mig.model.lookup import Lookup
-from mig.model.record import UnreadableRecord, whole_number
+from mig.model.record import UnreadableRecord, check_numeric_id
 from mig.model.row import Columns
-from mig.model.statement import Query, Statement
-from mig.values import rfc3339
+from mig.model.statement import QueryFunction, Statement
+from mig.values import format_time
 
 CACHED_ACTIONS: Final = 1_000
 CACHED_AGENTS: Final = 20_000
@@ -191,31 +191,31 @@ class ComplianceEncoder:
         self._limits = limits
         self._max_checks = limits.cached_checks
         self._max_key = limits.cached_check_bytes
-        self._link = urls.command("")
+        self._link = urls.for_command("")
         self.separator = format_.separator
-        self._actions = Lookup(_ACTIONS, partial(_Action, format_), bound=CACHED_ACTIONS)
-        self._agents = Lookup(_AGENTS, partial(_Agent, format_), bound=CACHED_AGENTS)
+        self._actions = RecordCache(_ACTIONS, partial(_Action, format_), bound=CACHED_ACTIONS)
+        self._agents = RecordCache(_AGENTS, partial(_Agent, format_), bound=CACHED_AGENTS)
         self._file_searches: dict[tuple[str, bytes], _FileSearch] = {}
         self._last_searches: dict[str, _FileSearch] = {}
         self._files_kept = 0
         self._filechecker_checks: dict[tuple[str, str, str, str, bool], bytes] = {}
 
-    async def prepare(self, query: Query, rows: Sequence[ResultsRow]) -> None:
+    async def prepare(self, query: QueryFunction, rows: Sequence[ResultsRow]) -> None:
         """Load the actions and agents that *rows* belong to."""
         await self._actions.load(query, (row.actionid for row in rows))
         await self._agents.load(query, (row.agentid for row in rows))
 
     def weigh(self, rows: Sequence[ResultsRow]) -> int:
         """Return the length of all results."""
-        return weigh_results(rows)
+        return measure_results(rows)
 
     def count_complete(self, rows: Sequence[ResultsRow]) -> int:
         """Return how many rows come before the first one without its results."""
-        return count_complete(rows)
+        return count_complete_rows(rows)
 
-    async def complete(self, query: Query, row: ResultsRow) -> ResultsRow:
+    async def complete(self, query: QueryFunction, row: ResultsRow) -> ResultsRow:
         """Return the row with its results, unless they are too large."""
-        return await complete_results(query, row, max_bytes=self._limits.result_bytes)
+        return await load_omitted_results(query, row, max_bytes=self._limits.result_bytes)
 
     def encode(self, row: ResultsRow) -> bytes:
         """Return the items of one command, separated; nothing when there are none.
@@ -230,10 +230,10 @@ class ComplianceEncoder:
             action = self._actions.get(row.actionid)
             if action is None:
                 raise UnreadableError("its action is not in the database")
-            link = self._link + whole_number(row.id)
-            if row.left_out is not None:
-                refuse_left_out(row.left_out, self._limits.result_bytes)
-            timestamp = rfc3339(row.finishtime)
+            link = self._link + check_numeric_id(row.id)
+            if row.omitted_bytes is not None:
+                reject_omitted_results(row.omitted_bytes, self._limits.result_bytes)
+            timestamp = format_time(row.finishtime)
             try:
                 checks = self._checks(action, row.results)
             except (msgspec.MsgspecError, RecursionError, _Unusual):

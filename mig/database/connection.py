@@ -27,7 +27,7 @@ from twisted.python.failure import Failure
 from txpostgres import txpostgres
 from txpostgres.txpostgres import Cursor
 
-from mig.database.resolver import resolve
+from mig.database.resolver import resolve_hosts
 from mig.errors import DuplicateValueError, LockTimeoutError, UnavailableError, ValueTooLongError
 from mig.model.row import Row
 from mig.model.statement import Parameters, Statement
@@ -36,8 +36,8 @@ from mig.reactor import Reactor
 Record = TypeVar("Record")
 Rows = list[Row]
 
-CONNECT_SECONDS = 10.0
-CONNECTION: dict[str, str | int] = {
+CONNECT_TIMEOUT_SECONDS = 10.0
+CONNECTION_PARAMETERS: dict[str, str | int] = {
     "client_encoding": "utf8",
     "application_name": "mig-api",
     "keepalives_idle": 30,
@@ -45,7 +45,7 @@ CONNECTION: dict[str, str | int] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 30_000,
 }
-OUTDATED = (FeatureNotSupported, InvalidSqlStatementName)
+OUTDATED_STATEMENT_ERRORS = (FeatureNotSupported, InvalidSqlStatementName)
 """What happens to a prepared statement when the tables, or the session, are no longer the same."""
 
 
@@ -68,11 +68,11 @@ class Connection:
         self._prepared: set[str] = set()
 
     @property
-    def closed(self) -> bool:
+    def is_closed(self) -> bool:
         return bool(self._connection.closed)
 
     @property
-    def busy(self) -> bool:
+    def is_busy(self) -> bool:
         """A statement is running (perhaps one that nobody waits for)."""
         return self._idle is not None
 
@@ -101,19 +101,21 @@ class Connection:
         if isinstance(statement, str):
             return self._execute(statement, parameters, seconds, list)
         if not statement.name or statement.name in self._prepared:
-            return self._execute(statement.execute, parameters, seconds, statement.records)
-        return Deferred.fromCoroutine(self._prepare(statement, parameters, seconds))
+            return self._execute(statement.execute_sql, parameters, seconds, statement.read_records)
+        return Deferred.fromCoroutine(self._prepare_and_execute(statement, parameters, seconds))
 
-    async def _prepare(
+    async def _prepare_and_execute(
         self, statement: Statement[Record], parameters: Parameters, seconds: float
     ) -> list[Record]:
         try:
-            await self._execute(statement.prepare, (), seconds, list)
+            await self._execute(statement.prepare_sql, (), seconds, list)
         except BaseException:  # whether it is prepared now is not known
             self.close()
             raise
         self._prepared.add(statement.name)
-        return await self._execute(statement.execute, parameters, seconds, statement.records)
+        return await self._execute(
+            statement.execute_sql, parameters, seconds, statement.read_records
+        )
 
     def _execute(
         self,
@@ -125,37 +127,37 @@ class Connection:
         try:
             statement = self._connection.cursor().execute(sql, parameters or None)
         except psycopg2.Error:
-            return fail(_explained(Failure()))
+            return fail(_translate_failure(Failure()))
         self._idle = Deferred()
         deadline = self._reactor.callLater(seconds, self.close)
         answer: Deferred[list[Record]] = Deferred()
 
-        def finished(result: Cursor | Failure) -> None:
+        def finish(result: Cursor | Failure) -> None:
             if deadline.active():
                 deadline.cancel()
             idle, self._idle = self._idle, None
-            if isinstance(result, Failure) and result.check(*OUTDATED):
+            if isinstance(result, Failure) and result.check(*OUTDATED_STATEMENT_ERRORS):
                 self.close()
             if not answer.called:
-                _answer(answer, result, read)
+                _deliver_result(answer, result, read)
             if idle:
                 idle.callback(None)
 
-        statement.addBoth(finished)
+        statement.addBoth(finish)
         return answer
 
-    def when_idle(self, call: Callable[[], None]) -> None:
-        """Call *call* as soon as no statement is running."""
+    def call_when_idle(self, callback: Callable[[], None]) -> None:
+        """Call *callback* as soon as no statement is running."""
         if self._idle is None:
-            call()
+            callback()
         else:
-            self._idle.addCallback(lambda _: call())
+            self._idle.addCallback(lambda _: callback())
 
     def close(self) -> None:
         self._connection.close()
 
 
-def _answer(
+def _deliver_result(
     answer: Deferred[list[Record]],
     result: Cursor | Failure,
     read: Callable[[Rows], list[Record]],
@@ -167,64 +169,72 @@ def _answer(
         # psycopg2's tuples are what a Row stands for
         records = read(cast(Rows, result.fetchall() if result.description else []))
     except Exception:  # the connection may have been closed since the rows came
-        answer.errback(_explained(Failure()))
+        answer.errback(_translate_failure(Failure()))
     else:
         answer.callback(records)
 
 
-def _explained(failure: Failure) -> Failure:
+def _translate_failure(failure: Failure) -> Failure:
     """What happened to a statement, in the words of this project."""
     if failure.check(CancelledError):
         return Failure(UnavailableError("the query took too long, or was stopped at the database"))
     if failure.check(LockNotAvailable, DeadlockDetected):
         message = "another change is going on at the database; try again"
-        return Failure(LockTimeoutError(message, _one_line(failure)))
+        return Failure(LockTimeoutError(message, _summarize_failure(failure)))
     if failure.check(ReadOnlySqlTransaction):
-        return Failure(UnavailableError("the database takes no changes", _one_line(failure)))
-    if failure.check(*OUTDATED):
-        return Failure(UnavailableError("the database has changed; try again", _one_line(failure)))
+        return Failure(
+            UnavailableError("the database takes no changes", _summarize_failure(failure))
+        )
+    if failure.check(*OUTDATED_STATEMENT_ERRORS):
+        return Failure(
+            UnavailableError("the database has changed; try again", _summarize_failure(failure))
+        )
     if failure.check(UniqueViolation):
         return Failure(DuplicateValueError("a value that must be unique is there already"))
     if failure.check(StringDataRightTruncation):
         return Failure(ValueTooLongError("a value is too long for its column in the database"))
     if failure.check(psycopg2.OperationalError, psycopg2.InterfaceError, ConnectionDone):
-        return Failure(UnavailableError("the database cannot be reached", _one_line(failure)))
+        return Failure(
+            UnavailableError("the database cannot be reached", _summarize_failure(failure))
+        )
     return failure
 
 
-def _one_line(failure: Failure) -> str:
+def _summarize_failure(failure: Failure) -> str:
     return " ".join(failure.getErrorMessage().split())
 
 
-async def connect(reactor: Reactor, dsn: str, setup: str) -> Connection:
+async def open_connection(reactor: Reactor, dsn: str, setup: str) -> Connection:
     """Return a new connection, after the statements *setup*.
 
     :raises UnavailableError: when the server cannot be reached.
     """
     raw = _Connection(reactor)
     try:
-        resolved = await resolve(reactor, parse_dsn(dsn))
-        attempt = raw.connect(make_dsn(None, **{**CONNECTION, **resolved}))
-        late = reactor.callLater(CONNECT_SECONDS, raw.close)
+        resolved = await resolve_hosts(reactor, parse_dsn(dsn))
+        attempt = raw.connect(make_dsn(None, **{**CONNECTION_PARAMETERS, **resolved}))
+        late = reactor.callLater(CONNECT_TIMEOUT_SECONDS, raw.close)
         connected: Deferred[None] = Deferred()
-        attempt.addBoth(_pass_on, connected)
+        attempt.addBoth(_forward_result, connected)
         try:
             await connected
         finally:
             if late.active():
                 late.cancel()
         connection = Connection(reactor, raw)
-        await connection.execute(setup, seconds=CONNECT_SECONDS)
+        await connection.execute(setup, seconds=CONNECT_TIMEOUT_SECONDS)
         return connection
     except BaseException as reason:
         if raw.pollable() is not None:
             raw.close()
         if isinstance(reason, psycopg2.Error | ConnectionDone):
-            raise UnavailableError("the database cannot be reached", _one_line(Failure())) from None
+            raise UnavailableError(
+                "the database cannot be reached", _summarize_failure(Failure())
+            ) from None
         raise
 
 
-def _pass_on(result: object, to: Deferred[None]) -> None:
+def _forward_result(result: object, to: Deferred[None]) -> None:
     if not to.called:
         if isinstance(result, Failure):
             to.errback(result)

@@ -22,25 +22,27 @@ from mig.reactor import Reactor
 
 Record = TypeVar("Record")
 
-QUERY_SECONDS = 10.0
-LOCK_SECONDS = 2.0
+QUERY_TIMEOUT_SECONDS = 10.0
+LOCK_TIMEOUT_SECONDS = 2.0
 """How long a small query waits for another's lock: it keeps a connection from all others."""
 
-CANCEL_SECONDS = 2.0
-BEGIN_SECONDS = 5.0
-GRACE_SECONDS = 5.0
+CANCEL_TIMEOUT_SECONDS = 2.0
+BEGIN_TIMEOUT_SECONDS = 5.0
+SERVER_GRACE_SECONDS = 5.0
 """How much later than the server's own limit a server that does not answer is given up."""
 
-SETTINGS = "set timezone = 'UTC'; set datestyle = 'ISO'; set extra_float_digits = 1; set jit = off"
-LARGE_INPUT_BUFFER = "select repeat('x', 4000000)"
+SESSION_SETTINGS = (
+    "set timezone = 'UTC'; set datestyle = 'ISO'; set extra_float_digits = 1; set jit = off"
+)
+GROW_INPUT_BUFFER = "select repeat('x', 4000000)"
 """libpq reads 16 KB at a time until some message was larger; it never shrinks again."""
 
-BEGIN = (
+BEGIN_SNAPSHOT = (
     "begin isolation level repeatable read read only;"
     " select set_config('application_name', %s, true), set_config('statement_timeout', %s, true),"
     " set_config('idle_in_transaction_session_timeout', %s, true)"
 )
-DURABLE = (
+ENABLE_DURABLE_COMMIT = (
     "select set_config('synchronous_commit', 'on', false)"
     " where current_setting('synchronous_commit') = 'off'"
 )
@@ -60,7 +62,7 @@ class Snapshot:
         """All records of a statement."""
         return self._connection.execute(statement, parameters, seconds=self._seconds)
 
-    async def declare(self, sql: str, parameters: Parameters = ()) -> None:
+    async def declare_cursor(self, sql: str, parameters: Parameters = ()) -> None:
         """Open the transaction's cursor; :meth:`fetch` takes rows from it."""
         declare = f"declare rows no scroll cursor for {sql}"
         await self._connection.execute(declare, parameters, seconds=self._seconds)
@@ -76,7 +78,7 @@ class Transaction:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self.begun = False
+        self.has_begun = False
 
     @overload
     def query(
@@ -86,19 +88,21 @@ class Transaction:
     def query(self, statement: str, parameters: Parameters = ()) -> Deferred[Rows]: ...
     def query(self, statement: Statement[Any] | str, parameters: Parameters = ()) -> Deferred[Any]:
         """All records of a statement; the first one begins the transaction."""
-        sql = statement if isinstance(statement, str) else statement.execute
-        rows = self._execute(sql if self.begun else f"begin; {sql}", parameters)
-        self.begun = True
-        return rows if isinstance(statement, str) else rows.addCallback(statement.records)
+        sql = statement if isinstance(statement, str) else statement.execute_sql
+        rows = self._execute(sql if self.has_begun else f"begin; {sql}", parameters)
+        self.has_begun = True
+        return rows if isinstance(statement, str) else rows.addCallback(statement.read_records)
 
     async def commit(self, sql: str = "", parameters: Parameters = ()) -> None:
         """Make the transaction durable, with a last statement if there is one."""
-        if self.begun:
-            self.begun = False
+        if self.has_begun:
+            self.has_begun = False
             await self._execute(f"{sql}; commit" if sql else "commit", parameters)
 
     def _execute(self, sql: str, parameters: Parameters) -> Deferred[Rows]:
-        return self._connection.execute(sql, parameters, seconds=QUERY_SECONDS + GRACE_SECONDS)
+        return self._connection.execute(
+            sql, parameters, seconds=QUERY_TIMEOUT_SECONDS + SERVER_GRACE_SECONDS
+        )
 
 
 class Database:
@@ -113,16 +117,18 @@ class Database:
     def __init__(self, reactor: Reactor, dsn: str, *, limits: Limits | None = None) -> None:
         limits = limits or Limits()
         limit = (
-            f"{SETTINGS}; set statement_timeout = {QUERY_SECONDS * 1000:.0f};"
-            f" set lock_timeout = {LOCK_SECONDS * 1000:.0f}"
+            f"{SESSION_SETTINGS}; set statement_timeout = {QUERY_TIMEOUT_SECONDS * 1000:.0f};"
+            f" set lock_timeout = {LOCK_TIMEOUT_SECONDS * 1000:.0f}"
         )
         self.reactor = reactor
 
         def make_pool(size: int, setup: str) -> Pool:
             return Pool(reactor, dsn, size=size, setup=setup, limits=limits)
 
-        self._queries = make_pool(limits.query_connections, f"{limit}; {DURABLE}")
-        self._streams = make_pool(limits.stream_connections, f"{SETTINGS}; {LARGE_INPUT_BUFFER}")
+        self._queries = make_pool(limits.query_connections, f"{limit}; {ENABLE_DURABLE_COMMIT}")
+        self._streams = make_pool(
+            limits.stream_connections, f"{SESSION_SETTINGS}; {GROW_INPUT_BUFFER}"
+        )
         self._control = make_pool(1, limit)
 
     @overload
@@ -134,7 +140,7 @@ class Database:
     async def query(self, statement: Statement[Any] | str, parameters: Parameters = ()) -> Any:
         """All records of one statement, in a transaction of its own."""
         connection = await self._queries.acquire()
-        seconds = QUERY_SECONDS + GRACE_SECONDS
+        seconds = QUERY_TIMEOUT_SECONDS + SERVER_GRACE_SECONDS
         try:
             return await connection.execute(statement, parameters, seconds=seconds)
         finally:
@@ -156,7 +162,11 @@ class Database:
 
     @asynccontextmanager
     async def snapshot(
-        self, application_name: str, *, statement_seconds: float = 60.0, idle_seconds: float = 300.0
+        self,
+        application_name: str,
+        *,
+        statement_timeout_seconds: float = 60.0,
+        idle_timeout_seconds: float = 300.0,
     ) -> AsyncIterator[Snapshot]:
         """A read-only transaction on a stream's connection.
 
@@ -164,13 +174,18 @@ class Database:
         the block while a statement runs has it cancelled at the database.
         """
         connection = await self._streams.acquire()
-        snapshot = Snapshot(connection, statement_seconds + GRACE_SECONDS)
+        snapshot = Snapshot(connection, statement_timeout_seconds + SERVER_GRACE_SECONDS)
         try:
-            limits = (f"{statement_seconds * 1000:.0f}", f"{idle_seconds * 1000:.0f}")
-            await connection.execute(BEGIN, (application_name, *limits), seconds=BEGIN_SECONDS)
+            limits = (
+                f"{statement_timeout_seconds * 1000:.0f}",
+                f"{idle_timeout_seconds * 1000:.0f}",
+            )
+            await connection.execute(
+                BEGIN_SNAPSHOT, (application_name, *limits), seconds=BEGIN_TIMEOUT_SECONDS
+            )
             yield snapshot
         finally:
-            await self._end(self._streams, connection)
+            await self._end_transaction(self._streams, connection)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:
@@ -184,24 +199,24 @@ class Database:
             yield transaction
             await transaction.commit()
         except BaseException:
-            await self._end(self._queries, connection)
+            await self._end_transaction(self._queries, connection)
             raise
         self._queries.release(connection)
 
-    async def _end(self, pool: Pool, connection: Connection) -> None:
-        if connection.busy:
-            await self._cancel(connection.backend_pid)
+    async def _end_transaction(self, pool: Pool, connection: Connection) -> None:
+        if connection.is_busy:
+            await self._cancel_statement(connection.backend_pid)
             pool.discard(connection)
             return
         try:
-            if not connection.closed:
-                await connection.execute("rollback", seconds=CANCEL_SECONDS)
+            if not connection.is_closed:
+                await connection.execute("rollback", seconds=CANCEL_TIMEOUT_SECONDS)
         except UnavailableError:
             connection.close()
         finally:
             pool.release(connection)
 
-    async def _cancel(self, backend_pid: int) -> None:
+    async def _cancel_statement(self, backend_pid: int) -> None:
         try:
             control = await self._control.acquire()
         except UnavailableError as reason:
@@ -209,7 +224,7 @@ class Database:
             return
         try:
             await control.execute(
-                "select pg_cancel_backend(%s)", (backend_pid,), seconds=CANCEL_SECONDS
+                "select pg_cancel_backend(%s)", (backend_pid,), seconds=CANCEL_TIMEOUT_SECONDS
             )
         except UnavailableError as reason:
             self.log.warn("could not cancel a query at the database: {reason}", reason=reason)

@@ -6,7 +6,7 @@ from collections import deque
 
 from twisted.internet.defer import CancelledError, Deferred
 
-from mig.database.connection import Connection, connect
+from mig.database.connection import Connection, open_connection
 from mig.errors import UnavailableError
 from mig.limits import Limits
 from mig.reactor import Reactor
@@ -42,29 +42,29 @@ class Pool:
         while True:
             while self._free:
                 connection = self._free.pop()
-                if not connection.closed:
+                if not connection.is_closed:
                     return connection
                 self._open -= 1
             if self._open < self._size:
                 break
-            await self._wait()
+            await self._wait_for_connection()
         self._open += 1
         try:
-            return await connect(self._reactor, self._dsn, self._setup)
+            return await open_connection(self._reactor, self._dsn, self._setup)
         except BaseException:
             self._open -= 1
-            self._wake()
+            self._wake_waiter()
             raise
 
     def release(self, connection: Connection) -> None:
         """Take a connection back, once its statement has ended."""
-        connection.when_idle(lambda: self._give_back(connection))
+        connection.call_when_idle(lambda: self._give_back(connection))
 
     def discard(self, connection: Connection) -> None:
         """Close a connection that must not be used again."""
         connection.close()
         self._open -= 1
-        self._wake()
+        self._wake_waiter()
 
     def stop(self) -> None:
         """Close what is free now, and everything else as it comes back."""
@@ -73,21 +73,21 @@ class Pool:
             self.discard(self._free.pop())
 
     def _give_back(self, connection: Connection) -> None:
-        if connection.closed or self._stopped:
+        if connection.is_closed or self._stopped:
             self.discard(connection)
         else:
             self._free.append(connection)
-            self._wake()
+            self._wake_waiter()
 
-    def _wake(self) -> None:
+    def _wake_waiter(self) -> None:
         if self._waiters:
             self._waiters.popleft().callback(None)
 
-    async def _wait(self) -> None:
+    async def _wait_for_connection(self) -> None:
         if len(self._waiters) >= self._limits.waiting_queries:
             raise UnavailableError("too many requests wait for the database")
         waiter: Deferred[None] = Deferred()
-        waiter.addTimeout(self._limits.waiting_seconds, self._reactor)
+        waiter.addTimeout(self._limits.connection_wait_seconds, self._reactor)
         self._waiters.append(waiter)
         try:
             await waiter

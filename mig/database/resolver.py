@@ -16,7 +16,7 @@ from mig.reactor import Reactor
 
 
 @implementer(IResolutionReceiver)
-class _Addresses:
+class _AddressReceiver:
     def __init__(self) -> None:
         self.done: Deferred[list[str]] = Deferred()
         self._found: list[str] = []
@@ -32,7 +32,7 @@ class _Addresses:
         self.done.callback(self._found)
 
 
-async def resolve(reactor: Reactor, parameters: dict[str, str]) -> dict[str, str]:
+async def resolve_hosts(reactor: Reactor, parameters: dict[str, str]) -> dict[str, str]:
     """*parameters* with ``hostaddr`` for every host name in them; sockets' folders stay.
 
     :raises UnavailableError: for a name without an address.
@@ -45,7 +45,7 @@ async def resolve(reactor: Reactor, parameters: dict[str, str]) -> dict[str, str
         ports *= len(hosts)
     names, addresses, their_ports = [], [], []
     for host, port in zip(hosts, ports, strict=True):
-        receiver = _Addresses()
+        receiver = _AddressReceiver()
         reactor.nameResolver.resolveHostName(receiver, host)
         found = await receiver.done.addTimeout(10, reactor)
         if not found:

@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
 from mig.database.database import Database
-from mig.database.schema.migrate import prepare
+from mig.database.schema.migrate import ensure_schema
 from mig.demo import fleet
 from mig.demo.postgres import EmbeddedPostgres
 from mig.reactor import Reactor
@@ -51,7 +51,7 @@ async def fill(reactor: Reactor, folder: Path) -> bool:
         await postgres.start()
         database = Database(reactor, postgres.dsn())
         try:
-            await prepare(database, upgrade=True)
+            await ensure_schema(database, upgrade=True)
         finally:
             database.stop()
         return await deferToThread(fleet.load, postgres.dsn())

@@ -74,12 +74,12 @@ class CollectionJson:
         if isinstance(record, ComplianceItem):
             href = record.link
         else:
-            href = self._urls.record(record.noun, bytes(record.id).decode())
+            href = self._urls.for_record(record.noun, bytes(record.id).decode())
         data = [Data(name=record.noun, value=record)]
         return encode_json(Item(href=href, data=data, links=links or None))
 
     def _unreadable(self, record: UnreadableRecord) -> bytes:
-        href = self._urls.record(record.kind, record.id)
+        href = self._urls.for_record(record.kind, record.id)
         target = {} if isinstance(record.target, UnsetType) else {"target": record.target}
         value = {"link": href, **target, "reason": record.reason}
         data = [Data(name=f"unreadable {record.kind}", value=value)]

@@ -14,20 +14,20 @@ def link_commands(
 ) -> list[Link]:
     """Return the links of an action: to its first commands, and to a search for all if needed."""
     links = [
-        Link(rel=f"Command ID {command} on agent {agent}", href=urls.command(command))
+        Link(rel=f"Command ID {command} on agent {agent}", href=urls.for_command(command))
         for command, agent in commands
     ]
     if has_more:
         search = [("type", "command"), ("actionid", str(action_id)), ("after", UNSET_TIME)]
-        links.append(Link(rel="commands", href=urls.search(search)))
+        links.append(Link(rel="commands", href=urls.for_search(search)))
     return links
 
 
 def link_action(urls: Urls, action_id: str | None) -> Sequence[Link]:
     """Return the links of a command: to its action."""
-    return () if action_id is None else (Link(rel="action", href=urls.action(action_id)),)
+    return () if action_id is None else (Link(rel="action", href=urls.for_action(action_id)),)
 
 
 def link_history(urls: Urls, investigator_id: str) -> Sequence[Link]:
     """Return the links of an investigator: to the actions that they signed last."""
-    return (Link(rel="investigator history", href=urls.actions_of(investigator_id)),)
+    return (Link(rel="investigator history", href=urls.for_actions_of(investigator_id)),)

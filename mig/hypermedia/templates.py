@@ -42,12 +42,12 @@ INVESTIGATOR_UPDATE: Final = Template(
 )
 
 
-def links(urls: Urls) -> list[Link]:
+def list_home_links(urls: Urls) -> list[Link]:
     """Where to go from the home document."""
     return [Link(rel=rel, href=urls.base + path, prompt=prompt) for rel, path, prompt in _LINKS]
 
 
-def queries(urls: Urls, search: Sequence[Data]) -> list[Query]:
+def list_home_queries(urls: Urls, search: Sequence[Data]) -> list[Query]:
     """One query for each noun by its id, and the search with its parameters."""
     single = [
         Query(

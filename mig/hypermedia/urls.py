@@ -25,33 +25,33 @@ class Urls:
         self.base = base.rstrip("/")
         self.root = self.base.removesuffix(urlsplit(self.base).path)
 
-    def home(self) -> str:
+    def for_home(self) -> str:
         return self.base + HOME
 
-    def record(self, noun: str, record_id: int | str) -> str:
+    def for_record(self, noun: str, record_id: int | str) -> str:
         """Return the URL of an action, command, agent or investigator."""
         return f"{self.base}/{noun}?{noun}id={record_id}"
 
-    def action(self, record_id: int | str) -> str:
-        return self.record("action", record_id)
+    def for_action(self, record_id: int | str) -> str:
+        return self.for_record("action", record_id)
 
-    def agent(self, record_id: int | str) -> str:
-        return self.record("agent", record_id)
+    def for_agent(self, record_id: int | str) -> str:
+        return self.for_record("agent", record_id)
 
-    def command(self, record_id: int | str) -> str:
-        return self.record("command", record_id)
+    def for_command(self, record_id: int | str) -> str:
+        return self.for_record("command", record_id)
 
-    def investigator(self, record_id: int | str) -> str:
-        return self.record("investigator", record_id)
+    def for_investigator(self, record_id: int | str) -> str:
+        return self.for_record("investigator", record_id)
 
-    def actions_of(self, investigator: str) -> str:
+    def for_actions_of(self, investigator: str) -> str:
         """The search for the last actions that an investigator signed."""
         return f"{self.base}{SEARCH}?type=action&investigatorid={investigator}&limit=100"
 
-    def search(self, parameters: Iterable[tuple[str, str]]) -> str:
-        return f"{self.base}{SEARCH}?{query_string(parameters)}"
+    def for_search(self, parameters: Iterable[tuple[str, str]]) -> str:
+        return f"{self.base}{SEARCH}?{encode_query_string(parameters)}"
 
 
-def query_string(parameters: Iterable[tuple[str, str]]) -> str:
+def encode_query_string(parameters: Iterable[tuple[str, str]]) -> str:
     """Parameters percent-encoded as RFC 3986 asks; what may stand unescaped in a query does."""
     return urlencode(list(parameters), safe=":,/", quote_via=quote)

@@ -14,13 +14,13 @@ from mig.errors import (
     NotFoundError,
     UnavailableError,
 )
-from mig.model.row import read_as
+from mig.model.row import make_row_reader
 from mig.model.statement import Statement, select_ids
 from mig.openpgp import certificate
 from mig.openpgp.certificate import Certificate
 from mig.signing.gpg.verify import Gpg
 from mig.signing.keyring import ACTIVE, Keyring, Signer
-from mig.values import plain_text
+from mig.values import parse_plain_text
 
 DISABLED: Final = "disabled"
 STATUSES: Final = (ACTIVE, DISABLED)
@@ -42,7 +42,7 @@ class _OwnerRow(NamedTuple):
 
 _SAME_FINGERPRINT = Statement(
     "select id::text, name from investigators where upper(pgpfingerprint) = %s order by id limit 1",
-    read_as(_OwnerRow),
+    make_row_reader(_OwnerRow),
 )
 _FREE_ID = select_ids(
     "select n::text"
@@ -64,7 +64,7 @@ def checked_name(text: str) -> str:
 
     :raises InvalidInputError: for an empty or overlong one, and for control characters in it.
     """
-    name = plain_text(text, "name").strip()
+    name = parse_plain_text(text, "name").strip()
     if not name:
         raise InvalidInputError("name must not be empty", "name")
     if len(name) > LONGEST_NAME:

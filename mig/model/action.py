@@ -9,21 +9,21 @@ from typing import Annotated, Final, NamedTuple
 import msgspec
 
 from mig.errors import UnreadableError
-from mig.model.investigator import SIGNERS_OF_ACTION, Investigator, read_signers
+from mig.model.investigator import SIGNERS_OF_ACTION_SQL, Investigator, parse_signers
 from mig.model.record import (
     Json,
     StoredRecord,
     Time,
     UnreadableRecord,
-    raw_id,
-    raw_json,
+    make_raw_id,
+    make_raw_json,
     read_record,
 )
-from mig.model.row import Columns, read_as
-from mig.model.statement import Query, Statement, id_array
-from mig.values import rfc3339
+from mig.model.row import Columns, make_row_reader
+from mig.model.statement import QueryFunction, Statement, id_array
+from mig.values import format_time
 
-FINISHED_COMMAND: Final = ("success", "cancelled", "expired", "failed", "timeout")
+FINISHED_COMMAND_STATUSES: Final = ("success", "cancelled", "expired", "failed", "timeout")
 """The statuses of a command that has ended."""
 
 MAX_LINKED_COMMANDS: Final = 1_000
@@ -46,7 +46,7 @@ class ActionRow(NamedTuple):
     finishtime: Annotated[str | None, "a.finishtime::text"]
     lastupdatetime: Annotated[str | None, "a.lastupdatetime::text"]
     syntaxversion: Annotated[int | None, "a.syntaxversion"]
-    signers: Annotated[str | None, SIGNERS_OF_ACTION]
+    signers: Annotated[str | None, SIGNERS_OF_ACTION_SQL]
 
     @property
     def sort_time(self) -> str:
@@ -81,43 +81,43 @@ class Action(StoredRecord, gc=False):
         :raises UnreadableError: for an id, a time or signatures that cannot be served.
         """
         return cls(
-            raw_id(row.id),
+            make_raw_id(row.id),
             row.name,
             row.target,
-            raw_json(row.description),
-            raw_json(row.threat),
-            rfc3339(row.validfrom),
-            rfc3339(row.expireafter),
-            raw_json(row.operations, "[]"),
+            make_raw_json(row.description),
+            make_raw_json(row.threat),
+            format_time(row.validfrom),
+            format_time(row.expireafter),
+            make_raw_json(row.operations, "[]"),
             _read_signatures(row.pgpsignatures),
-            read_signers(row.signers),
+            parse_signers(row.signers),
             row.status or "",
-            rfc3339(row.starttime),
-            rfc3339(row.finishtime),
-            rfc3339(row.lastupdatetime),
+            format_time(row.starttime),
+            format_time(row.finishtime),
+            format_time(row.lastupdatetime),
             counters,
             row.syntaxversion or 0,
         )
 
 
-_signatures = msgspec.json.Decoder(list[str] | None).decode
+_decode_signatures = msgspec.json.Decoder(list[str] | None).decode
 
 
 def _read_signatures(column: str | None) -> list[str]:
     """Return the signatures; in a varchar column PostgreSQL has checked nothing of them."""
     try:
-        return _signatures(column or "[]") or []
+        return _decode_signatures(column or "[]") or []
     except msgspec.MsgspecError:
         raise UnreadableError("its signatures are no array of strings") from None
 
 
-def count_commands(statuses: dict[str, int]) -> dict[str, int]:
+def make_counters(statuses: dict[str, int]) -> dict[str, int]:
     """Return an action's counters from the number of its commands of each status, without zeros."""
     counts = {
         "sent": sum(statuses.values()) - statuses.get("prepared", 0),
-        "done": sum(statuses.get(status, 0) for status in FINISHED_COMMAND),
+        "done": sum(statuses.get(status, 0) for status in FINISHED_COMMAND_STATUSES),
         "inflight": statuses.get("sent", 0),
-        **{status: statuses.get(status, 0) for status in FINISHED_COMMAND},
+        **{status: statuses.get(status, 0) for status in FINISHED_COMMAND_STATUSES},
     }
     return {name: count for name, count in counts.items() if count}
 
@@ -138,11 +138,13 @@ class _StatusRow(NamedTuple):
 _STATUSES_BY_IDS: Final = Statement(
     "select a.id::text, c.status, c.count from unnest(%s::numeric[]) as a (id),"
     " lateral (select status, count(*) from commands where actionid = a.id group by status) c",
-    read_as(_StatusRow),
+    make_row_reader(_StatusRow),
 )
 
 
-async def count_statuses(query: Query, ids: Sequence[str]) -> dict[str, dict[str, int]]:
+async def count_commands_by_status(
+    query: QueryFunction, ids: Sequence[str]
+) -> dict[str, dict[str, int]]:
     """Return how many commands of each status several actions have, by the action's id."""
     statuses: dict[str, dict[str, int]] = {action_id: {} for action_id in ids}
     if ids:
@@ -151,10 +153,10 @@ async def count_statuses(query: Query, ids: Sequence[str]) -> dict[str, dict[str
     return statuses
 
 
-async def count_by_action(query: Query, ids: Sequence[str]) -> dict[str, dict[str, int]]:
+async def load_counters(query: QueryFunction, ids: Sequence[str]) -> dict[str, dict[str, int]]:
     """Return the counters of several actions, by id."""
-    found = await count_statuses(query, ids)
-    return {action_id: count_commands(statuses) for action_id, statuses in found.items()}
+    found = await count_commands_by_status(query, ids)
+    return {action_id: make_counters(statuses) for action_id, statuses in found.items()}
 
 
 class _CommandsRow(NamedTuple):
@@ -171,15 +173,15 @@ class _CommandsRow(NamedTuple):
     ]
 
 
-_COMMANDS: Final = ACTION.then(_CommandsRow)
+_COMMANDS: Final = ACTION.make_next(_CommandsRow)
 _ACTION_BY_ID: Final = Statement(
     f"select {ACTION.sql}, {_COMMANDS.sql} from actions a where a.id = %(id)s",
-    lambda row: (ACTION.pick(row), _COMMANDS.pick(row)),
+    lambda row: (ACTION.read_part(row), _COMMANDS.read_part(row)),
     name="action_by_id",
     types={"id": "numeric"},
 )
-_counts = msgspec.json.Decoder(dict[str, int]).decode
-_linked = msgspec.json.Decoder(list[tuple[str, str | None]]).decode
+_decode_counts = msgspec.json.Decoder(dict[str, int]).decode
+_decode_commands = msgspec.json.Decoder(list[tuple[str, str | None]]).decode
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,11 +197,11 @@ class LinkedAction:
     has_more: bool
 
 
-async def find_action(query: Query, action_id: int) -> LinkedAction | None:
+async def find_action(query: QueryFunction, action_id: int) -> LinkedAction | None:
     """Return the action under *action_id* with its first commands, ``None`` without one."""
     for row, of_commands in await query(_ACTION_BY_ID, {"id": action_id}):
-        linked = _linked(of_commands.commands or "[]")
-        counters = count_commands(_counts(of_commands.statuses or "{}"))
+        linked = _decode_commands(of_commands.commands or "[]")
+        counters = make_counters(_decode_counts(of_commands.statuses or "{}"))
         return LinkedAction(
             action=read_record(Action.noun, Action.from_row, row, counters),
             commands=linked[:MAX_LINKED_COMMANDS],

@@ -12,13 +12,13 @@ from mig.model.record import (
     StoredRecord,
     Time,
     UnreadableRecord,
-    raw_id,
-    raw_json,
+    make_raw_id,
+    make_raw_json,
     read_record,
 )
 from mig.model.row import Columns
-from mig.model.statement import Query, Statement
-from mig.values import UNSET_TIME, rfc3339
+from mig.model.statement import QueryFunction, Statement
+from mig.values import UNSET_TIME, format_time
 
 
 class AgentRow(NamedTuple):
@@ -71,20 +71,20 @@ class Agent(StoredRecord, gc=False, omit_defaults=True):
 
         :raises UnreadableError: for an id or a time that cannot be served.
         """
-        refreshed = rfc3339(row.refreshtime)
+        refreshed = format_time(row.refreshtime)
         return cls(
-            raw_id(row.id),
+            make_raw_id(row.id),
             row.name,
             row.queueloc,
-            row.os or _reported_os(row.environment),
+            row.os or _read_reported_os(row.environment),
             row.version,
             row.pid,
-            rfc3339(row.starttime),
-            rfc3339(row.destructiontime),
-            rfc3339(row.heartbeattime),
+            format_time(row.starttime),
+            format_time(row.destructiontime),
+            format_time(row.heartbeattime),
             row.status or "",
-            raw_json(row.environment),
-            raw_json(row.tags),
+            make_raw_json(row.environment),
+            make_raw_json(row.tags),
             row.mode,
             UNSET if refreshed == UNSET_TIME else refreshed,
             row.loadername or "",
@@ -95,13 +95,13 @@ class _Environment(msgspec.Struct):
     os: str = ""
 
 
-_environment = msgspec.json.Decoder(_Environment).decode
+_decode_environment = msgspec.json.Decoder(_Environment).decode
 
 
-def _reported_os(environment: str | None) -> str:
+def _read_reported_os(environment: str | None) -> str:
     """Return the operating system, which agents of 2017 report in their environment."""
     try:
-        return _environment(environment or "{}").os
+        return _decode_environment(environment or "{}").os
     except (msgspec.MsgspecError, RecursionError):
         return ""
 
@@ -119,7 +119,7 @@ _AGENT_BY_ID: Final = Statement(
 )
 
 
-async def find_agent(query: Query, agent_id: int) -> Agent | UnreadableRecord | None:
+async def find_agent(query: QueryFunction, agent_id: int) -> Agent | UnreadableRecord | None:
     """Return the agent under *agent_id*, ``None`` when there is none."""
     for row in await query(_AGENT_BY_ID, {"id": agent_id}):
         return read_record(Agent.noun, Agent.from_row, row)

@@ -16,13 +16,13 @@ from mig.model.record import (
     Time,
     UnreadableRecord,
     encode_json,
-    raw_id,
-    raw_json,
+    make_raw_id,
+    make_raw_json,
     read_record,
 )
-from mig.model.row import Columns, Row, read_as
-from mig.model.statement import Query, Statement
-from mig.values import rfc3339
+from mig.model.row import Columns, Row, make_row_reader
+from mig.model.statement import QueryFunction, Statement
+from mig.values import format_time
 
 MAX_INLINE_BYTES: Final = 262_144
 """Larger results do not come with a page of rows: a page of 100 could hold any amount otherwise."""
@@ -32,11 +32,11 @@ _IS_LARGE: Final = (
     f" and octet_length(c.results::text) > {MAX_INLINE_BYTES}"
 )
 _RESULTS: Final = f"case when {_IS_LARGE} then null else c.results end::text"
-_LEFT_OUT: Final = f"case when {_IS_LARGE} then octet_length(c.results::text) end"
+_OMITTED_BYTES: Final = f"case when {_IS_LARGE} then octet_length(c.results::text) end"
 
 
 class CommandRow(NamedTuple):
-    """The columns of a command. ``left_out`` is the size of results that are left out."""
+    """The columns of a command. ``omitted_bytes`` is the size of results that are left out."""
 
     id: Annotated[str, "c.id::text"]
     actionid: Annotated[str | None, "c.actionid::text"]
@@ -45,7 +45,7 @@ class CommandRow(NamedTuple):
     starttime: Annotated[str, "c.starttime::text"]
     finishtime: Annotated[str | None, "c.finishtime::text"]
     results: Annotated[str | None, _RESULTS]
-    left_out: Annotated[int | None, _LEFT_OUT]
+    omitted_bytes: Annotated[int | None, _OMITTED_BYTES]
 
     @property
     def sort_time(self) -> str:
@@ -62,7 +62,7 @@ class ResultsRow(NamedTuple):
     starttime: Annotated[str, "c.starttime::text"]
     finishtime: Annotated[str | None, "c.finishtime::text"]
     results: Annotated[str | None, _RESULTS]
-    left_out: Annotated[int | None, _LEFT_OUT]
+    omitted_bytes: Annotated[int | None, _OMITTED_BYTES]
 
     @property
     def sort_time(self) -> str:
@@ -90,24 +90,24 @@ class Command(StoredRecord, gc=False):
         :param max_bytes: the largest results that are read.
         :raises UnreadableError: for an id or a time that cannot be served, and for larger results.
         """
-        command_id = raw_id(row.id)
-        if row.left_out is not None:
-            refuse_left_out(row.left_out, max_bytes)
+        command_id = make_raw_id(row.id)
+        if row.omitted_bytes is not None:
+            reject_omitted_results(row.omitted_bytes, max_bytes)
         return cls(
             command_id,
             Raw(action or b"{}"),
             Raw(agent or b"{}"),
             row.status,
-            raw_json(row.results, "[]"),
-            rfc3339(row.starttime),
-            rfc3339(row.finishtime),
+            make_raw_json(row.results, "[]"),
+            format_time(row.starttime),
+            format_time(row.finishtime),
         )
 
 
 COMMAND: Final = Columns(CommandRow)
 COMMAND_RESULTS: Final = Columns(ResultsRow)
-_ACTION: Final = COMMAND.then(ActionRow)
-_AGENT: Final = _ACTION.then(AgentRow)
+_ACTION: Final = COMMAND.make_next(ActionRow)
+_AGENT: Final = _ACTION.make_next(AgentRow)
 
 
 class _JoinedRow(NamedTuple):
@@ -119,7 +119,7 @@ class _JoinedRow(NamedTuple):
 
 
 def _read_joined(row: Row) -> _JoinedRow:
-    return _JoinedRow(COMMAND.pick(row), _ACTION.pick(row), _AGENT.pick(row))
+    return _JoinedRow(COMMAND.read_part(row), _ACTION.read_part(row), _AGENT.read_part(row))
 
 
 _COMMAND_BY_ID: Final = Statement(
@@ -148,56 +148,56 @@ def encode_agent(row: AgentRow) -> bytes:
     return encode_json(Agent.from_row(row))
 
 
-class _StoredResults(NamedTuple):
+class _FullResultsRow(NamedTuple):
     results: str | None
 
 
 _RESULTS_BY_ID: Final = Statement(
-    "select results::text from commands where id = %s", read_as(_StoredResults)
+    "select results::text from commands where id = %s", make_row_reader(_FullResultsRow)
 )
 
 
-class _HasResults(Protocol):
+class _RowWithResults(Protocol):
     @property
     def id(self) -> str: ...
     @property
     def results(self) -> str | None: ...
     @property
-    def left_out(self) -> int | None: ...
-    def _replace(self: Stored, *, results: str | None, left_out: int | None) -> Stored: ...
+    def omitted_bytes(self) -> int | None: ...
+    def _replace(self: RowType, *, results: str | None, omitted_bytes: int | None) -> RowType: ...
 
 
-Stored = TypeVar("Stored", bound=_HasResults)
+RowType = TypeVar("RowType", bound=_RowWithResults)
 
 
-class FoundCommand(NamedTuple):
+class LinkedCommand(NamedTuple):
     """A command, and the id of its action."""
 
     command: Command | UnreadableRecord
     actionid: str | None
 
 
-async def complete_results(query: Query, row: Stored, *, max_bytes: int) -> Stored:
+async def load_omitted_results(query: QueryFunction, row: RowType, *, max_bytes: int) -> RowType:
     """Return a row with the results that were left out of it, unless these exceed *max_bytes*."""
-    if row.left_out is None or row.left_out > max_bytes:
+    if row.omitted_bytes is None or row.omitted_bytes > max_bytes:
         return row
     for found in await query(_RESULTS_BY_ID, (row.id,)):
-        return row._replace(results=found.results, left_out=None)
+        return row._replace(results=found.results, omitted_bytes=None)
     raise UnreadableError("the command was deleted while it was read")
 
 
-def weigh_results(rows: Iterable[_HasResults]) -> int:
+def measure_results(rows: Iterable[_RowWithResults]) -> int:
     """Return the length of all results that came with *rows*."""
     return sum([len(row.results or "") for row in rows])
 
 
-def count_complete(rows: Sequence[_HasResults]) -> int:
+def count_complete_rows(rows: Sequence[_RowWithResults]) -> int:
     """Return how many rows come before the first one whose results were left out."""
-    incomplete = [row.left_out is not None for row in rows]
+    incomplete = [row.omitted_bytes is not None for row in rows]
     return incomplete.index(True) if True in incomplete else len(rows)
 
 
-def refuse_left_out(size: int, max_bytes: int) -> NoReturn:
+def reject_omitted_results(size: int, max_bytes: int) -> NoReturn:
     """Refuse results of *size* bytes that were left out because they exceed *max_bytes*.
 
     :raises UnreadableError: always.
@@ -205,19 +205,21 @@ def refuse_left_out(size: int, max_bytes: int) -> NoReturn:
     raise UnreadableError(f"its results have {size} bytes, more than {max_bytes}")
 
 
-async def find_command(query: Query, command_id: int, *, max_bytes: int) -> FoundCommand | None:
+async def find_command(
+    query: QueryFunction, command_id: int, *, max_bytes: int
+) -> LinkedCommand | None:
     """Return the command under *command_id*, ``None`` when there is none.
 
     :param max_bytes: the largest results that are read.
     """
     for row in await query(_COMMAND_BY_ID, {"id": command_id}):
-        command = await complete_results(query, row.command, max_bytes=max_bytes)
-        made = read_record(Command.noun, _join, command, row, max_bytes=max_bytes)
-        return FoundCommand(command=made, actionid=row.command.actionid)
+        command = await load_omitted_results(query, row.command, max_bytes=max_bytes)
+        made = read_record(Command.noun, _make_joined_command, command, row, max_bytes=max_bytes)
+        return LinkedCommand(command=made, actionid=row.command.actionid)
     return None
 
 
-def _join(command: CommandRow, row: _JoinedRow, *, max_bytes: int) -> Command:
+def _make_joined_command(command: CommandRow, row: _JoinedRow, *, max_bytes: int) -> Command:
     # of an outer join: every column is null when there is no such row
     action = None if row.action.id is None else encode_action(row.action)
     agent = None if row.agent.id is None else encode_agent(row.agent)

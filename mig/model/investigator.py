@@ -7,10 +7,10 @@ from typing import Annotated, Final, NamedTuple
 
 from msgspec import UNSET, UnsetType
 
-from mig.model.record import StoredRecord, Time, UnreadableRecord, raw_id, read_record
-from mig.model.row import Columns, rows_of_json
-from mig.model.statement import Query, Statement
-from mig.values import rfc3339
+from mig.model.record import StoredRecord, Time, UnreadableRecord, make_raw_id, read_record
+from mig.model.row import Columns, parse_json_rows
+from mig.model.statement import QueryFunction, Statement
+from mig.values import format_time
 
 
 class InvestigatorRow(NamedTuple):
@@ -51,50 +51,50 @@ class Investigator(StoredRecord, gc=False, omit_defaults=True):
         :raises UnreadableError: for an id or a time that cannot be served.
         """
         return cls(
-            raw_id(row.id),
+            make_raw_id(row.id),
             row.name,
             row.pgpfingerprint or "",
             row.status,
-            rfc3339(row.createdat),
-            rfc3339(row.lastmodified),
+            format_time(row.createdat),
+            format_time(row.lastmodified),
             publickey,
         )
 
 
 INVESTIGATOR: Final = Columns(InvestigatorRow)
-_KEY: Final = INVESTIGATOR.then(_KeyRow)
+_KEY: Final = INVESTIGATOR.make_next(_KeyRow)
 
 ALL_INVESTIGATORS: Final = Statement(
     f"select {INVESTIGATOR.sql} from investigators i order by i.id", INVESTIGATOR
 )
 _INVESTIGATOR_BY_ID: Final = Statement(
     f"select {INVESTIGATOR.sql}, {_KEY.sql} from investigators i where i.id = %(id)s",
-    lambda row: (INVESTIGATOR.pick(row), _KEY.pick(row)),
+    lambda row: (INVESTIGATOR.read_part(row), _KEY.read_part(row)),
     name="investigator_by_id",
     types={"id": "numeric"},
 )
 
-SIGNER: Final = f"json_build_array({INVESTIGATOR.sql})"
-"""SQL for an investigator ``i`` as one JSON value; :func:`read_signers` reads an array of them."""
+SIGNER_SQL: Final = f"json_build_array({INVESTIGATOR.sql})"
+"""SQL for an investigator ``i`` as one JSON value; :func:`parse_signers` reads an array of them."""
 
-SIGNERS_OF_ACTION: Final = (
-    f"(select json_agg({SIGNER} order by i.id)::text"
+SIGNERS_OF_ACTION_SQL: Final = (
+    f"(select json_agg({SIGNER_SQL} order by i.id)::text"
     " from signatures s join investigators i on i.id = s.investigatorid where s.actionid = a.id)"
 )
 """SQL for the investigators who signed an action ``a``, as such an array."""
 
 
-def read_signers(column: str | None) -> list[Investigator]:
-    """Return the investigators in a column of :data:`SIGNERS_OF_ACTION`.
+def parse_signers(column: str | None) -> list[Investigator]:
+    """Return the investigators in a column of :data:`SIGNERS_OF_ACTION_SQL`.
 
     :raises UnreadableError: for an id or a time that cannot be served.
     """
-    rows = rows_of_json(column) if column else ()
-    return [Investigator.from_row(INVESTIGATOR.read(row)) for row in rows]
+    rows = parse_json_rows(column) if column else ()
+    return [Investigator.from_row(INVESTIGATOR.read_row(row)) for row in rows]
 
 
 async def find_investigator(
-    query: Query, investigator_id: int
+    query: QueryFunction, investigator_id: int
 ) -> Investigator | UnreadableRecord | None:
     """Return the investigator under *investigator_id* with the public key, ``None`` without one."""
     for row, key in await query(_INVESTIGATOR_BY_ID, {"id": investigator_id}):

@@ -59,12 +59,12 @@ class UnreadableRecord(Record, omit_defaults=True):
     target: str | UnsetType = UNSET
 
 
-Stored = TypeVar("Stored", bound="HasId")
-Made = TypeVar("Made", bound=StoredRecord)
-Rest = ParamSpec("Rest")
+RowType = TypeVar("RowType", bound="IdentifiedRow")
+RecordType = TypeVar("RecordType", bound=StoredRecord)
+Arguments = ParamSpec("Arguments")
 
 
-class HasId(Protocol):
+class IdentifiedRow(Protocol):
     """A row of a record."""
 
     @property
@@ -73,11 +73,11 @@ class HasId(Protocol):
 
 def read_record(
     kind: str,
-    from_row: Callable[Concatenate[Stored, Rest], Made],
-    row: Stored,
-    *args: Rest.args,
-    **kwargs: Rest.kwargs,
-) -> Made | UnreadableRecord:
+    from_row: Callable[Concatenate[RowType, Arguments], RecordType],
+    row: RowType,
+    *args: Arguments.args,
+    **kwargs: Arguments.kwargs,
+) -> RecordType | UnreadableRecord:
     """Return the record that *from_row* makes of a row, or what stands in its place.
 
     So a record that cannot be read is never left out.
@@ -88,12 +88,12 @@ def read_record(
         return UnreadableRecord(kind, row.id, str(reason))
 
 
-def raw_json(text: str | None, default: str = "null") -> Raw:
+def make_raw_json(text: str | None, default: str = "null") -> Raw:
     """Return the JSON *text* of a column, to be served exactly as it is stored."""
     return Raw(default if text is None else text)
 
 
-def whole_number(text: str) -> str:
+def check_numeric_id(text: str) -> str:
     """Return a stored numeric id, which is the same text in JSON.
 
     :raises UnreadableError: for anything else (a column of type numeric also holds NaN).
@@ -103,9 +103,9 @@ def whole_number(text: str) -> str:
     return text
 
 
-def raw_id(text: str) -> Raw:
+def make_raw_id(text: str) -> Raw:
     """Return a stored numeric id as a JSON number.
 
-    :raises UnreadableError: as :func:`whole_number`.
+    :raises UnreadableError: as :func:`check_numeric_id`.
     """
-    return Raw(whole_number(text))
+    return Raw(check_numeric_id(text))

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Generic, TypeVar, cast, get_args, get_origin,
 
 import msgspec
 
-Shape = TypeVar("Shape")
-Other = TypeVar("Other")
+RowType = TypeVar("RowType")
+OtherRowType = TypeVar("OtherRowType")
 
 
 class Row:
@@ -23,7 +23,7 @@ class Row:
     __slots__ = ()
 
 
-class Columns(Generic[Shape]):
+class Columns(Generic[RowType]):
     """The columns that a named tuple is made from, each with the SQL that selects it.
 
     Every field of *shape* is annotated with its expression, as in ``id: Annotated[str,
@@ -32,51 +32,53 @@ class Columns(Generic[Shape]):
     :param start: how many columns come before these ones in a row.
     """
 
-    def __init__(self, shape: Callable[..., Shape], *, start: int = 0) -> None:
-        expressions = _expressions(shape)
+    def __init__(self, shape: Callable[..., RowType], *, start: int = 0) -> None:
+        expressions = _read_expressions(shape)
         names = list(expressions)
-        self._make = _make(shape)
+        self._construct = _make_constructor(shape)
         self._end = start + len(names)
         # with a single field itemgetter would answer the value, not a tuple of it
-        places = [start + names.index(field) for field in _fields(shape)]
+        places = [start + names.index(field) for field in _list_fields(shape)]
         self._values: Callable[[Any], tuple[Any, ...]] = (
-            itemgetter(*places) if len(places) > 1 else _only(places[0])
+            itemgetter(*places) if len(places) > 1 else _make_value_getter(places[0])
         )
         self.sql = ", ".join(expressions.values())
         is_whole_row = places == list(range(len(places)))
         # a page's rows are read by this: one call of C, without a copy of the values in between
-        self.read: Callable[[Row], Shape] = self._make if is_whole_row else self.pick
+        self.read_row: Callable[[Row], RowType] = (
+            self._construct if is_whole_row else self.read_part
+        )
         """Return the named tuple of a row that has these columns alone."""
 
-    def then(self, shape: Callable[..., Other]) -> Columns[Other]:
+    def make_next(self, shape: Callable[..., OtherRowType]) -> Columns[OtherRowType]:
         """Return the columns of *shape* in a row in which they follow these ones."""
         return Columns(shape, start=self._end)
 
-    def pick(self, row: Row) -> Shape:
+    def read_part(self, row: Row) -> RowType:
         """Return the named tuple of a row that has other columns, too."""
-        return self._make(self._values(row))
+        return self._construct(self._values(row))
 
 
-def read_as(shape: Callable[..., Shape]) -> Callable[[Row], Shape]:
+def make_row_reader(shape: Callable[..., RowType]) -> Callable[[Row], RowType]:
     """Return what makes a *shape* of a row whose columns are its fields, in their order.
 
     For a statement that selects them beside the place where they are declared.
     """
-    return _make(shape)
+    return _make_constructor(shape)
 
 
-def _make(shape: Callable[..., Shape]) -> Callable[[Any], Shape]:
+def _make_constructor(shape: Callable[..., RowType]) -> Callable[[Any], RowType]:
     """Return what makes a named tuple of a tuple, in one call of C."""
     new: Any = tuple.__new__
-    return cast(Callable[[Any], Shape], partial(new, shape))
+    return cast(Callable[[Any], RowType], partial(new, shape))
 
 
-def rows_of_json(text: str) -> list[Row]:
+def parse_json_rows(text: str) -> list[Row]:
     """Return the rows in a column that PostgreSQL made by ``json_agg(json_build_array(…))``."""
-    return cast(list[Row], _arrays(text))
+    return cast(list[Row], _decode_arrays(text))
 
 
-def _expressions(shape: Callable[..., object]) -> dict[str, str]:
+def _read_expressions(shape: Callable[..., object]) -> dict[str, str]:
     """Return the SQL of each field of *shape*."""
     hints = get_type_hints(shape, include_extras=True)
     return {
@@ -84,12 +86,12 @@ def _expressions(shape: Callable[..., object]) -> dict[str, str]:
     }
 
 
-def _fields(shape: Callable[..., object]) -> tuple[str, ...]:
+def _list_fields(shape: Callable[..., object]) -> tuple[str, ...]:
     return cast(tuple[str, ...], vars(shape)["_fields"])
 
 
-def _only(place: int) -> Callable[[Any], tuple[Any]]:
+def _make_value_getter(place: int) -> Callable[[Any], tuple[Any]]:
     return lambda row: (row[place],)
 
 
-_arrays = msgspec.json.Decoder(list[list[str | None]]).decode
+_decode_arrays = msgspec.json.Decoder(list[list[str | None]]).decode

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
-from mig.model.row import Columns, Row, read_as
+from mig.model.row import Columns, Row, make_row_reader
 
 Record = TypeVar("Record")
 
@@ -15,7 +15,7 @@ Parameters = Sequence[object] | Mapping[str, object]
 class Statement(Generic[Record]):
     """A SQL statement, and what a row of its answer becomes.
 
-    :param read: columns, or what makes a record of a row.
+    :param reader: columns, or what makes a record of a row.
     :param name: of a statement that each connection plans once; unique in this program. Its
         parameters are then written as ``%(name)s``.
     :param types: the PostgreSQL types of the parameters of such a statement.
@@ -24,28 +24,28 @@ class Statement(Generic[Record]):
     def __init__(
         self,
         sql: str,
-        read: Columns[Record] | Callable[[Row], Record],
+        reader: Columns[Record] | Callable[[Row], Record],
         *,
         name: str = "",
         types: Mapping[str, str] | None = None,
     ) -> None:
         self.name = name
-        self.execute = sql
-        self.prepare = ""
-        self._read = read.read if isinstance(read, Columns) else read
+        self.execute_sql = sql
+        self.prepare_sql = ""
+        self._read_row = reader.read_row if isinstance(reader, Columns) else reader
         if name:
             types = types or {}
             numbers = {parameter: f"${n}" for n, parameter in enumerate(types, 1)}
             values = ", ".join(f"%({parameter})s" for parameter in types)
-            self.prepare = f"prepare {name} ({', '.join(types.values())}) as {sql % numbers}"
-            self.execute = f"execute {name} ({values})"
+            self.prepare_sql = f"prepare {name} ({', '.join(types.values())}) as {sql % numbers}"
+            self.execute_sql = f"execute {name} ({values})"
 
-    def records(self, rows: Iterable[Row]) -> list[Record]:
+    def read_records(self, rows: Iterable[Row]) -> list[Record]:
         """Return the records of the rows of an answer."""
-        return [self._read(row) for row in rows]
+        return [self._read_row(row) for row in rows]
 
 
-class Query(Protocol):
+class QueryFunction(Protocol):
     """Runs a statement with its parameters and answers the records of all of its rows."""
 
     def __call__(
@@ -61,7 +61,7 @@ class IdRow(NamedTuple):
 
 def select_ids(sql: str) -> Statement[IdRow]:
     """Return the statement *sql*, which selects ids as text."""
-    return Statement(sql, read_as(IdRow))
+    return Statement(sql, make_row_reader(IdRow))
 
 
 def id_array(ids: Iterable[str]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from mig.model.statement import Query, id_array, select_ids
+from mig.model.statement import QueryFunction, id_array, select_ids
 from mig.search.condition import Condition
 from mig.search.parameters import PARAMETERS, Search
 
@@ -34,7 +34,7 @@ SOURCES: Final = {
 }
 
 
-async def resolve_filters(query: Query, search: Search) -> Condition:
+async def resolve_filters(query: QueryFunction, search: Search) -> Condition:
     """Return the condition on the searched table that all parameters together make.
 
     What is demanded of another table holds for one and the same command: an agent found by an
@@ -68,23 +68,25 @@ def _conditions(search: Search, table: str) -> Condition:
     return condition
 
 
-async def _of_actions(query: Query, search: Search) -> Condition:
+async def _of_actions(query: QueryFunction, search: Search) -> Condition:
     actions = _conditions(search, "actions") & await _signed(query, search)
     return await _belongs(query, "actionid", "actions", actions)
 
 
-async def _of_agents(query: Query, search: Search) -> Condition:
+async def _of_agents(query: QueryFunction, search: Search) -> Condition:
     return await _belongs(query, "agentid", "agents", _conditions(search, "agents"))
 
 
-async def _signed(query: Query, search: Search) -> Condition:
+async def _signed(query: QueryFunction, search: Search) -> Condition:
     """Return that an action is signed by the investigators that the search names."""
     signers = _conditions(search, "investigators")
     signer = await _belongs(query, "investigatorid", "investigators", signers)
     return _within("id", "select actionid from signatures", signer)
 
 
-async def _belongs(query: Query, column: str, table: str, condition: Condition) -> Condition:
+async def _belongs(
+    query: QueryFunction, column: str, table: str, condition: Condition
+) -> Condition:
     """Return that *column* is the id of a row of *table* that matches."""
     if not condition.sql:
         return Condition()

@@ -11,7 +11,7 @@ from whenever import Instant
 
 from mig.errors import InvalidInputError
 from mig.search.condition import Condition
-from mig.values import MAX_ID, did_you_mean, parse_id, parse_time
+from mig.values import MAX_ID, parse_id, parse_time, suggest_name
 
 MAX_COUNT: Final = 2**63 - 1
 MAX_PATTERN: Final = 256
@@ -132,7 +132,7 @@ class Choice(Kind[str]):
     def parse(self, name: str, text: str) -> str:
         if text in self.words:
             return text
-        hint = did_you_mean(text, self.words)
+        hint = suggest_name(text, self.words)
         raise InvalidInputError(
             f"{name} must be one of {', '.join(self.words)}{f'; {hint}' if hint else ''}", name
         )

@@ -9,7 +9,7 @@ from typing import Any, Final
 from whenever import Instant
 
 from mig.errors import InvalidInputError
-from mig.model.action import FINISHED_COMMAND
+from mig.model.action import FINISHED_COMMAND_STATUSES
 from mig.model.search import SearchParameters
 from mig.search.kinds import (
     Choice,
@@ -23,7 +23,7 @@ from mig.search.kinds import (
     Status,
     Time,
 )
-from mig.values import did_you_mean
+from mig.values import suggest_name
 
 TYPES: Final = ("action", "command", "agent", "investigator")
 REPORTS: Final = ("complianceitems",)
@@ -34,7 +34,7 @@ FOREVER_YEARS: Final = 1_000
 
 _TABLES: Final = ("actions", "commands", "agents", "investigators")
 _STATUS_WORDS: Final[Mapping[str, Mapping[str, Sequence[str]]]] = {
-    "commands": {"done": FINISHED_COMMAND},
+    "commands": {"done": FINISHED_COMMAND_STATUSES},
     "actions": {"done": ("completed",), "sent": ("inflight", "completed")},
 }
 """Words that, as a whole status filter, stand for several stored statuses (by table)."""
@@ -255,7 +255,7 @@ def parse_search(pairs: Sequence[tuple[str, str]], now: Instant) -> Search:
     values: dict[str, Any] = {}
     for name, text in pairs:
         if name not in BY_NAME:
-            hint = did_you_mean(name.lower(), BY_NAME, f"there are {', '.join(BY_NAME)}")
+            hint = suggest_name(name.lower(), BY_NAME, f"there are {', '.join(BY_NAME)}")
             raise InvalidInputError(f"unknown parameter {name!r}; {hint}", name)
         if name in texts:
             raise InvalidInputError(f"{name} is given twice", name)

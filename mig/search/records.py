@@ -10,23 +10,23 @@ from mig.formats.format import AnyRecord, Format
 from mig.hypermedia.document import Link
 from mig.hypermedia.links import link_action, link_history
 from mig.hypermedia.urls import Urls
-from mig.model.action import ACTION, ACTIONS_BY_IDS, Action, ActionRow, count_by_action
+from mig.model.action import ACTION, ACTIONS_BY_IDS, Action, ActionRow, load_counters
 from mig.model.agent import AGENT, AGENTS_BY_IDS, Agent
+from mig.model.cache import RecordCache
 from mig.model.command import (
     COMMAND,
     Command,
     CommandRow,
-    complete_results,
-    count_complete,
+    count_complete_rows,
     encode_action,
     encode_agent,
-    weigh_results,
+    load_omitted_results,
+    measure_results,
 )
 from mig.model.investigator import INVESTIGATOR, Investigator
-from mig.model.lookup import Lookup
 from mig.model.record import UnreadableRecord, read_record
 from mig.model.row import Columns
-from mig.model.statement import Query
+from mig.model.statement import QueryFunction
 from mig.search.results import Encoder, StoredRow
 
 CACHED_ACTIONS: Final = 1_000
@@ -55,7 +55,7 @@ class RecordEncoder(Generic[Stored]):
         self._read = read
         self._links = links
 
-    async def prepare(self, query: Query, rows: Sequence[Stored]) -> None:
+    async def prepare(self, query: QueryFunction, rows: Sequence[Stored]) -> None:
         """Load nothing: these rows are all that is needed."""
 
     def encode(self, row: Stored) -> bytes:
@@ -70,7 +70,7 @@ class RecordEncoder(Generic[Stored]):
         """Return the number of rows: nothing is left out of them."""
         return len(rows)
 
-    async def complete(self, query: Query, row: Stored) -> Stored:
+    async def complete(self, query: QueryFunction, row: Stored) -> Stored:
         """Return the row."""
         return row
 
@@ -83,9 +83,9 @@ class ActionEncoder(RecordEncoder[ActionRow]):
         super().__init__(format_, ACTION, self._action)
         self._counters = counters or {}
 
-    async def prepare(self, query: Query, rows: Sequence[ActionRow]) -> None:
+    async def prepare(self, query: QueryFunction, rows: Sequence[ActionRow]) -> None:
         """Count the commands of the actions in *rows*."""
-        self._counters = await count_by_action(query, [row.id for row in rows])
+        self._counters = await load_counters(query, [row.id for row in rows])
 
     def _action(self, row: ActionRow) -> AnyRecord:
         return read_record(Action.noun, Action.from_row, row, self._counters.get(row.id, {}))
@@ -102,25 +102,25 @@ class CommandEncoder(RecordEncoder[CommandRow]):
             format_, COMMAND, self._command, lambda row: link_action(urls, row.actionid)
         )
         self._max_bytes = max_bytes
-        self._actions = Lookup(ACTIONS_BY_IDS, encode_action, bound=CACHED_ACTIONS)
-        self._agents = Lookup(AGENTS_BY_IDS, encode_agent, bound=CACHED_AGENTS)
+        self._actions = RecordCache(ACTIONS_BY_IDS, encode_action, bound=CACHED_ACTIONS)
+        self._agents = RecordCache(AGENTS_BY_IDS, encode_agent, bound=CACHED_AGENTS)
 
-    async def prepare(self, query: Query, rows: Sequence[CommandRow]) -> None:
+    async def prepare(self, query: QueryFunction, rows: Sequence[CommandRow]) -> None:
         """Load the actions and agents that *rows* belong to."""
         await self._actions.load(query, (row.actionid for row in rows))
         await self._agents.load(query, (row.agentid for row in rows))
 
     def weigh(self, rows: Sequence[CommandRow]) -> int:
         """Return the length of all results."""
-        return weigh_results(rows)
+        return measure_results(rows)
 
     def count_complete(self, rows: Sequence[CommandRow]) -> int:
         """Return how many rows come before the first one without its results."""
-        return count_complete(rows)
+        return count_complete_rows(rows)
 
-    async def complete(self, query: Query, row: CommandRow) -> CommandRow:
+    async def complete(self, query: QueryFunction, row: CommandRow) -> CommandRow:
         """Return the row with its results, unless they are too large."""
-        return await complete_results(query, row, max_bytes=self._max_bytes)
+        return await load_omitted_results(query, row, max_bytes=self._max_bytes)
 
     def _command(self, row: CommandRow) -> AnyRecord:
         record = read_record(Command.noun, self._join, row)

@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 from mig.database.database import Snapshot
 from mig.errors import InvalidInputError
 from mig.model.row import Columns, Row
-from mig.model.statement import Query
+from mig.model.statement import QueryFunction
 from mig.search.condition import Condition
 from mig.search.filters import SOURCES, resolve_filters
 from mig.search.kinds import MAX_COUNT, Position
@@ -47,7 +47,7 @@ class Encoder(Protocol[Stored]):
         """What is written between two of its records or items."""
         ...
 
-    def prepare(self, query: Query, rows: Sequence[Stored]) -> Awaitable[None]:
+    def prepare(self, query: QueryFunction, rows: Sequence[Stored]) -> Awaitable[None]:
         """Load what else the rows of a page need."""
         ...
 
@@ -66,7 +66,7 @@ class Encoder(Protocol[Stored]):
         """
         ...
 
-    def complete(self, query: Query, row: Stored) -> Awaitable[Stored]:
+    def complete(self, query: QueryFunction, row: Stored) -> Awaitable[Stored]:
         """Return a row with what was left out of it, unless that is too large to be read."""
         ...
 
@@ -107,7 +107,7 @@ class Results(Generic[Stored]):
         limit = min(self._search.limit + 1, MAX_COUNT)
         parameters = (*condition.parameters, limit, self._search.offset)
         try:
-            await self._snapshot.declare(sql, parameters)
+            await self._snapshot.declare_cursor(sql, parameters)
         except DataError:
             if self._search.cursor is None:
                 raise
@@ -117,7 +117,7 @@ class Results(Generic[Stored]):
     async def pages(self) -> AsyncGenerator[bytes, None]:
         """Yield encoded pages, separated within and between them; a page may be empty."""
         sizes = _PageSizes()
-        separator, read = self._encoder.separator, self._encoder.columns.read
+        separator, read = self._encoder.separator, self._encoder.columns.read_row
         before: list[bytes] = []
         ahead = self._snapshot.fetch(sizes.next)
         try:

@@ -19,7 +19,7 @@ from typing import Any, Final
 from psycopg2.extensions import make_dsn
 
 from mig.errors import ConfigError
-from mig.values import did_you_mean
+from mig.values import suggest_name
 
 DEFAULT_IP: Final = "127.0.0.1"
 DEFAULT_PORT: Final = 1664
@@ -414,7 +414,7 @@ def _faults_together(logging: Mapping[str, object]) -> Iterator[str]:
 
 def _nearest(name: str, known: Iterable[str]) -> str:
     names = list(known)
-    return did_you_mean(name, names, f"accepted is {_either(names)}")
+    return suggest_name(name, names, f"accepted is {_either(names)}")
 
 
 def _shown(name: str) -> str:

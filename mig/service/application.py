@@ -24,7 +24,7 @@ from mig.actions.spool import Spool, SystemCalls
 from mig.actions.store import ActionStore
 from mig.actions.submit import Actions
 from mig.database.database import Database
-from mig.database.schema.migrate import prepare
+from mig.database.schema.migrate import ensure_schema
 from mig.demo.postgres import API, EmbeddedPostgres
 from mig.errors import (
     ConfigError,
@@ -247,7 +247,7 @@ class ApiService(Service):
             owner = server = self._given
         database = Database(reactor, owner)
         try:
-            await prepare(database, upgrade=embedded)
+            await ensure_schema(database, upgrade=embedded)
         finally:
             database.stop()
         return server

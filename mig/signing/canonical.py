@@ -17,7 +17,7 @@ from typing import Final, TypeAlias
 
 from whenever import OffsetDateTime
 
-from mig.values import shortest
+from mig.values import to_shortest_decimal
 
 EXACT: Final = 2**53
 """Up to here float64 holds every whole number."""
@@ -84,7 +84,7 @@ def _encode_number(value: float) -> str:
     mantissa, _, exponent = text.partition("e")
     if number and not 1e-6 <= abs(number) < 1e21:
         return f"{mantissa}e{exponent[0]}{exponent[1:].lstrip('0')}"
-    return (f"{shortest(number):f}" if exponent else text).removesuffix(".0")
+    return (f"{to_shortest_decimal(number):f}" if exponent else text).removesuffix(".0")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,8 @@ from typing import Final, NamedTuple
 from twisted.logger import Logger
 
 from mig.errors import InvalidInputError
-from mig.model.row import read_as
-from mig.model.statement import Query, Statement, id_array
+from mig.model.row import make_row_reader
+from mig.model.statement import QueryFunction, Statement, id_array
 from mig.openpgp import certificate
 from mig.openpgp.certificate import Certificate
 
@@ -28,7 +28,7 @@ class _DigestRow(NamedTuple):
 _ALL = Statement(
     "select id::text, name, status, sha256(publickey)"
     " from investigators where publickey is not null order by id",
-    read_as(_DigestRow),
+    make_row_reader(_DigestRow),
 )
 
 
@@ -39,7 +39,7 @@ class _KeyRow(NamedTuple):
 
 _KEYS = Statement(
     "select id::text, publickey from investigators where id = any(%s::numeric[])",
-    read_as(_KeyRow),
+    make_row_reader(_KeyRow),
 )
 
 
@@ -80,7 +80,7 @@ class Keyring:
         self._read: dict[str, _Read] = {}
         self.known: list[Signer] = []
 
-    async def signers(self, query: Query) -> list[Signer]:
+    async def signers(self, query: QueryFunction) -> list[Signer]:
         """All investigators that have a readable key, disabled ones too."""
         rows = await query(_ALL)
         new = [row.id for row in rows if self._digest(row.id) != bytes(row.digest)]

@@ -11,7 +11,7 @@ from multipart import MultipartError, MultipartSegment, PushMultipartParser
 from twisted.web.http_headers import Headers
 
 from mig.errors import InvalidInputError, UnsupportedMediaTypeError
-from mig.values import MAX_ID, did_you_mean, parse_json
+from mig.values import MAX_ID, parse_json, suggest_name
 from mig.web.urlencoded import escape_bytes, parse_pairs
 
 MAX_PARTS: Final = 16
@@ -127,7 +127,7 @@ def parse_form(
 
 def _make_unknown_field_error(name: str, known: list[str]) -> InvalidInputError:
     excerpt = name[:MAX_NAME_CHARACTERS]
-    hint = did_you_mean(excerpt.lower(), known, f"the fields are {' and '.join(known)}")
+    hint = suggest_name(excerpt.lower(), known, f"the fields are {' and '.join(known)}")
     return InvalidInputError(f"unknown field {excerpt!r}; {hint}", excerpt)
 
 

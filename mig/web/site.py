@@ -52,7 +52,7 @@ class ApiSite(BaseSite):
         self.clock = clock
         self.limits = limits
         self.media_types = media_types
-        self.body_budget = BufferBudget(limits.held_body_bytes)
+        self.body_budget = BufferBudget(limits.total_body_bytes)
         self.check_request = Gate(base, router, authenticate).check_request
         self._render_error = render_error
         self._observers = observers

@@ -62,7 +62,7 @@ class Counted:
     async def query(
         self, statement: Statement[Record], parameters: Parameters = ()
     ) -> list[Record]:
-        counts = "grouping sets" in statement.execute
+        counts = "grouping sets" in statement.execute_sql
         if counts:
             self.counts += 1
             if self.gate is not None:

@@ -113,8 +113,8 @@ def prepared(
     action = ("2", *(command[k] for k in ("action_name", "description", "threat", "operations")))
 
     async def query(statement: Statement[Json], parameters: Parameters = ()) -> list[Json]:
-        answer: Json = action if "from actions" in statement.execute else ("1", agent_name)
-        return statement.records([answer])
+        answer: Json = action if "from actions" in statement.execute_sql else ("1", agent_name)
+        return statement.read_records([answer])
 
     with pytest.raises(StopIteration):
         encoder.prepare(query, [row]).send(None)
@@ -122,7 +122,7 @@ def prepared(
 
 
 def slow(command: JsonObject, agent_name: str) -> list[Json]:
-    link = URLS.command(3)
+    link = URLS.for_command(3)
     try:
         items = compliance_items(link=link, agent_name=agent_name, **command)
     except UnreadableError as reason:

@@ -20,15 +20,23 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
 from mig.database.database import Database
-from mig.database.schema.declared import VERSION, wanted
-from mig.database.schema.migrate import Waits, prepare
-from mig.database.schema.plan import Patience
+from mig.database.schema.declaration import SCHEMA_VERSION, load_schema
+from mig.database.schema.migrate import MigrationPolicy, ensure_schema
+from mig.database.schema.plan import RetryPolicy
 from mig.demo.postgres import API, EmbeddedPostgres
 from mig.errors import OtherRoleNeededError
 from tests.support import catalog, fleet
-from tests.support.generations import GENERATIONS, Generation, old_2014
-from tests.support.migration import Killed, as_role, change_owner, on, plan, refusal, run
-from tests.support.postgres import NewDatabase, TestDatabase, holding
+from tests.support.generations import GENERATIONS, Generation, set_up_2014
+from tests.support.migration import (
+    MigrationKilledError,
+    as_role,
+    call_with_database,
+    catch_schema_error,
+    change_owner,
+    plan_migration,
+    run_migration,
+)
+from tests.support.postgres import NewDatabase, TestDatabase, hold_transaction
 from tests.support.reactor import reactor
 
 SHARED = ("agents", "actions", "commands", "investigators", "signatures")
@@ -53,24 +61,26 @@ def generation(request: pytest.FixtureRequest) -> Generation:
 def old(empty: TestDatabase, generation: Generation) -> TestDatabase:
     """A database of either generation, with some rows."""
     empty.execute(generation.sql)
-    generation.fill(empty.dsn)
+    generation.insert_rows(empty.dsn)
     return empty
 
 
 @pytest.mark.parametrize("upgrade", [False, True])
 @pytest_twisted.ensureDeferred
 async def test_an_empty_database_is_set_up(empty: TestDatabase, upgrade: bool) -> None:
-    await on(empty.dsn, lambda d: prepare(d, upgrade=upgrade))
-    assert empty.execute("select version, appliedat <= now() from mig_schema") == [(VERSION, True)]
-    assert await plan(empty) == []
-    found = catalog.columns(empty)
-    assert set(found) == {(t.name, column) for t in wanted().tables for column in t.columns}
+    await call_with_database(empty.dsn, lambda d: ensure_schema(d, upgrade=upgrade))
+    assert empty.execute("select version, appliedat <= now() from mig_schema") == [
+        (SCHEMA_VERSION, True)
+    ]
+    assert await plan_migration(empty) == []
+    found = catalog.list_columns(empty)
+    assert set(found) == {(t.name, column) for t in load_schema().tables for column in t.columns}
     names = {name for [name] in empty.execute("select indexname from pg_indexes")}
-    assert {index.name for index in wanted().indexes} <= names
+    assert {index.name for index in load_schema().indexes} <= names
 
 
 def start(database: Database) -> Deferred[None]:
-    return Deferred.fromCoroutine(prepare(database, upgrade=False))
+    return Deferred.fromCoroutine(ensure_schema(database, upgrade=False))
 
 
 @pytest_twisted.ensureDeferred
@@ -90,17 +100,20 @@ async def test_many_daemons_start_at_once_on_an_empty_database(empty: TestDataba
 async def test_without_the_limited_role_nothing_is_granted(empty: TestDatabase) -> None:
     """The roles are the administrator's; a run after they were made grants what is missing."""
     without = replace(
-        wanted(), grants=[replace(grant, role="no_such_role") for grant in wanted().grants]
+        load_schema(),
+        grants=[replace(grant, role="no_such_role") for grant in load_schema().grants],
     )
-    await on(empty.dsn, lambda d: prepare(d, upgrade=False, schema=without))
-    assert all(step.startswith("grant ") for step in await run(empty))
-    assert await plan(empty) == []
+    await call_with_database(empty.dsn, lambda d: ensure_schema(d, upgrade=False, schema=without))
+    assert all(step.startswith("grant ") for step in await run_migration(empty))
+    assert await plan_migration(empty) == []
 
 
 @pytest_twisted.ensureDeferred
 async def test_one_at_a_time(empty: TestDatabase) -> None:
-    with holding(empty, "select pg_advisory_lock(1664)"):
-        line = await refusal(run(empty, waits=Waits(other_run_seconds=0.3)))
+    with hold_transaction(empty, "select pg_advisory_lock(1664)"):
+        line = await catch_schema_error(
+            run_migration(empty, policy=MigrationPolicy(other_run_timeout_seconds=0.3))
+        )
     assert line == "another mig-api is changing the schema of this database"
 
 
@@ -109,47 +122,47 @@ async def test_an_adopted_database_is_like_a_new_one(
     old: TestDatabase, database: TestDatabase
 ) -> None:
     """Same columns and indexes; what was there keeps its type, no table is rewritten."""
-    before = catalog.columns(old)
+    before = catalog.list_columns(old)
     rows = {table: old.execute(f"select * from {table} order by 1") for table in SHARED}
     files = {table: old.execute("select pg_relation_filenode(%s)", (table,)) for table in SHARED}
-    await run(old)
+    await run_migration(old)
     for table, file in files.items():
         assert old.execute("select pg_relation_filenode(%s)", (table,)) == file
-    after, fresh = catalog.columns(old), catalog.columns(database)
+    after, fresh = catalog.list_columns(old), catalog.list_columns(database)
     assert {column: after[column] for column in before} == before
     shared = {column for column in fresh if column[0] in SHARED}
     assert {column for column in after if column[0] in SHARED} == shared
     assert all(after[column] == fresh[column] for column in shared if column not in before)
     assert {table for table, _ in after} == {table for table, _ in fresh}
     tables = [*SHARED, "mig_schema"]
-    assert catalog.indexes(old, tables) == catalog.indexes(database, tables)
+    assert catalog.list_indexes(old, tables) == catalog.list_indexes(database, tables)
     for table, were in rows.items():
         are = old.execute(f"select * from {table} order by 1")
         assert [row[: len(was)] for row, was in zip(are, were, strict=True)] == were
-    assert await plan(old) == []
-    assert await run(old) == []
-    await on(old.dsn, lambda d: prepare(d, upgrade=False))
+    assert await plan_migration(old) == []
+    assert await run_migration(old) == []
+    await call_with_database(old.dsn, lambda d: ensure_schema(d, upgrade=False))
 
 
 @pytest_twisted.ensureDeferred
 async def test_rights_of_adopted_investigators(empty: TestDatabase) -> None:
     """The active ones of 2014 get the default set, once; those of 2017 keep theirs."""
-    old_2014(empty)
-    await run(empty)
+    set_up_2014(empty)
+    await run_migration(empty)
     select = "select id, permissions from investigators order by id"
     assert empty.execute(select) == [(1, 63), (2, 63), (3, 0)]
     empty.execute("update investigators set permissions = 1 where id = 2")
     empty.execute("drop index commands_newest")
-    assert await run(empty) == ["create index commands_newest"]
+    assert await run_migration(empty) == ["create index commands_newest"]
     assert empty.execute(select) == [(1, 63), (2, 1), (3, 0)]
 
 
 @pytest_twisted.ensureDeferred
 async def test_rights_of_2017_stay(empty: TestDatabase) -> None:
     empty.execute(GENERATIONS["2017"].sql)
-    GENERATIONS["2017"].fill(empty.dsn)
+    GENERATIONS["2017"].insert_rows(empty.dsn)
     empty.execute("update investigators set permissions = 7 where id = 1")
-    await run(empty)
+    await run_migration(empty)
     found = empty.execute("select id, permissions from investigators order by id")
     assert found == [(1, 7), (2, 0), (3, 0)]
 
@@ -175,22 +188,22 @@ class Scheduler(threading.Thread):
             self.error = error
 
     def _write(self, cursor: extensions.cursor) -> None:
-        agent = self._generation.agent(1)
+        agent = self._generation.make_agent(1)
         places = ", ".join(["%s"] * len(agent))
         insert_agent = f"insert into agents ({', '.join(agent)}) values ({places})"
         while not self.enough.is_set():
-            id = 1000 + self.written
+            number = 1000 + self.written
             values = [
                 str(v).replace("'", '"') if isinstance(v, dict) else v for v in agent.values()
             ]
-            self._timed(cursor, insert_agent, [id, *values[1:]])
+            self._timed(cursor, insert_agent, [number, *values[1:]])
             self._timed(
                 cursor,
                 "insert into commands (id, actionid, agentid, status, results, starttime,"
                 " finishtime) values (%s, 1, %s, 'sent', '[]', now(), now())",
-                [id, id],
+                [number, number],
             )
-            self._timed(cursor, "update agents set heartbeattime = now() where id = %s", [id])
+            self._timed(cursor, "update agents set heartbeattime = now() where id = %s", [number])
             self._timed(
                 cursor,
                 "update investigators set lastmodified = now() where id = 1 returning name",
@@ -217,9 +230,9 @@ async def test_a_scheduler_goes_on_writing(old: TestDatabase, generation: Genera
     scheduler = Scheduler(old, generation)
     scheduler.start()
     try:
-        with holding(old, "select count(*) from agents") as reader:
+        with hold_transaction(old, "select count(*) from agents") as reader:
             reactor.callLater(2.5, reader.rollback)
-            await run(old)
+            await run_migration(old)
         during = scheduler.written
         while scheduler.written < during + 20 and scheduler.is_alive():
             await deferToThread(time.sleep, 0.05)
@@ -231,33 +244,35 @@ async def test_a_scheduler_goes_on_writing(old: TestDatabase, generation: Genera
     assert scheduler.longest < LONGEST_WAIT
     count = "select count(*) from commands where id between 1000 and 999999"
     assert old.execute(count) == [(scheduler.written,)]
-    assert await plan(old) == []
+    assert await plan_migration(old) == []
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_lock_that_is_never_free_ends_the_run(empty: TestDatabase) -> None:
     """With one line; the next run completes what this one left."""
-    waits = Waits(brief=Patience(lock_seconds=1, attempts=2, run_seconds=60))
-    old_2014(empty)
-    with holding(empty, "select count(*) from agents"):
-        line = await refusal(run(empty, waits=waits))
+    policy = MigrationPolicy(
+        transactional=RetryPolicy(lock_timeout_seconds=1, max_attempts=2, run_timeout_seconds=60)
+    )
+    set_up_2014(empty)
+    with hold_transaction(empty, "select count(*) from agents"):
+        line = await catch_schema_error(run_migration(empty, policy=policy))
     assert line.startswith("add to agents: mode, refreshtime, loadername: other transactions hold")
-    await run(empty)
-    assert await plan(empty) == []
+    await run_migration(empty)
+    assert await plan_migration(empty) == []
 
 
 def leave_unfinished_index(database: TestDatabase, name: str) -> None:
     """What a broken CREATE INDEX CONCURRENTLY leaves behind."""
     create = f"create index concurrently {name} on commands (starttime, id)"
     with (
-        holding(database, "update commands set status = 'sent'"),
+        hold_transaction(database, "update commands set status = 'sent'"),
         closing(psycopg2.connect(database.dsn)) as connection,
     ):
         connection.autocommit = True
         connection.cursor().execute("set lock_timeout = '100ms'")
         with pytest.raises(psycopg2.errors.LockNotAvailable):
             connection.cursor().execute(create)
-    assert catalog.invalid(database) == [name]
+    assert catalog.list_invalid_indexes(database) == [name]
 
 
 @pytest_twisted.ensureDeferred
@@ -265,42 +280,44 @@ async def test_an_unfinished_index_is_built_anew(database: TestDatabase) -> None
     fleet.insert(database.dsn, "commands", [fleet.command(1, None, None)])
     database.execute("drop index commands_newest")
     leave_unfinished_index(database, "commands_newest")
-    line = await refusal(on(database.dsn, lambda d: prepare(d, upgrade=False)))
+    line = await catch_schema_error(
+        call_with_database(database.dsn, lambda d: ensure_schema(d, upgrade=False))
+    )
     assert "drop the unfinished index commands_newest and 1 more" in line
-    assert await run(database) == [
+    assert await run_migration(database) == [
         "drop the unfinished index commands_newest",
         "create index commands_newest",
     ]
-    assert catalog.invalid(database) == []
-    assert await plan(database) == []
+    assert catalog.list_invalid_indexes(database) == []
+    assert await plan_migration(database) == []
 
 
 @pytest_twisted.ensureDeferred
 async def test_an_index_of_another_name_will_do(empty: TestDatabase) -> None:
     """One on the same columns; not one on a part of the rows, nor in another order."""
-    old_2014(empty)
+    set_up_2014(empty)
     empty.execute("create index mine on commands (starttime desc, id desc)")
     empty.execute("create index part on actions (validfrom, id) where status = 'init'")
     empty.execute("create index mixed on agents (starttime, id desc)")
-    done = await run(empty)
+    done = await run_migration(empty)
     assert "create index commands_newest" not in done
     assert {"create index actions_newest", "create index agents_newest"} <= set(done)
 
 
 @pytest_twisted.ensureDeferred
 async def test_an_index_of_our_name_on_something_else_is_not_touched(empty: TestDatabase) -> None:
-    old_2014(empty)
+    set_up_2014(empty)
     empty.execute("create index commands_newest on commands (status)")
-    line = await refusal(run(empty))
+    line = await catch_schema_error(run_migration(empty))
     assert line == 'create index commands_newest: relation "commands_newest" already exists'
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_missing_sequence_is_made(empty: TestDatabase) -> None:
-    old_2014(empty)
+    set_up_2014(empty)
     empty.execute("drop sequence investigators_id_seq cascade")
     empty.execute("delete from investigators")
-    await run(empty)
+    await run_migration(empty)
     empty.execute(
         "insert into investigators (name, status, createdat, lastmodified)"
         " values ('x', 'active', now(), now())"
@@ -311,17 +328,17 @@ async def test_a_missing_sequence_is_made(empty: TestDatabase) -> None:
 @pytest_twisted.ensureDeferred
 async def test_a_run_killed_between_any_two_steps_is_repeated(new_database: NewDatabase) -> None:
     """The end is the same, wherever it was."""
-    whole = old_2014(new_database("template0"))
-    steps = await run(whole)
+    whole = set_up_2014(new_database("template0"))
+    steps = await run_migration(whole)
     assert len(steps) > 15
-    killed = old_2014(new_database("template0"))
+    killed = set_up_2014(new_database("template0"))
     done = 0
-    while await plan(killed):
-        with pytest.raises(Killed):
-            await run(killed, stop_after=1)
+    while await plan_migration(killed):
+        with pytest.raises(MigrationKilledError):
+            await run_migration(killed, stop_after=1)
         done += 1
     assert done == len(steps)
-    assert catalog.everything(killed) == catalog.everything(whole)
+    assert catalog.describe_all(killed) == catalog.describe_all(whole)
     select = "select id, permissions from investigators order by id"
     assert killed.execute(select) == whole.execute(select)
 
@@ -332,7 +349,7 @@ def kill_while_building(database: TestDatabase) -> None:
         [sys.executable, "-P", "-m", "mig.cli", "migrate", "--database", database.dsn],
         stdout=subprocess.DEVNULL,
     )
-    while "commands_newest" not in catalog.invalid(database):
+    while "commands_newest" not in catalog.list_invalid_indexes(database):
         assert process.poll() is None
         time.sleep(0.05)
     process.kill()
@@ -342,57 +359,59 @@ def kill_while_building(database: TestDatabase) -> None:
 @pytest_twisted.ensureDeferred
 async def test_a_process_killed_while_it_builds_an_index(empty: TestDatabase) -> None:
     """Its backend ends too, and the next run completes the rest."""
-    old_2014(empty)
+    set_up_2014(empty)
     backends = (
         "select pid from pg_stat_activity"
         " where application_name = 'mig-api migrate' and datname = current_database()"
     )
-    with holding(empty, "update commands set status = 'sent'"):
+    with hold_transaction(empty, "update commands set status = 'sent'"):
         await deferToThread(kill_while_building, empty)
         killed = empty.execute(backends)
-        again = Deferred.fromCoroutine(run(empty))
+        again = Deferred.fromCoroutine(run_migration(empty))
         while killed[0] in empty.execute(backends):
             await deferToThread(time.sleep, 0.1)
     assert "drop the unfinished index commands_newest" in await again
-    assert await plan(empty) == []
+    assert await plan_migration(empty) == []
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_daemon_refuses_an_old_database(old: TestDatabase) -> None:
     """It changes nothing, and says what brings the database up."""
-    before = catalog.everything(old)
-    line = await refusal(on(old.dsn, lambda d: prepare(d, upgrade=False)))
+    before = catalog.describe_all(old)
+    line = await catch_schema_error(
+        call_with_database(old.dsn, lambda d: ensure_schema(d, upgrade=False))
+    )
     assert line.startswith("the database has no schema version, version 2 is needed")
     assert "`mig-api migrate`, run as its owner," in line
-    assert catalog.everything(old) == before
+    assert catalog.describe_all(old) == before
 
 
 @pytest_twisted.ensureDeferred
 async def test_the_embedded_database_is_brought_up_at_start(old: TestDatabase) -> None:
-    await on(old.dsn, lambda d: prepare(d, upgrade=True))
-    assert await plan(old) == []
+    await call_with_database(old.dsn, lambda d: ensure_schema(d, upgrade=True))
+    assert await plan_migration(old) == []
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_newer_database_is_refused(database: TestDatabase) -> None:
-    database.execute(f"insert into mig_schema values ({VERSION + 1})")
+    database.execute(f"insert into mig_schema values ({SCHEMA_VERSION + 1})")
     for call in (
-        on(database.dsn, lambda d: prepare(d, upgrade=False)),
-        on(database.dsn, lambda d: prepare(d, upgrade=True)),
-        plan(database),
-        run(database),
+        call_with_database(database.dsn, lambda d: ensure_schema(d, upgrade=False)),
+        call_with_database(database.dsn, lambda d: ensure_schema(d, upgrade=True)),
+        plan_migration(database),
+        run_migration(database),
     ):
-        line = await refusal(call)
+        line = await catch_schema_error(call)
         assert line == (
-            f"the database has schema version {VERSION + 1}, made by a newer mig-api;"
-            f" this one knows version {VERSION}"
+            f"the database has schema version {SCHEMA_VERSION + 1}, made by a newer mig-api;"
+            f" this one knows version {SCHEMA_VERSION}"
         )
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_foreign_database_is_refused(empty: TestDatabase) -> None:
     empty.execute("create table actions (number integer)")
-    line = await refusal(run(empty))
+    line = await catch_schema_error(run_migration(empty))
     assert line == "the table actions has no column id: this is no database of MIG"
 
 
@@ -405,15 +424,15 @@ def as_api(postgres: EmbeddedPostgres, database: TestDatabase) -> TestDatabase:
 async def test_only_the_owner_migrates(old: TestDatabase, postgres: EmbeddedPostgres) -> None:
     """The API's role may look what would be done, and is told who must do it."""
     limited = as_api(postgres, old)
-    steps = await plan(limited)
+    steps = await plan_migration(limited)
     assert len(steps) > 5
-    line = await refusal(run(limited))
+    line = await catch_schema_error(run_migration(limited))
     assert line == (
         f"migapi may not create table mig_schema, and {len(steps) - 1} more steps: this must be"
         " run by migadmin; `mig-api migrate --plan` prints it as SQL"
     )
-    await run(old)
-    await on(limited.dsn, lambda d: prepare(d, upgrade=False))
+    await run_migration(old)
+    await call_with_database(limited.dsn, lambda d: ensure_schema(d, upgrade=False))
 
 
 @pytest_twisted.ensureDeferred
@@ -422,7 +441,9 @@ async def test_an_empty_database_of_somebody_else(
 ) -> None:
     empty.execute("revoke create on schema public from public")
     limited = as_api(postgres, empty)
-    line = await refusal(on(limited.dsn, lambda d: prepare(d, upgrade=False)))
+    line = await catch_schema_error(
+        call_with_database(limited.dsn, lambda d: ensure_schema(d, upgrade=False))
+    )
     assert line.startswith("migapi may not set up an empty database: this must be run by migadmin")
 
 
@@ -447,13 +468,13 @@ def give_all(database: TestDatabase, owner: str, *but: str) -> None:
 @pytest_twisted.ensureDeferred
 async def test_what_a_superuser_adds_belongs_to_the_owner(empty: TestDatabase, owner: str) -> None:
     """The owner gets the right to have it there."""
-    old_2014(empty)
+    set_up_2014(empty)
     give_all(empty, owner)
-    done = await run(empty)
+    done = await run_migration(empty)
     assert done[0] == f"grant create on schema public to {owner}"
     owners = "select distinct tableowner from pg_tables where schemaname = 'public'"
     assert empty.execute(owners) == [(owner,)]
-    assert await plan(as_role(empty, owner)) == []
+    assert await plan_migration(as_role(empty, owner)) == []
 
 
 @pytest_twisted.ensureDeferred
@@ -462,10 +483,10 @@ async def test_the_owner_of_a_database_sets_it_up(empty: TestDatabase, owner: st
     [[name]] = empty.execute("select current_database()")
     empty.execute(f"alter database {name} owner to {owner}")
     empty.execute("revoke usage on schema public from public")
-    await on(as_role(empty, owner).dsn, lambda d: prepare(d, upgrade=False))
+    await call_with_database(as_role(empty, owner).dsn, lambda d: ensure_schema(d, upgrade=False))
     owners = "select distinct tableowner from pg_tables where schemaname = 'public'"
     assert empty.execute(owners) == [(owner,)]
-    await on(as_role(empty, API).dsn, lambda d: prepare(d, upgrade=False))
+    await call_with_database(as_role(empty, API).dsn, lambda d: ensure_schema(d, upgrade=False))
 
 
 @pytest_twisted.ensureDeferred
@@ -473,8 +494,8 @@ async def test_only_what_a_step_changes_must_be_owned(old: TestDatabase, owner: 
     """A table that needs nothing may belong to somebody else."""
     old.execute(f"grant create on schema public to {owner}; grant select on modules to migapi")
     give_all(old, owner, "modules")
-    assert len(await run(as_role(old, owner))) > 10
-    assert await plan(as_role(old, owner)) == []
+    assert len(await run_migration(as_role(old, owner))) > 10
+    assert await plan_migration(as_role(old, owner)) == []
     select = "select tableowner from pg_tables where tablename = 'modules'"
     assert old.execute(select) == [("migadmin",)]
 
@@ -485,13 +506,13 @@ async def test_steps_of_another_role_are_told_before_anything_is_done(
 ) -> None:
     """Once that role has run the SQL that is printed for it, the owner can run the rest."""
     empty.execute(GENERATIONS["2017"].sql)
-    GENERATIONS["2017"].fill(empty.dsn)
+    GENERATIONS["2017"].insert_rows(empty.dsn)
     give_all(empty, owner, "agents_stats", "manifestsig")
     change_owner(empty, "migadmin", "investigators_id_seq")
-    before = catalog.everything(empty)
+    before = catalog.describe_all(empty)
     with pytest.raises(OtherRoleNeededError) as refused:
-        await run(as_role(empty, owner))
-    assert catalog.everything(empty) == before
+        await run_migration(as_role(empty, owner))
+    assert catalog.describe_all(empty) == before
     sql = refused.value.sql
     assert [line for line in sql.splitlines() if line.startswith("-- ")] == [
         "-- as migadmin:",
@@ -505,20 +526,20 @@ async def test_steps_of_another_role_are_told_before_anything_is_done(
         " be run by migadmin; `mig-api migrate --plan` prints it as SQL"
     )
     empty.execute(sql)
-    await run(as_role(empty, owner))
-    assert await plan(as_role(empty, owner)) == []
-    await on(as_role(empty, API).dsn, lambda d: prepare(d, upgrade=False))
+    await run_migration(as_role(empty, owner))
+    assert await plan_migration(as_role(empty, owner)) == []
+    await call_with_database(as_role(empty, API).dsn, lambda d: ensure_schema(d, upgrade=False))
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_member_of_the_owner_migrates_as_the_owner(empty: TestDatabase, owner: str) -> None:
-    old_2014(empty)
+    set_up_2014(empty)
     give_all(empty, owner)
     empty.execute(f"grant create on schema public to {owner}")
     member = f"{owner}_member"
     empty.execute(f"create role {member} in role {owner}")
     try:
-        await run(as_role(empty, member))
+        await run_migration(as_role(empty, member))
         owners = "select distinct tableowner from pg_tables where schemaname = 'public'"
         assert empty.execute(owners) == [(owner,)]
     finally:
@@ -534,34 +555,36 @@ async def test_columns_are_added_to_every_table_of_ours(
     database: TestDatabase, table: str, column: str
 ) -> None:
     """Not only to those that were there before MIG's API was."""
-    fresh = catalog.columns(database)
+    fresh = catalog.list_columns(database)
     database.execute(f"alter table {table} drop column {column} cascade")
-    assert f"add to {table}: {column}" in await run(database)
-    assert catalog.columns(database) == fresh
+    assert f"add to {table}: {column}" in await run_migration(database)
+    assert catalog.list_columns(database) == fresh
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_table_that_the_api_does_not_read_is_left_alone(old: TestDatabase) -> None:
     old.execute("alter table modules drop column name")
-    await run(old)
+    await run_migration(old)
     columns = "select attname from pg_attribute where attrelid = %s::regclass and attnum > 0"
     assert old.execute(f"{columns} and not attisdropped", ("modules",)) == [("id",)]
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_role_with_an_odd_name_owns_the_tables(empty: TestDatabase) -> None:
-    old_2014(empty)
+    set_up_2014(empty)
     name = f'"Mig\'s; admin {next(_numbers)}"'
     empty.execute(f"create role {name}; grant create on schema public to {name}")
     try:
         give_all(empty, name)
-        assert {step.runner.title for step in await plan(as_role(empty, "migapi"))} >= {name}
-        await run(empty)
+        assert {step.runner.title for step in await plan_migration(as_role(empty, "migapi"))} >= {
+            name
+        }
+        await run_migration(empty)
         owners = (
             "select distinct quote_ident(tableowner) from pg_tables where tableowner like 'Mig%'"
         )
         assert empty.execute(owners) == [(name,)]
-        assert await plan(empty) == []
+        assert await plan_migration(empty) == []
     finally:
         empty.execute(f"reassign owned by {name} to migadmin")
         empty.execute(f"drop owned by {name}; drop role {name}")
@@ -576,43 +599,43 @@ def limited(
         return as_api(postgres, new_database())
     database = new_database("template0")
     database.execute(GENERATIONS[request.param].sql)
-    GENERATIONS[request.param].fill(database.dsn)
-    pytest_twisted.blockon(Deferred.fromCoroutine(run(database)))
+    GENERATIONS[request.param].insert_rows(database.dsn)
+    pytest_twisted.blockon(Deferred.fromCoroutine(run_migration(database)))
     return as_api(postgres, database)
 
 
 def test_what_the_limited_role_may_do(limited: TestDatabase) -> None:
     """It reads everything but the private key, and writes what the API writes."""
-    for table in wanted().tables:
+    for table in load_schema().tables:
         if table.name != "investigators":
             limited.execute(f"select * from {table.name}")
     limited.execute(
         "select id, name, pgpfingerprint, publickey, status, createdat, lastmodified,"
         " permissions, apikey, apisalt from investigators"
     )
-    [[id]] = limited.execute("select nextval('investigators_id_seq') + 1000")
+    [[number]] = limited.execute("select nextval('investigators_id_seq') + 1000")
     limited.execute(
         "insert into investigators (id, name, pgpfingerprint, publickey, status, createdat,"
         " lastmodified, permissions) values (%s, 'n', 'F', 'k', 'active', now(), now(), 63)",
-        (id,),
+        (number,),
     )
     limited.execute(
         "update investigators set status = 'disabled', lastmodified = now(), permissions = 0,"
         " apikey = 'k', apisalt = 's' where id = %s",
-        (id,),
+        (number,),
     )
     limited.execute(
         "insert into actions (id, name, target, validfrom, expireafter, pgpsignatures)"
         " values (77, 'a', 't', now(), now(), '[]')"
     )
-    limited.execute("insert into signatures values (77, %s, 's')", (id,))
+    limited.execute("insert into signatures values (77, %s, 's')", (number,))
 
 
 def test_what_the_limited_role_may_not_do(
     database: TestDatabase, postgres: EmbeddedPostgres
 ) -> None:
     limited = as_api(postgres, database)
-    tables = [table.name for table in wanted().tables]
+    tables = [table.name for table in load_schema().tables]
     for sql in (
         "select privatekey from investigators",
         "select * from investigators",

@@ -10,10 +10,16 @@ from typing import Any
 import pytest
 import pytest_twisted
 
-from mig.database.schema.declared import Wanted, read
+from mig.database.schema.declaration import Schema, parse_schema
 from mig.database.schema.plan import ROLE_CREATOR, Step
 from mig.errors import OtherRoleNeededError
-from tests.support.migration import as_role, change_owner, plan, refusal, run
+from tests.support.migration import (
+    as_role,
+    catch_schema_error,
+    change_owner,
+    plan_migration,
+    run_migration,
+)
 from tests.support.postgres import NewDatabase, TestDatabase
 
 _numbers = itertools.count()
@@ -87,8 +93,10 @@ def names(empty: TestDatabase) -> Iterator[Names]:
 
 
 @pytest.fixture
-def schema(names: Names) -> Wanted:
-    return read(SCHEMA.replace("READER", names.reader).replace("WRITER", names.writer), version=1)
+def schema(names: Names) -> Schema:
+    return parse_schema(
+        SCHEMA.replace("READER", names.reader).replace("WRITER", names.writer), version=1
+    )
 
 
 def privileges(database: TestDatabase, role: str) -> list[tuple[Any, ...]]:
@@ -103,13 +111,13 @@ def privileges(database: TestDatabase, role: str) -> list[tuple[Any, ...]]:
 
 @pytest_twisted.ensureDeferred
 async def test_an_empty_database_gets_everything(
-    empty: TestDatabase, schema: Wanted, names: Names
+    empty: TestDatabase, schema: Schema, names: Names
 ) -> None:
-    assert await run(empty, schema=schema) == [
+    assert await run_migration(empty, schema=schema) == [
         f"create role {names.reader}",
         "set up an empty database",
     ]
-    assert await plan(empty, schema) == []
+    assert await plan_migration(empty, schema) == []
     empty.execute("insert into notes (text) values ('a')")
     assert empty.execute("select id, state, changed <= now() from notes") == [(1, "new", True)]
     assert empty.execute("select count_notes('2000-01-01', 1)") == [(1,)]
@@ -119,20 +127,20 @@ async def test_an_empty_database_gets_everything(
 
 @pytest_twisted.ensureDeferred
 async def test_a_role_that_is_not_declared_is_not_created(
-    empty: TestDatabase, schema: Wanted, names: Names
+    empty: TestDatabase, schema: Schema, names: Names
 ) -> None:
     """Once the administrator has created it, it gets what is granted to it."""
-    await run(empty, schema=schema)
+    await run_migration(empty, schema=schema)
     assert empty.execute("select from pg_roles where rolname = %s", (names.writer,)) == []
     empty.execute(f"create role {names.writer}")
-    assert await run(empty, schema=schema) == [
+    assert await run_migration(empty, schema=schema) == [
         f"grant {names.reader} to {names.writer}",
         f"grant insert on notes to {names.writer}",
         f"grant update on notes to {names.writer}",
         f"grant usage on notes_id_seq to {names.writer}",
     ]
     assert privileges(empty, names.writer) == [(True, False, True, True)]
-    assert await plan(empty, schema) == []
+    assert await plan_migration(empty, schema) == []
 
 
 def make_old_notes(database: TestDatabase) -> None:
@@ -142,11 +150,11 @@ def make_old_notes(database: TestDatabase) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_an_existing_database_gets_what_is_missing(
-    empty: TestDatabase, schema: Wanted, names: Names
+    empty: TestDatabase, schema: Schema, names: Names
 ) -> None:
     """A data step is done once, with its column or table."""
     make_old_notes(empty)
-    assert await run(empty, schema=schema) == [
+    assert await run_migration(empty, schema=schema) == [
         f"create role {names.reader}",
         "create sequence notes_id_seq",
         "create table mig_schema",
@@ -160,21 +168,21 @@ async def test_an_existing_database_gets_what_is_missing(
         f"grant select on log to {names.reader}",
         "note schema version 1",
     ]
-    assert await plan(empty, schema) == []
+    assert await plan_migration(empty, schema) == []
     assert empty.execute("select distinct state from notes") == [("old; kept",)]
     assert empty.execute("select line from log") == [("begun",)]
     empty.execute("update notes set state = 'x'; drop index notes_by_state")
-    assert await run(empty, schema=schema) == ["create index notes_by_state"]
+    assert await run_migration(empty, schema=schema) == ["create index notes_by_state"]
     assert empty.execute("select distinct state from notes") == [("x",)]
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_data_step_that_fails_leaves_no_column(empty: TestDatabase, schema: Wanted) -> None:
+async def test_a_data_step_that_fails_leaves_no_column(empty: TestDatabase, schema: Schema) -> None:
     make_old_notes(empty)
     data = [replace(schema.data[0], sql="update notes set state = null"), *schema.data[1:]]
-    line = await refusal(run(empty, schema=replace(schema, data=data)))
+    line = await catch_schema_error(run_migration(empty, schema=replace(schema, data=data)))
     assert line.startswith("add to notes: changed, state: null value in column")
-    assert "add to notes: changed, state" in await run(empty, schema=schema)
+    assert "add to notes: changed, state" in await run_migration(empty, schema=schema)
 
 
 @pytest.mark.parametrize(
@@ -228,9 +236,9 @@ async def test_a_data_step_that_fails_leaves_no_column(empty: TestDatabase, sche
 )
 @pytest_twisted.ensureDeferred
 async def test_what_differs_is_replaced(
-    empty: TestDatabase, schema: Wanted, names: Names, change: str, step: str
+    empty: TestDatabase, schema: Schema, names: Names, change: str, step: str
 ) -> None:
-    await run(empty, schema=schema)
+    await run_migration(empty, schema=schema)
     select = (
         "select string_agg(pg_get_functiondef(oid), '' order by proname) from pg_proc"
         " where proname in ('touch', 'count_notes')"
@@ -239,22 +247,22 @@ async def test_what_differs_is_replaced(
     )
     before = empty.execute(select)
     empty.execute(change)
-    assert await run(empty, schema=schema) == [step]
+    assert await run_migration(empty, schema=schema) == [step]
     assert empty.execute(select) == before
-    assert await plan(empty, schema) == []
+    assert await plan_migration(empty, schema) == []
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_function_with_another_result_is_not_dropped(
-    empty: TestDatabase, schema: Wanted
+    empty: TestDatabase, schema: Schema
 ) -> None:
-    await run(empty, schema=schema)
+    await run_migration(empty, schema=schema)
     empty.execute("drop function count_notes")
     empty.execute(
         "create function count_notes(since timestamptz, minimum integer) returns text"
         " language sql as $$ select '' $$"
     )
-    line = await refusal(run(empty, schema=schema))
+    line = await catch_schema_error(run_migration(empty, schema=schema))
     assert line.startswith(
         "replace function count_notes(timestamptz, integer): cannot change return type"
     )
@@ -264,59 +272,61 @@ def runners(steps: list[Step]) -> dict[str, list[str]]:
     """What each role must do, of those that the current user cannot act for."""
     found: dict[str, list[str]] = {}
     for step in steps:
-        if not step.runner.usable:
-            found.setdefault(step.runner.title, []).append(step.what)
+        if not step.runner.is_usable:
+            found.setdefault(step.runner.title, []).append(step.description)
     return found
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_role_is_created_by_who_may(
-    empty: TestDatabase, schema: Wanted, names: Names
+    empty: TestDatabase, schema: Schema, names: Names
 ) -> None:
     """Anybody else does nothing at all; CREATEROLE is enough."""
     empty.execute(f"create role {names.owner}; grant all on schema public to {names.owner}")
     owner = as_role(empty, names.owner)
-    assert runners(await plan(owner, schema)) == {ROLE_CREATOR: [f"create role {names.reader}"]}
+    assert runners(await plan_migration(owner, schema)) == {
+        ROLE_CREATOR: [f"create role {names.reader}"]
+    }
     with pytest.raises(OtherRoleNeededError) as refused:
-        await run(owner, schema=schema)
+        await run_migration(owner, schema=schema)
     assert f"create role {names.reader} nologin;" in refused.value.sql
     assert "create table" not in refused.value.sql
     assert empty.execute("select to_regclass('notes')") == [(None,)]
     empty.execute(
         f"alter role {names.owner} createrole; alter schema public owner to {names.owner}"
     )
-    assert len(await run(owner, schema=schema)) == 2
-    assert await plan(owner, schema) == []
+    assert len(await run_migration(owner, schema=schema)) == 2
+    assert await plan_migration(owner, schema) == []
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_trigger_and_its_function_are_the_table_owners(
-    empty: TestDatabase, schema: Wanted, names: Names
+    empty: TestDatabase, schema: Schema, names: Names
 ) -> None:
     """Its owner can run both before the other tables' owner runs the rest."""
-    await run(empty, schema=schema)
+    await run_migration(empty, schema=schema)
     empty.execute("drop function touch() cascade")
     empty.execute(f"create role {names.owner}; create role {names.other}")
     empty.execute(f"grant create on schema public to {names.owner}, {names.other}")
     change_owner(empty, names.owner, "mig_schema", "log")
     change_owner(empty, names.other, "notes")
-    assert runners(await plan(as_role(empty, names.owner), schema)) == {
+    assert runners(await plan_migration(as_role(empty, names.owner), schema)) == {
         names.other: ["create function touch()", "create trigger notes_touch on notes"]
     }
     with pytest.raises(OtherRoleNeededError) as refused:
-        await run(as_role(empty, names.owner), schema=schema)
+        await run_migration(as_role(empty, names.owner), schema=schema)
     as_role(empty, names.other).execute(refused.value.sql)
     owner = "select proowner::regrole::text from pg_proc where proname = 'touch'"
     assert empty.execute(owner) == [(names.other,)]
-    assert await plan(as_role(empty, names.owner), schema) == []
+    assert await plan_migration(as_role(empty, names.owner), schema) == []
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_role_that_may_not_use_the_schema_gets_that_too(
-    empty: TestDatabase, schema: Wanted, names: Names
+    empty: TestDatabase, schema: Schema, names: Names
 ) -> None:
     empty.execute("revoke usage on schema public from public")
-    assert await run(empty, schema=schema) == [
+    assert await run_migration(empty, schema=schema) == [
         f"create role {names.reader}",
         f"grant usage on schema public to {names.reader}",
         "set up an empty database",
@@ -326,35 +336,35 @@ async def test_a_role_that_may_not_use_the_schema_gets_that_too(
 
 @pytest_twisted.ensureDeferred
 async def test_membership_is_granted_by_who_may(
-    empty: TestDatabase, schema: Wanted, names: Names
+    empty: TestDatabase, schema: Schema, names: Names
 ) -> None:
     """CREATEROLE is enough up to PostgreSQL 15, the ADMIN OPTION from 16 on."""
-    await run(empty, schema=schema)
+    await run_migration(empty, schema=schema)
     empty.execute(f"create role {names.owner}; create role {names.writer}")
     step = f"grant {names.reader} to {names.writer}"
     owner = as_role(empty, names.owner)
-    assert [step] in runners(await plan(owner, schema)).values()
+    assert [step] in runners(await plan_migration(owner, schema)).values()
     empty.execute(f"alter role {names.owner} createrole")
     empty.execute(f"grant {names.reader} to {names.owner} with admin option")
-    told = runners(await plan(owner, schema)).values()
+    told = runners(await plan_migration(owner, schema)).values()
     assert told and not any(step in steps for steps in told)
     owner.execute(step)
-    assert step not in [each.what for each in await plan(empty, schema)]
+    assert step not in [each.description for each in await plan_migration(empty, schema)]
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_function_is_replaced_by_its_owner(
-    empty: TestDatabase, schema: Wanted, names: Names
+    empty: TestDatabase, schema: Schema, names: Names
 ) -> None:
     """Who gets the right to create in the schema first, since PostgreSQL asks for that."""
     empty.execute("revoke create on schema public from public")
-    await run(empty, schema=schema)
+    await run_migration(empty, schema=schema)
     empty.execute(f"create role {names.owner}; alter function touch() owner to {names.owner}")
     empty.execute("alter function touch() security invoker")
-    assert await run(empty, schema=schema) == [
+    assert await run_migration(empty, schema=schema) == [
         f"grant create on schema public to {names.owner}",
         "replace function touch()",
     ]
     owner = "select proowner::regrole::text, prosecdef from pg_proc where proname = 'touch'"
     assert empty.execute(owner) == [(names.owner, True)]
-    assert await plan(empty, schema) == []
+    assert await plan_migration(empty, schema) == []

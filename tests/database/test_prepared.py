@@ -14,7 +14,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from mig.database.database import Database
 from mig.errors import UnavailableError
 from mig.limits import Limits
-from mig.model.row import read_as
+from mig.model.row import make_row_reader
 from mig.model.statement import IdRow, Statement, select_ids
 from tests.support.postgres import TestDatabase
 from tests.support.reactor import reactor
@@ -36,14 +36,16 @@ class Echo(NamedTuple):
 
 THINGS = Statement(
     "select name from things where id = %(id)s or name like %(name)s || '%%' order by id",
-    read_as(Thing),
+    make_row_reader(Thing),
     name="things",
     types={"id": "numeric", "name": "text"},
 )
 PLANS = Statement(
-    "select name, generic_plans + custom_plans from pg_prepared_statements", read_as(Plan)
+    "select name, generic_plans + custom_plans from pg_prepared_statements", make_row_reader(Plan)
 )
-ECHO = Statement("select %(values)s, '%%'", read_as(Echo), name="echo", types={"values": "text[]"})
+ECHO = Statement(
+    "select %(values)s, '%%'", make_row_reader(Echo), name="echo", types={"values": "text[]"}
+)
 
 
 @pytest.fixture
@@ -61,8 +63,8 @@ def single(things: TestDatabase) -> Iterator[Database]:
     pool.stop()
 
 
-async def names(pool: Database, id: int, name: str) -> list[str]:
-    return [thing.name for thing in await pool.query(THINGS, {"name": name, "id": id})]
+async def names(pool: Database, thing_id: int, name: str) -> list[str]:
+    return [thing.name for thing in await pool.query(THINGS, {"name": name, "id": thing_id})]
 
 
 @pytest_twisted.ensureDeferred

@@ -37,14 +37,14 @@ def a_row(*values: Any) -> Row:
 def test_a_row_is_read_by_the_names_of_its_columns() -> None:
     columns = Columns(One)
     assert columns.sql == "a.first, a.second"
-    assert columns.read(a_row("x", 1)) == One(first="x", second=1)
+    assert columns.read_row(a_row("x", 1)) == One(first="x", second=1)
 
 
 def test_records_side_by_side_are_picked_from_one_row() -> None:
     columns = Columns(One)
-    others = columns.then(Another)
+    others = columns.make_next(Another)
     row = a_row("x", 1, "y")
-    assert (columns.pick(row), others.pick(row)) == (One("x", 1), Another("y"))
+    assert (columns.read_part(row), others.read_part(row)) == (One("x", 1), Another("y"))
 
 
 def test_a_type_checker_refuses_to_index_or_unpack_a_row(tmp_path: Path) -> None:

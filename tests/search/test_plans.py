@@ -21,7 +21,7 @@ from mig.demo.postgres import EmbeddedPostgres
 from mig.formats.collection_json import CollectionJson
 from mig.hypermedia.urls import Urls
 from mig.limits import Limits
-from mig.model.row import read_as
+from mig.model.row import make_row_reader
 from mig.model.statement import Parameters, Statement, select_ids
 from mig.search.parameters import PARAMETERS, TYPES, parse_search
 from mig.search.records import encode_records
@@ -132,18 +132,18 @@ class Explained:
     async def query(
         self, statement: Statement[Record], parameters: Parameters = ()
     ) -> list[Record]:
-        await self._explain(statement.execute, parameters)
+        await self._explain(statement.execute_sql, parameters)
         return await self._snapshot.query(statement, parameters)
 
-    async def declare(self, sql: str, parameters: Parameters = ()) -> None:
+    async def declare_cursor(self, sql: str, parameters: Parameters = ()) -> None:
         await self._explain(f"declare rows no scroll cursor for {sql}", parameters)
-        await self._snapshot.declare(sql, parameters)
+        await self._snapshot.declare_cursor(sql, parameters)
 
     def fetch(self, count: int) -> Deferred[Rows]:
         return self._snapshot.fetch(count)
 
     async def _explain(self, sql: str, parameters: Parameters) -> None:
-        explain = Statement(f"explain (format json) {sql}", read_as(Explanation))
+        explain = Statement(f"explain (format json) {sql}", make_row_reader(Explanation))
         [[plans]] = await self._snapshot.query(explain, parameters)
         assert not [plan for plan in plans if "JIT" in plan], "it is compiled before the first row"
         self.plans += [plan["Plan"] for plan in plans]

@@ -21,7 +21,7 @@ from mig.database.database import Database, Snapshot
 from mig.formats.collection_json import CollectionJson
 from mig.hypermedia.urls import Urls
 from mig.limits import Limits
-from mig.model.action import FINISHED_COMMAND
+from mig.model.action import FINISHED_COMMAND_STATUSES
 from mig.search.kinds import Position
 from mig.search.parameters import Search, parse_search
 from mig.search.records import encode_records
@@ -54,7 +54,7 @@ investigators = st.fixed_dictionaries(
 )
 commands = st.fixed_dictionaries(
     {"actionid": st.none() | IDS, "agentid": st.none() | IDS, "starttime": DAYS}
-    | {"status": st.sampled_from(["sent", "prepared", *FINISHED_COMMAND])}
+    | {"status": st.sampled_from(["sent", "prepared", *FINISHED_COMMAND_STATUSES])}
     | {"results": st.lists(st.booleans().map(lambda f: {"foundanything": f}), max_size=2)}
 )
 fleets = st.fixed_dictionaries(
@@ -117,7 +117,7 @@ def ilike(text: str | None, pattern: str) -> bool:
 
 def status_matches(type: str, status: str, wanted: str) -> bool:
     if type == "command" and wanted == "done":
-        return status in FINISHED_COMMAND
+        return status in FINISHED_COMMAND_STATUSES
     if type == "action" and wanted == "done":
         return status == "completed"
     if type == "action" and wanted == "sent":

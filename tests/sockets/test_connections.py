@@ -172,7 +172,7 @@ def test_the_body_of_a_request_that_needs_none_is_dropped(
 
 
 def test_all_bodies_together_are_bounded() -> None:
-    site_client = SiteClient(limits=Limits(held_body_bytes=1000))
+    site_client = SiteClient(limits=Limits(total_body_bytes=1000))
     first = site_client.channel
     site_client.send(build_post_head(CREATE, FORM, "Content-Length: 900") + b"a" * 800)
     site_client.connect()

@@ -24,8 +24,8 @@ SEARCHES = ("action", "agent", "command", "investigator", "command&report=compli
 
 def reverse_columns() -> None:
     """Let every record that is declared from here on select its columns in the opposite order."""
-    in_order: Callable[[Any], dict[str, str]] = rows._expressions
-    rows._expressions = lambda shape: dict(reversed(in_order(shape).items()))
+    in_order: Callable[[Any], dict[str, str]] = rows._read_expressions
+    rows._read_expressions = lambda shape: dict(reversed(in_order(shape).items()))
 
 
 async def answers(dsn: str) -> list[str]:

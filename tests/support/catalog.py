@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from mig.database.schema.declared import wanted
+from mig.database.schema.declaration import load_schema
 from tests.support.postgres import TestDatabase
 
-TABLES = [table.name for table in wanted().tables]
+TABLES = [table.name for table in load_schema().tables]
 
 
-def columns(database: TestDatabase) -> dict[tuple[str, str], tuple[str, bool, str]]:
+def list_columns(database: TestDatabase) -> dict[tuple[str, str], tuple[str, bool, str]]:
     """Each column's type, whether it must be set, and its default."""
     rows = database.execute(
         "select c.relname, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull,"
@@ -21,7 +21,7 @@ def columns(database: TestDatabase) -> dict[tuple[str, str], tuple[str, bool, st
     return {(table, column): tuple(rest) for table, column, *rest in rows}
 
 
-def indexes(database: TestDatabase, tables: list[str] = TABLES) -> set[tuple[str, bool, str]]:
+def list_indexes(database: TestDatabase, tables: list[str] = TABLES) -> set[tuple[str, bool, str]]:
     """Each valid index: its table, whether it is unique, and on what it is; names left out."""
     rows = database.execute(
         "select indrelid::regclass::text, indisunique,"
@@ -32,13 +32,13 @@ def indexes(database: TestDatabase, tables: list[str] = TABLES) -> set[tuple[str
     return set(rows)
 
 
-def invalid(database: TestDatabase) -> list[str]:
+def list_invalid_indexes(database: TestDatabase) -> list[str]:
     """The unfinished indexes."""
     rows = database.execute("select indexrelid::regclass::text from pg_index where not indisvalid")
     return [name for [name] in rows]
 
 
-def everything(database: TestDatabase) -> tuple[object, ...]:
+def describe_all(database: TestDatabase) -> tuple[object, ...]:
     """All of it, and who may do what."""
     rights = database.execute(
         "select relname, relacl::text, relowner::regrole::text,"
@@ -47,4 +47,4 @@ def everything(database: TestDatabase) -> tuple[object, ...]:
         " from pg_class c where relnamespace = 'public'::regnamespace and relkind in ('r', 'S')"
         " order by relname"
     )
-    return columns(database), indexes(database), rights
+    return list_columns(database), list_indexes(database), rights

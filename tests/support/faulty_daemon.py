@@ -107,7 +107,7 @@ class FaultyTransaction(Transaction):
 
     async def _query(self, statement: Any, parameters: Parameters) -> Any:
         rows = await self._transaction.query(statement, parameters)
-        if rows and isinstance(statement, Statement) and "for update of s" in statement.execute:
+        if rows and isinstance(statement, Statement) and "for update of s" in statement.execute_sql:
             reach("locked")
         return rows
 

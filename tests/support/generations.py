@@ -105,13 +105,13 @@ class Generation:
     agent_columns: Mapping[str, Json]
     action_columns: Mapping[str, Json]
 
-    def agent(self, id: int) -> JsonObject:
-        return {**fleet.agent(id), **self.agent_columns}
+    def make_agent(self, agent_id: int) -> JsonObject:
+        return {**fleet.agent(agent_id), **self.agent_columns}
 
-    def action(self, id: int) -> JsonObject:
-        return {**fleet.action(id), **self.action_columns}
+    def make_action(self, action_id: int) -> JsonObject:
+        return {**fleet.action(action_id), **self.action_columns}
 
-    def fill(self, dsn: str) -> None:
+    def insert_rows(self, dsn: str) -> None:
         """Three investigators, two actions and agents, and four commands."""
         statuses = ("active", "active", "disabled")
         fleet.insert(
@@ -129,9 +129,11 @@ class Generation:
                 for number, status in enumerate(statuses, 1)
             ),
         )
-        fleet.insert(dsn, "agents", map(self.agent, (1, 2)))
-        fleet.insert(dsn, "actions", map(self.action, (1, 2)))
-        commands = [fleet.command(id, 1 + id % 2, 1 + id // 3) for id in range(1, 5)]
+        fleet.insert(dsn, "agents", map(self.make_agent, (1, 2)))
+        fleet.insert(dsn, "actions", map(self.make_action, (1, 2)))
+        commands = [
+            fleet.command(number, 1 + number % 2, 1 + number // 3) for number in range(1, 5)
+        ]
         fleet.insert(dsn, "commands", commands)
 
 
@@ -145,7 +147,7 @@ GENERATIONS = {
 }
 
 
-def old_2014(database: TestDatabase) -> TestDatabase:
+def set_up_2014(database: TestDatabase) -> TestDatabase:
     database.execute(GENERATIONS["2014"].sql)
-    GENERATIONS["2014"].fill(database.dsn)
+    GENERATIONS["2014"].insert_rows(database.dsn)
     return database

@@ -11,8 +11,8 @@ from psycopg2.extensions import make_dsn
 
 from mig.database.database import Database
 from mig.database.schema import migrate
-from mig.database.schema.declared import Wanted
-from mig.database.schema.migrate import Step, Waits
+from mig.database.schema.declaration import Schema
+from mig.database.schema.migrate import MigrationPolicy, Step
 from mig.errors import SchemaError
 from tests.support.postgres import TestDatabase
 from tests.support.reactor import reactor
@@ -20,11 +20,11 @@ from tests.support.reactor import reactor
 Result = TypeVar("Result")
 
 
-class Killed(Exception):
+class MigrationKilledError(Exception):
     """The run ends here."""
 
 
-async def on(dsn: str, call: Callable[[Database], Awaitable[Result]]) -> Result:
+async def call_with_database(dsn: str, call: Callable[[Database], Awaitable[Result]]) -> Result:
     """What *call* gives for the database of *dsn*."""
     database = Database(reactor, dsn)
     try:
@@ -33,31 +33,33 @@ async def on(dsn: str, call: Callable[[Database], Awaitable[Result]]) -> Result:
         database.stop()
 
 
-async def run(
+async def run_migration(
     database: TestDatabase,
     stop_after: int = sys.maxsize,
     *,
-    schema: Wanted | None = None,
-    waits: Waits | None = None,
+    schema: Schema | None = None,
+    policy: MigrationPolicy | None = None,
 ) -> list[str]:
     """The steps that a migration did; it is killed after some of them."""
     done: list[str] = []
 
-    def note(step: Step) -> None:
-        done.append(step.what)
+    def record_step(step: Step) -> None:
+        done.append(step.description)
         if len(done) == stop_after:
-            raise Killed
+            raise MigrationKilledError
 
-    await on(database.dsn, lambda d: migrate.migrate(d, note, schema=schema, waits=waits))
+    await call_with_database(
+        database.dsn, lambda d: migrate.migrate(d, record_step, schema=schema, policy=policy)
+    )
     return done
 
 
-async def plan(database: TestDatabase, schema: Wanted | None = None) -> list[Step]:
+async def plan_migration(database: TestDatabase, schema: Schema | None = None) -> list[Step]:
     """The steps that a migration would do."""
-    return await on(database.dsn, lambda d: migrate.plan(d, schema))
+    return await call_with_database(database.dsn, lambda d: migrate.plan_migration(d, schema))
 
 
-async def refusal(call: Awaitable[object]) -> str:
+async def catch_schema_error(call: Awaitable[object]) -> str:
     """The one line that *call* is refused with."""
     with pytest.raises(SchemaError) as refused:
         await call

@@ -21,7 +21,7 @@ from mig.demo.postgres import EmbeddedPostgres
 from tests.support import fleet
 from tests.support.reactor import reactor
 
-FAST = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
+FAST_SETTINGS = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
 MANY_COMMANDS = 20_000
 
 
@@ -29,13 +29,13 @@ MANY_COMMANDS = 20_000
 def run_server() -> Iterator[EmbeddedPostgres]:
     """Run a server whose template1 has the schema; needs pytest-twisted's greenlet."""
     folder = Path(tempfile.gettempdir()) / f"mig-api-test-{os.getpid()}"
-    server = EmbeddedPostgres(reactor, folder, FAST)
+    server = EmbeddedPostgres(reactor, folder, FAST_SETTINGS)
 
     async def start() -> None:
         server.lock()
         await server.start()
         database = Database(reactor, server.dsn(database="template1"))
-        await migrate.prepare(database, upgrade=True)
+        await migrate.ensure_schema(database, upgrade=True)
         database.stop()
 
     pytest_twisted.blockon(Deferred.fromCoroutine(start()))
@@ -69,15 +69,15 @@ class NewDatabase(Protocol):
 class Databases:
     """The databases of one test."""
 
-    _made = 0
+    _created = 0
 
     def __init__(self, server: EmbeddedPostgres) -> None:
         self._server = server
         self._names: list[str] = []
 
-    def make(self, template: str = "template1") -> TestDatabase:
-        Databases._made += 1
-        name = f"test_{Databases._made}"
+    def create(self, template: str = "template1") -> TestDatabase:
+        Databases._created += 1
+        name = f"test_{Databases._created}"
         self._names.append(name)
         admin = TestDatabase(dsn=self._server.dsn())
         admin.execute(f"create database {name} template {template}")
@@ -105,7 +105,7 @@ def insert_many_commands(database: TestDatabase) -> None:
 
 
 @contextmanager
-def holding(database: TestDatabase, *statements: str) -> Iterator[connection]:
+def hold_transaction(database: TestDatabase, *statements: str) -> Iterator[connection]:
     """A transaction of somebody else that stays open."""
     with closing(psycopg2.connect(database.dsn)) as held:
         for statement in statements:

@@ -3,7 +3,8 @@
 --
 -- These files set up an empty database, and declare what an existing one must have. declared.py
 -- reads them and refuses any statement that it could not compare with a database; its docstring
--- lists those that it knows. A new column goes into its table, and declared.VERSION up by one.
+-- lists those that it knows. A new column goes into its table, and
+-- declaration.SCHEMA_VERSION up by one.
 --
 -- A table that the API does not read by column is `if not exists`: where it exists it stays as it is.
 

@@ -6,21 +6,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from mig.database.schema.declared import (
-    Definition,
+from mig.database.schema.declaration import (
+    FunctionDefinition,
     Grant,
     Membership,
-    Wanted,
-    normalize_setting,
+    Schema,
+    normalize_function_setting,
 )
 from mig.errors import SchemaError
-from mig.model.row import read_as
-from mig.model.statement import Query, Statement
+from mig.model.row import make_row_reader
+from mig.model.statement import QueryFunction, Statement
 
-OLDEST_SERVER: Final = 110000
+MIN_SERVER_VERSION: Final = 110000
 """From PostgreSQL 11 on, a new column with a constant default does not rewrite its table."""
 
-ADMIN_OPTION_SERVER: Final = 160000
+ADMIN_OPTION_SERVER_VERSION: Final = 160000
 """Up to PostgreSQL 15, a role with CREATEROLE can grant membership in any role."""
 
 # From version 14 on, the schema public belongs to a pseudo-role that nobody can log in as.
@@ -30,13 +30,13 @@ class _ServerRow(NamedTuple):
     version: int
     encoding: str
     schema: str
-    schema_used_by_all: bool
+    is_schema_public: bool
     schema_owner: str
-    schema_owner_usable: bool
+    is_schema_owner_usable: bool
     user: str
-    superuser: bool
-    creates_roles: bool
-    versioned: bool
+    is_superuser: bool
+    can_create_roles: bool
+    has_version: bool
 
 
 _SERVER = Statement(
@@ -62,7 +62,7 @@ select current_setting('server_version_num')::integer, current_setting('server_e
 from place, owner, pg_roles r
 where r.rolname = current_user
 """,
-    read_as(_ServerRow),
+    make_row_reader(_ServerRow),
 )
 
 
@@ -70,13 +70,13 @@ class _VersionRow(NamedTuple):
     version: int | None
 
 
-_VERSION = Statement("select max(version) from mig_schema", read_as(_VersionRow))
+_VERSION = Statement("select max(version) from mig_schema", make_row_reader(_VersionRow))
 
 
 class _ColumnRow(NamedTuple):
     table: str
     owner: str
-    usable: bool
+    is_usable: bool
     name: str
     has_default: bool
 
@@ -90,14 +90,14 @@ join pg_class c on c.oid = to_regclass(t.name)
 join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
 order by t.place, a.attnum
 """,
-    read_as(_ColumnRow),
+    make_row_reader(_ColumnRow),
 )
 
 
 class _SequenceRow(NamedTuple):
     name: str
     owner: str
-    usable: bool
+    is_usable: bool
 
 
 _SEQUENCES = Statement(
@@ -105,15 +105,15 @@ _SEQUENCES = Statement(
 select s.name, quote_ident(pg_get_userbyid(c.relowner)), pg_has_role(c.relowner, 'usage')
 from unnest(%s::text[]) as s (name) join pg_class c on c.oid = to_regclass(s.name)
 """,
-    read_as(_SequenceRow),
+    make_row_reader(_SequenceRow),
 )
 
 
 class _IndexRow(NamedTuple):
     table: str
     name: str
-    valid: bool
-    plain: bool
+    is_valid: bool
+    is_plain: bool
     columns: list[str]
 
 
@@ -134,7 +134,7 @@ join pg_index x on x.indrelid = to_regclass(t.name)
 join pg_class i on i.oid = x.indexrelid
 join pg_am m on m.oid = i.relam
 """,
-    read_as(_IndexRow),
+    make_row_reader(_IndexRow),
 )
 # The body of a function is stored to the letter, its other properties in columns of their own.
 # These compare on every version; the text that PostgreSQL makes of a function or trigger does not.
@@ -143,8 +143,8 @@ join pg_am m on m.oid = i.relam
 class _FunctionRow(NamedTuple):
     signature: str
     owner: str
-    usable: bool
-    same_result: bool
+    is_usable: bool
+    has_same_result: bool
     argument_names: list[str]
     body: str
     language: str
@@ -167,7 +167,7 @@ from unnest(%s::text[], %s::text[]) as f (signature, result)
 join pg_proc p on p.oid = to_regprocedure(f.signature)
 join pg_language l on l.oid = p.prolang
 """,
-    read_as(_FunctionRow),
+    make_row_reader(_FunctionRow),
 )
 
 
@@ -176,7 +176,7 @@ class _TriggerRow(NamedTuple):
     table: str
     kind: int
     columns: list[str]
-    plain: bool
+    is_plain: bool
 
 
 _TRIGGERS = Statement(
@@ -193,7 +193,7 @@ from unnest(%s::text[], %s::text[], %s::text[]) as d (name, relation, function)
 join pg_trigger t on t.tgrelid = to_regclass(d.relation) and t.tgname = d.name
     and not t.tgisinternal
 """,
-    read_as(_TriggerRow),
+    make_row_reader(_TriggerRow),
 )
 
 
@@ -206,14 +206,14 @@ _CREATORS = Statement(
 select quote_ident(rolname) from pg_roles
 where quote_ident(rolname) = any(%s) and has_schema_privilege(oid, current_schema(), 'create')
 """,
-    read_as(_CreatorRow),
+    make_row_reader(_CreatorRow),
 )
 
 
 class _RoleRow(NamedTuple):
     name: str
-    uses_schema: bool
-    administered: bool
+    can_use_schema: bool
+    is_administered: bool
 
 
 _ROLES = Statement(
@@ -222,7 +222,7 @@ select r.rolname::text, coalesce(has_schema_privilege(r.oid, current_schema(), '
     pg_has_role(r.oid, 'member with admin option')
 from pg_roles r where r.rolname = any(%s)
 """,
-    read_as(_RoleRow),
+    make_row_reader(_RoleRow),
 )
 
 
@@ -248,80 +248,80 @@ where not coalesce(case
         g.role::name, to_regclass(g.relation)::oid, a.attnum, g.privilege)
 end, false)
 """,
-    read_as(_PlaceRow),
+    make_row_reader(_PlaceRow),
 )
 _MISSING_MEMBERSHIPS = Statement(
     """
 select m.place from unnest(%s::int[], %s::text[], %s::text[]) as m (place, role, member)
 where not pg_has_role(m.member::name, m.role::name, 'member')
 """,
-    read_as(_PlaceRow),
+    make_row_reader(_PlaceRow),
 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Runner:
+class StepRunner:
     """Who can run a step: the *role* of a quoted name, or, without one, whoever *title* describes.
 
-    It is *usable* when the current user has the privileges of it.
+    *is_usable* when the current user has the privileges of it.
     """
 
     title: str
     role: str
-    usable: bool
+    is_usable: bool
 
 
-def _role(name: str, usable: bool) -> Runner:
-    return Runner(title=name, role=name, usable=usable)
+def _make_runner(name: str, is_usable: bool) -> StepRunner:
+    return StepRunner(title=name, role=name, is_usable=is_usable)
 
 
 @dataclass(frozen=True, kw_only=True)
-class FoundTable:
+class ExistingTable:
     """A table; *columns* are by name: whether with a default."""
 
-    owner: Runner
+    owner: StepRunner
     columns: dict[str, bool]
 
 
 @dataclass(frozen=True, kw_only=True)
-class FoundIndex:
-    """An index; it is *plain* when it is over a whole table, in one direction."""
+class ExistingIndex:
+    """An index; *is_plain* when it is over a whole table, in one direction."""
 
     table: str
     name: str
-    valid: bool
-    plain: bool
+    is_valid: bool
+    is_plain: bool
     columns: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class FoundFunction:
+class ExistingFunction:
     """A function of a declared signature."""
 
-    owner: Runner
-    same_result: bool
-    definition: Definition
+    owner: StepRunner
+    has_same_result: bool
+    definition: FunctionDefinition
 
 
 @dataclass(frozen=True, kw_only=True)
-class FoundTrigger:
-    """A trigger of a declared name; it is *plain* when it is enabled and calls what is declared."""
+class ExistingTrigger:
+    """A trigger of a declared name; *is_plain* when it is enabled and calls what is declared."""
 
     kind: int
     columns: frozenset[str]
-    plain: bool
+    is_plain: bool
 
 
 @dataclass(frozen=True, kw_only=True)
-class FoundRole:
+class ExistingRole:
     """A role that exists."""
 
-    uses_schema: bool
-    administered: bool
+    can_use_schema: bool
+    is_administered: bool
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class ExistingSchema:
     """What a database has of the schema. *creators* are the owners that may create objects in it.
 
     What is missing of grants and memberships is told for roles that exist.
@@ -329,28 +329,28 @@ class Found:
 
     server: int
     version: int | None
-    user: Runner
-    superuser: bool
-    creates_roles: bool
+    user: StepRunner
+    is_superuser: bool
+    can_create_roles: bool
     schema: str
-    schema_used_by_all: bool
-    schema_owner: Runner
+    is_schema_public: bool
+    schema_owner: StepRunner
     creators: frozenset[str]
-    tables: dict[str, FoundTable]
-    sequences: dict[str, Runner]
-    indexes: tuple[FoundIndex, ...]
-    functions: dict[str, FoundFunction]
-    triggers: dict[tuple[str, str], FoundTrigger]
-    roles: dict[str, FoundRole]
+    tables: dict[str, ExistingTable]
+    sequences: dict[str, StepRunner]
+    indexes: tuple[ExistingIndex, ...]
+    functions: dict[str, ExistingFunction]
+    triggers: dict[tuple[str, str], ExistingTrigger]
+    roles: dict[str, ExistingRole]
     missing_grants: frozenset[Grant]
     missing_memberships: frozenset[Membership]
 
     @property
-    def empty(self) -> bool:
+    def is_empty(self) -> bool:
         return not self.tables
 
 
-async def look(query: Query, schema: Wanted) -> Found:
+async def inspect_schema(query: QueryFunction, schema: Schema) -> ExistingSchema:
     """Return what the database has of *schema*.
 
     The tables are looked for first: whoever sets them up makes all the rest with them.
@@ -358,98 +358,103 @@ async def look(query: Query, schema: Wanted) -> Found:
     :raises SchemaError: when it, or the server, is one that this program does not know.
     """
     names = [table.name for table in schema.tables]
-    tables: dict[str, FoundTable] = {}
+    tables: dict[str, ExistingTable] = {}
     for row in await query(_COLUMNS, (names,)):
-        owner = _role(row.owner, row.usable)
-        table = tables.setdefault(row.table, FoundTable(owner=owner, columns={}))
+        owner = _make_runner(row.owner, row.is_usable)
+        table = tables.setdefault(row.table, ExistingTable(owner=owner, columns={}))
         table.columns[row.name] = row.has_default
     [server] = await query(_SERVER)
     if server.encoding != "UTF8":
         raise SchemaError(f"the database's encoding is {server.encoding}; it must be UTF8")
-    if server.version < OLDEST_SERVER:
+    if server.version < MIN_SERVER_VERSION:
         raise SchemaError("PostgreSQL 11 or newer is needed")
-    version = (await query(_VERSION))[0].version if server.versioned else None
+    version = (await query(_VERSION))[0].version if server.has_version else None
     if version is not None and version > schema.version:
         raise SchemaError(
             f"the database has schema version {version}, made by a newer mig-api;"
             f" this one knows version {schema.version}"
         )
-    functions = await _look_at_functions(query, schema)
+    functions = await _inspect_functions(query, schema)
     owners = {table.owner.role for table in tables.values()}
     owners |= {function.owner.role for function in functions.values()}
     owners |= {server.user, server.schema_owner}
     roles = {
-        row.name: FoundRole(uses_schema=row.uses_schema, administered=row.administered)
+        row.name: ExistingRole(
+            can_use_schema=row.can_use_schema, is_administered=row.is_administered
+        )
         for row in await query(_ROLES, (schema.role_names,))
     }
     sequences = [sequence.name for sequence in schema.sequences]
-    return Found(
+    return ExistingSchema(
         server=server.version,
         version=version,
-        user=_role(server.user, True),
-        superuser=server.superuser,
-        creates_roles=server.creates_roles,
+        user=_make_runner(server.user, True),
+        is_superuser=server.is_superuser,
+        can_create_roles=server.can_create_roles,
         schema=server.schema,
-        schema_used_by_all=server.schema_used_by_all,
-        schema_owner=_role(server.schema_owner, server.schema_owner_usable),
+        is_schema_public=server.is_schema_public,
+        schema_owner=_make_runner(server.schema_owner, server.is_schema_owner_usable),
         creators=frozenset(row.name for row in await query(_CREATORS, (list(owners),))),
         tables=tables,
         sequences={
-            row.name: _role(row.owner, row.usable) for row in await query(_SEQUENCES, (sequences,))
+            row.name: _make_runner(row.owner, row.is_usable)
+            for row in await query(_SEQUENCES, (sequences,))
         },
         indexes=tuple(
-            FoundIndex(
+            ExistingIndex(
                 table=row.table,
                 name=row.name,
-                valid=row.valid,
-                plain=row.plain,
+                is_valid=row.is_valid,
+                is_plain=row.is_plain,
                 columns=tuple(row.columns),
             )
             for row in await query(_INDEXES, (names,))
         ),
         functions=functions,
-        triggers=await _look_at_triggers(query, schema),
+        triggers=await _inspect_triggers(query, schema),
         roles=roles,
         missing_grants=await _find_missing_grants(query, schema, roles),
         missing_memberships=await _find_missing_memberships(query, schema, roles),
     )
 
 
-async def _look_at_functions(query: Query, schema: Wanted) -> dict[str, FoundFunction]:
+async def _inspect_functions(query: QueryFunction, schema: Schema) -> dict[str, ExistingFunction]:
     signatures = [function.signature for function in schema.functions]
     results = [function.result_type for function in schema.functions]
     found = {}
     for row in await query(_FUNCTIONS, (signatures, results)):
-        definition = Definition(
+        definition = FunctionDefinition(
             argument_names=tuple(row.argument_names),
             body=row.body,
             language=row.language,
             parallel=row.parallel,
             returns_set=row.returns_set,
             security_definer=row.security_definer,
-            settings=frozenset(map(normalize_setting, row.settings)),
+            settings=frozenset(map(normalize_function_setting, row.settings)),
             strict=row.strict,
             volatility=row.volatility,
         )
-        owner = _role(row.owner, row.usable)
-        found[row.signature] = FoundFunction(
-            owner=owner, same_result=row.same_result, definition=definition
+        owner = _make_runner(row.owner, row.is_usable)
+        found[row.signature] = ExistingFunction(
+            owner=owner, has_same_result=row.has_same_result, definition=definition
         )
     return found
 
 
-async def _look_at_triggers(query: Query, schema: Wanted) -> dict[tuple[str, str], FoundTrigger]:
+async def _inspect_triggers(
+    query: QueryFunction, schema: Schema
+) -> dict[tuple[str, str], ExistingTrigger]:
     declared = [(trigger.name, trigger.table, trigger.function) for trigger in schema.triggers]
     return {
-        (row.table, row.name): FoundTrigger(
-            kind=row.kind, columns=frozenset(row.columns), plain=row.plain
+        (row.table, row.name): ExistingTrigger(
+            kind=row.kind, columns=frozenset(row.columns), is_plain=row.is_plain
         )
-        for row in await query(_TRIGGERS, _arrays(declared, 3))
+        for row in await query(_TRIGGERS, _transpose_rows(declared, 3))
     }
 
 
 async def _find_missing_grants(
-    query: Query, schema: Wanted, roles: dict[str, FoundRole]
+    query: QueryFunction, schema: Schema, roles: dict[str, ExistingRole]
 ) -> frozenset[Grant]:
     each = [
         (place, grant.kind, grant.relation, column, grant.privilege, grant.role)
@@ -457,22 +462,22 @@ async def _find_missing_grants(
         if grant.role in roles
         for column in grant.columns or ("",)
     ]
-    missing = await query(_MISSING_GRANTS, _arrays(each, 6))
+    missing = await query(_MISSING_GRANTS, _transpose_rows(each, 6))
     return frozenset(schema.grants[row.place] for row in missing)
 
 
 async def _find_missing_memberships(
-    query: Query, schema: Wanted, roles: dict[str, FoundRole]
+    query: QueryFunction, schema: Schema, roles: dict[str, ExistingRole]
 ) -> frozenset[Membership]:
     each = [
         (place, membership.role, membership.member)
         for place, membership in enumerate(schema.memberships)
         if membership.role in roles and membership.member in roles
     ]
-    missing = await query(_MISSING_MEMBERSHIPS, _arrays(each, 3))
+    missing = await query(_MISSING_MEMBERSHIPS, _transpose_rows(each, 3))
     return frozenset(schema.memberships[row.place] for row in missing)
 
 
-def _arrays(rows: Sequence[tuple[object, ...]], width: int) -> list[list[object]]:
+def _transpose_rows(rows: Sequence[tuple[object, ...]], width: int) -> list[list[object]]:
     """Return the columns of *rows*, each as one parameter."""
     return [[row[place] for row in rows] for place in range(width)]

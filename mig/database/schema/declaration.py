@@ -36,7 +36,7 @@ from functools import cache
 from importlib import resources
 from typing import Final
 
-VERSION: Final = 2
+SCHEMA_VERSION: Final = 2
 """The schema that this program needs. Up by one whenever the SQL files change the schema."""
 
 _NOT_DECLARABLE = "no statement for a schema that is compared"
@@ -89,13 +89,13 @@ _TRIGGER_BITS: Final = {
 class Table:
     """A table; *columns* are the definitions, without the name, by name.
 
-    It is *fixed* when one that exists is not changed.
+    *is_fixed* when one that exists is not changed.
     """
 
     name: str
     columns: dict[str, str]
     sql: str
-    fixed: bool
+    is_fixed: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +121,7 @@ class Sequence:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Definition:
+class FunctionDefinition:
     """What a function is made of, as ``pg_proc`` has it; the types of a function are not in it."""
 
     argument_names: tuple[str, ...]
@@ -142,7 +142,7 @@ class Function:
     name: str
     argument_types: tuple[str, ...]
     result_type: str
-    definition: Definition
+    definition: FunctionDefinition
     sql: str
 
     @property
@@ -181,7 +181,7 @@ class Grant:
     kind: str = "table"
 
     @property
-    def what(self) -> str:
+    def description(self) -> str:
         return f"grant {self.privilege} on {self.relation} to {self.role}"
 
     @property
@@ -212,7 +212,7 @@ class DataStep:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class Schema:
     """The whole schema; *objects* are the statements that make all but roles and grants."""
 
     version: int
@@ -237,40 +237,40 @@ class Wanted:
 
 
 @cache
-def wanted() -> Wanted:
+def load_schema() -> Schema:
     """The schema of the SQL files of this package."""
     folder = resources.files("mig.database.schema")
     files = sorted((f for f in folder.iterdir() if f.name.endswith(".sql")), key=lambda f: f.name)
-    return read("\n".join(file.read_text(encoding="utf-8") for file in files))
+    return parse_schema("\n".join(file.read_text(encoding="utf-8") for file in files))
 
 
-def read(sql: str, version: int = VERSION) -> Wanted:
+def parse_schema(sql: str, version: int = SCHEMA_VERSION) -> Schema:
     """The schema that *sql* makes.
 
     :raises ValueError: for a statement of a kind that could not be compared with a database, and
         for one that names what is not declared.
     """
-    schema = Wanted(version=version)
-    statements = list(_split(sql))
+    schema = Schema(version=version)
+    statements = list(_split_statements(sql))
     sequences = [found[1] for _, text in statements if (found := _SEQUENCE.fullmatch(text))]
     for occasion, text in statements:
         if (_DATA.fullmatch(text) is not None) != (occasion is not None):
             raise ValueError(f"{_NOT_DECLARABLE}, but for data steps after a comment: {text}")
         line = " ".join(text.split())
         if occasion is not None:
-            _read_data_step(schema, occasion, text)
+            _parse_data_step(schema, occasion, text)
         elif line.startswith("create role "):
-            _read_role(schema, line)
+            _parse_role(schema, line)
         elif line.startswith("grant "):
-            _read_grant(schema, line)
+            _parse_grant(schema, line)
         else:
-            _read_object(schema, text, line)
+            _parse_object(schema, text, line)
     schema.sequences.extend(_find_sequence(schema, name) for name in sequences)
     _check_names(schema)
     return schema
 
 
-def _split(sql: str) -> Iterator[tuple[re.Match[str] | None, str]]:
+def _split_statements(sql: str) -> Iterator[tuple[re.Match[str] | None, str]]:
     """Yield each statement without its comments, and the occasion that a comment above it gives."""
     text = ""
     occasion: re.Match[str] | None = None
@@ -286,26 +286,26 @@ def _split(sql: str) -> Iterator[tuple[re.Match[str] | None, str]]:
         yield occasion, text.strip()
 
 
-def _read_object(schema: Wanted, text: str, line: str) -> None:
+def _parse_object(schema: Schema, text: str, line: str) -> None:
     if found := _TABLE.fullmatch(text):
-        columns = _read_columns(found[3])
-        table = Table(name=found[2], columns=columns, sql=text, fixed=bool(found[1]))
+        columns = _parse_columns(found[3])
+        table = Table(name=found[2], columns=columns, sql=text, is_fixed=bool(found[1]))
         schema.tables.append(table)
     elif found := _INDEX.fullmatch(line):
-        index = Index(name=found[1], table=found[2], columns=_names(found[3]))
+        index = Index(name=found[1], table=found[2], columns=_split_list(found[3]))
         schema.indexes.append(index)
     elif line.startswith(("create function ", "create or replace function ")):
-        function = _read_function(text)
+        function = _parse_function(text)
         schema.functions.append(function)
         text = function.sql
     elif found := _TRIGGER.fullmatch(line):
-        schema.triggers.append(_read_trigger(found, text))
+        schema.triggers.append(_parse_trigger(found, text))
     elif not _SEQUENCE.fullmatch(text):
         raise ValueError(f"{_NOT_DECLARABLE}: {text}")
     schema.objects.append(text)
 
 
-def _read_columns(body: str) -> dict[str, str]:
+def _parse_columns(body: str) -> dict[str, str]:
     columns = {}
     for line in filter(None, (line.strip().removesuffix(",") for line in body.splitlines())):
         if not line.startswith(_CONSTRAINTS):
@@ -314,7 +314,7 @@ def _read_columns(body: str) -> dict[str, str]:
     return columns
 
 
-def _read_function(text: str) -> Function:
+def _parse_function(text: str) -> Function:
     head, dollar, rest = text.partition("$")
     found = _FUNCTION.fullmatch(" ".join(head.split()))
     body = _BODY.fullmatch(dollar + rest)
@@ -325,18 +325,18 @@ def _read_function(text: str) -> Function:
     settings = set()
     for option in _FUNCTION_OPTION.finditer(options):
         if option["setting"]:
-            settings.add(normalize_setting(option["setting"].replace(" to ", "=")))
+            settings.add(normalize_function_setting(option["setting"].replace(" to ", "=")))
         chosen.update((name, value) for name, value in option.groupdict().items() if value)
     if _FUNCTION_OPTION.sub("", options).strip() or "language" not in chosen:
         raise ValueError(f"{_NOT_DECLARABLE}: {text}")
-    arguments = [argument.split(maxsplit=1) for argument in _names(found[2])]
+    arguments = [argument.split(maxsplit=1) for argument in _split_list(found[2])]
     if any(len(argument) != 2 or " default " in argument[1] for argument in arguments):
         raise ValueError(f"each argument must be a name and a type: {text}")
     return Function(
         name=found[1],
-        argument_types=tuple(type for _, type in arguments),
+        argument_types=tuple(type_ for _, type_ in arguments),
         result_type=found[4],
-        definition=Definition(
+        definition=FunctionDefinition(
             argument_names=tuple(name for name, _ in arguments),
             body=body[2],
             language=chosen["language"],
@@ -351,12 +351,12 @@ def _read_function(text: str) -> Function:
     )
 
 
-def normalize_setting(text: str) -> str:
+def normalize_function_setting(text: str) -> str:
     """Return a function's setting as it can be compared: PostgreSQL quotes and spaces it anew."""
     return re.sub(r"""[\s'"]""", "", text)
 
 
-def _read_trigger(found: re.Match[str], text: str) -> Trigger:
+def _parse_trigger(found: re.Match[str], text: str) -> Trigger:
     name, moment, events, table, level, function = found.groups()
     kind = _TRIGGER_BITS[moment] | _TRIGGER_BITS[level]
     columns: tuple[str, ...] = ()
@@ -365,7 +365,7 @@ def _read_trigger(found: re.Match[str], text: str) -> Trigger:
         if not read or (read[2] and read[1] != "update"):
             raise ValueError(f"{_NOT_DECLARABLE}: {text}")
         kind |= _TRIGGER_BITS[read[1]]
-        columns += _names(read[2] or "")
+        columns += _split_list(read[2] or "")
     return Trigger(
         name=name,
         table=table,
@@ -376,37 +376,37 @@ def _read_trigger(found: re.Match[str], text: str) -> Trigger:
     )
 
 
-def _read_role(schema: Wanted, line: str) -> None:
+def _parse_role(schema: Schema, line: str) -> None:
     if not (found := _ROLE.fullmatch(line)):
         raise ValueError(f"{_NOT_DECLARABLE}: {line}")
     schema.roles.append(Role(name=found[1], sql=line))
 
 
-def _read_grant(schema: Wanted, line: str) -> None:
+def _parse_grant(schema: Schema, line: str) -> None:
     if found := _GRANT.fullmatch(line):
-        privileges = [_PRIVILEGE.fullmatch(each) for each in _names(found[1])]
-        for relation in _names(found[3]):
+        privileges = [_PRIVILEGE.fullmatch(each) for each in _split_list(found[1])]
+        for relation in _split_list(found[3]):
             for privilege in privileges:
                 if not privilege:
                     raise ValueError(f"{_NOT_DECLARABLE}: {line}")
-                for role in _names(found[4]):
+                for role in _split_list(found[4]):
                     grant = Grant(
                         privilege=privilege[1],
                         relation=relation,
                         role=role,
-                        columns=_names(privilege[2] or ""),
+                        columns=_split_list(privilege[2] or ""),
                         kind=found[2] or "table",
                     )
                     schema.grants.append(grant)
     elif found := _MEMBERSHIP.fullmatch(line):
-        for role in _names(found[1]):
-            for member in _names(found[2]):
+        for role in _split_list(found[1]):
+            for member in _split_list(found[2]):
                 schema.memberships.append(Membership(role=role, member=member))
     else:
         raise ValueError(f"{_NOT_DECLARABLE}: {line}")
 
 
-def _read_data_step(schema: Wanted, occasion: re.Match[str], text: str) -> None:
+def _parse_data_step(schema: Schema, occasion: re.Match[str], text: str) -> None:
     found = _DATA.fullmatch(text)
     assert found is not None
     if found[1] != occasion[1]:
@@ -415,12 +415,12 @@ def _read_data_step(schema: Wanted, occasion: re.Match[str], text: str) -> None:
     schema.objects.append(text)
 
 
-def _names(text: str) -> tuple[str, ...]:
+def _split_list(text: str) -> tuple[str, ...]:
     """Split *text* at the commas that are in no parentheses."""
     return tuple(filter(None, (name.strip() for name in re.split(r",(?![^(]*\))", text))))
 
 
-def _find_sequence(schema: Wanted, name: str) -> Sequence:
+def _find_sequence(schema: Schema, name: str) -> Sequence:
     used = [
         (table.name, column)
         for table in schema.tables
@@ -433,7 +433,7 @@ def _find_sequence(schema: Wanted, name: str) -> Sequence:
     return Sequence(name=name, table=table, column=column)
 
 
-def _check_names(schema: Wanted) -> None:
+def _check_names(schema: Schema) -> None:
     tables = {table.name: table for table in schema.tables}
     functions = {function.name for function in schema.functions}
     relations = {

@@ -6,19 +6,19 @@ from collections.abc import Callable, Iterable
 from typing import Generic, Protocol, TypeVar
 
 from mig.errors import UnreadableError
-from mig.model.statement import Query, Statement, id_array
+from mig.model.statement import QueryFunction, Statement, id_array
 
 
-class _Stored(Protocol):
+class _IdentifiedRow(Protocol):
     @property
     def id(self) -> str: ...
 
 
-Stored = TypeVar("Stored", bound=_Stored)
-Value = TypeVar("Value")
+RowType = TypeVar("RowType", bound=_IdentifiedRow)
+ValueType = TypeVar("ValueType")
 
 
-class Lookup(Generic[Stored, Value]):
+class RecordCache(Generic[RowType, ValueType]):
     """Values by id, each built once from its row and kept, at most *bound* of them.
 
     *statement* takes one parameter, an array of ids. What *build* cannot read is kept as the reason
@@ -26,16 +26,16 @@ class Lookup(Generic[Stored, Value]):
     """
 
     def __init__(
-        self, statement: Statement[Stored], build: Callable[[Stored], Value], *, bound: int
+        self, statement: Statement[RowType], build: Callable[[RowType], ValueType], *, bound: int
     ) -> None:
         self._statement = statement
         self._build = build
         self._bound = bound
-        self._values: dict[str, Value] = {}
+        self._values: dict[str, ValueType] = {}
         # as text: an exception that is raised again keeps the frames of everyone who asked
         self._unreadable: dict[str, str] = {}
 
-    async def load(self, query: Query, ids: Iterable[str | None]) -> None:
+    async def load(self, query: QueryFunction, ids: Iterable[str | None]) -> None:
         """Make sure that *ids* can be asked for until the next call."""
         needed = {id_ for id_ in ids if id_ is not None}
         # set.difference(dict) costs by the size of the set; dict.keys() - set by that of the dict
@@ -51,7 +51,7 @@ class Lookup(Generic[Stored, Value]):
                 except UnreadableError as reason:
                     self._unreadable[row.id] = str(reason)
 
-    def get(self, record_id: str | None) -> Value | None:
+    def get(self, record_id: str | None) -> ValueType | None:
         """Return the value under *record_id*, ``None`` when there is no such row.
 
         :raises UnreadableError: when there is one that cannot be read.

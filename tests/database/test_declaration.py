@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from mig.access.permissions import DEFAULT_PERMISSIONS
-from mig.database.schema.declared import Definition, read, wanted
+from mig.database.schema.declaration import FunctionDefinition, load_schema, parse_schema
 
 T = "create table t (\n    a text\n);\n"
 
 
 def test_tables_columns_and_indexes_are_read() -> None:
-    schema = read(
+    schema = parse_schema(
         "-- a comment; with a semicolon\n"
         "create sequence s;\n"
         "create table t (\n    id numeric primary key, -- why\n    name varchar(9) not null,\n"
@@ -26,15 +26,15 @@ def test_tables_columns_and_indexes_are_read() -> None:
 
 
 def test_a_table_that_exists_may_be_declared_to_stay_as_it_is() -> None:
-    schema = read(
+    schema = parse_schema(
         "create table t (\n    a text\n);\ncreate table if not exists u (\n    a text\n);"
     )
-    assert [(table.name, table.fixed) for table in schema.tables] == [("t", False), ("u", True)]
+    assert [(table.name, table.is_fixed) for table in schema.tables] == [("t", False), ("u", True)]
 
 
 def test_functions_and_triggers_are_read() -> None:
     """A body is kept to the letter: with its semicolons, quotes and comments."""
-    schema = read("""
+    schema = parse_schema("""
         create table t (
             a text, -- not; the end
             b text default ';--'
@@ -49,7 +49,7 @@ def test_functions_and_triggers_are_read() -> None:
     f, g = schema.functions
     assert f.signature == "f(timestamptz, numeric)"
     assert (f.result_type, g.result_type) == ("double precision", "trigger")
-    assert f.definition == Definition(
+    assert f.definition == FunctionDefinition(
         argument_names=("since", "least"),
         body=" select 1; -- it's $$ ",
         language="sql",
@@ -68,7 +68,7 @@ def test_functions_and_triggers_are_read() -> None:
 
 def test_roles_and_grants_are_read() -> None:
     """Each grant is of one privilege on one thing to one role; only a declared role is created."""
-    schema = read("""
+    schema = parse_schema("""
         create sequence s;
         create table t (
             a text,
@@ -95,7 +95,7 @@ def test_roles_and_grants_are_read() -> None:
 
 
 def test_data_steps_are_read() -> None:
-    schema = read(f"""{T}
+    schema = parse_schema(f"""{T}
         -- when t.a is added:
         update t set a = 'x; y';
         -- Why the table begins with a row.
@@ -131,7 +131,7 @@ def test_data_steps_are_read() -> None:
 )
 def test_what_could_not_be_compared_is_no_schema(sql: str) -> None:
     with pytest.raises(ValueError, match="no statement for a schema that is compared"):
-        read(T + sql)
+        parse_schema(T + sql)
 
 
 @pytest.mark.parametrize(
@@ -158,17 +158,17 @@ def test_what_could_not_be_compared_is_no_schema(sql: str) -> None:
 )
 def test_a_schema_names_only_what_it_declares(sql: str, says: str) -> None:
     with pytest.raises(ValueError, match=says):
-        read(T + sql)
+        parse_schema(T + sql)
 
 
 def test_the_private_key_is_granted_to_nobody() -> None:
     """Nor the whole table with it."""
-    grants = [grant for grant in wanted().grants if grant.relation == "investigators"]
+    grants = [grant for grant in load_schema().grants if grant.relation == "investigators"]
     assert grants
     assert all(grant.columns and "privatekey" not in grant.columns for grant in grants)
 
 
 def test_adopted_investigators_get_the_permissions_of_new_ones() -> None:
-    [step] = wanted().data
+    [step] = load_schema().data
     assert (step.table, step.column) == ("investigators", "permissions")
     assert f"set permissions = {int(DEFAULT_PERMISSIONS)} where" in step.sql
