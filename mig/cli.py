@@ -30,7 +30,7 @@ from mig.errors import (
     UnavailableError,
     describe_error,
 )
-from mig.investigators.registry import DISABLED, Investigators
+from mig.investigators.registry import DISABLED, InvestigatorRegistry
 from mig.model.investigator import ALL_INVESTIGATORS
 from mig.reactor import get_reactor
 from mig.signing.gpg.verify import Gpg
@@ -101,7 +101,7 @@ def add_command(name: str, publickey: BinaryIO, database: str) -> None:
     async def add(known: Database, gpg: Gpg) -> None:
         if len(key) > LARGEST_KEY:
             raise InvalidInputError(f"publickey must have at most {LARGEST_KEY} bytes")
-        id = await Investigators(known, gpg, Keyring()).add(name, key)
+        id = await InvestigatorRegistry(known, gpg, Keyring()).add(name, key)
         click.echo(f"added investigator {id}")
 
     _run_with_gpg(database, add)
@@ -145,7 +145,7 @@ def _printable(text: str) -> str:
 def _set_status(database: str, text: str, status: str) -> None:
     async def change(known: Database, gpg: Gpg) -> None:
         id = parse_id("ID", text)
-        await Investigators(known, gpg, Keyring()).set_status(id, status)
+        await InvestigatorRegistry(known, gpg, Keyring()).set_status(id, status)
         click.echo(f"investigator {id} is {status}")
 
     _run_with_gpg(database, change)

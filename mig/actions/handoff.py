@@ -12,11 +12,11 @@ class Handoff(Protocol):
     or none."""
 
     @property
-    def status(self) -> str:
+    def initial_status(self) -> str:
         """The status of a new action."""
 
     @property
-    def spooled(self) -> bool:
+    def uses_spool(self) -> bool:
         """Whether a new action waits in the outbox, with the document for the spool."""
 
     def start(self) -> None:
@@ -25,7 +25,7 @@ class Handoff(Protocol):
     async def stop(self) -> None:
         """Return when nothing is being handed over any more."""
 
-    def check(self) -> None:
+    def check_available(self) -> None:
         """Refuse to take actions that would not reach the scheduler.
 
         :raises UnavailableError: saying why.
@@ -38,8 +38,8 @@ class Handoff(Protocol):
 class DatabaseHandoff:
     """The scheduler polls the database for actions of status pending: there is nothing to do."""
 
-    status: Final = "pending"
-    spooled: Final = False
+    initial_status: Final = "pending"
+    uses_spool: Final = False
 
     def start(self) -> None:
         pass
@@ -47,7 +47,7 @@ class DatabaseHandoff:
     async def stop(self) -> None:
         pass
 
-    def check(self) -> None:
+    def check_available(self) -> None:
         pass
 
     async def flush(self, action_id: int) -> None:
@@ -57,8 +57,8 @@ class DatabaseHandoff:
 class NoHandoff:
     """Nothing says where the spool is: no action is taken, everything else works."""
 
-    status: Final = "pending"
-    spooled: Final = False
+    initial_status: Final = "pending"
+    uses_spool: Final = False
 
     def start(self) -> None:
         pass
@@ -66,7 +66,7 @@ class NoHandoff:
     async def stop(self) -> None:
         pass
 
-    def check(self) -> None:
+    def check_available(self) -> None:
         raise UnavailableError(
             "no action can be handed over: the configuration has no spool ([directories] spool),"
             " and [scheduler] handoff is not database"

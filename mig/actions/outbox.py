@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from threading import Event
 from typing import Annotated, Final, NamedTuple, TypeVar
 
-from twisted.internet.defer import CancelledError, Deferred, TimeoutError
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.internet.task import LoopingCall
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
@@ -31,7 +32,7 @@ from mig.reactor import Reactor
 
 T = TypeVar("T")
 
-POLL_SECONDS: Final = 2.0
+POLL_INTERVAL_SECONDS: Final = 2.0
 """How often what other daemons left, or what failed, is looked for."""
 
 
@@ -42,29 +43,32 @@ class _WaitingRow(NamedTuple):
 
 
 _COLUMNS = Columns(_WaitingRow)
-_WAITING = (
+_SELECT_WAITING = (
     f"select {_COLUMNS.sql} from submissions s"
     " left join actions a on a.id = s.actionid where s.handedover is null"
 )
-_ANY = Statement(f"{_WAITING} order by s.submitted limit %s for update of s skip locked", _COLUMNS)
-_THESE = Statement(
-    f"{_WAITING} and s.actionid = any(%s::numeric[]) order by s.actionid for update of s", _COLUMNS
+_SELECT_OLDEST = Statement(
+    f"{_SELECT_WAITING} order by s.submitted limit %s for update of s skip locked", _COLUMNS
 )
-_HANDED_OVER = (
+_SELECT_BY_ID = Statement(
+    f"{_SELECT_WAITING} and s.actionid = any(%s::numeric[]) order by s.actionid for update of s",
+    _COLUMNS,
+)
+_MARK_HANDED_OVER = (
     "update submissions set handedover = now(), document = null where actionid = any(%s::numeric[])"
 )
 
 
 class Outbox:
-    """Hands over what waits, when asked and every :data:`POLL_SECONDS`.
+    """Hands over what waits, when asked and every :data:`POLL_INTERVAL_SECONDS`.
 
     What failed stays in the outbox and is tried again, at once when somebody wants to submit more;
     meanwhile no more is taken.
     """
 
     log = Logger()
-    status: Final = NEW_STATUS
-    spooled: Final = True
+    initial_status: Final = NEW_STATUS
+    uses_spool: Final = True
 
     def __init__(
         self,
@@ -78,100 +82,112 @@ class Outbox:
         self._database = database
         self._spool = spool
         self._limits = limits or Limits()
-        self._poll = LoopingCall(self._look)
+        self._poll = LoopingCall(self._start_poll)
         self._poll.clock = reactor
         self._waiting: dict[str, Deferred[None]] = {}
-        self._overdue = self._looked = False
-        self._busy = False
+        self._poll_is_due = self._last_was_poll = False
+        self._is_busy = False
         self._threads = 0
-        self._rest: Deferred[None] | None = None
-        self._stuck = ""
+        self._drained: Deferred[None] | None = None
+        self._failure_reason = ""
 
     def start(self) -> None:
-        self._poll.start(POLL_SECONDS)
+        self._poll.start(POLL_INTERVAL_SECONDS)
 
     async def stop(self) -> None:
         if self._poll.running:
             self._poll.stop()
-        self._overdue = False
-        if self._busy:
-            self._rest = Deferred()
-            await self._rest.addTimeout(self._limits.handoff_seconds, self._reactor, _give_up)
+        self._poll_is_due = False
+        if self._is_busy:
+            self._drained = Deferred()
+            await self._drained.addTimeout(
+                self._limits.handoff_seconds, self._reactor, _ignore_timeout
+            )
 
-    def check(self) -> None:
-        if self._stuck:
-            self._look()
-            raise UnavailableError("actions do not reach the scheduler at present", self._stuck)
+    def check_available(self) -> None:
+        if self._failure_reason:
+            self._start_poll()
+            raise UnavailableError(
+                "actions do not reach the scheduler at present", self._failure_reason
+            )
 
     async def flush(self, action_id: int) -> None:
         waiter: Deferred[None] = Deferred()
         self._waiting[str(action_id)] = waiter
-        self._next()
-        await waiter.addTimeout(self._limits.handoff_seconds, self._reactor, _give_up)
+        self._start_next_batch()
+        await waiter.addTimeout(self._limits.handoff_seconds, self._reactor, _ignore_timeout)
 
-    def _look(self) -> None:
+    def _start_poll(self) -> None:
         """Hand over whatever waits and nobody else is handing over."""
-        self._overdue = True
-        self._next()
+        self._poll_is_due = True
+        self._start_next_batch()
 
-    def _next(self) -> None:
+    def _start_next_batch(self) -> None:
         """Hand over a batch, unless one is being handed over.
 
         The larger the batches, the less each action costs; so what comes meanwhile waits. What is
         waited for and what is overdue take turns.
         """
-        if self._busy:
+        if self._is_busy:
             return
-        if self._overdue and not (self._waiting and self._looked):
-            self._overdue = False
-            self._looked = True
-            Deferred.fromCoroutine(self._turn(_ANY, (self._limits.handoff_batch,), ()))
+        if self._poll_is_due and not (self._waiting and self._last_was_poll):
+            self._poll_is_due = False
+            self._last_was_poll = True
+            Deferred.fromCoroutine(
+                self._run_batch(_SELECT_OLDEST, (self._limits.handoff_batch,), ())
+            )
         elif self._waiting:
-            self._looked = False
+            self._last_was_poll = False
             batch = list(self._waiting)[: self._limits.handoff_batch]
-            waiters = [self._waiting.pop(id) for id in batch]
-            Deferred.fromCoroutine(self._turn(_THESE, (id_array(batch),), waiters))
-        elif self._rest is not None and not self._rest.called:
-            self._rest.callback(None)
+            waiters = [self._waiting.pop(action_id) for action_id in batch]
+            Deferred.fromCoroutine(self._run_batch(_SELECT_BY_ID, (id_array(batch),), waiters))
+        elif self._drained is not None and not self._drained.called:
+            self._drained.callback(None)
 
-    async def _turn(
+    async def _run_batch(
         self,
         statement: Statement[_WaitingRow],
         parameters: Parameters,
         waiters: Sequence[Deferred[None]],
     ) -> None:
-        self._busy = True
-        more = await self._attempt(statement, parameters)
+        self._is_busy = True
+        more = await self._try_hand_over(statement, parameters)
         for waiter in waiters:
             if not waiter.called:
                 waiter.callback(None)
         if more and not waiters and self._poll.running:
-            self._overdue = True
-        self._busy = False
-        self._next()
+            self._poll_is_due = True
+        self._is_busy = False
+        self._start_next_batch()
 
-    async def _attempt(self, statement: Statement[_WaitingRow], parameters: Parameters) -> bool:
+    async def _try_hand_over(
+        self, statement: Statement[_WaitingRow], parameters: Parameters
+    ) -> bool:
         """Hand over the rows of *statement*; whether there may be more."""
         try:
-            more = await self._hand_over(statement, parameters)
-        except (OSError, UnavailableError, TimeoutError, CancelledError) as reason:
-            self._fail(describe_error(reason) or "the spool's file system does not answer")
+            more = await self._hand_over_rows(statement, parameters)
+        except (OSError, UnavailableError, DeferredTimeoutError, CancelledError) as reason:
+            self._record_failure(
+                describe_error(reason) or "the spool's file system does not answer"
+            )
         except Exception:
             self.log.failure("the hand-off to the scheduler failed")
-            self._stuck = "see the log"
+            self._failure_reason = "see the log"
         else:
-            if self._stuck:
+            if self._failure_reason:
                 self.log.info("actions reach the scheduler again")
-            self._stuck = ""
+            self._failure_reason = ""
             return more
         return False
 
-    def _fail(self, reason: str) -> None:
-        if reason != self._stuck:
+    def _record_failure(self, reason: str) -> None:
+        if reason != self._failure_reason:
             self.log.error("actions do not reach the scheduler: {reason}", reason=reason)
-        self._stuck = reason
+        self._failure_reason = reason
 
-    async def _hand_over(self, statement: Statement[_WaitingRow], parameters: Parameters) -> bool:
+    async def _hand_over_rows(
+        self, statement: Statement[_WaitingRow], parameters: Parameters
+    ) -> bool:
         if self._threads >= self._limits.handoff_threads:
             raise UnavailableError("the spool's file system does not answer")
         async with self._database.transaction() as transaction:
@@ -183,46 +199,48 @@ class Outbox:
                 for row in rows
                 if row.status == NEW_STATUS and row.document is not None
             }
-            failures = await self._write(new)
+            failures = await self._write_in_thread(new)
             done = [row.actionid for row in rows if row.actionid not in failures]
-            await transaction.commit(_HANDED_OVER, (id_array(done),))
+            await transaction.commit(_MARK_HANDED_OVER, (id_array(done),))
         if failures:
             raise next(iter(failures.values()))
         return len(rows) == self._limits.handoff_batch
 
-    async def _write(self, documents: dict[str, bytes]) -> dict[str, OSError]:
+    async def _write_in_thread(self, documents: dict[str, bytes]) -> dict[str, OSError]:
         """Hand documents over to the spool, in a thread; those that failed, by their id."""
         if not documents:
             return {}
         self._threads += 1
-        given_up = Event()
+        cancelled = Event()
         threads = self._reactor.getThreadPool()
         written = deferToThreadPool(
-            self._reactor, threads, self._spool.hand_over, documents, given_up
+            self._reactor, threads, self._spool.write_documents, documents, cancelled
         )
-        written.addBoth(self._count_thread)
+        written.addBoth(self._count_finished_thread)
         try:
-            return await _copy(written).addTimeout(self._limits.spool_seconds, self._reactor)
+            return await _copy_deferred(written).addTimeout(
+                self._limits.spool_seconds, self._reactor
+            )
         except BaseException:
-            given_up.set()
+            cancelled.set()
             raise
 
-    def _count_thread(self, result: T) -> T:
+    def _count_finished_thread(self, result: T) -> T:
         self._threads -= 1
         return result
 
 
-def _give_up(*_: object) -> None:
+def _ignore_timeout(*_: object) -> None:
     """Let who waits go on: the hand-off goes on, too."""
 
 
-def _copy(original: Deferred[T]) -> Deferred[T]:
+def _copy_deferred(original: Deferred[T]) -> Deferred[T]:
     """Return a Deferred with the same result, which may be cancelled without the original."""
     copy: Deferred[T] = Deferred()
 
-    def settle(result: T | Failure) -> None:
+    def copy_result(result: T | Failure) -> None:
         if not copy.called:
             copy.callback(result)
 
-    original.addBoth(settle)
+    original.addBoth(copy_result)
     return copy

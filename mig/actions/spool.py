@@ -54,7 +54,7 @@ class Spool:
         self._path = path
         self._calls = calls or SystemCalls()
 
-    def prepare(self) -> None:
+    def prepare_folders(self) -> None:
         """Make the folders that are missing, and see that the others can be trusted.
 
         :raises SpoolError: for a folder that is a symbolic link or open to everybody, and for a
@@ -62,14 +62,14 @@ class Spool:
         """
         try:
             for folder in (*reversed(self._path.parents), self._path):
-                _make(folder)
-            _refuse_renaming(self._path)
-            owner = _trusted(self._path, None)
+                _make_folder(folder)
+            _check_parents(self._path)
+            owner = _check_folder(self._path, None)
             for name, states in FOLDERS.items():
                 for folder in (self._path / name, *(self._path / name / s for s in states)):
-                    _make(folder)
-                    _trusted(folder, owner)
-            with self._action_folders() as folders:
+                    _make_folder(folder)
+                    _check_folder(folder, owner)
+            with self._open_action_folders() as folders:
                 os.close(self._calls.open(".", _NAMELESS, 0o600, dir_fd=folders["new"]))
         except OSError as reason:
             if reason.errno in (errno.EOPNOTSUPP, errno.EISDIR):
@@ -80,25 +80,29 @@ class Spool:
                 f"the spool {reason.filename or self._path} cannot be used: {reason.strerror}"
             ) from None
 
-    def hand_over(self, documents: Mapping[str, bytes], given_up: Event) -> dict[str, OSError]:
+    def write_documents(
+        self, documents: Mapping[str, bytes], cancelled: Event
+    ) -> dict[str, OSError]:
         """See that the scheduler has, or had, the file of each action, given by its id.
 
         The answer has those of which that cannot be told or done: such a file is not there, or can
-        be asked for again. Once *given_up* is set, no file appears any more.
+        be asked for again. Once *cancelled* is set, no file appears any more.
         """
         failures: dict[str, OSError] = {}
         try:
-            with self._action_folders() as folders, ExitStack() as stack:
+            with self._open_action_folders() as folders, ExitStack() as stack:
                 files = {}
                 for name, document in documents.items():
                     try:
-                        file = stack.enter_context(self._written(document, folders["new"]))
+                        file = stack.enter_context(
+                            self._write_nameless_file(document, folders["new"])
+                        )
                         files[name] = file
                     except OSError as reason:
                         failures[name] = reason
-                failures |= self._sync(files)
+                failures |= self._sync_files(files)
                 whole = {name: file for name, file in files.items() if name not in failures}
-                failures |= self._name_all(whole, folders, given_up)
+                failures |= self._link_files(whole, folders, cancelled)
                 if len(failures) < len(documents):
                     self._calls.fsync(folders["new"])
         except OSError as reason:
@@ -106,32 +110,32 @@ class Spool:
         return failures
 
     @contextmanager
-    def _action_folders(self) -> Iterator[dict[str, int]]:
+    def _open_action_folders(self) -> Iterator[dict[str, int]]:
         with ExitStack() as stack:
 
-            def opened(name: str | Path, parent: int | None) -> int:
+            def open_folder(name: str | Path, parent: int | None) -> int:
                 folder = self._calls.open(name, _FOLDER, dir_fd=parent)
                 stack.callback(os.close, folder)
                 return folder
 
-            action = opened("action", opened(self._path, None))
-            yield {state: opened(state, action) for state in FOLDERS["action"]}
+            action = open_folder("action", open_folder(self._path, None))
+            yield {state: open_folder(state, action) for state in FOLDERS["action"]}
 
     @contextmanager
-    def _written(self, document: bytes, folder: int) -> Iterator[int]:
+    def _write_nameless_file(self, document: bytes, folder: int) -> Iterator[int]:
         """A file without a name, on its way to the disk."""
         file = self._calls.open(".", _NAMELESS, 0o600, dir_fd=folder)
         try:
-            left = memoryview(document)
-            while left:
-                left = left[self._calls.write(file, left) :]
+            remaining = memoryview(document)
+            while remaining:
+                remaining = remaining[self._calls.write(file, remaining) :]
             self._calls.fchmod(file, FILE_MODE)
             self._calls.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
             yield file
         finally:
             os.close(file)
 
-    def _sync(self, files: Mapping[str, int]) -> dict[str, OSError]:
+    def _sync_files(self, files: Mapping[str, int]) -> dict[str, OSError]:
         """Wait until the files are on disk; return those of which that cannot be told.
 
         All of them are on their way already, so that the first one that is waited for takes the
@@ -145,8 +149,8 @@ class Spool:
                 failures[name] = reason
         return failures
 
-    def _name_all(
-        self, files: Mapping[str, int], folders: Mapping[str, int], given_up: Event
+    def _link_files(
+        self, files: Mapping[str, int], folders: Mapping[str, int], cancelled: Event
     ) -> dict[str, OSError]:
         """Give each file its name, if the scheduler never had one of that name.
 
@@ -160,23 +164,25 @@ class Spool:
         try:
             for name, file in files.items():
                 try:
-                    self._name(f"{name}.json", file, folders, given_up)
+                    self._link_file(f"{name}.json", file, folders, cancelled)
                 except OSError as reason:
                     failures[name] = reason
         finally:
             self._calls.flock(folders["new"], fcntl.LOCK_UN)
         return failures
 
-    def _name(self, name: str, file: int, folders: Mapping[str, int], given_up: Event) -> None:
+    def _link_file(
+        self, name: str, file: int, folders: Mapping[str, int], cancelled: Event
+    ) -> None:
         # in the order in which the scheduler moves it, so that it is not missed meanwhile
-        if any(self._exists(name, folders[state]) for state in FOLDERS["action"]):
+        if any(self._has_file(name, folders[state]) for state in FOLDERS["action"]):
             return
-        if given_up.is_set():
+        if cancelled.is_set():
             raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
         path = f"/proc/self/fd/{file}"
         self._calls.link(path, name, dst_dir_fd=folders["new"], follow_symlinks=True)
 
-    def _exists(self, name: str, folder: int) -> bool:
+    def _has_file(self, name: str, folder: int) -> bool:
         try:
             self._calls.stat(name, dir_fd=folder, follow_symlinks=False)
         except FileNotFoundError:
@@ -184,7 +190,7 @@ class Spool:
         return True
 
 
-def _make(folder: Path) -> None:
+def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir()
     except FileExistsError:
@@ -192,7 +198,7 @@ def _make(folder: Path) -> None:
     folder.chmod(FOLDER_MODE)
 
 
-def _refuse_renaming(path: Path) -> None:
+def _check_parents(path: Path) -> None:
     """Refuse a spool that everybody could move away, since a folder above it is open to them."""
     for folder in path.parents:
         mode = folder.stat().st_mode
@@ -200,7 +206,7 @@ def _refuse_renaming(path: Path) -> None:
             raise SpoolError(f"the folder {folder} above the spool is open to everybody: chmod o-w")
 
 
-def _trusted(folder: Path, owner: int | None) -> int:
+def _check_folder(folder: Path, owner: int | None) -> int:
     """The owner of a folder in which nobody else can put files or links."""
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode):

@@ -13,7 +13,7 @@ from mig.actions.submission import (
     NOT_STARTED,
     SYNTAX_VERSION,
     Submission,
-    read_operations,
+    parse_operations,
 )
 from mig.database.database import Database
 from mig.errors import ConflictError, InvalidInputError, UnavailableError, ValueTooLongError
@@ -21,11 +21,11 @@ from mig.model.action import ActionRow
 from mig.model.investigator import SIGNER_SQL
 from mig.model.row import Columns, make_row_reader
 from mig.model.statement import Statement, id_array
-from mig.signing.canonical import Signable, encode, encode_operations
+from mig.signing.canonical import Signable, encode_go_json, encode_operations
 from mig.signing.keyring import Signer
 from mig.values import generate_id, parse_json
 
-ATTEMPTS: Final = 3
+MAX_ATTEMPTS: Final = 3
 """How often it is tried when the same action comes and goes at the same time."""
 
 
@@ -140,11 +140,11 @@ _ALIKE = Statement(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Accepted:
-    """An action that is stored under *id*; *new* is its row, when this submission did it."""
+class AcceptedAction:
+    """An action that is stored under *id*; *new_row* is its row, when this submission did it."""
 
     id: int
-    new: ActionRow | None = None
+    new_row: ActionRow | None = None
 
 
 class ActionStore:
@@ -157,7 +157,9 @@ class ActionStore:
         self._database = database
         self._handoff = handoff
 
-    async def store(self, submission: Submission, signers: Sequence[Signer]) -> Accepted | None:
+    async def store_action(
+        self, submission: Submission, signers: Sequence[Signer]
+    ) -> AcceptedAction | None:
         """Store an action, unless it was accepted before.
 
         ``None`` is the answer when its *signers*, one for each signature, are no longer what was
@@ -169,52 +171,54 @@ class ActionStore:
         :raises UnavailableError: when it cannot be stored now.
         """
         action_id = generate_id()
-        parameters = self._parameters(action_id, submission, signers)
-        for _ in range(ATTEMPTS):
-            outcome, stored = await self._attempt(parameters)
+        parameters = self._build_parameters(action_id, submission, signers)
+        for _ in range(MAX_ATTEMPTS):
+            outcome, stored = await self._run_statement(parameters)
             if not outcome.valid:
                 return None
             if stored is not None:
-                return Accepted(id=action_id, new=stored)
-            earlier = await self._earlier(submission.signable)
+                return AcceptedAction(id=action_id, new_row=stored)
+            earlier = await self._find_accepted(submission.signable)
             if earlier is not None:
                 return earlier
             if outcome.alike:
-                parameters["others"] = await self._others(submission.signable)
+                parameters["others"] = await self._find_similar_ids(submission.signable)
         raise UnavailableError("the same action is being submitted and deleted at once")
 
-    def _parameters(
+    def _build_parameters(
         self, action_id: int, submission: Submission, signers: Sequence[Signer]
     ) -> dict[str, object]:
         """Return those of :data:`_STORE`; an investigator who signed twice is one signer."""
-        action, spooled = submission.signable, self._handoff.spooled
+        action, uses_spool = submission.signable, self._handoff.uses_spool
         signed = {s.id: (s, p) for s, p in zip(signers, submission.pgpsignatures, strict=True)}
         return {
             "id": action_id,
-            "spooled": spooled,
-            "document": submission.document(action_id) if spooled else None,
+            "spooled": uses_spool,
+            "document": submission.encode_document(action_id) if uses_spool else None,
             "identity": action.identity,
-            "begin": action.validfrom.seconds,
-            "end": action.expireafter.seconds,
+            "begin": action.validfrom.unix_seconds,
+            "end": action.expireafter.unix_seconds,
             "name": action.name,
             "target": action.target,
-            "description": encode(submission.description),
-            "threat": encode(submission.threat),
+            "description": encode_go_json(submission.description),
+            "threat": encode_go_json(submission.threat),
             "operations": action.operations_text,
-            "validfrom": action.validfrom.microseconds,
-            "expireafter": action.expireafter.microseconds,
-            "all_signatures": encode(submission.pgpsignatures),
+            "validfrom": action.validfrom.microsecond_text,
+            "expireafter": action.expireafter.microsecond_text,
+            "all_signatures": encode_go_json(submission.pgpsignatures),
             "signers": id_array(signed),
             "others": id_array(()),
             "keys": [sha256(signer.publickey).digest() for signer, _ in signed.values()],
             "pgpsignatures": [signature for _, signature in signed.values()],
             "not_started": NOT_STARTED,
             "not_finished": NOT_FINISHED,
-            "status": self._handoff.status,
+            "status": self._handoff.initial_status,
             "syntaxversion": SYNTAX_VERSION,
         }
 
-    async def _attempt(self, parameters: dict[str, object]) -> tuple[_Outcome, ActionRow | None]:
+    async def _run_statement(
+        self, parameters: dict[str, object]
+    ) -> tuple[_Outcome, ActionRow | None]:
         """Run the statement; its outcome, and the row of the action if it was stored."""
         try:
             ((outcome, stored),) = await self._database.query(_STORE, parameters)
@@ -229,26 +233,26 @@ class ActionStore:
         # what the statement itself has inserted into signatures it cannot see
         return outcome, stored._replace(signers=outcome.signers)
 
-    async def _earlier(self, action: Signable) -> Accepted | None:
+    async def _find_accepted(self, action: Signable) -> AcceptedAction | None:
         """Return the same action, when it was accepted earlier."""
         for row in await self._database.query(_CLAIMED, (action.identity,)):
             if not row.is_there:
                 raise ConflictError(
                     f"this action was accepted as {row.actionid} and has been deleted since"
                 )
-            return Accepted(id=int(row.actionid))
+            return AcceptedAction(id=int(row.actionid))
         return None
 
-    async def _others(self, action: Signable) -> str:
+    async def _find_similar_ids(self, action: Signable) -> str:
         """Return the ids of actions that look alike, but have other operations, as an array.
 
         :raises ConflictError: when there is the same one, which came into the database without us.
         """
-        begin, end = action.validfrom.seconds, action.expireafter.seconds
+        begin, end = action.validfrom.unix_seconds, action.expireafter.unix_seconds
         parameters = (begin, begin, end, end, action.name, action.target)
         others = []
         for row in await self._database.query(_ALIKE, parameters):
-            if _canonical(row.operations) == action.operations_text:
+            if _encode_stored_operations(row.operations) == action.operations_text:
                 raise ConflictError(
                     f"this action is there already as {row.id}, which did not come through"
                     " this API",
@@ -258,9 +262,9 @@ class ActionStore:
         return id_array(others)
 
 
-def _canonical(stored: str | None) -> str | None:
+def _encode_stored_operations(stored: str | None) -> str | None:
     """Return stored operations as they would be signed, ``None`` when they could not be."""
     try:
-        return encode_operations(read_operations(parse_json(stored or "null", "operations")))
+        return encode_operations(parse_operations(parse_json(stored or "null", "operations")))
     except InvalidInputError:
         return None

@@ -1,8 +1,8 @@
 """A signed action as an investigator submits it: every check of its fields.
 
-:func:`read` makes a :class:`Submission` of what a client sent. Nothing else about a field is
-checked anywhere, but that a signature holds (:mod:`mig.signing`), which then decides what
-:meth:`Submission.check_text` has to look at.
+:func:`parse_submission` makes a :class:`Submission` of what a client sent. Nothing else about a
+field is checked anywhere, but that a signature holds (:mod:`mig.signing`), which then decides what
+:meth:`Submission.check_signed_text` has to look at.
 """
 
 from __future__ import annotations
@@ -14,40 +14,45 @@ from typing import Final
 from whenever import OffsetDateTime
 
 from mig.errors import InvalidInputError
-from mig.openpgp.packet import Signature, signature
+from mig.openpgp.packet import Signature, parse_signature
 from mig.signing.canonical import (
-    EXACT,
     GOTIME,
+    MAX_EXACT_INTEGER,
     SEPARATORS,
     Json,
     Operation,
     Signable,
+    SignedText,
     SignedTime,
-    Text,
     encode_fields,
 )
 from mig.values import RFC3339_PATTERN, parse_plain_text, to_shortest_decimal
 
-LONGEST_TEXT: Final = 2048
-MOST_SIGNATURES: Final = 20
+MAX_TEXT_LENGTH: Final = 2048
+MAX_SIGNATURES: Final = 20
 SYNTAX_VERSION: Final = 2
 
-DEEPEST: Final = 64
+MAX_DEPTH: Final = 64
 """Levels of arrays and objects in an operation."""
 
 NEW_STATUS: Final = "init"
 NOT_STARTED: Final = "0011-01-11T11:11:11.000000011Z"
 NOT_FINISHED: Final = "9998-01-11T11:11:11.000000011Z"
 
-_MEMBERS: Final = (
+_ACTION_MEMBERS: Final = (
     *("id", "name", "target", "description", "threat", "validfrom", "expireafter", "operations"),
     *("pgpsignatures", "investigators", "status", "starttime", "finishtime", "lastupdatetime"),
     *("counters", "syntaxversion"),
 )
-_OPERATION: Final = ("module", "parameters", "is_compressed", "want_compressed")
+_OPERATION_MEMBERS: Final = ("module", "parameters", "is_compressed", "want_compressed")
 _Types = Mapping[str, type | tuple[type, ...]]
-_DESCRIPTION: Final[_Types] = {"author": str, "email": str, "url": str, "revision": (int, float)}
-_THREAT: Final[_Types] = {"ref": str, "level": str, "family": str, "type": str}
+_DESCRIPTION_TYPES: Final[_Types] = {
+    "author": str,
+    "email": str,
+    "url": str,
+    "revision": (int, float),
+}
+_THREAT_TYPES: Final[_Types] = {"ref": str, "level": str, "family": str, "type": str}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,10 +66,10 @@ class Submission:
     signatures: tuple[Signature, ...]
     """The same, read."""
 
-    def check_text(self, text: Text, *, nanoseconds: bool) -> None:
+    def check_signed_text(self, text: SignedText, *, keeps_nanoseconds: bool) -> None:
         """Refuse an action that is not the only one of which *text*, which was signed, can be.
 
-        :param nanoseconds: whether the times go on to the scheduler as they were signed.
+        :param keeps_nanoseconds: whether the times go on to the scheduler as they were signed.
         :raises InvalidInputError: naming the field.
         """
         action = self.signable
@@ -75,17 +80,17 @@ class Submission:
                     " signature would cover another action",
                     field,
                 )
-        if nanoseconds or text.form != GOTIME:
+        if keeps_nanoseconds or text.form != GOTIME:
             return  # the newer text has whole seconds of UTC, which every column holds
         for field, time in (("validfrom", action.validfrom), ("expireafter", action.expireafter)):
-            if not time.exact:
+            if not time.fits_microseconds:
                 raise InvalidInputError(
                     f"{field} must be in UTC and not finer than a microsecond: the hand-off through"
                     " the database would lose what was signed",
                     field,
                 )
 
-    def document(self, action_id: int) -> str:
+    def encode_document(self, action_id: int) -> str:
         """Return what a scheduler of 2014 reads from its spool: built from what was signed."""
         action = self.signable
         head = encode_fields(
@@ -113,7 +118,7 @@ class Submission:
         return f'{{{head},"operations":{action.operations_text},{tail}}}\n'
 
 
-def read(value: object, *, now: float) -> Submission:
+def parse_submission(value: object, *, now: float) -> Submission:
     """Return the submission in a value of :func:`mig.values.parse_json`.
 
     What the service itself decides (id, status, times, counters) is ignored.
@@ -123,56 +128,56 @@ def read(value: object, *, now: float) -> Submission:
     """
     if not isinstance(value, dict):
         raise InvalidInputError("the action must be a JSON object", "action")
-    _check_members(value, _MEMBERS, "")
+    _check_members(value, _ACTION_MEMBERS, "")
     signable = Signable(
-        name=_read_text(value, "name"),
-        target=_read_text(value, "target"),
-        validfrom=read_time("validfrom", value.get("validfrom")),
-        expireafter=read_time("expireafter", value.get("expireafter")),
-        operations=read_operations(value.get("operations")),
+        name=_parse_text(value, "name"),
+        target=_parse_text(value, "target"),
+        validfrom=parse_signed_time("validfrom", value.get("validfrom")),
+        expireafter=parse_signed_time("expireafter", value.get("expireafter")),
+        operations=parse_operations(value.get("operations")),
     )
     _check_syntax(value.get("syntaxversion"))
     _check_order(signable)
-    texts = _read_signature_texts(value.get("pgpsignatures"))
+    texts = _parse_signature_texts(value.get("pgpsignatures"))
     submission = Submission(
         signable=signable,
-        description=_read_unsigned(value, "description", _DESCRIPTION),
-        threat=_read_unsigned(value, "threat", _THREAT),
+        description=_parse_unsigned(value, "description", _DESCRIPTION_TYPES),
+        threat=_parse_unsigned(value, "threat", _THREAT_TYPES),
         pgpsignatures=texts,
-        signatures=tuple(_read_signature(n, text) for n, text in enumerate(texts)),
+        signatures=tuple(_parse_signature_field(n, text) for n, text in enumerate(texts)),
     )
-    if signable.expireafter.seconds <= now:
+    if signable.expireafter.unix_seconds <= now:
         raise InvalidInputError("expireafter must be in the future", "expireafter")
     return submission
 
 
-def _check_members(value: Mapping[str, object], known: Sequence[str], where: str) -> None:
-    """Refuse an object with other members than the *known* ones.
+def _check_members(value: Mapping[str, object], accepted: Sequence[str], where: str) -> None:
+    """Refuse an object with other members than the *accepted* ones.
 
     The schedulers read names without regard to case, so a second ``Module`` would win over the
     signed one.
     """
     for name in value:
-        if name not in known:
+        if name not in accepted:
             place = f"{where}.{name}" if where else name
             shown = ascii(name[:80])[1:-1]
             raise InvalidInputError(
                 f"{where or 'the action'} has an unknown member {shown}; known are"
-                f" {', '.join(known)}",
+                f" {', '.join(accepted)}",
                 place,
             )
 
 
-def _read_text(value: Mapping[str, object], name: str) -> str:
+def _parse_text(value: Mapping[str, object], name: str) -> str:
     text = parse_plain_text(value.get(name), name)
     if not text.strip():
         raise InvalidInputError(f"{name} must not be empty", name)
-    if len(text) > LONGEST_TEXT:
-        raise InvalidInputError(f"{name} must have at most {LONGEST_TEXT} letters", name)
+    if len(text) > MAX_TEXT_LENGTH:
+        raise InvalidInputError(f"{name} must have at most {MAX_TEXT_LENGTH} letters", name)
     return text
 
 
-def read_time(where: str, text: object) -> SignedTime:
+def parse_signed_time(where: str, text: object) -> SignedTime:
     """Return a time of an action: RFC 3339 with seconds, at most nine fraction digits, an offset.
 
     ``-00:00`` is not taken: it says that the offset is unknown (RFC 3339, 4.3).
@@ -193,7 +198,7 @@ def read_time(where: str, text: object) -> SignedTime:
     )
 
 
-def read_operations(value: object) -> tuple[Operation, ...]:
+def parse_operations(value: object) -> tuple[Operation, ...]:
     """Return an action's operations.
 
     :raises InvalidInputError: naming the field, for what is not a non-empty array of operations,
@@ -203,62 +208,62 @@ def read_operations(value: object) -> tuple[Operation, ...]:
         raise InvalidInputError(
             "operations must be an array of at least one operation", "operations"
         )
-    return tuple(_read_operation(one, f"operations[{n}]") for n, one in enumerate(value))
+    return tuple(_parse_operation(one, f"operations[{n}]") for n, one in enumerate(value))
 
 
-def _read_operation(value: object, where: str) -> Operation:
+def _parse_operation(value: object, where: str) -> Operation:
     if not isinstance(value, dict):
         raise InvalidInputError(f"{where} must be an object", where)
-    _check_members(value, _OPERATION, where)
+    _check_members(value, _OPERATION_MEMBERS, where)
     module = parse_plain_text(value.get("module"), f"{where}.module")
     if not module.strip():
         raise InvalidInputError(f"{where}.module must not be empty", f"{where}.module")
     parameters = value.get("parameters")
-    check_json(parameters, f"{where}.parameters")
+    check_signable_json(parameters, f"{where}.parameters")
     return Operation(
         module=module,
         parameters=parameters,
-        is_compressed=_read_flag(value, "is_compressed", where),
-        want_compressed=_read_flag(value, "want_compressed", where),
+        is_compressed=_parse_flag(value, "is_compressed", where),
+        want_compressed=_parse_flag(value, "want_compressed", where),
     )
 
 
-def _read_flag(operation: Mapping[str, object], name: str, where: str) -> bool:
+def _parse_flag(operation: Mapping[str, object], name: str, where: str) -> bool:
     flag = operation.get(name, False)
     if not isinstance(flag, bool):
         raise InvalidInputError(f"{where}.{name} must be true or false", f"{where}.{name}")
     return flag
 
 
-def check_json(value: object, where: str, depth: int = DEEPEST) -> None:
+def check_signable_json(value: object, where: str, depth: int = MAX_DEPTH) -> None:
     """Refuse a value of :func:`mig.values.parse_json` that Go would not encode as it is.
 
     :raises InvalidInputError: naming *where*, for text that is not plain, for integers that float64
         does not hold exactly, and beyond *depth* levels.
     """
     if isinstance(value, str):
-        _check_text(value, where)
+        _check_plain_text(value, where)
     elif isinstance(value, int):  # bool, too, which is small
         _check_exact(value, where)
     elif isinstance(value, list | dict):
         if not depth:
-            raise InvalidInputError(f"{where} is nested deeper than {DEEPEST} levels", where)
+            raise InvalidInputError(f"{where} is nested deeper than {MAX_DEPTH} levels", where)
         if isinstance(value, dict):
             for name in value:
-                _check_text(name, where)
+                _check_plain_text(name, where)
             # in the order of the signed text, for the first fault is the one that is reported
             value = [value[name] for name in sorted(value, key=str.encode)]
         for content in value:
-            check_json(content, where, depth - 1)
+            check_signable_json(content, where, depth - 1)
 
 
-def _check_text(text: str, where: str) -> None:
+def _check_plain_text(text: str, where: str) -> None:
     if not text.isprintable():  # most are, and that is soon seen
         parse_plain_text(text, where)
 
 
 def _check_exact(number: int, where: str) -> None:
-    if abs(number) <= EXACT:
+    if abs(number) <= MAX_EXACT_INTEGER:
         return
     try:
         stored = float(number)
@@ -279,16 +284,16 @@ def _check_syntax(version: object) -> None:
 
 def _check_order(action: Signable) -> None:
     begin, end = action.validfrom, action.expireafter
-    if (begin.seconds, begin.nanosecond) >= (end.seconds, end.nanosecond):
+    if (begin.unix_seconds, begin.nanosecond) >= (end.unix_seconds, end.nanosecond):
         raise InvalidInputError("expireafter must be later than validfrom", "expireafter")
 
 
-def _read_signature_texts(value: object) -> tuple[str, ...]:
+def _parse_signature_texts(value: object) -> tuple[str, ...]:
     if not isinstance(value, list) or not value:
         raise InvalidInputError("pgpsignatures must be an array of signatures", "pgpsignatures")
-    if len(value) > MOST_SIGNATURES:
+    if len(value) > MAX_SIGNATURES:
         raise InvalidInputError(
-            f"there may be at most {MOST_SIGNATURES} pgpsignatures", "pgpsignatures"
+            f"there may be at most {MAX_SIGNATURES} pgpsignatures", "pgpsignatures"
         )
     texts = tuple(parse_plain_text(text, f"pgpsignatures[{n}]") for n, text in enumerate(value))
     for n, text in enumerate(texts):
@@ -298,15 +303,15 @@ def _read_signature_texts(value: object) -> tuple[str, ...]:
     return texts
 
 
-def _read_signature(n: int, text: str) -> Signature:
+def _parse_signature_field(n: int, text: str) -> Signature:
     where = f"pgpsignatures[{n}]"
     try:
-        return signature(text)
+        return parse_signature(text)
     except InvalidInputError as reason:
         raise InvalidInputError(f"{where}: {reason}", where) from None
 
 
-def _read_unsigned(value: Mapping[str, object], name: str, types: _Types) -> dict[str, Json]:
+def _parse_unsigned(value: Mapping[str, object], name: str, types: _Types) -> dict[str, Json]:
     """Return an object that no signature covers, of known members."""
     members = value.get(name)
     members = {} if members is None else members
@@ -318,5 +323,5 @@ def _read_unsigned(value: Mapping[str, object], name: str, types: _Types) -> dic
         if not isinstance(content, kind) or isinstance(content, bool):
             what = "a string" if kind is str else "a number"
             raise InvalidInputError(f"{name}.{member} must be {what}", f"{name}.{member}")
-    check_json(members, name)
+    check_signable_json(members, name)
     return members

@@ -8,20 +8,20 @@ from typing import Final
 from twisted.internet.interfaces import IReactorTime
 
 from mig.actions.handoff import Handoff
-from mig.actions.store import Accepted, ActionStore
-from mig.actions.submission import Submission, read
+from mig.actions.store import AcceptedAction, ActionStore
+from mig.actions.submission import Submission, parse_submission
 from mig.errors import InvalidInputError, UnavailableError
 from mig.model.statement import QueryFunction
-from mig.signing.canonical import texts
+from mig.signing.canonical import build_signed_texts
 from mig.signing.gpg.verify import Gpg
 from mig.signing.keyring import Keyring, Signer
 from mig.signing.signer import find_signer
 
-ATTEMPTS: Final = 3
+MAX_ATTEMPTS: Final = 3
 """How often signatures are verified when keys change at the same time."""
 
 
-class Actions:
+class Submitter:
     """Takes signed actions.
 
     :param clock: tells whether an action has expired.
@@ -46,7 +46,7 @@ class Actions:
         self._store = store
         self._handoff = handoff
 
-    async def submit(self, value: object) -> Accepted:
+    async def submit(self, value: object) -> AcceptedAction:
         """Take the action in a value of :func:`mig.values.parse_json`.
 
         :raises InvalidInputError: when it, or one of its signatures, is not accepted.
@@ -54,43 +54,45 @@ class Actions:
         :raises UnavailableError: when that cannot be told, stored or handed over now; then nothing
             is stored, but for a commit whose answer did not come.
         """
-        submission = read(value, now=self._clock.seconds())
-        self._handoff.check()
+        submission = parse_submission(value, now=self._clock.seconds())
+        self._handoff.check_available()
         accepted = await self._verify_and_store(submission)
-        if accepted.new is not None:
+        if accepted.new_row is not None:
             await self._handoff.flush(accepted.id)
         return accepted
 
-    async def _verify_and_store(self, submission: Submission) -> Accepted:
+    async def _verify_and_store(self, submission: Submission) -> AcceptedAction:
         """Verify with the keys that are known, and with fresh ones before anything is refused."""
-        fresh = not self._keyring.known
-        for _ in range(ATTEMPTS):
-            known = await self._read_keys() if fresh else self._keyring.known
+        fresh = not self._keyring.cached_signers
+        for _ in range(MAX_ATTEMPTS):
+            candidates = await self._load_signers() if fresh else self._keyring.cached_signers
             try:
-                signers = await self._verify(submission, known)
+                signers = await self._verify_signatures(submission, candidates)
             except InvalidInputError:
-                if fresh or await self._read_keys() == known:
+                if fresh or await self._load_signers() == candidates:
                     raise
                 continue
-            accepted = await self._store.store(submission, signers)
+            accepted = await self._store.store_action(submission, signers)
             if accepted is not None:
                 return accepted
             fresh = True
         raise UnavailableError("the keys of investigators are being changed")
 
-    async def _read_keys(self) -> list[Signer]:
-        return await self._keyring.signers(self._query)
+    async def _load_signers(self) -> list[Signer]:
+        return await self._keyring.load_signers(self._query)
 
-    async def _verify(self, submission: Submission, known: Sequence[Signer]) -> list[Signer]:
+    async def _verify_signatures(
+        self, submission: Submission, candidates: Sequence[Signer]
+    ) -> list[Signer]:
         """Return who signed, in the order of the signatures."""
-        forms = texts(submission.signable)
+        forms = build_signed_texts(submission.signable)
         signers = []
         for n, signature in enumerate(submission.signatures):
             where = f"pgpsignatures[{n}]"
             try:
-                signer, text = await find_signer(self._gpg, known, signature, forms)
+                signer, text = await find_signer(self._gpg, candidates, signature, forms)
             except InvalidInputError as reason:
                 raise InvalidInputError(f"{where}: {reason}", where) from None
-            submission.check_text(text, nanoseconds=self._handoff.spooled)
+            submission.check_signed_text(text, keeps_nanoseconds=self._handoff.uses_spool)
             signers.append(signer)
         return signers

@@ -5,7 +5,7 @@ from __future__ import annotations
 from http import HTTPStatus
 
 from mig.access.caller import Caller
-from mig.actions.submit import Actions as Submissions
+from mig.actions.submit import Submitter
 from mig.api.documents import Documents, not_found, not_stored, read_id, refuse_parameters
 from mig.api.errors import refused
 from mig.database.database import Database
@@ -24,10 +24,10 @@ from mig.web.request import Request
 class Actions:
     """Answers with actions, and takes signed ones."""
 
-    def __init__(self, database: Database, documents: Documents, submissions: Submissions) -> None:
+    def __init__(self, database: Database, documents: Documents, submitter: Submitter) -> None:
         self._database = database
         self._documents = documents
-        self._submissions = submissions
+        self._submitter = submitter
 
     async def get(self, request: Request, caller: Caller) -> bytes | None:
         """One action by its id, with links to its commands."""
@@ -50,17 +50,17 @@ class Actions:
         value = parse_json(action, "action") if isinstance(action, str) else action
         urls = self._documents.urls
         try:
-            accepted = await self._submissions.submit(value)
+            accepted = await self._submitter.submit(value)
         except ConflictError as conflict:
             link = Link(rel="action", href=urls.for_action(conflict.existing_id))
             return refused(request, conflict, links=[link] if conflict.existing_id else None)
         request.setHeader(b"location", urls.for_action(accepted.id).encode())
-        if accepted.new is None:
+        if accepted.new_row is None:
             earlier = await find_action(self._database.query, accepted.id)
             if earlier is None:
                 raise not_stored()
             return await self._answer(request, accepted.id, earlier)
-        record = read_record(Action.noun, Action.from_row, accepted.new, {})
+        record = read_record(Action.noun, Action.from_row, accepted.new_row, {})
         return await self._documents.answer(request, record, status=HTTPStatus.ACCEPTED)
 
     async def _answer(self, request: Request, action_id: int, found: LinkedAction) -> bytes | None:

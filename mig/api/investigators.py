@@ -13,7 +13,7 @@ from mig.formats.collection_json import write_document
 from mig.hypermedia import templates
 from mig.hypermedia.document import Link, Template
 from mig.hypermedia.links import link_history
-from mig.investigators.registry import Investigators as Registry
+from mig.investigators.registry import InvestigatorRegistry
 from mig.model.investigator import Investigator, find_investigator
 from mig.model.record import UnreadableRecord
 from mig.values import parse_id
@@ -24,7 +24,9 @@ from mig.web.request import Request
 class Investigators:
     """Answers with investigators, and adds and changes them."""
 
-    def __init__(self, database: Database, documents: Documents, registry: Registry) -> None:
+    def __init__(
+        self, database: Database, documents: Documents, registry: InvestigatorRegistry
+    ) -> None:
         self._database = database
         self._documents = documents
         self._registry = registry

@@ -24,13 +24,15 @@ from mig.values import parse_plain_text
 
 DISABLED: Final = "disabled"
 STATUSES: Final = (ACTIVE, DISABLED)
-LONGEST_NAME: Final = 1024
+MAX_NAME_LENGTH: Final = 1024
 
-_LOCK: Final = 16640
+_LOCK_KEY: Final = 16640
 """Key of the advisory lock under which new keys are compared with the known ones."""
 
-_UNSEEN = {"Cc", "Zl", "Zp", "Cs"}
-_BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_INVISIBLE_CATEGORIES = {"Cc", "Zl", "Zp", "Cs"}
+_BIDI_CONTROLS = frozenset(
+    "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+)
 
 _ADD_LOCK = "select pg_advisory_xact_lock(%s)"
 
@@ -59,7 +61,7 @@ _SET_STATUS = (
 )
 
 
-def checked_name(text: str) -> str:
+def parse_name(text: str) -> str:
     """The name of an investigator.
 
     :raises InvalidInputError: for an empty or overlong one, and for control characters in it.
@@ -67,10 +69,10 @@ def checked_name(text: str) -> str:
     name = parse_plain_text(text, "name").strip()
     if not name:
         raise InvalidInputError("name must not be empty", "name")
-    if len(name) > LONGEST_NAME:
-        raise InvalidInputError(f"name must have at most {LONGEST_NAME} letters", "name")
+    if len(name) > MAX_NAME_LENGTH:
+        raise InvalidInputError(f"name must have at most {MAX_NAME_LENGTH} letters", "name")
     for letter in name:
-        if unicodedata.category(letter) in _UNSEEN or letter in _BIDI:
+        if unicodedata.category(letter) in _INVISIBLE_CATEGORIES or letter in _BIDI_CONTROLS:
             raise InvalidInputError(
                 f"name holds the control character U+{ord(letter):04X}; letters are accepted",
                 "name",
@@ -78,7 +80,7 @@ def checked_name(text: str) -> str:
     return name
 
 
-def checked_status(text: str) -> str:
+def parse_status(text: str) -> str:
     """The status of an investigator.
 
     :raises InvalidInputError: for anything but active and disabled.
@@ -88,7 +90,7 @@ def checked_status(text: str) -> str:
     return text
 
 
-class Investigators:
+class InvestigatorRegistry:
     """Adds and changes investigators in the database."""
 
     def __init__(self, database: Database, gpg: Gpg, keyring: Keyring) -> None:
@@ -103,19 +105,19 @@ class Investigators:
         :raises ConflictError: when the key belongs to an investigator; ``existing_id`` is theirs.
         :raises UnavailableError: when the key cannot be checked or stored now.
         """
-        name = checked_name(name)
-        key, armored = await self._checked(publickey)
+        name = parse_name(name)
+        key, armored = await self._check_key(publickey)
         try:
-            return await self._insert(name, key, armored)
+            return await self._insert_investigator(name, key, armored)
         except (
             DuplicateValueError
         ):  # by somebody who does not take our lock: now it can be seen whose it is
-            return await self._insert(name, key, armored)
+            return await self._insert_investigator(name, key, armored)
 
-    async def _insert(self, name: str, key: Certificate, armored: str) -> int:
+    async def _insert_investigator(self, name: str, key: Certificate, armored: str) -> int:
         async with self._database.transaction() as transaction:
-            await transaction.query(_ADD_LOCK, (_LOCK,))
-            await self._refuse_known(transaction, key)
+            await transaction.query(_ADD_LOCK, (_LOCK_KEY,))
+            await self._refuse_known_key(transaction, key)
             free = await transaction.query(_FREE_ID)
             if not free:
                 raise UnavailableError(
@@ -126,37 +128,37 @@ class Investigators:
             await transaction.query(_ADD, (new_id, *fields))
         return new_id
 
-    async def set_status(self, id: int, status: str) -> None:
+    async def set_status(self, investigator_id: int, status: str) -> None:
         """Enable or disable an investigator, from the next request on.
 
         :raises NotFoundError: when there is none with this id.
         :raises InvalidInputError: for another status than active or disabled.
         """
-        checked_status(status)
+        parse_status(status)
         async with self._database.transaction() as transaction:
-            changed = await transaction.query(_SET_STATUS, (status, id))
+            changed = await transaction.query(_SET_STATUS, (status, investigator_id))
         if not changed:
-            raise NotFoundError(f"there is no investigator {id}")
+            raise NotFoundError(f"there is no investigator {investigator_id}")
 
-    async def _checked(self, publickey: bytes) -> tuple[Certificate, str]:
+    async def _check_key(self, publickey: bytes) -> tuple[Certificate, str]:
         try:
-            return await self._gpg.minimal(certificate.read(publickey))
+            return await self._gpg.minimize_certificate(certificate.parse_armored(publickey))
         except InvalidInputError as reason:
             raise InvalidInputError(f"publickey: {reason}", "publickey") from None
 
-    async def _refuse_known(self, transaction: Transaction, key: Certificate) -> None:
+    async def _refuse_known_key(self, transaction: Transaction, key: Certificate) -> None:
         for owner in await transaction.query(_SAME_FINGERPRINT, (key.fingerprint,)):
             raise ConflictError(
                 f"this is the key of investigator {owner.id}, {owner.name!r}", owner.id
             )
         new = {part.fingerprint for part in key.keys}
-        for signer in await self._keyring.signers(transaction.query):
+        for signer in await self._keyring.load_signers(transaction.query):
             known = {part.fingerprint for part in signer.certificate.keys} & new
             if known:
-                raise _adopted(signer, sorted(known)[0])
+                raise _make_adopted_key_error(signer, sorted(known)[0])
 
 
-def _adopted(signer: Signer, fingerprint: str) -> InvalidInputError:
+def _make_adopted_key_error(signer: Signer, fingerprint: str) -> InvalidInputError:
     return InvalidInputError(
         f"publickey: the key {fingerprint} in it belongs to investigator {signer.id},"
         f" {signer.name!r}; each key may have one owner",

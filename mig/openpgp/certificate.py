@@ -9,34 +9,35 @@ from dataclasses import dataclass
 from typing import Final
 
 from mig.errors import InvalidInputError
-from mig.openpgp.packet import Packet, crc24, packets, strict_base64
+from mig.openpgp.packet import SIGNATURE_TAG, Packet, compute_crc24, decode_base64, split_packets
 
-SIGNATURE: Final = 2
-SECRET_KEY: Final = 5
-PUBLIC_KEY: Final = 6
-SECRET_SUBKEY: Final = 7
-COMPRESSED: Final = 8
-USER_ID: Final = 13
-SUBKEY: Final = 14
-USER_ATTRIBUTE: Final = 17
-ACCEPTED_TAGS: Final = frozenset({PUBLIC_KEY, SUBKEY, USER_ID, USER_ATTRIBUTE, SIGNATURE})
+SECRET_KEY_TAG: Final = 5
+PUBLIC_KEY_TAG: Final = 6
+SECRET_SUBKEY_TAG: Final = 7
+COMPRESSED_TAG: Final = 8
+USER_ID_TAG: Final = 13
+SUBKEY_TAG: Final = 14
+USER_ATTRIBUTE_TAG: Final = 17
+ACCEPTED_TAGS: Final = frozenset(
+    {PUBLIC_KEY_TAG, SUBKEY_TAG, USER_ID_TAG, USER_ATTRIBUTE_TAG, SIGNATURE_TAG}
+)
 
-RSA: Final = frozenset({1, 2, 3})
-DSA: Final = 17
-ECC: Final = frozenset({18, 19, 22})
+RSA_ALGORITHMS: Final = frozenset({1, 2, 3})
+DSA_ALGORITHM: Final = 17
+ECC_ALGORITHMS: Final = frozenset({18, 19, 22})
 """ECDH, ECDSA, EdDSA: the curve is named by its object identifier."""
 
-MOST_USER_IDS: Final = 50
+MAX_USER_IDS: Final = 50
 """gpg checks the signatures of each: 300 bogus ones take it an eighth of a second."""
 
-MOST_LINES: Final = 20_000
+MAX_ARMOR_LINES: Final = 20_000
 
-RSA_BITS: Final = 2048
-MOST_BITS: Final = 8192
+MIN_RSA_BITS: Final = 2048
+MAX_KEY_BITS: Final = 8192
 """gpg needs seconds for keys of absurd sizes, and anybody may send signatures that name one."""
-MOST_EXPONENT_BITS: Final = 32
+MAX_EXPONENT_BITS: Final = 32
 RSA_EXPONENT: Final = 65537
-CURVES: Final = {
+ACCEPTED_CURVES: Final = {
     "2b06010401da470f01": ("Ed25519", 256),
     "2a8648ce3d030107": ("NIST P-256", 256),
     "2b81040022": ("NIST P-384", 384),
@@ -52,9 +53,9 @@ OTHER_CURVES: Final = {
     "2b8104000a": ("secp256k1", 256),
 }
 
-BEGIN: Final = "-----BEGIN PGP PUBLIC KEY BLOCK-----"
-END: Final = "-----END PGP PUBLIC KEY BLOCK-----"
-ACCEPTED: Final = "one armored PGP PUBLIC KEY BLOCK is accepted"
+BEGIN_LINE: Final = "-----BEGIN PGP PUBLIC KEY BLOCK-----"
+END_LINE: Final = "-----END PGP PUBLIC KEY BLOCK-----"
+ACCEPTED_FORM: Final = "one armored PGP PUBLIC KEY BLOCK is accepted"
 
 _FRAME = re.compile(r"-----BEGIN PGP ([A-Z ,0-9/]+)-----")
 _HEADER = re.compile(r"[A-Za-z][A-Za-z-]*: ?.*")
@@ -68,7 +69,7 @@ class Key:
 
     fingerprint: str
     """40 upper-case hex letters."""
-    primary: bool
+    is_primary: bool
     algorithm: int
     """The number that OpenPGP gives it."""
     bits: int
@@ -91,67 +92,69 @@ class Certificate:
     packets: bytes
     """What is given to gpg as its keyring; without user attributes."""
 
-    def key(self, fingerprint: str) -> Key | None:
+    def find_key(self, fingerprint: str) -> Key | None:
         """The key with this fingerprint."""
         return next((key for key in self.keys if key.fingerprint == fingerprint), None)
 
 
-def read(armored: bytes) -> Certificate:
+def parse_armored(armored: bytes) -> Certificate:
     """The certificate that somebody uploads: one armor, and nothing but white space around it.
 
     :raises InvalidInputError: saying what of it is not accepted.
     """
-    return parse(_dearmored(_text(armored).strip()))
+    return parse_binary(_decode_armor(_decode_utf8(armored).strip()))
 
 
-def stored(armored: bytes) -> Certificate:
+def parse_stored(armored: bytes) -> Certificate:
     """The certificate in a stored row, whoever put it there: text around the armor and packets
     that do not belong to a public key are passed over.
 
     :raises InvalidInputError: when there is no certificate in it, or more than one.
     """
-    text = _text(armored)
-    start, end = text.find(BEGIN), text.rfind(END)
+    text = _decode_utf8(armored)
+    start, end = text.find(BEGIN_LINE), text.rfind(END_LINE)
     if start >= 0 and end >= 0:
-        text = text[start : end + len(END)]
-    found = packets(_dearmored(text))
-    _refuse_secrets(found)
-    return _certificate([packet for packet in found if packet.tag in ACCEPTED_TAGS])
+        text = text[start : end + len(END_LINE)]
+    found = split_packets(_decode_armor(text))
+    _refuse_secret_keys(found)
+    return _build_certificate([packet for packet in found if packet.tag in ACCEPTED_TAGS])
 
 
-def parse(data: bytes) -> Certificate:
+def parse_binary(data: bytes) -> Certificate:
     """The certificate that consists of the packets *data*.
 
     :raises InvalidInputError: for packets that do not belong to exactly one public key.
     """
-    found = packets(data)
-    _refuse_secrets(found)
-    if found and found[0].tag == COMPRESSED:
-        raise InvalidInputError(f"the key is compressed; {ACCEPTED}")
+    found = split_packets(data)
+    _refuse_secret_keys(found)
+    if found and found[0].tag == COMPRESSED_TAG:
+        raise InvalidInputError(f"the key is compressed; {ACCEPTED_FORM}")
     for packet in found:
         if packet.tag not in ACCEPTED_TAGS:
             raise InvalidInputError(
                 f"the key holds a packet of type {packet.tag}, which has no place in a public key"
             )
-    return _certificate(found)
+    return _build_certificate(found)
 
 
-def armor(data: bytes) -> str:
+def encode_armor(data: bytes) -> str:
     """The packets of a public key in an armor."""
     text = base64.b64encode(data).decode("ascii")
     lines = [text[at : at + _COLUMNS] for at in range(0, len(text), _COLUMNS)]
-    checksum = base64.b64encode(crc24(data).to_bytes(3)).decode("ascii")
-    return "\n".join([BEGIN, "", *lines, f"={checksum}", END, ""])
+    checksum = base64.b64encode(compute_crc24(data).to_bytes(3)).decode("ascii")
+    return "\n".join([BEGIN_LINE, "", *lines, f"={checksum}", END_LINE, ""])
 
 
-def _text(armored: bytes) -> str:
+def _decode_utf8(armored: bytes) -> str:
     try:
         return armored.decode("utf-8")
     except UnicodeDecodeError:
-        raise InvalidInputError(f"the key is not armored (it is not text); {ACCEPTED}") from None
+        raise InvalidInputError(
+            f"the key is not armored (it is not text); {ACCEPTED_FORM}"
+        ) from None
 
 
-def _dearmored(text: str) -> bytes:
+def _decode_armor(text: str) -> bytes:
     """The bytes in the only armor that *text* consists of."""
     frames = _FRAME.findall(text)
     if any("PRIVATE" in frame or "SECRET" in frame for frame in frames):
@@ -160,20 +163,20 @@ def _dearmored(text: str) -> bytes:
             " is accepted"
         )
     if not frames:
-        raise InvalidInputError(f"the key is not armored; {ACCEPTED}")
+        raise InvalidInputError(f"the key is not armored; {ACCEPTED_FORM}")
     if frames[0] != "PUBLIC KEY BLOCK":
-        raise InvalidInputError(f"this is a PGP {frames[0]}, not a key; {ACCEPTED}")
+        raise InvalidInputError(f"this is a PGP {frames[0]}, not a key; {ACCEPTED_FORM}")
     if len(frames) > 1:
-        raise InvalidInputError(f"there are {len(frames)} armors; {ACCEPTED}")
-    if not text.startswith(BEGIN) or not text.endswith(END):
-        raise InvalidInputError(f"the armor is cut short or has text around it; {ACCEPTED}")
+        raise InvalidInputError(f"there are {len(frames)} armors; {ACCEPTED_FORM}")
+    if not text.startswith(BEGIN_LINE) or not text.endswith(END_LINE):
+        raise InvalidInputError(f"the armor is cut short or has text around it; {ACCEPTED_FORM}")
     lines = [line.rstrip(" \t\r") for line in text.split("\n")][1:-1]
-    return _decoded(_without_headers(lines))
+    return _decode_lines(_strip_headers(lines))
 
 
-def _without_headers(lines: list[str]) -> list[str]:
-    if len(lines) > MOST_LINES:
-        raise InvalidInputError(f"the armor has more than {MOST_LINES} lines")
+def _strip_headers(lines: list[str]) -> list[str]:
+    if len(lines) > MAX_ARMOR_LINES:
+        raise InvalidInputError(f"the armor has more than {MAX_ARMOR_LINES} lines")
     begin, end = 0, len(lines)
     while begin < end and _HEADER.fullmatch(lines[begin]):
         begin += 1
@@ -183,60 +186,62 @@ def _without_headers(lines: list[str]) -> list[str]:
     return lines[begin:end]
 
 
-def _decoded(lines: list[str]) -> bytes:
+def _decode_lines(lines: list[str]) -> bytes:
     checksum = lines.pop() if lines and _CHECKSUM.fullmatch(lines[-1]) else None
-    data = strict_base64("".join(lines))
+    data = decode_base64("".join(lines))
     if not data:
-        raise InvalidInputError(f"the armor is empty; {ACCEPTED}")
-    if checksum is not None and int.from_bytes(strict_base64(checksum[1:])) != crc24(data):
+        raise InvalidInputError(f"the armor is empty; {ACCEPTED_FORM}")
+    if checksum is not None and int.from_bytes(decode_base64(checksum[1:])) != compute_crc24(data):
         raise InvalidInputError("the key is damaged: its checksum does not match")
     return data
 
 
-def _refuse_secrets(found: list[Packet]) -> None:
-    if any(packet.tag in (SECRET_KEY, SECRET_SUBKEY) for packet in found):
+def _refuse_secret_keys(found: list[Packet]) -> None:
+    if any(packet.tag in (SECRET_KEY_TAG, SECRET_SUBKEY_TAG) for packet in found):
         raise InvalidInputError(
             "the armor holds a secret key: never send it to anybody, and replace it; only the"
             " public key is accepted"
         )
 
 
-def _certificate(found: list[Packet]) -> Certificate:
-    if not found or found[0].tag != PUBLIC_KEY:
-        kind = "a signature" if found and found[0].tag == SIGNATURE else "something else"
-        raise InvalidInputError(f"the armor holds {kind}, not a public key; {ACCEPTED}")
-    if sum(packet.tag == PUBLIC_KEY for packet in found) > 1:
+def _build_certificate(found: list[Packet]) -> Certificate:
+    if not found or found[0].tag != PUBLIC_KEY_TAG:
+        kind = "a signature" if found and found[0].tag == SIGNATURE_TAG else "something else"
+        raise InvalidInputError(f"the armor holds {kind}, not a public key; {ACCEPTED_FORM}")
+    if sum(packet.tag == PUBLIC_KEY_TAG for packet in found) > 1:
         raise InvalidInputError("there are several keys in one armor; send them one by one")
-    names = sum(packet.tag == USER_ID for packet in found)
+    names = sum(packet.tag == USER_ID_TAG for packet in found)
     if not names:
         raise InvalidInputError("the key has no user id; a name and its self-signature are needed")
-    if names > MOST_USER_IDS:
-        raise InvalidInputError(f"the key has more than {MOST_USER_IDS} user ids")
-    keys = tuple(_key(packet) for packet in found if packet.tag in (PUBLIC_KEY, SUBKEY))
+    if names > MAX_USER_IDS:
+        raise InvalidInputError(f"the key has more than {MAX_USER_IDS} user ids")
+    keys = tuple(
+        _parse_key(packet) for packet in found if packet.tag in (PUBLIC_KEY_TAG, SUBKEY_TAG)
+    )
     for key in keys:
-        if key.bits > MOST_BITS or key.exponent.bit_length() > MOST_EXPONENT_BITS:
+        if key.bits > MAX_KEY_BITS or key.exponent.bit_length() > MAX_EXPONENT_BITS:
             raise InvalidInputError(
-                f"the key {key.fingerprint} is absurdly large; at most {MOST_BITS} bits, and"
-                f" {MOST_EXPONENT_BITS} of the exponent, are accepted"
+                f"the key {key.fingerprint} is absurdly large; at most {MAX_KEY_BITS} bits, and"
+                f" {MAX_EXPONENT_BITS} of the exponent, are accepted"
             )
     return Certificate(
-        fingerprint=keys[0].fingerprint, keys=keys, packets=_without_attributes(found)
+        fingerprint=keys[0].fingerprint, keys=keys, packets=_strip_user_attributes(found)
     )
 
 
-def _without_attributes(found: list[Packet]) -> bytes:
+def _strip_user_attributes(found: list[Packet]) -> bytes:
     """User attributes (images) and the signatures on them left out."""
     kept = []
     skipping = False
     for packet in found:
-        if packet.tag != SIGNATURE:
-            skipping = packet.tag == USER_ATTRIBUTE
+        if packet.tag != SIGNATURE_TAG:
+            skipping = packet.tag == USER_ATTRIBUTE_TAG
         if not skipping:
             kept.append(packet.raw)
     return b"".join(kept)
 
 
-def _key(packet: Packet) -> Key:
+def _parse_key(packet: Packet) -> Key:
     body = packet.body
     if len(body) < 6:
         raise InvalidInputError("the key is damaged: a key packet is cut short")
@@ -246,24 +251,28 @@ def _key(packet: Packet) -> Key:
         raise InvalidInputError("the key is damaged: a key packet is too long")
     digest = hashlib.sha1(b"\x99" + len(body).to_bytes(2) + body, usedforsecurity=False)
     fingerprint = digest.hexdigest().upper()
-    primary, algorithm, material = packet.tag == PUBLIC_KEY, body[5], body[6:]
+    is_primary, algorithm, material = packet.tag == PUBLIC_KEY_TAG, body[5], body[6:]
     created = int.from_bytes(body[1:5])
-    if algorithm in RSA:
-        modulus, rest = _mpi(material)
-        exponent, _ = _mpi(rest)
+    if algorithm in RSA_ALGORITHMS:
+        modulus, rest = _read_mpi(material)
+        exponent, _ = _read_mpi(rest)
         return Key(
             fingerprint=fingerprint,
-            primary=primary,
+            is_primary=is_primary,
             algorithm=algorithm,
             bits=modulus.bit_length(),
             modulus=modulus,
             exponent=exponent,
             created=created,
         )
-    curve, bits = _curve(material) if algorithm in ECC else ("", _first_bits(algorithm, material))
+    curve, bits = (
+        _read_curve(material)
+        if algorithm in ECC_ALGORITHMS
+        else ("", _measure_first_mpi(algorithm, material))
+    )
     return Key(
         fingerprint=fingerprint,
-        primary=primary,
+        is_primary=is_primary,
         algorithm=algorithm,
         bits=bits,
         curve=curve,
@@ -271,7 +280,7 @@ def _key(packet: Packet) -> Key:
     )
 
 
-def _mpi(data: bytes) -> tuple[int, bytes]:
+def _read_mpi(data: bytes) -> tuple[int, bytes]:
     """The number that *data* starts with, and what follows it."""
     end = 2 + (int.from_bytes(data[:2]) + 7) // 8
     if len(data) < 2 or len(data) < end:
@@ -279,32 +288,32 @@ def _mpi(data: bytes) -> tuple[int, bytes]:
     return int.from_bytes(data[2:end]), data[end:]
 
 
-def _first_bits(algorithm: int, material: bytes) -> int:
-    return _mpi(material)[0].bit_length() if algorithm in (16, DSA) else 0
+def _measure_first_mpi(algorithm: int, material: bytes) -> int:
+    return _read_mpi(material)[0].bit_length() if algorithm in (16, DSA_ALGORITHM) else 0
 
 
-def _curve(material: bytes) -> tuple[str, int]:
+def _read_curve(material: bytes) -> tuple[str, int]:
     length = material[0] if material else 0
     name = material[1 : 1 + length].hex()
-    return CURVES.get(name) or OTHER_CURVES.get(name) or (f"the curve {name}", 0)
+    return ACCEPTED_CURVES.get(name) or OTHER_CURVES.get(name) or (f"the curve {name}", 0)
 
 
-def weakness(key: Key) -> str | None:
+def find_weakness(key: Key) -> str | None:
     """Why this key is not accepted for signing, or ``None``."""
-    if key.algorithm in RSA:
-        return _rsa_weakness(key)
-    if key.algorithm == DSA:
+    if key.algorithm in RSA_ALGORITHMS:
+        return _find_rsa_weakness(key)
+    if key.algorithm == DSA_ALGORITHM:
         return "it is a DSA key; RSA, Ed25519 and NIST curves are accepted"
     if key.algorithm not in (19, 22):
         return f"its algorithm (number {key.algorithm}) is not accepted; RSA, ECDSA or EdDSA is"
-    if key.curve not in {name for name, _ in CURVES.values()}:
+    if key.curve not in {name for name, _ in ACCEPTED_CURVES.values()}:
         return f"it is on {key.curve}; Ed25519, NIST P-256, P-384 and P-521 are accepted"
     return None
 
 
-def _rsa_weakness(key: Key) -> str | None:
-    if key.bits < RSA_BITS:
-        return f"it has {key.bits} bits; RSA keys of at least {RSA_BITS} are accepted"
+def _find_rsa_weakness(key: Key) -> str | None:
+    if key.bits < MIN_RSA_BITS:
+        return f"it has {key.bits} bits; RSA keys of at least {MIN_RSA_BITS} are accepted"
     if key.exponent < RSA_EXPONENT or not key.exponent & 1:
         return f"its exponent is {key.exponent}; an odd one of at least {RSA_EXPONENT} is accepted"
     if not key.modulus & 1:
@@ -314,7 +323,7 @@ def _rsa_weakness(key: Key) -> str | None:
     return None
 
 
-def _powers(prime: int) -> frozenset[int]:
+def _compute_residues(prime: int) -> frozenset[int]:
     """The remainders that powers of 65537 leave by *prime*."""
     found: set[int] = set()
     power = 1
@@ -328,7 +337,7 @@ def _is_prime(number: int) -> bool:
     return all(number % divisor for divisor in range(2, number))
 
 
-_ROCA: Final = [(prime, _powers(prime)) for prime in filter(_is_prime, range(3, 168))]
+_ROCA: Final = [(prime, _compute_residues(prime)) for prime in filter(_is_prime, range(3, 168))]
 
 
 def is_roca(modulus: int) -> bool:

@@ -14,27 +14,27 @@ from typing import Final
 
 from mig.errors import InvalidInputError
 
-LONGEST_SIGNATURE: Final = 4096
+MAX_SIGNATURE_LENGTH: Final = 4096
 """Letters; as many as the column that stores them holds."""
 
-SIGNATURE: Final = 2
-HASHES: Final = {8: "SHA-256", 9: "SHA-384", 10: "SHA-512", 11: "SHA-224"}
+SIGNATURE_TAG: Final = 2
+ACCEPTED_HASHES: Final = {8: "SHA-256", 9: "SHA-384", 10: "SHA-512", 11: "SHA-224"}
 WEAK_HASHES: Final = {1: "MD5", 2: "SHA-1", 3: "RIPEMD-160"}
 NUMBERS_IN_SIGNATURE: Final = {1: 1, 3: 1, 19: 2, 22: 2}
 """How many numbers a signature has, by public key algorithm: RSA, ECDSA, EdDSA."""
 
-DSA: Final = 17
+DSA_ALGORITHM: Final = 17
 
-CREATED: Final = 2
-ISSUER: Final = 16
-ISSUER_FINGERPRINT: Final = 33
+CREATED_SUBPACKET: Final = 2
+ISSUER_SUBPACKET: Final = 16
+ISSUER_FINGERPRINT_SUBPACKET: Final = 33
 
-ACCEPTED: Final = (
+ACCEPTED_FORM: Final = (
     "a detached binary OpenPGP signature is accepted, its armor's base64 and =CRC in one line"
 )
 
 _ONE_LINE = re.compile(r"([A-Za-z0-9+/]+={0,2})=([A-Za-z0-9+/]{4})", re.ASCII)
-_CLASSES = {0x01: "text mode, which does not fix line ends"}
+_CLASS_NAMES = {0x01: "text mode, which does not fix line ends"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,7 @@ class Signature:
     letters) when the signature names them, else key ids (16). Never empty."""
 
 
-def packets(data: bytes) -> list[Packet]:
+def split_packets(data: bytes) -> list[Packet]:
     """The packets that *data* consists of.
 
     :raises InvalidInputError: when it does not consist of whole packets of known length.
@@ -68,7 +68,7 @@ def packets(data: bytes) -> list[Packet]:
     found = []
     at = 0
     while at < len(data):
-        tag, start, length = _header(data, at)
+        tag, start, length = _read_header(data, at)
         end = start + length
         if end > len(data):
             raise InvalidInputError("the OpenPGP data is cut short")
@@ -77,43 +77,43 @@ def packets(data: bytes) -> list[Packet]:
     return found
 
 
-def _header(data: bytes, at: int) -> tuple[int, int, int]:
+def _read_header(data: bytes, at: int) -> tuple[int, int, int]:
     """The type of the packet at *at*, where its content starts, and its length."""
     first = data[at]
     if not first & 0x80:
         raise InvalidInputError("the data is not OpenPGP")
     if first & 0x40:
-        tag, start, length = first & 0x3F, *_new_length(data, at + 1)
+        tag, start, length = first & 0x3F, *_read_new_length(data, at + 1)
     else:
         if first & 3 == 3:
             raise InvalidInputError("an OpenPGP packet without a length is not accepted")
         octets = 1 << (first & 3)
         tag, start = first >> 2 & 0xF, at + 1 + octets
-        length = _number(data, at + 1, octets)
+        length = _read_number(data, at + 1, octets)
     if tag == 0:
         raise InvalidInputError("the data is not OpenPGP: no packet has the type 0")
     return tag, start, length
 
 
-def _new_length(data: bytes, at: int, *, subpacket: bool = False) -> tuple[int, int]:
+def _read_new_length(data: bytes, at: int, *, subpacket: bool = False) -> tuple[int, int]:
     """Where the content starts, and its length, in the newer form (also that of subpackets)."""
-    first = _number(data, at, 1)
+    first = _read_number(data, at, 1)
     if first < 192:
         return at + 1, first
     if first == 255:
-        return at + 5, _number(data, at + 1, 4)
+        return at + 5, _read_number(data, at + 1, 4)
     if first < 224 or subpacket:
-        return at + 2, (first - 192 << 8) + _number(data, at + 1, 1) + 192
+        return at + 2, (first - 192 << 8) + _read_number(data, at + 1, 1) + 192
     raise InvalidInputError("an OpenPGP packet in parts (partial lengths) is not accepted")
 
 
-def _number(data: bytes, at: int, octets: int) -> int:
+def _read_number(data: bytes, at: int, octets: int) -> int:
     if at + octets > len(data):
         raise InvalidInputError("the OpenPGP data is cut short")
     return int.from_bytes(data[at : at + octets])
 
 
-def crc24(data: bytes) -> int:
+def compute_crc24(data: bytes) -> int:
     """The checksum of an armor."""
     crc = 0xB704CE
     for octet in data:
@@ -121,17 +121,17 @@ def crc24(data: bytes) -> int:
     return crc
 
 
-def _crc_entry(value: int) -> int:
+def _compute_crc_entry(value: int) -> int:
     value <<= 16
     for _ in range(8):
         value = value << 1 ^ (0x1864CFB if value & 0x800000 else 0)
     return value & 0xFFFFFF
 
 
-_CRC_TABLE = [_crc_entry(octet) for octet in range(256)]
+_CRC_TABLE = [_compute_crc_entry(octet) for octet in range(256)]
 
 
-def strict_base64(text: str) -> bytes:
+def decode_base64(text: str) -> bytes:
     """What *text* encodes; there is one text for every content.
 
     :raises InvalidInputError: for other letters, wrong padding, or bits that carry nothing.
@@ -147,37 +147,39 @@ def strict_base64(text: str) -> bytes:
     return data
 
 
-def signature(text: str) -> Signature:
+def parse_signature(text: str) -> Signature:
     """The signature in its one-line form: the armor's base64 and its ``=CRC`` joined.
 
     :raises InvalidInputError: saying what of it is not accepted.
     """
-    if len(text) > LONGEST_SIGNATURE:
+    if len(text) > MAX_SIGNATURE_LENGTH:
         raise InvalidInputError(
-            f"a signature of {len(text)} letters is too long: at most {LONGEST_SIGNATURE}"
+            f"a signature of {len(text)} letters is too long: at most {MAX_SIGNATURE_LENGTH}"
         )
-    found = packets(_one_line(text))
-    if len(found) != 1 or found[0].tag != SIGNATURE:
-        raise InvalidInputError(f"{_content(found)}; exactly one signature packet is accepted")
-    return _version_4(found[0])
+    found = split_packets(_decode_line(text))
+    if len(found) != 1 or found[0].tag != SIGNATURE_TAG:
+        raise InvalidInputError(
+            f"{_describe_content(found)}; exactly one signature packet is accepted"
+        )
+    return _parse_version_4(found[0])
 
 
-def _one_line(text: str) -> bytes:
+def _decode_line(text: str) -> bytes:
     if not text:
-        raise InvalidInputError(f"the signature is empty; {ACCEPTED}")
+        raise InvalidInputError(f"the signature is empty; {ACCEPTED_FORM}")
     if "-----" in text:
         kind = "a clearsigned text" if "BEGIN PGP SIGNED MESSAGE" in text else "an armor"
-        raise InvalidInputError(f"the signature is {kind} with its frame lines; {ACCEPTED}")
+        raise InvalidInputError(f"the signature is {kind} with its frame lines; {ACCEPTED_FORM}")
     match = _ONE_LINE.fullmatch(text)
     if match is None:
-        raise InvalidInputError(f"this is no signature; {ACCEPTED}")
-    data = strict_base64(match[1])
-    if crc24(data) != int.from_bytes(strict_base64(match[2])):
+        raise InvalidInputError(f"this is no signature; {ACCEPTED_FORM}")
+    data = decode_base64(match[1])
+    if compute_crc24(data) != int.from_bytes(decode_base64(match[2])):
         raise InvalidInputError("the signature is damaged: its checksum does not match")
     return data
 
 
-_CONTENTS = {
+_PACKET_NAMES = {
     1: "an encrypted message",
     4: "an inline-signed message",
     5: "a secret key",
@@ -187,41 +189,41 @@ _CONTENTS = {
 }
 
 
-def _content(found: list[Packet]) -> str:
-    if all(packet.tag == SIGNATURE for packet in found):
+def _describe_content(found: list[Packet]) -> str:
+    if all(packet.tag == SIGNATURE_TAG for packet in found):
         return f"the signature holds {len(found)} signature packets"
-    other = next(packet.tag for packet in found if packet.tag != SIGNATURE)
-    return f"the signature holds {_CONTENTS.get(other, f'a packet of type {other}')}"
+    other = next(packet.tag for packet in found if packet.tag != SIGNATURE_TAG)
+    return f"the signature holds {_PACKET_NAMES.get(other, f'a packet of type {other}')}"
 
 
-def _version_4(packet: Packet) -> Signature:
+def _parse_version_4(packet: Packet) -> Signature:
     body = packet.body
-    version = _number(body, 0, 1)
+    version = _read_number(body, 0, 1)
     if version != 4:
         raise InvalidInputError(
             f"OpenPGP signatures of version {version} are not accepted: version 4"
         )
-    kind, key_algorithm, hash_algorithm = _number(body, 1, 3).to_bytes(3)
+    kind, key_algorithm, hash_algorithm = _read_number(body, 1, 3).to_bytes(3)
     _check_class(kind)
     _check_algorithms(key_algorithm, hash_algorithm)
-    hashed_length = _number(body, 4, 2)
-    unhashed_length = _number(body, 6 + hashed_length, 2)
-    hashed = list(_subpackets(_slice(body, 6, hashed_length)))
-    unhashed = list(_subpackets(_slice(body, 8 + hashed_length, unhashed_length)))
+    hashed_length = _read_number(body, 4, 2)
+    unhashed_length = _read_number(body, 6 + hashed_length, 2)
+    hashed = list(_parse_subpackets(_read_slice(body, 6, hashed_length)))
+    unhashed = list(_parse_subpackets(_read_slice(body, 8 + hashed_length, unhashed_length)))
     _check_numbers(body, 8 + hashed_length + unhashed_length, key_algorithm)
-    times = [_number(content, 0, 4) for kind, content in hashed if kind == CREATED]
+    times = [_read_number(content, 0, 4) for kind, content in hashed if kind == CREATED_SUBPACKET]
     return Signature(
         raw=packet.raw,
         hash_algorithm=hash_algorithm,
         key_algorithm=key_algorithm,
         created=times[0] if times else None,
-        issuers=_issuers(hashed, unhashed),
+        issuers=_find_issuers(hashed, unhashed),
     )
 
 
 def _check_class(kind: int) -> None:
     if kind != 0:
-        name = _CLASSES.get(kind, "made for something else than a document")
+        name = _CLASS_NAMES.get(kind, "made for something else than a document")
         raise InvalidInputError(
             f"the signature's class is {kind:#04x} ({name}); only 0x00, of a binary document, is"
             " accepted"
@@ -229,31 +231,31 @@ def _check_class(kind: int) -> None:
 
 
 def _check_algorithms(key_algorithm: int, hash_algorithm: int) -> None:
-    if key_algorithm == DSA:
+    if key_algorithm == DSA_ALGORITHM:
         raise InvalidInputError("DSA signatures are not accepted: RSA, ECDSA or EdDSA")
     if key_algorithm not in NUMBERS_IN_SIGNATURE:
         raise InvalidInputError(
             f"the public key algorithm {key_algorithm} is not accepted: RSA, ECDSA or EdDSA"
         )
-    if hash_algorithm not in HASHES:
+    if hash_algorithm not in ACCEPTED_HASHES:
         weak = WEAK_HASHES.get(hash_algorithm)
         name = f"{weak} is weak and" if weak else f"the hash algorithm {hash_algorithm}"
-        wanted = ", ".join(sorted(HASHES.values()))
-        raise InvalidInputError(f"{name} is not accepted in a signature: {wanted}")
+        accepted = ", ".join(sorted(ACCEPTED_HASHES.values()))
+        raise InvalidInputError(f"{name} is not accepted in a signature: {accepted}")
 
 
-def _slice(data: bytes, at: int, length: int) -> bytes:
+def _read_slice(data: bytes, at: int, length: int) -> bytes:
     if at + length > len(data):
         raise InvalidInputError("the signature is cut short")
     return data[at : at + length]
 
 
-def _subpackets(area: bytes) -> Iterator[tuple[int, bytes]]:
+def _parse_subpackets(area: bytes) -> Iterator[tuple[int, bytes]]:
     """The type (without its critical bit) and the content of each subpacket."""
     at = 0
     while at < len(area):
-        start, length = _new_length(area, at, subpacket=True)
-        content = _slice(area, start, length)
+        start, length = _read_new_length(area, at, subpacket=True)
+        content = _read_slice(area, start, length)
         if not content:
             raise InvalidInputError("the signature is damaged: it has an empty subpacket")
         yield content[0] & 0x7F, content[1:]
@@ -264,26 +266,28 @@ def _check_numbers(body: bytes, at: int, key_algorithm: int) -> None:
     """After the two octets of the digest stand the numbers of the signature, and nothing else."""
     at += 2
     for _ in range(NUMBERS_IN_SIGNATURE[key_algorithm]):
-        bits = _number(body, at, 2)
-        _slice(body, at + 2, (bits + 7) // 8)
+        bits = _read_number(body, at, 2)
+        _read_slice(body, at + 2, (bits + 7) // 8)
         at += 2 + (bits + 7) // 8
     if at != len(body):
         raise InvalidInputError("the signature is damaged: it does not end where its numbers end")
 
 
-def _issuers(hashed: list[tuple[int, bytes]], unhashed: list[tuple[int, bytes]]) -> tuple[str, ...]:
+def _find_issuers(
+    hashed: list[tuple[int, bytes]], unhashed: list[tuple[int, bytes]]
+) -> tuple[str, ...]:
     """Fingerprints before key ids, signed ones before those that anybody could have put there."""
     for area in (hashed, unhashed):
-        for wanted in (ISSUER_FINGERPRINT, ISSUER):
-            names = [_issuer(kind, content) for kind, content in area if kind == wanted]
+        for issuer_type in (ISSUER_FINGERPRINT_SUBPACKET, ISSUER_SUBPACKET):
+            names = [_decode_issuer(kind, content) for kind, content in area if kind == issuer_type]
             found = tuple(dict.fromkeys(name for name in names if name))
             if found:
                 return found
     raise InvalidInputError("the signature does not name the key that made it")
 
 
-def _issuer(kind: int, content: bytes) -> str | None:
-    if kind == ISSUER:
+def _decode_issuer(kind: int, content: bytes) -> str | None:
+    if kind == ISSUER_SUBPACKET:
         return content.hex().upper() if len(content) == 8 else None
     if len(content) == 21 and content[0] == 4:
         return content[1:].hex().upper()

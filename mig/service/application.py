@@ -22,7 +22,7 @@ from mig.actions.handoff import DatabaseHandoff, Handoff, NoHandoff
 from mig.actions.outbox import Outbox
 from mig.actions.spool import Spool, SystemCalls
 from mig.actions.store import ActionStore
-from mig.actions.submit import Actions
+from mig.actions.submit import Submitter
 from mig.database.database import Database
 from mig.database.schema.migrate import ensure_schema
 from mig.demo.postgres import API, EmbeddedPostgres
@@ -37,7 +37,7 @@ from mig.errors import (
     UnavailableError,
     describe_error,
 )
-from mig.investigators.registry import Investigators
+from mig.investigators.registry import InvestigatorRegistry
 from mig.reactor import Reactor, get_reactor
 from mig.service import apicfg as config
 from mig.service import logs
@@ -116,7 +116,7 @@ def _spool(settings: Settings, calls: SystemCalls | None) -> Spool | None:
     if settings.handoff != "spool" or settings.spool is None:
         return None
     spool = Spool(settings.spool, calls)
-    spool.prepare()
+    spool.prepare_folders()
     return spool
 
 
@@ -228,8 +228,8 @@ class ApiService(Service):
             reactor,
             database,
             self._base,
-            actions=Actions(reactor, database.query, self._gpg, keyring, store, self._handoff),
-            investigators=Investigators(database, self._gpg, keyring),
+            actions=Submitter(reactor, database.query, self._gpg, keyring, store, self._handoff),
+            investigators=InvestigatorRegistry(database, self._gpg, keyring),
             limits=limits,
             observers=[logs.write_access_line],
         )

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from twisted.internet.interfaces import IReactorTime
 
 from mig.access.caller import ANONYMOUS, Caller
-from mig.actions.submit import Actions as Submissions
+from mig.actions.submit import Submitter
 from mig.api import errors
 from mig.api.actions import Actions
 from mig.api.agents import Agents
@@ -22,7 +22,7 @@ from mig.api.search import Searches
 from mig.database.database import Database
 from mig.formats.collection_json import MEDIA_TYPES
 from mig.hypermedia.urls import Urls
-from mig.investigators.registry import Investigators as Registry
+from mig.investigators.registry import InvestigatorRegistry
 from mig.limits import Limits
 from mig.web.gate import Authenticator
 from mig.web.request import Request
@@ -39,8 +39,8 @@ def make_site(
     database: Database,
     base: str,
     *,
-    actions: Submissions,
-    investigators: Registry,
+    actions: Submitter,
+    investigators: InvestigatorRegistry,
     limits: Limits = DEFAULT_LIMITS,
     routes: Iterable[Route] = ROUTES,
     authenticate: Authenticator = let_anyone_in,

@@ -19,7 +19,7 @@ from whenever import OffsetDateTime
 
 from mig.values import to_shortest_decimal
 
-EXACT: Final = 2**53
+MAX_EXACT_INTEGER: Final = 2**53
 """Up to here float64 holds every whole number."""
 
 Json: TypeAlias = str | int | float | bool | Sequence["Json"] | Mapping[str, "Json"] | None
@@ -37,21 +37,23 @@ _ESCAPES: Final = str.maketrans(
 )
 
 
-def encode(value: Json) -> str:
+def encode_go_json(value: Json) -> str:
     """Return *value* as Go encodes it."""
     parts: list[str] = []
-    _encode(value, parts)
+    _append_json(value, parts)
     return "".join(parts)
 
 
 def encode_fields(fields: Mapping[str, Json]) -> str:
     """Return the inside of an object whose members keep their order, as Go encodes a struct."""
-    return ",".join(f"{_quote(name)}:{encode(value)}" for name, value in fields.items())
+    return ",".join(
+        f"{_encode_string(name)}:{encode_go_json(value)}" for name, value in fields.items()
+    )
 
 
-def _encode(value: Json, parts: list[str]) -> None:
+def _append_json(value: Json, parts: list[str]) -> None:
     if isinstance(value, str):
-        parts.append(_quote(value))
+        parts.append(_encode_string(value))
     elif value is None or isinstance(value, bool):
         parts.append({None: "null", True: "true", False: "false"}[value])
     elif isinstance(value, int | float):
@@ -59,25 +61,25 @@ def _encode(value: Json, parts: list[str]) -> None:
     elif isinstance(value, Mapping):
         opening = "{"
         for name in sorted(value, key=str.encode):
-            parts.append(f"{opening}{_quote(name)}:")
-            _encode(value[name], parts)
+            parts.append(f"{opening}{_encode_string(name)}:")
+            _append_json(value[name], parts)
             opening = ","
         parts.append("}" if value else "{}")
     else:
         opening = "["
         for element in value:
             parts.append(opening)
-            _encode(element, parts)
+            _append_json(element, parts)
             opening = ","
         parts.append("]" if value else "[]")
 
 
-def _quote(text: str) -> str:
+def _encode_string(text: str) -> str:
     return f'"{text.translate(_ESCAPES)}"'
 
 
 def _encode_number(value: float) -> str:
-    if isinstance(value, int) and abs(value) <= EXACT:
+    if isinstance(value, int) and abs(value) <= MAX_EXACT_INTEGER:
         return str(value)
     number = float(value)
     text = repr(number)
@@ -103,7 +105,8 @@ def encode_operations(operations: Sequence[Operation]) -> str:
 
 
 def _encode_operation(operation: Operation) -> str:
-    text = f'{{"module":{_quote(operation.module)},"parameters":{encode(operation.parameters)}'
+    module, parameters = _encode_string(operation.module), encode_go_json(operation.parameters)
+    text = f'{{"module":{module},"parameters":{parameters}'
     text += ',"is_compressed":true' if operation.is_compressed else ""
     text += ',"want_compressed":true' if operation.want_compressed else ""
     return text + "}"
@@ -121,7 +124,7 @@ class SignedTime:
     moment: OffsetDateTime
 
     @property
-    def seconds(self) -> int:
+    def unix_seconds(self) -> int:
         """Unix seconds: cut, never rounded."""
         return self.moment.to_instant().timestamp()
 
@@ -130,7 +133,7 @@ class SignedTime:
         return self.moment.nanosecond
 
     @property
-    def gotime(self) -> str:
+    def go_string(self) -> str:
         """The time as ``time.Time.String`` writes it."""
         fraction = f"{self.nanosecond:09d}".rstrip("0")
         offset = "+0000" if self.text.endswith("Z") else self.text[-6:].replace(":", "")
@@ -139,12 +142,12 @@ class SignedTime:
         return f"{date} {time}{'.' * bool(fraction)}{fraction} {offset} {zone}"
 
     @property
-    def exact(self) -> bool:
+    def fits_microseconds(self) -> bool:
         """Whether a column of microseconds in UTC holds what was signed."""
         return self.nanosecond % 1000 == 0 and self.text.endswith("Z")
 
     @property
-    def microseconds(self) -> str:
+    def microsecond_text(self) -> str:
         """The time in UTC for a column of microseconds: cut, never rounded."""
         return f"{self.moment.to_instant().format_iso()[:19]}.{self.nanosecond // 1000:06d}Z"
 
@@ -170,13 +173,13 @@ class Signable:
 
         Times count to the second, as the newer text says no more.
         """
-        times = [self.validfrom.seconds, self.expireafter.seconds]
-        form = encode([self.name, self.target, *times, self.operations_text])
+        times = [self.validfrom.unix_seconds, self.expireafter.unix_seconds]
+        form = encode_go_json([self.name, self.target, *times, self.operations_text])
         return hashlib.sha256(form.encode()).digest()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Text:
+class SignedText:
     """One of the two texts."""
 
     form: str
@@ -193,14 +196,14 @@ SEPARATORS: Final = {
 """What ends a field in each form. A field that holds it can be read as another one."""
 
 
-def texts(action: Signable) -> tuple[Text, Text]:
+def build_signed_texts(action: Signable) -> tuple[SignedText, SignedText]:
     """Return both texts of an action, the newer first."""
     unix = (
-        f"name={action.name};target={action.target};validfrom={action.validfrom.seconds}"
-        f";expireafter=%!s(int64={action.expireafter.seconds});operations={action.operations_text};"
+        f"name={action.name};target={action.target};validfrom={action.validfrom.unix_seconds}"
+        f";expireafter=%!s(int64={action.expireafter.unix_seconds});operations={action.operations_text};"
     )
     gotime = (
-        f"name={action.name}; target={action.target}; validfrom={action.validfrom.gotime}"
-        f"; expireafter={action.expireafter.gotime}; operations='{action.operations_text}';"
+        f"name={action.name}; target={action.target}; validfrom={action.validfrom.go_string}"
+        f"; expireafter={action.expireafter.go_string}; operations='{action.operations_text}';"
     )
-    return Text(form=UNIX, text=unix.encode()), Text(form=GOTIME, text=gotime.encode())
+    return SignedText(form=UNIX, text=unix.encode()), SignedText(form=GOTIME, text=gotime.encode())

@@ -12,7 +12,7 @@ from twisted.logger import Logger
 from mig.errors import InvalidInputError
 from mig.model.row import make_row_reader
 from mig.model.statement import QueryFunction, Statement, id_array
-from mig.openpgp import certificate
+from mig.openpgp import certificate as certificates
 from mig.openpgp.certificate import Certificate
 
 ACTIVE: Final = "active"
@@ -54,12 +54,12 @@ class Signer:
     certificate: Certificate
 
     @property
-    def active(self) -> bool:
+    def is_active(self) -> bool:
         return self.status == ACTIVE
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Read:
+class _CachedKey:
     """A key as it was read; ``certificate`` is ``None`` when it cannot be."""
 
     digest: bytes
@@ -70,62 +70,68 @@ class _Read:
 class Keyring:
     """Every investigator's key, taken apart once for all parts of the service.
 
-    ``known`` is what :meth:`signers` last answered, and only a hint: whoever relies on a signer
-    checks the row again in the statement that does so.
+    ``cached_signers`` is what :meth:`load_signers` last answered, and only a hint: whoever relies
+    on a signer checks the row again in the statement that does so.
     """
 
     log = Logger()
 
     def __init__(self) -> None:
-        self._read: dict[str, _Read] = {}
-        self.known: list[Signer] = []
+        self._cached_keys: dict[str, _CachedKey] = {}
+        self.cached_signers: list[Signer] = []
 
-    async def signers(self, query: QueryFunction) -> list[Signer]:
+    async def load_signers(self, query: QueryFunction) -> list[Signer]:
         """All investigators that have a readable key, disabled ones too."""
         rows = await query(_ALL)
-        new = [row.id for row in rows if self._digest(row.id) != bytes(row.digest)]
+        new = [row.id for row in rows if self._find_digest(row.id) != bytes(row.digest)]
         if new:
             for key in await query(_KEYS, (id_array(new),)):
-                self._keep(key.id, bytes(key.publickey or b""))
-        self._read = {row.id: self._read[row.id] for row in rows if row.id in self._read}
-        self.known = [
+                self._cache_key(key.id, bytes(key.publickey or b""))
+        self._cached_keys = {
+            row.id: self._cached_keys[row.id] for row in rows if row.id in self._cached_keys
+        }
+        self.cached_signers = [
             Signer(
                 id=row.id,
                 name=row.name,
                 status=row.status,
-                publickey=self._read[row.id].publickey,
-                certificate=known,
+                publickey=self._cached_keys[row.id].publickey,
+                certificate=certificate,
             )
             for row in rows
-            if row.id in self._read and (known := self._read[row.id].certificate)
+            if row.id in self._cached_keys
+            and (certificate := self._cached_keys[row.id].certificate)
         ]
-        return self.known
+        return self.cached_signers
 
-    def _digest(self, id: str) -> bytes | None:
-        known = self._read.get(id)
-        return known.digest if known else None
+    def _find_digest(self, investigator_id: str) -> bytes | None:
+        cached = self._cached_keys.get(investigator_id)
+        return cached.digest if cached else None
 
-    def _keep(self, id: str, publickey: bytes) -> None:
+    def _cache_key(self, investigator_id: str, publickey: bytes) -> None:
         try:
-            readable = certificate.stored(publickey)
+            readable = certificates.parse_stored(publickey)
         except InvalidInputError as reason:
             readable = None
-            self.log.warn("the key of investigator {id} cannot be read: {why}", id=id, why=reason)
-        self._read[id] = _Read(
+            self.log.warn(
+                "the key of investigator {id} cannot be read: {why}", id=investigator_id, why=reason
+            )
+        self._cached_keys[investigator_id] = _CachedKey(
             digest=sha256(publickey).digest(), publickey=publickey, certificate=readable
         )
 
 
-def owners(signers: Sequence[Signer], names: Sequence[str]) -> list[Signer]:
-    """Whose certificate has a key of the first of *names* that anybody's has.
+def find_key_owners(signers: Sequence[Signer], issuers: Sequence[str]) -> list[Signer]:
+    """Whose certificate has a key of the first of *issuers* that anybody's has.
 
-    *names* are fingerprints or key ids, which are the ends of fingerprints, in the order of trust.
+    *issuers* are fingerprints or key ids, which are the ends of fingerprints, in the order
+    of trust.
     """
-    for name in names:
+    for issuer in issuers:
         found = [
             signer
             for signer in signers
-            if any(key.fingerprint.endswith(name) for key in signer.certificate.keys)
+            if any(key.fingerprint.endswith(issuer) for key in signer.certificate.keys)
         ]
         if found:
             return found

@@ -6,22 +6,22 @@ from collections.abc import Sequence
 
 from mig.errors import BadSignatureError, InvalidInputError
 from mig.openpgp.packet import Signature
-from mig.signing.canonical import Text
+from mig.signing.canonical import SignedText
 from mig.signing.gpg.verify import Gpg
-from mig.signing.keyring import Signer, owners
+from mig.signing.keyring import Signer, find_key_owners
 
 
 async def find_signer(
-    gpg: Gpg, signers: Sequence[Signer], signature: Signature, texts: Sequence[Text]
-) -> tuple[Signer, Text]:
+    gpg: Gpg, signers: Sequence[Signer], signature: Signature, texts: Sequence[SignedText]
+) -> tuple[Signer, SignedText]:
     """Return the one of *signers* who made a signature, and the one of *texts* that it is over.
 
     :raises InvalidInputError: when that is nobody, more than one, or not active, or when the
         signature does not hold.
     :raises UnavailableError: when it cannot be checked now.
     """
-    candidates = owners(signers, signature.issuers)
-    active = [signer for signer in candidates if signer.active]
+    candidates = find_key_owners(signers, signature.issuers)
+    active = [signer for signer in candidates if signer.is_active]
     if not active:
         names = ", ".join(f"{s.name!r} ({s.id})" for s in candidates)
         raise InvalidInputError(
@@ -33,8 +33,8 @@ async def find_signer(
 
 
 async def _find_only_signer(
-    gpg: Gpg, active: Sequence[Signer], signature: Signature, texts: Sequence[Text]
-) -> tuple[Signer, Text]:
+    gpg: Gpg, active: Sequence[Signer], signature: Signature, texts: Sequence[SignedText]
+) -> tuple[Signer, SignedText]:
     """Return the one of those whose certificates have the key; another's may have it without right.
 
     So a certificate with which the signature does not hold says nothing about the others.
@@ -54,7 +54,9 @@ async def _find_only_signer(
     return found[0]
 
 
-async def _find_text(gpg: Gpg, signer: Signer, signature: Signature, texts: Sequence[Text]) -> Text:
+async def _find_text(
+    gpg: Gpg, signer: Signer, signature: Signature, texts: Sequence[SignedText]
+) -> SignedText:
     for text in texts:
         try:
             await gpg.verify(signer.certificate, signature, text.text)

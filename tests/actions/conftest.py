@@ -15,7 +15,7 @@ from tests.support.submissions import Case
 
 
 @pytest.fixture(scope="package")
-def kept(postgres: EmbeddedPostgres) -> Iterator[TestDatabase]:
+def shared_database(postgres: EmbeddedPostgres) -> Iterator[TestDatabase]:
     admin = TestDatabase(dsn=postgres.dsn())
     admin.execute("create database attacked template template1")
     yield TestDatabase(dsn=postgres.dsn(database="attacked"))
@@ -23,18 +23,18 @@ def kept(postgres: EmbeddedPostgres) -> Iterator[TestDatabase]:
 
 
 @pytest.fixture
-def emptied(kept: TestDatabase) -> TestDatabase:
+def empty_database(shared_database: TestDatabase) -> TestDatabase:
     """One for all, emptied: to make one takes longer than a test."""
-    kept.execute(
+    shared_database.execute(
         "delete from submissions; delete from signatures; delete from actions;"
         " delete from investigators"
     )
-    return kept
+    return shared_database
 
 
 @pytest.fixture
-def case(keys: Keys, emptied: TestDatabase) -> Case:
-    return Case(keys, emptied)
+def case(keys: Keys, empty_database: TestDatabase) -> Case:
+    return Case(keys, empty_database)
 
 
 @pytest.fixture

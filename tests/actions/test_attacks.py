@@ -14,7 +14,7 @@ from urllib.parse import quote_plus
 import pytest
 import pytest_twisted
 
-from mig.openpgp.packet import packets
+from mig.openpgp.packet import split_packets
 from tests.support.api import Api
 from tests.support.documents import Json
 from tests.support.keys import (
@@ -22,27 +22,27 @@ from tests.support.keys import (
     LONG_AGO,
     SOON_AFTER,
     Key,
-    framed,
-    octets,
-    one_line,
-    public_armor,
-    with_issuer,
-    with_version,
-    without_back_signature,
+    decode_signature,
+    encode_packet,
+    encode_public_armor,
+    encode_signature,
+    remove_back_signature,
+    replace_issuer,
+    replace_version,
 )
 from tests.support.postgres import TestDatabase
 from tests.support.submissions import (
     FORM,
     JSON,
     Case,
-    Raw,
-    accepted_as,
-    an_action,
+    RawBody,
+    assert_accepted,
+    assert_refused,
+    build_text,
     check_nothing_left,
     check_nothing_stored,
-    refused_with,
-    spooled,
-    text_of,
+    list_spool,
+    make_action,
 )
 
 Sign = Callable[[str, "Case"], str]
@@ -51,7 +51,7 @@ Sign = Callable[[str, "Case"], str]
 # -- how submissions are made ------------------------------------------------------------------
 
 
-def signed(
+def sign_with(
     name: str = "alice",
     *options: str,
     form: str = "unix",
@@ -64,99 +64,100 @@ def signed(
     def make(case: Case) -> Json:
         key = getattr(case.keys, name)
         if status is not None:
-            case.add(key, status)
-        action = an_action()
-        signature = case.sign(action, key, *options, form=form, time=time)
+            case.add_investigator(key, status)
+        action = make_action()
+        signature = case.make_signature(action, key, *options, form=form, time=time)
         return {**action, "pgpsignatures": [then(signature, case)]}
 
     return make
 
 
-def around(head: bytes, tail: bytes = b"") -> Sign:
+def surround(head: bytes, tail: bytes = b"") -> Sign:
     """Packets before and after the signature's."""
-    return lambda signature, case: one_line(head + octets(signature) + tail)
+    return lambda signature, case: encode_signature(head + decode_signature(signature) + tail)
 
 
-def beside(name: str, *, first: bool = False) -> Sign:
+def add_signature(name: str, *, first: bool = False) -> Sign:
     """Another signature in the same line: one over another text when *name* is ``bad``."""
 
     def then(signature: str, case: Case) -> str:
-        text = text_of(an_action())
+        text = build_text(make_action())
         other = (
             case.keys.sign(case.keys.alice, b"another text")
             if name == "bad"
             else case.keys.sign(getattr(case.keys, name), text)
         )
-        both = [octets(signature), octets(other)]
-        return one_line(b"".join(reversed(both) if first else both))
+        both = [decode_signature(signature), decode_signature(other)]
+        return encode_signature(b"".join(reversed(both) if first else both))
 
     return then
 
 
-def made(*options: str, plain: bool = False) -> Callable[[Case], Json]:
+def sign_inline(*options: str, plain: bool = False) -> Callable[[Case], Json]:
     """A signature that is a whole message, with or without its frame lines."""
 
     def make(case: Case) -> Json:
-        text = case.keys.made_by(case.keys.alice, text_of(an_action()), *options)
-        signature = text.decode() if plain else one_line(text)
-        return {**an_action(), "pgpsignatures": [signature]}
+        text = case.keys.make_message(case.keys.alice, build_text(make_action()), *options)
+        signature = text.decode() if plain else encode_signature(text)
+        return {**make_action(), "pgpsignatures": [signature]}
 
     return make
 
 
-def over(text: bytes) -> Callable[[Case], Json]:
+def sign_other_text(text: bytes) -> Callable[[Case], Json]:
     """Alice's signature over another text."""
     return lambda case: {
-        **an_action(),
+        **make_action(),
         "pgpsignatures": [case.keys.sign(case.keys.alice, text)],
     }
 
 
-def edited(**members: Json) -> Callable[[Case], Json]:
+def edit_after_signing(**members: Json) -> Callable[[Case], Json]:
     """Signed first, and then changed."""
-    return lambda case: {**case.good(an_action()), **members}
+    return lambda case: {**case.sign_action(make_action()), **members}
 
 
-def as_version(version: int) -> Sign:
+def change_version(version: int) -> Sign:
     """The signature, changed into one of another version of OpenPGP's."""
-    return lambda signature, _: with_version(signature, version)
+    return lambda signature, _: replace_version(signature, version)
 
 
-def signed_as(*, form: str = "unix", **members: Json) -> Callable[[Case], Json]:
+def edit_before_signing(*, form: str = "unix", **members: Json) -> Callable[[Case], Json]:
     """Changed first, and then signed."""
-    return lambda case: case.good(an_action(**members), form=form)
+    return lambda case: case.sign_action(make_action(**members), form=form)
 
 
-def replaced(old: str, new: str, **members: Json) -> Callable[[Case], Json]:
+def replace_in_text(old: str, new: str, **members: Json) -> Callable[[Case], Json]:
     """Signed, and then changed in its JSON text."""
 
     def make(case: Case) -> str:
-        text = json.dumps(case.good(an_action(**members)))
+        text = json.dumps(case.sign_action(make_action(**members)))
         assert text.count(old) == 1, text
         return text.replace(old, new)
 
     return make
 
 
-def raw(old: bytes, new: bytes, type: str = FORM) -> Callable[[Case], Json]:
+def replace_in_bytes(old: bytes, new: bytes, content_type: str = FORM) -> Callable[[Case], Json]:
     """Signed, and then changed in its bytes."""
 
-    def make(case: Case) -> Raw:
-        text = json.dumps(case.good(an_action())).encode()
+    def make(case: Case) -> RawBody:
+        text = json.dumps(case.sign_action(make_action())).encode()
         assert text.count(old) == 1
         changed = text.replace(old, new)
-        return Raw(
-            body=b"action=" + quote_plus(changed).encode() if type == FORM else changed, type=type
+        return RawBody(
+            body=b"action=" + quote_plus(changed).encode() if content_type == FORM else changed,
+            content_type=content_type,
         )
 
     return make
 
 
-def signatures(make: Callable[[Case], list[Json]]) -> Callable[[Case], Json]:
-    return lambda case: {**an_action(), "pgpsignatures": make(case)}
+def use_signatures(make: Callable[[Case], list[Json]]) -> Callable[[Case], Json]:
+    return lambda case: {**make_action(), "pgpsignatures": make(case)}
 
 
-def adopted(victim: str, kind: str, *, sub: bool) -> Callable[[Case], Json]:
+def adopt_key(victim: str, kind: str, *, sub: bool) -> Callable[[Case], Json]:
     """Eve, an investigator before the victim was, has the victim's key as a subkey."""
 
     def make(case: Case) -> Json:
@@ -164,28 +165,28 @@ def adopted(victim: str, kind: str, *, sub: bool) -> Callable[[Case], Json]:
         fingerprint = key.signer[:-1] if sub else key.fingerprint
         capabilities = ("s", "a") if kind == "other use" else ()
         name = f"{victim}'s {kind}"
-        eve = case.keys.adopting(name, fingerprint, *capabilities)
+        eve = case.keys.make_adopting(name, fingerprint, *capabilities)
         if kind == "not back":
-            eve = replace(eve, armored=public_armor(without_back_signature(eve.packets)))
-        case.add(eve)
-        return signed(victim)(case)
+            eve = replace(eve, armored=encode_public_armor(remove_back_signature(eve.packets)))
+        case.add_investigator(eve)
+        return sign_with(victim)(case)
 
     return make
 
 
-def merged(case: Case) -> Json:
+def merge_keys(case: Case) -> Json:
     """Eve's certificate holds another's subkey with the binding that its owner made."""
     eve, victim = case.keys.stranger, case.keys.subkey
-    parts = [part.raw for part in packets(victim.packets)]
-    case.add(
+    parts = [part.raw for part in split_packets(victim.packets)]
+    case.add_investigator(
         Key(
             name="eve",
             fingerprint=eve.fingerprint,
             signer=eve.signer,
-            armored=public_armor(eve.packets + b"".join(parts[-2:])),
+            armored=encode_public_armor(eve.packets + b"".join(parts[-2:])),
         )
     )
-    return signed("subkey")(case)
+    return sign_with("subkey")(case)
 
 
 ODD = {
@@ -198,24 +199,24 @@ ODD = {
 }
 
 
-def odd(name: str, *, good: bool = True, expired: bool = False) -> Callable[[Case], Json]:
+def forge_user_id(name: str, *, good: bool = True, expired: bool = False) -> Callable[[Case], Json]:
     """By a key whose user id forges status lines."""
 
     def make(case: Case) -> Json:
         bob = case.keys.bob
-        case.add(bob)
+        case.add_investigator(bob)
         uid = ODD[name].replace(b"{bob}", bob.fingerprint.encode())
         uid = uid.replace(b"{id}", bob.key_id.encode())
-        eve = case.keys.key(
+        eve = case.keys.make_key(
             f"eve {name} {expired}",
             uid=uid,
             expires="2020-06-01" if expired else "0",
             time=LONG_AGO,
         )
-        case.add(eve)
-        text = text_of(an_action()) if good else b"another text"
+        case.add_investigator(eve)
+        text = build_text(make_action()) if good else b"another text"
         signature = case.keys.sign(eve, text, time=SOON_AFTER)
-        return {**an_action(), "pgpsignatures": [signature]}
+        return {**make_action(), "pgpsignatures": [signature]}
 
     return make
 
@@ -236,51 +237,56 @@ class Row:
     """Part of the file that is handed over."""
 
 
-def refused(name: str, says: str, make: Callable[[Case], Json], status: int = 400) -> Row:
+def expect_refused(name: str, says: str, make: Callable[[Case], Json], status: int = 400) -> Row:
     return Row(name=name, says=says, make=make, status=status)
 
 
-def accepted(name: str, make: Callable[[Case], Json], *signers: str, in_spool: str = "") -> Row:
+def expect_accepted(
+    name: str, make: Callable[[Case], Json], *signers: str, in_spool: str = ""
+) -> Row:
     return Row(name=name, make=make, signers=signers or ("alice",), in_spool=in_spool)
 
 
-def several(*names: str) -> Callable[[Case], Json]:
+def sign_with_several(*names: str) -> Callable[[Case], Json]:
     """Signed by each of them, in both texts by who is named twice."""
 
     def make(case: Case) -> Json:
-        action = an_action()
+        action = make_action()
         given = []
         for n, name in enumerate(names):
             key = getattr(case.keys, name)
-            case.add(key)
+            case.add_investigator(key)
             form = "gotime" if name in names[:n] else "unix"
-            given.append(case.sign(action, key, form=form))
+            given.append(case.make_signature(action, key, form=form))
         return {**action, "pgpsignatures": given}
 
     return make
 
 
-def with_fingerprint(name: str) -> Sign:
+def change_fingerprint(name: str) -> Sign:
     """The signed name of the key that made it, changed to another's."""
 
     def then(signature: str, case: Case) -> str:
         key = getattr(case.keys, name)
-        case.add(key)
-        data = octets(signature)
+        case.add_investigator(key)
+        data = decode_signature(signature)
         old = bytes.fromhex(case.keys.alice.fingerprint)
         assert data.count(old) == 1
-        return one_line(data.replace(old, bytes.fromhex(key.fingerprint)))
+        return encode_signature(data.replace(old, bytes.fromhex(key.fingerprint)))
 
     return then
 
 
 def by_future_key(case: Case) -> Json:
-    key = case.keys.key("future", time=FAR_AHEAD)
-    case.add(key)
-    return {**an_action(), "pgpsignatures": [case.sign(an_action(), key, time=FAR_AHEAD)]}
+    key = case.keys.make_key("future", time=FAR_AHEAD)
+    case.add_investigator(key)
+    return {
+        **make_action(),
+        "pgpsignatures": [case.make_signature(make_action(), key, time=FAR_AHEAD)],
+    }
 
 
-def nested(levels: int) -> Json:
+def nest_arrays(levels: int) -> Json:
     value: Json = 1
     for _ in range(levels):
         value = [value]
@@ -291,131 +297,163 @@ OTHER_TEXT = "pgpsignatures[0]: it is no signature over this action, in neither 
 FIRST = "pgpsignatures[0]: "
 TIME = "validfrom must be an RFC 3339 date, for example"
 BIG = 2**53
-MARKER = framed(10, b"PGP")
-TRUST = framed(12, b"\1\6")
+MARKER = encode_packet(10, b"PGP")
+TRUST = encode_packet(12, b"\1\6")
 
 ROWS = [
-    accepted("unix text", signed()),
-    accepted("gotime text", signed(form="gotime")),
-    accepted("RSA", signed("rsa"), "rsa"),
-    accepted("a subkey", signed("subkey"), "subkey"),
-    *[accepted(f"S1 {uid}", odd(uid), f"eve {uid} False") for uid in ODD],
-    *[refused(f"S2 bad, {uid}", OTHER_TEXT, odd(uid, good=False)) for uid in ODD],
+    expect_accepted("unix text", sign_with()),
+    expect_accepted("gotime text", sign_with(form="gotime")),
+    expect_accepted("RSA", sign_with("rsa"), "rsa"),
+    expect_accepted("a subkey", sign_with("subkey"), "subkey"),
+    *[expect_accepted(f"S1 {uid}", forge_user_id(uid), f"eve {uid} False") for uid in ODD],
+    *[expect_refused(f"S2 bad, {uid}", OTHER_TEXT, forge_user_id(uid, good=False)) for uid in ODD],
     *[
-        refused(
-            f"S2 expired, {uid}", FIRST + "the signer's key has expired", odd(uid, expired=True)
+        expect_refused(
+            f"S2 expired, {uid}",
+            FIRST + "the signer's key has expired",
+            forge_user_id(uid, expired=True),
         )
         for uid in ODD
     ],
-    refused("S3 another text", OTHER_TEXT, over(b"another text")),
-    refused("S3 a token", OTHER_TEXT, over(b"1;2026-01-02T03:04:05Z;4711\n")),
-    refused("S3 a line end", OTHER_TEXT, over(text_of(an_action()) + b"\n")),
-    refused("S4 SHA-1", FIRST + "SHA-1 is weak", signed("rsa", "--digest-algo", "SHA1")),
-    refused("S4 MD5", FIRST + "MD5 is weak", signed("rsa", "--digest-algo", "MD5")),
-    refused("S4 RIPEMD", FIRST + "RIPEMD-160 is weak", signed("rsa", "--digest-algo", "RIPEMD160")),
-    accepted("S4 SHA-224", signed("rsa", "--digest-algo", "SHA224"), "rsa"),
-    accepted("S4 SHA-512", signed("rsa", "--digest-algo", "SHA512"), "rsa"),
-    refused("S5 text mode", FIRST + "the signature's class is 0x01", signed("rsa", "--textmode")),
-    refused(
-        "S6 expired", FIRST + "the signer's key has expired", signed("expired", time=SOON_AFTER)
+    expect_refused("S3 another text", OTHER_TEXT, sign_other_text(b"another text")),
+    expect_refused("S3 a token", OTHER_TEXT, sign_other_text(b"1;2026-01-02T03:04:05Z;4711\n")),
+    expect_refused("S3 a line end", OTHER_TEXT, sign_other_text(build_text(make_action()) + b"\n")),
+    expect_refused("S4 SHA-1", FIRST + "SHA-1 is weak", sign_with("rsa", "--digest-algo", "SHA1")),
+    expect_refused("S4 MD5", FIRST + "MD5 is weak", sign_with("rsa", "--digest-algo", "MD5")),
+    expect_refused(
+        "S4 RIPEMD", FIRST + "RIPEMD-160 is weak", sign_with("rsa", "--digest-algo", "RIPEMD160")
     ),
-    refused("S6 revoked", FIRST + "the signer's key is revoked", signed("revoked")),
-    refused(
+    expect_accepted("S4 SHA-224", sign_with("rsa", "--digest-algo", "SHA224"), "rsa"),
+    expect_accepted("S4 SHA-512", sign_with("rsa", "--digest-algo", "SHA512"), "rsa"),
+    expect_refused(
+        "S5 text mode", FIRST + "the signature's class is 0x01", sign_with("rsa", "--textmode")
+    ),
+    expect_refused(
+        "S6 expired", FIRST + "the signer's key has expired", sign_with("expired", time=SOON_AFTER)
+    ),
+    expect_refused("S6 revoked", FIRST + "the signer's key is revoked", sign_with("revoked")),
+    expect_refused(
         "S6 expired subkey",
         FIRST + "the subkey that signed has expired",
-        signed("expired_subkey", time=SOON_AFTER),
+        sign_with("expired_subkey", time=SOON_AFTER),
     ),
-    refused(
+    expect_refused(
         "S6 revoked subkey",
         FIRST + "the subkey that signed is revoked",
-        signed("revoked_subkey"),
+        sign_with("revoked_subkey"),
     ),
-    refused(
+    expect_refused(
         "S7 expired",
         FIRST + "the signature has expired",
-        signed("bob", "--default-sig-expire", "1d", time=SOON_AFTER),
+        sign_with("bob", "--default-sig-expire", "1d", time=SOON_AFTER),
     ),
-    refused("S7 future", FIRST + "the signature is dated in the future", signed(time=FAR_AHEAD)),
-    refused(
+    expect_refused(
+        "S7 future", FIRST + "the signature is dated in the future", sign_with(time=FAR_AHEAD)
+    ),
+    expect_refused(
         "S7 before its key",
         FIRST + "the signature is dated before the key that made it",
-        signed(time=LONG_AGO),
+        sign_with(time=LONG_AGO),
     ),
-    refused("S8 good and bad", FIRST + "the signature holds 2", signed(then=beside("bad"))),
-    refused(
-        "S8 bad and good", FIRST + "the signature holds 2", signed(then=beside("bad", first=True))
+    expect_refused(
+        "S8 good and bad", FIRST + "the signature holds 2", sign_with(then=add_signature("bad"))
     ),
-    refused(
+    expect_refused(
+        "S8 bad and good",
+        FIRST + "the signature holds 2",
+        sign_with(then=add_signature("bad", first=True)),
+    ),
+    expect_refused(
         "S8 unknown and good",
         FIRST + "the signature holds 2",
-        signed(then=beside("stranger", first=True)),
+        sign_with(then=add_signature("stranger", first=True)),
     ),
-    refused("S8 good and good", FIRST + "the signature holds 2", signed(then=beside("alice"))),
-    refused(
+    expect_refused(
+        "S8 good and good", FIRST + "the signature holds 2", sign_with(then=add_signature("alice"))
+    ),
+    expect_refused(
         "S9 compressed",
         FIRST + "the signature holds compressed data",
-        signed(then=lambda signature, _: one_line(framed(8, b"\0" + octets(signature)))),
+        sign_with(
+            then=lambda signature, _: encode_signature(
+                encode_packet(8, b"\0" + decode_signature(signature))
+            )
+        ),
     ),
-    refused(
-        "S9 marker", FIRST + "the signature holds a packet of type 10", signed(then=around(MARKER))
+    expect_refused(
+        "S9 marker",
+        FIRST + "the signature holds a packet of type 10",
+        sign_with(then=surround(MARKER)),
     ),
-    refused(
-        "S9 trust", FIRST + "the signature holds a packet of type 12", signed(then=around(TRUST))
+    expect_refused(
+        "S9 trust",
+        FIRST + "the signature holds a packet of type 12",
+        sign_with(then=surround(TRUST)),
     ),
-    refused(
-        "S9 trust after", FIRST + "the signature holds a packet", signed(then=around(b"", TRUST))
+    expect_refused(
+        "S9 trust after",
+        FIRST + "the signature holds a packet",
+        sign_with(then=surround(b"", TRUST)),
     ),
-    refused("S9 junk after", FIRST + "the data is not OpenPGP", signed(then=around(b"", b"junk"))),
-    refused(
+    expect_refused(
+        "S9 junk after", FIRST + "the data is not OpenPGP", sign_with(then=surround(b"", b"junk"))
+    ),
+    expect_refused(
         "S9 cut",
         FIRST + "the OpenPGP data is cut short",
-        signed(then=lambda s, _: one_line(octets(s)[:-1])),
+        sign_with(then=lambda s, _: encode_signature(decode_signature(s)[:-1])),
     ),
-    refused(
+    expect_refused(
         "S9 partial",
         FIRST + "an OpenPGP packet in parts",
-        signed(then=lambda s, _: one_line(b"\xc2\xe1" + octets(s)[2:])),
+        sign_with(then=lambda s, _: encode_signature(b"\xc2\xe1" + decode_signature(s)[2:])),
     ),
-    refused(
-        "S9 spaces", FIRST + "this is no signature", signed(then=lambda s, _: s[:40] + " " + s[40:])
+    expect_refused(
+        "S9 spaces",
+        FIRST + "this is no signature",
+        sign_with(then=lambda s, _: s[:40] + " " + s[40:]),
     ),
-    refused(
-        "S9 lines", FIRST + "this is no signature", signed(then=lambda s, _: s[:64] + "\n" + s[64:])
+    expect_refused(
+        "S9 lines",
+        FIRST + "this is no signature",
+        sign_with(then=lambda s, _: s[:64] + "\n" + s[64:]),
     ),
-    refused(
+    expect_refused(
         "S9 checksum",
         FIRST + "the signature is damaged: its checksum",
-        signed(then=lambda s, _: s[:-4] + "AAAA"),
+        sign_with(then=lambda s, _: s[:-4] + "AAAA"),
     ),
-    refused("S9 no checksum", FIRST + "this is no signature", signed(then=lambda s, _: s[:-5])),
-    refused(
+    expect_refused(
+        "S9 no checksum", FIRST + "this is no signature", sign_with(then=lambda s, _: s[:-5])
+    ),
+    expect_refused(
         "S10 clearsigned",
         FIRST + "the signature is a clearsigned text",
-        made("--clear-sign", plain=True),
+        sign_inline("--clear-sign", plain=True),
     ),
-    refused(
+    expect_refused(
         "S10 inline",
         FIRST + "the signature holds an inline-signed message",
-        made("--sign", "--compress-algo", "none"),
+        sign_inline("--sign", "--compress-algo", "none"),
     ),
-    refused(
+    expect_refused(
         "S10 compressed",
         FIRST + "an OpenPGP packet without a length is not accepted",
-        made("--sign", "--compress-algo", "zip"),
+        sign_inline("--sign", "--compress-algo", "zip"),
     ),
-    refused(
+    expect_refused(
         "S10 armored",
         FIRST + "the signature is an armor with its frame lines",
-        made("--detach-sign", "--armor", plain=True),
+        sign_inline("--detach-sign", "--armor", plain=True),
     ),
-    refused(
+    expect_refused(
         "S11 an unknown key and its block",
         FIRST + "no investigator has the key",
-        signed("stranger", "--include-key-block", status=None),
+        sign_with("stranger", "--include-key-block", status=None),
     ),
-    accepted(
+    expect_accepted(
         "S11 addresses",
-        signed(
+        sign_with(
             "alice",
             "--sig-keyserver-url",
             "http://localhost:9/",
@@ -423,282 +461,345 @@ ROWS = [
             "http://localhost:9/",
         ),
     ),
-    refused("S12 critical", OTHER_TEXT, signed("alice", "--sig-notation", "!x@example.net=1")),
-    accepted("S12 not critical", signed("alice", "--sig-notation", "x@example.net=1")),
-    refused(
+    expect_refused(
+        "S12 critical", OTHER_TEXT, sign_with("alice", "--sig-notation", "!x@example.net=1")
+    ),
+    expect_accepted("S12 not critical", sign_with("alice", "--sig-notation", "x@example.net=1")),
+    expect_refused(
         "S13 10,000",
         "the request's body must be of at most 1048576 bytes here",
-        signed(then=lambda s, _: one_line(octets(s) * 10_000)),
+        sign_with(then=lambda s, _: encode_signature(decode_signature(s) * 10_000)),
         413,
     ),
-    refused(
+    expect_refused(
         "S13 long",
         FIRST + "a signature of 100000 letters is too long: at most 4096",
-        signatures(lambda _: ["A" * 100_000]),
+        use_signatures(lambda _: ["A" * 100_000]),
     ),
-    refused(
+    expect_refused(
         "S13 many",
         "there may be at most 20 pgpsignatures",
-        signatures(lambda _: [f"{n}" for n in range(2_000)]),
+        use_signatures(lambda _: [f"{n}" for n in range(2_000)]),
     ),
-    refused("none", "pgpsignatures must be an array of signatures", signatures(lambda _: [])),
-    refused("empty", FIRST + "the signature is empty", signatures(lambda _: [""])),
-    refused("a number", "pgpsignatures[0] must be a string", signatures(lambda _: [1])),
-    refused(
+    expect_refused(
+        "none", "pgpsignatures must be an array of signatures", use_signatures(lambda _: [])
+    ),
+    expect_refused("empty", FIRST + "the signature is empty", use_signatures(lambda _: [""])),
+    expect_refused("a number", "pgpsignatures[0] must be a string", use_signatures(lambda _: [1])),
+    expect_refused(
         "given twice",
         "pgpsignatures[1] is given twice",
-        lambda case: {**an_action(), "pgpsignatures": [case.sign(an_action())] * 2},
+        lambda case: {**make_action(), "pgpsignatures": [case.make_signature(make_action())] * 2},
     ),
-    refused(
+    expect_refused(
         "good and bad",
         "pgpsignatures[1]: it is no signature over this action",
-        signatures(lambda case: [case.sign(an_action()), case.keys.sign(case.keys.alice, b"x")]),
-    ),
-    refused(
-        "good and unknown",
-        "pgpsignatures[1]: no investigator has the key",
-        signatures(
-            lambda case: [case.sign(an_action()), case.sign(an_action(), case.keys.stranger)]
+        use_signatures(
+            lambda case: [case.make_signature(make_action()), case.keys.sign(case.keys.alice, b"x")]
         ),
     ),
-    accepted("S14 zeroed", signed(then=lambda s, _: with_issuer(s, "0" * 16))),
-    accepted(
-        "S14 another's", signed(then=lambda s, case: with_issuer(s, case.keys.stranger.key_id))
+    expect_refused(
+        "good and unknown",
+        "pgpsignatures[1]: no investigator has the key",
+        use_signatures(
+            lambda case: [
+                case.make_signature(make_action()),
+                case.make_signature(make_action(), case.keys.stranger),
+            ]
+        ),
+    ),
+    expect_accepted("S14 zeroed", sign_with(then=lambda s, _: replace_issuer(s, "0" * 16))),
+    expect_accepted(
+        "S14 another's",
+        sign_with(then=lambda s, case: replace_issuer(s, case.keys.stranger.key_id)),
     ),
     *[
-        accepted(f"S15, S16 {victim} {kind}", adopted(victim, kind, sub=sub), victim)
+        expect_accepted(f"S15, S16 {victim} {kind}", adopt_key(victim, kind, sub=sub), victim)
         for victim, sub in (("bob", False), ("subkey", True))
         for kind in ("other use", "not back")
     ],
     *[
-        refused(
+        expect_refused(
             f"S16 {victim} shared",
             FIRST + "the key that made it belongs to several investigators",
-            adopted(victim, "shared", sub=sub),
+            adopt_key(victim, "shared", sub=sub),
         )
         for victim, sub in (("bob", False), ("subkey", True))
     ],
-    accepted("S16 not bound", merged, "subkey"),
+    expect_accepted("S16 not bound", merge_keys, "subkey"),
     *[
-        refused(
+        expect_refused(
             f"S17 version {n}",
             FIRST + f"OpenPGP signatures of version {n} are not accepted: version 4",
-            signed(then=as_version(n)),
+            sign_with(then=change_version(n)),
         )
         for n in (2, 3, 5, 6, 99)
     ],
-    refused(
+    expect_refused(
         "S20 RSA 1024",
         FIRST + "the key that made the signature is too weak: it has 1024 bits",
-        signed("rsa1024", "--digest-algo", "SHA256"),
+        sign_with("rsa1024", "--digest-algo", "SHA256"),
     ),
-    refused(
+    expect_refused(
         "S20 DSA",
         FIRST + "DSA signatures are not accepted",
-        signed("dsa", "--digest-algo", "SHA256"),
+        sign_with("dsa", "--digest-algo", "SHA256"),
     ),
-    refused(
+    expect_refused(
         "disabled",
         FIRST + "the investigator 'bob' (2) is not active",
-        signed("bob", status="disabled"),
+        sign_with("bob", status="disabled"),
     ),
-    refused("unknown", FIRST + "no investigator has the key", signed("stranger", status=None)),
-    accepted("two signers", several("bob", "alice"), "alice", "bob"),
-    accepted("one signer twice", several("alice", "alice")),
-    accepted("two signers, one twice", several("bob", "alice", "bob"), "alice", "bob"),
-    refused("S14 signed as another's", OTHER_TEXT, signed(then=with_fingerprint("bob"))),
-    refused(
+    expect_refused(
+        "unknown", FIRST + "no investigator has the key", sign_with("stranger", status=None)
+    ),
+    expect_accepted("two signers", sign_with_several("bob", "alice"), "alice", "bob"),
+    expect_accepted("one signer twice", sign_with_several("alice", "alice")),
+    expect_accepted(
+        "two signers, one twice", sign_with_several("bob", "alice", "bob"), "alice", "bob"
+    ),
+    expect_refused(
+        "S14 signed as another's", OTHER_TEXT, sign_with(then=change_fingerprint("bob"))
+    ),
+    expect_refused(
         "S7 a key of the future",
         FIRST + "the key that made the signature is dated in the future",
         by_future_key,
     ),
-    refused(
+    expect_refused(
         "good and disabled",
         "pgpsignatures[1]: the investigator 'bob' (2) is not active",
         lambda case: (
-            case.add(case.keys.bob, "disabled"),
-            several("alice", "bob")(case),
+            case.add_investigator(case.keys.bob, "disabled"),
+            sign_with_several("alice", "bob")(case),
         )[1],
     ),
-    refused("JSON: no UTF-8", "is not UTF-8", raw(b"Find", b"\xc1\x86ind", JSON)),
-    refused("JSON: half a pair", "name holds half", raw(b"Find", b"\\ud800", JSON)),
-    refused("JSON: BOM", "is not JSON", raw(b'{"name"', b'\xef\xbb\xbf{"name"', JSON)),
-    refused("JSON: NaN", "NaN, which is no JSON", raw(b'"zero": 0', b'"zero": NaN', JSON)),
-    refused("JSON: twice", "'name' twice", raw(b'"name"', b'"name": "x", "name"', JSON)),
-    accepted("JSON", raw(b"Find", b"\\u0046ind", JSON)),
-    accepted(
+    expect_refused(
+        "JSON: no UTF-8", "is not UTF-8", replace_in_bytes(b"Find", b"\xc1\x86ind", JSON)
+    ),
+    expect_refused(
+        "JSON: half a pair", "name holds half", replace_in_bytes(b"Find", b"\\ud800", JSON)
+    ),
+    expect_refused(
+        "JSON: BOM", "is not JSON", replace_in_bytes(b'{"name"', b'\xef\xbb\xbf{"name"', JSON)
+    ),
+    expect_refused(
+        "JSON: NaN", "NaN, which is no JSON", replace_in_bytes(b'"zero": 0', b'"zero": NaN', JSON)
+    ),
+    expect_refused(
+        "JSON: twice", "'name' twice", replace_in_bytes(b'"name"', b'"name": "x", "name"', JSON)
+    ),
+    expect_accepted("JSON", replace_in_bytes(b"Find", b"\\u0046ind", JSON)),
+    expect_accepted(
         "the first and the last second",
-        signed_as(validfrom="0001-01-01T00:00:00Z", expireafter="9999-12-31T23:59:59.999999999Z"),
+        edit_before_signing(
+            validfrom="0001-01-01T00:00:00Z", expireafter="9999-12-31T23:59:59.999999999Z"
+        ),
         in_spool='"expireafter":"9999-12-31T23:59:59.999999999Z"',
     ),
-    refused("C12 before the first", TIME, edited(validfrom="0001-01-01T00:00:00+01:00")),
-    refused(
+    expect_refused(
+        "C12 before the first", TIME, edit_after_signing(validfrom="0001-01-01T00:00:00+01:00")
+    ),
+    expect_refused(
         "C12 after the last",
         "expireafter must be an RFC 3339 date",
-        edited(expireafter="9999-12-31T23:59:59-01:00"),
+        edit_after_signing(expireafter="9999-12-31T23:59:59-01:00"),
     ),
-    accepted("64 levels", signed_as(operations=[{"module": "x", "parameters": nested(64)}])),
-    refused(
+    expect_accepted(
+        "64 levels",
+        edit_before_signing(operations=[{"module": "x", "parameters": nest_arrays(64)}]),
+    ),
+    expect_refused(
         "65 levels",
         "operations[0].parameters is nested deeper than 64 levels",
-        edited(operations=[{"module": "x", "parameters": nested(65)}]),
+        edit_after_signing(operations=[{"module": "x", "parameters": nest_arrays(65)}]),
     ),
-    accepted(
-        "lines", signed_as(name="a\nb\x1b\x7f", target="'\u2028'"), in_spool="a\\nb\\u001b\x7f"
+    expect_accepted(
+        "lines",
+        edit_before_signing(name="a\nb\x1b\x7f", target="'\u2028'"),
+        in_spool="a\\nb\\u001b\x7f",
     ),
-    accepted(
+    expect_accepted(
         "SQL",
-        signed_as(name="'; drop table actions; --", target="1=1; drop table agents; --%s%%"),
+        edit_before_signing(
+            name="'; drop table actions; --", target="1=1; drop table agents; --%s%%"
+        ),
         in_spool="drop table",
     ),
-    refused("C1 name", OTHER_TEXT, edited(name="Find the backdoors")),
-    refused("C1 target", OTHER_TEXT, edited(target="agents.name like '%'")),
-    refused("C1 validfrom", OTHER_TEXT, edited(validfrom="2026-01-02T03:04:06Z")),
-    refused("C1 expireafter", OTHER_TEXT, edited(expireafter="2099-01-02T03:04:06Z")),
-    refused("C1 reordered", OTHER_TEXT, edited(operations=an_action()["operations"][::-1])),
-    refused(
+    expect_refused("C1 name", OTHER_TEXT, edit_after_signing(name="Find the backdoors")),
+    expect_refused("C1 target", OTHER_TEXT, edit_after_signing(target="agents.name like '%'")),
+    expect_refused(
+        "C1 validfrom", OTHER_TEXT, edit_after_signing(validfrom="2026-01-02T03:04:06Z")
+    ),
+    expect_refused(
+        "C1 expireafter", OTHER_TEXT, edit_after_signing(expireafter="2099-01-02T03:04:06Z")
+    ),
+    expect_refused(
+        "C1 reordered", OTHER_TEXT, edit_after_signing(operations=make_action()["operations"][::-1])
+    ),
+    expect_refused(
         "C1 added",
         OTHER_TEXT,
-        edited(operations=an_action()["operations"] + [{"module": "x", "parameters": None}]),
+        edit_after_signing(
+            operations=make_action()["operations"] + [{"module": "x", "parameters": None}]
+        ),
     ),
-    refused("C1 dropped", OTHER_TEXT, edited(operations=an_action()["operations"][:1])),
+    expect_refused(
+        "C1 dropped", OTHER_TEXT, edit_after_signing(operations=make_action()["operations"][:1])
+    ),
     *[
-        refused(
+        expect_refused(
             f"C2 {name!a} beside",
             f"operations[0] has an unknown member {ascii(name)[1:-1]}",
-            replaced('"path": "/etc"}', f'"path": "/etc"}}, "{name}": "exec"'),
+            replace_in_text('"path": "/etc"}', f'"path": "/etc"}}, "{name}": "exec"'),
         )
         for name in ("Module", "MODULE", "PARAMETERS", "parameter\u017f", "module\u200b", "extra")
     ],
     *[
-        refused(
+        expect_refused(
             f"C2 {name!a} in the action",
             f"the action has an unknown member {ascii(name)[1:-1]}",
-            edited(**{name: "true"}),
+            edit_after_signing(**{name: "true"}),
         )
         for name in ("TARGET", "Operations", "operation\u017f", "expireAfter", "extra")
     ],
-    refused(
+    expect_refused(
         "C3 compressed",
         OTHER_TEXT,
-        replaced('"path": "/etc"}', '"path": "/etc"}, "is_compressed": true'),
+        replace_in_text('"path": "/etc"}', '"path": "/etc"}, "is_compressed": true'),
     ),
-    refused(
+    expect_refused(
         "C3 wanted",
         OTHER_TEXT,
-        replaced('"path": "/etc"}', '"path": "/etc"}, "want_compressed": true'),
+        replace_in_text('"path": "/etc"}', '"path": "/etc"}, "want_compressed": true'),
     ),
-    accepted(
+    expect_accepted(
         "C3 not compressed",
-        replaced('"path": "/etc"}', '"path": "/etc"}, "is_compressed": false'),
+        replace_in_text('"path": "/etc"}', '"path": "/etc"}, "is_compressed": false'),
         in_spool='"path":"/etc","zero":0}}',
     ),
-    refused(
+    expect_refused(
         "C4 twice",
         "action holds 'name' twice in one object",
-        replaced('"name": ', '"name": "x", "name": '),
+        replace_in_text('"name": ', '"name": "x", "name": '),
     ),
-    refused(
+    expect_refused(
         "C4 escaped",
         "action holds 'name' twice in one object",
-        replaced('"name": ', '"\\u006eame": "x", "name": '),
+        replace_in_text('"name": ', '"\\u006eame": "x", "name": '),
     ),
-    refused(
+    expect_refused(
         "C4 in an operation",
         "action holds 'path' twice in one object",
-        replaced('"path": ', '"path": "x", "path": '),
+        replace_in_text('"path": ', '"path": "x", "path": '),
     ),
-    refused(
+    expect_refused(
         "C5 2^53+1",
         f"operations[0].parameters holds {BIG + 1}, which float64",
-        replaced(
+        replace_in_text(
             f'"number": {BIG},',
             f'"number": {BIG + 1},',
             operations=[{"module": "x", "parameters": {"number": BIG, "x": 0}}],
         ),
     ),
     *[
-        accepted(
+        expect_accepted(
             f"C5 {form} for 1",
-            replaced('"number": 1,', f'"number": {form},'),
+            replace_in_text('"number": 1,', f'"number": {form},'),
             in_spool='"number":1,',
         )
         for form in ("1.0", "1e0", "100e-2")
     ],
-    refused("C5 -0 for 0", OTHER_TEXT, replaced('"zero": 0,', '"zero": -0,')),
-    accepted(
+    expect_refused("C5 -0 for 0", OTHER_TEXT, replace_in_text('"zero": 0,', '"zero": -0,')),
+    expect_accepted(
         "C5 1e20",
-        signed_as(operations=[{"module": "x", "parameters": 10**20}]),
+        edit_before_signing(operations=[{"module": "x", "parameters": 10**20}]),
         in_spool='"parameters":100000000000000000000',
     ),
-    refused(
-        "C6 1e400", "action holds 1e400, which is beyond", replaced('"zero": 0,', '"zero": 1e400,')
+    expect_refused(
+        "C6 1e400",
+        "action holds 1e400, which is beyond",
+        replace_in_text('"zero": 0,', '"zero": 1e400,'),
     ),
-    refused(
+    expect_refused(
         "C6 -1e400",
         "action holds -1e400, which is beyond",
-        replaced('"zero": 0,', '"zero": -1e400,'),
+        replace_in_text('"zero": 0,', '"zero": -1e400,'),
     ),
-    refused(
-        "C6 1e999999999", "action holds 1e999999999", replaced('"zero": 0,', '"zero": 1e999999999,')
+    expect_refused(
+        "C6 1e999999999",
+        "action holds 1e999999999",
+        replace_in_text('"zero": 0,', '"zero": 1e999999999,'),
     ),
     *[
-        refused(
+        expect_refused(
             f"C6 {word}",
             f"action holds {word}, which is no JSON",
-            replaced('"zero": 0,', f'"zero": {word},'),
+            replace_in_text('"zero": 0,', f'"zero": {word},'),
         )
         for word in ("NaN", "Infinity", "-Infinity")
     ],
-    refused(
+    expect_refused(
         "C6 5,000 digits",
         "action holds a number of more than 400 digits",
-        replaced('"zero": 0,', f'"zero": {"1" * 5000},'),
+        replace_in_text('"zero": 0,', f'"zero": {"1" * 5000},'),
     ),
-    refused("deep", "nested", replaced('"zero": 0,', f'"zero": {"[" * 500 + "]" * 500},')),
-    refused(
-        "very deep", "nested", replaced('"zero": 0,', f'"zero": {"[" * 50_000 + "]" * 50_000},')
+    expect_refused(
+        "deep", "nested", replace_in_text('"zero": 0,', f'"zero": {"[" * 500 + "]" * 500},')
     ),
-    refused(
+    expect_refused(
+        "very deep",
+        "nested",
+        replace_in_text('"zero": 0,', f'"zero": {"[" * 50_000 + "]" * 50_000},'),
+    ),
+    expect_refused(
         "C7 surrogate in the name",
         "name holds half a surrogate pair",
-        replaced("Find the", "Find \\ud800 the"),
+        replace_in_text("Find the", "Find \\ud800 the"),
     ),
-    refused(
+    expect_refused(
         "C7 surrogate in an operation",
         "operations[0].parameters holds half a surrogate pair",
-        replaced("/etc", "/\\udc00etc"),
+        replace_in_text("/etc", "/\\udc00etc"),
     ),
-    refused(
-        "C7 surrogate in a member", "holds half a surrogate pair", replaced('"zero"', '"\\udc00"')
+    expect_refused(
+        "C7 surrogate in a member",
+        "holds half a surrogate pair",
+        replace_in_text('"zero"', '"\\udc00"'),
     ),
-    refused(
+    expect_refused(
         "C7 surrogate in the description",
         "description holds half a surrogate pair",
-        replaced('"Alice"', '"\\udc00"'),
+        replace_in_text('"Alice"', '"\\udc00"'),
     ),
-    refused(
-        "C7 NUL in the name", "name holds a NUL character", replaced("Find the", "Find \\u0000 the")
+    expect_refused(
+        "C7 NUL in the name",
+        "name holds a NUL character",
+        replace_in_text("Find the", "Find \\u0000 the"),
     ),
-    refused(
+    expect_refused(
         "C7 NUL in an operation",
         "operations[0].parameters holds a NUL character",
-        replaced("/etc", "/\\u0000etc"),
+        replace_in_text("/etc", "/\\u0000etc"),
     ),
-    refused("C7 NUL in the text", "action holds a NUL character", raw(b"Find", b"Fi\0nd")),
-    refused(
+    expect_refused(
+        "C7 NUL in the text", "action holds a NUL character", replace_in_bytes(b"Find", b"Fi\0nd")
+    ),
+    expect_refused(
         "C7 control character",
         "action is not JSON: Invalid control character",
-        replaced("Find the", "Find \x01 the"),
+        replace_in_text("Find the", "Find \x01 the"),
     ),
-    refused("C7 overlong", "action is not UTF-8", raw(b"Find", b"\xc1\x86ind")),
-    refused("C7 CESU", "action is not UTF-8", raw(b"Find", b"\xed\xa0\x80ind")),
-    refused("C7 BOM", "action is not JSON: ", raw(b'{"name"', b'\xef\xbb\xbf{"name"')),
+    expect_refused("C7 overlong", "action is not UTF-8", replace_in_bytes(b"Find", b"\xc1\x86ind")),
+    expect_refused("C7 CESU", "action is not UTF-8", replace_in_bytes(b"Find", b"\xed\xa0\x80ind")),
+    expect_refused(
+        "C7 BOM", "action is not JSON: ", replace_in_bytes(b'{"name"', b'\xef\xbb\xbf{"name"')
+    ),
     *[
-        refused(
+        expect_refused(
             f"C8 {separator!r} in the {field}, {form}",
             f"{field} holds the separator that ends it in the signed text",
-            signed_as(form=form, **{field: f"x{separator}x"}),
+            edit_before_signing(form=form, **{field: f"x{separator}x"}),
         )
         for form, field, separator in (
             ("unix", "name", ";target="),
@@ -707,9 +808,11 @@ ROWS = [
             ("gotime", "target", "; validfrom="),
         )
     ],
-    accepted("C8 the other text's separator", signed_as(form="gotime", name="x;target=x")),
+    expect_accepted(
+        "C8 the other text's separator", edit_before_signing(form="gotime", name="x;target=x")
+    ),
     *[
-        refused(f"C12 {time!a}", TIME, edited(validfrom=time))
+        expect_refused(f"C12 {time!a}", TIME, edit_after_signing(validfrom=time))
         for time in (
             "2026-01-02t03:04:05Z",
             "2026-01-02T03:04:05z",
@@ -736,47 +839,59 @@ ROWS = [
             "2026-01-02T03:04:05.Z",
         )
     ],
-    refused(
+    expect_refused(
         "C13 NFD",
         OTHER_TEXT,
-        lambda case: {**case.good(an_action(name="Caf\u00e9")), "name": "Cafe\u0301"},
+        lambda case: {**case.sign_action(make_action(name="Caf\u00e9")), "name": "Cafe\u0301"},
     ),
-    refused("C13 look-alike", OTHER_TEXT, edited(name="Find the b\u0430ckdoor")),
-    refused("no name", "name must not be empty", edited(name=" \t")),
-    refused("no target", "target must not be empty", edited(target="\u2003")),
-    refused("long", "name must have at most 2048 letters", edited(name="x" * 2049)),
-    refused("syntax", "syntaxversion must be 2", edited(syntaxversion=1)),
-    refused("syntax as text", "syntaxversion must be 2", edited(syntaxversion="2")),
-    refused(
+    expect_refused("C13 look-alike", OTHER_TEXT, edit_after_signing(name="Find the b\u0430ckdoor")),
+    expect_refused("no name", "name must not be empty", edit_after_signing(name=" \t")),
+    expect_refused("no target", "target must not be empty", edit_after_signing(target="\u2003")),
+    expect_refused(
+        "long", "name must have at most 2048 letters", edit_after_signing(name="x" * 2049)
+    ),
+    expect_refused("syntax", "syntaxversion must be 2", edit_after_signing(syntaxversion=1)),
+    expect_refused(
+        "syntax as text", "syntaxversion must be 2", edit_after_signing(syntaxversion="2")
+    ),
+    expect_refused(
         "syntax as float",
         "syntaxversion must be 2",
-        replaced('"syntaxversion": 2', '"syntaxversion": 2.0'),
+        replace_in_text('"syntaxversion": 2', '"syntaxversion": 2.0'),
     ),
-    refused("syntax as truth", "syntaxversion must be 2", edited(syntaxversion=True)),
-    refused(
+    expect_refused(
+        "syntax as truth", "syntaxversion must be 2", edit_after_signing(syntaxversion=True)
+    ),
+    expect_refused(
         "order",
         "expireafter must be later than validfrom",
-        edited(expireafter="2026-01-02T03:04:05.678901234Z"),
+        edit_after_signing(expireafter="2026-01-02T03:04:05.678901234Z"),
     ),
-    refused(
-        "over", "expireafter must be in the future", signed_as(expireafter="2026-01-03T00:00:00Z")
+    expect_refused(
+        "over",
+        "expireafter must be in the future",
+        edit_before_signing(expireafter="2026-01-03T00:00:00Z"),
     ),
-    refused(
+    expect_refused(
         "no operations",
         "operations must be an array of at least one operation",
-        edited(operations=[]),
+        edit_after_signing(operations=[]),
     ),
-    refused(
-        "no module", "operations[0].module must not be empty", edited(operations=[{"module": " "}])
+    expect_refused(
+        "no module",
+        "operations[0].module must not be empty",
+        edit_after_signing(operations=[{"module": " "}]),
     ),
-    refused("an array", "the action must be a JSON object", lambda _: "[]"),
-    refused("no JSON", "action is not JSON", lambda _: "{"),
-    refused(
+    expect_refused("an array", "the action must be a JSON object", lambda _: "[]"),
+    expect_refused("no JSON", "action is not JSON", lambda _: "{"),
+    expect_refused(
         "unknown description",
         "description has an unknown member Author",
-        edited(description={"Author": "x"}),
+        edit_after_signing(description={"Author": "x"}),
     ),
-    refused("unknown threat", "threat.level must be a string", edited(threat={"level": 1})),
+    expect_refused(
+        "unknown threat", "threat.level must be a string", edit_after_signing(threat={"level": 1})
+    ),
 ]
 
 
@@ -784,8 +899,8 @@ ROWS = [
 
 
 @pytest.fixture
-def database(emptied: TestDatabase) -> TestDatabase:
-    return emptied
+def database(empty_database: TestDatabase) -> TestDatabase:
+    return empty_database
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
@@ -795,14 +910,14 @@ async def test_attack(
 ) -> None:
     submission = row.make(case)
     if row.says:
-        await refused_with(api, submission, row.says, row.status)
+        await assert_refused(api, submission, row.says, row.status)
         check_nothing_stored(api, database)
         check_nothing_left(temporary)
-        submission = case.good(an_action())
-    action = await accepted_as(api, submission)
+        submission = case.sign_action(make_action())
+    action = await assert_accepted(api, submission)
     signers = list(row.signers or ("alice",))
     assert [investigator["name"] for investigator in action["investigators"]] == signers
     sql = "select name from signatures join investigators on id = investigatorid order by id"
     assert [name for (name,) in database.execute(sql)] == signers
-    (file,) = spooled(api)
+    (file,) = list_spool(api)
     assert row.in_spool in file.read_text()

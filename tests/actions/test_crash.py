@@ -65,7 +65,7 @@ class Service:
         return [file.name for f in FOLDERS for file in (self.spool / "action" / f).iterdir()]
 
     def ids(self) -> list[str]:
-        return [id for (id,) in self.database.execute("select id::text from actions")]
+        return [action_id for (action_id,) in self.database.execute("select id::text from actions")]
 
     def waiting(self) -> int:
         sql = "select count(*) from submissions where handedover is null"
@@ -103,10 +103,10 @@ def test_killed_between_any_two_steps(service: Service, point: str) -> None:
     assert len(there) == (POINTS.index(point) >= DURABLE)
     service.start()
     service.settle()
-    assert service.files() == [f"{id}.json" for id in there]
+    assert service.files() == [f"{action_id}.json" for action_id in there]
     assert service.post() == (200 if there else 202)
     assert len(service.ids()) == 1
-    assert service.files() == [f"{id}.json" for id in service.ids()]
+    assert service.files() == [f"{action_id}.json" for action_id in service.ids()]
     service.check_nothing_else()
 
 
@@ -117,8 +117,8 @@ def test_what_the_scheduler_took_already_is_not_written_again(
 ) -> None:
     service.start("--kill-at", point)
     assert service.post() is None
-    (id,) = service.ids()
-    taken = service.spool / "action" / "new" / f"{id}.json"
+    (action_id,) = service.ids()
+    taken = service.spool / "action" / "new" / f"{action_id}.json"
     if where == "away":
         service.database.execute("update actions set status = 'preparing'")
         taken.unlink()
@@ -153,7 +153,7 @@ def test_every_call_to_the_file_system_may_fail(service: Service) -> None:
         wait_for(accepted)
         assert answers == {200, 503}
     service.settle()
-    assert sorted(service.files()) == sorted(f"{id}.json" for id in service.ids())
+    assert sorted(service.files()) == sorted(f"{action_id}.json" for action_id in service.ids())
     assert len(service.ids()) == len(errors)
     log = service.daemon.log.read_text() if service.daemon else ""
     assert log.count("do not reach the scheduler: ") == len(errors)
@@ -171,7 +171,7 @@ def test_nothing_is_taken_while_the_spool_is_away(service: Service) -> None:
     away.rename(folder)
     wait_for(service.files)
     assert service.post((VECTORS / "actions" / "unix-two-signers.json").read_text()) == 202
-    assert sorted(service.files()) == sorted(f"{id}.json" for id in service.ids())
+    assert sorted(service.files()) == sorted(f"{action_id}.json" for action_id in service.ids())
 
 
 def test_a_database_that_goes_away_leaves_nothing_half(service: Service) -> None:
@@ -202,5 +202,5 @@ def test_equal_posts_to_two_daemons_make_one_action(service: Service) -> None:
         second.process.wait()
     assert answers == ["200"] * 23 + ["202"]
     service.settle()
-    assert service.files() == [f"{id}.json" for id in service.ids()]
+    assert service.files() == [f"{action_id}.json" for action_id in service.ids()]
     assert len(service.ids()) == 1

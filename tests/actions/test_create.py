@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import pytest_twisted
 
-from mig.actions.submission import read_operations
+from mig.actions.submission import parse_operations
 from mig.errors import InvalidInputError
 from mig.signing.canonical import encode_operations
 from mig.values import parse_json
@@ -22,12 +22,12 @@ from tests.support.postgres import TestDatabase
 ACTIONS = sorted((VECTORS / "actions").glob("*.json"))
 
 
-def spooled(api: Api) -> list[Path]:
+def list_spool(api: Api) -> list[Path]:
     assert api.spool
     return sorted((api.spool / "action" / "new").iterdir())
 
 
-async def post(api: Api, action: Json) -> Answer:
+async def post_action(api: Api, action: Json) -> Answer:
     text = action if isinstance(action, str) else json.dumps(action)
     return await api.request("POST", "/action/create/", data={"action": text})
 
@@ -38,13 +38,13 @@ async def test_every_recorded_action_is_taken_stored_and_handed_over(
     api: Api, database: TestDatabase, path: Path
 ) -> None:
     load(database.dsn)
-    response = await post(api, path.read_text())
+    response = await post_action(api, path.read_text())
     assert response.code == 202, response.body
     (item,) = response.document["items"]
     assert response.header("Location") == item["href"]
     served = item["data"][0]["value"]
     assert served["status"] == "init" and served["investigators"][0]["name"] == "Bob Kelso"
-    (file,) = spooled(api)
+    (file,) = list_spool(api)
     assert stat.S_IMODE(file.stat().st_mode) == 0o640
     given, handed = json.loads(path.read_text()), json.loads(file.read_text())
     assert handed.pop("id") == served["id"] < 2**53
@@ -58,16 +58,16 @@ async def test_every_recorded_action_is_taken_stored_and_handed_over(
     }
 
 
-def edited(value: Json) -> Iterator[Json]:
+def edit_action(value: Json) -> Iterator[Json]:
     """*value* with one thing in it changed, each in turn: signed by nobody."""
     if isinstance(value, dict):
         for name, inner in value.items():
-            yield from ({**value, name: other} for other in edited(inner))
+            yield from ({**value, name: other} for other in edit_action(inner))
             yield {key: value[key] for key in value if key != name}
         yield {**value, "added": 1}
     elif isinstance(value, list):
         for n, inner in enumerate(value):
-            yield from ([*value[:n], other, *value[n + 1 :]] for other in edited(inner))
+            yield from ([*value[:n], other, *value[n + 1 :]] for other in edit_action(inner))
             yield [*value[:n], *value[n + 1 :]]
         yield [*value, "added"]
         if value != value[::-1]:
@@ -81,9 +81,9 @@ def edited(value: Json) -> Iterator[Json]:
         yield value + 1 if abs(value) < 1e15 else value * 2
 
 
-def edits(action: JsonObject) -> Iterator[JsonObject]:
+def make_edits(action: JsonObject) -> Iterator[JsonObject]:
     for name in ("name", "target", "operations"):
-        yield from ({**action, name: other} for other in edited(action[name]))
+        yield from ({**action, name: other} for other in edit_action(action[name]))
     for name in ("validfrom", "expireafter"):
         for digits, other in (("04:05", "04:06"), ("04:05", "05:05"), ("-0", "-1")):
             yield {**action, name: action[name].replace(digits, other, 1)}
@@ -94,7 +94,7 @@ def same_operations(action: JsonObject, other: JsonObject) -> bool:
     if other != {**action, "operations": other["operations"]}:
         return False
     try:
-        mine, theirs = read_operations(action["operations"]), read_operations(other["operations"])
+        mine, theirs = parse_operations(action["operations"]), parse_operations(other["operations"])
         return encode_operations(mine) == encode_operations(theirs)
     except InvalidInputError:
         return False
@@ -109,14 +109,14 @@ async def test_no_recorded_action_is_taken_when_anything_signed_is_changed(
     before = database.execute("select count(*) from actions")
     action = parse_json(path.read_text(), "action")
     tried = 0
-    for other in edits(action):
+    for other in make_edits(action):
         if same_operations(action, other):
             continue
-        response = await post(api, other)
+        response = await post_action(api, other)
         assert response.code == 400, (other, response.body)
         tried += 1
     assert tried > 25
     assert database.execute("select count(*) from actions") == before
     assert database.execute("select count(*) from submissions") == [(0,)]
-    assert not spooled(api)
-    assert (await post(api, action)).code == 202
+    assert not list_spool(api)
+    assert (await post_action(api, action)).code == 202

@@ -13,30 +13,37 @@ import pytest_twisted
 from twisted.internet.threads import deferToThread
 
 from mig.openpgp import certificate
-from mig.openpgp.packet import packets
+from mig.openpgp.packet import split_packets
 from tests.support.api import Answer, Api
 from tests.support.command import command
 from tests.support.documents import Json
-from tests.support.keys import FAR_AHEAD, Key, Keys, dearmored, framed, public_armor
+from tests.support.keys import (
+    FAR_AHEAD,
+    Key,
+    Keys,
+    decode_armor,
+    encode_packet,
+    encode_public_armor,
+)
 from tests.support.postgres import TestDatabase
 from tests.support.submissions import (
-    accepted_as,
-    an_action,
+    assert_accepted,
+    assert_refused,
+    build_text,
     check_nothing_left,
-    refused_with,
-    text_of,
+    make_action,
 )
 
 Make = Callable[[Keys], str | bytes]
 
 
 @pytest.fixture
-def database(emptied: TestDatabase) -> TestDatabase:
-    emptied.execute("select setval('investigators_id_seq', 1, false)")
-    return emptied
+def database(empty_database: TestDatabase) -> TestDatabase:
+    empty_database.execute("select setval('investigators_id_seq', 1, false)")
+    return empty_database
 
 
-async def create(api: Api, name: str, publickey: str | bytes) -> Answer:
+async def create_investigator(api: Api, name: str, publickey: str | bytes) -> Answer:
     """The answer to a form with the key as a file."""
     key = publickey.encode() if isinstance(publickey, str) else publickey
     return await api.request(
@@ -47,9 +54,9 @@ async def create(api: Api, name: str, publickey: str | bytes) -> Answer:
     )
 
 
-async def added(api: Api, key: Key) -> str:
+async def add_key(api: Api, key: Key) -> str:
     """The id of a new investigator."""
-    response = await create(api, key.name, key.armored)
+    response = await create_investigator(api, key.name, key.armored)
     assert response.code == 201, response.document
     (item,) = response.document["items"]
     assert response.header("Location") == item["href"]
@@ -62,106 +69,111 @@ async def added(api: Api, key: Key) -> str:
 # -- keys that are not accepted ----------------------------------------------------------------
 
 
-def without(tag: int) -> Make:
+def remove_packets(tag: int) -> Make:
     """Alice's key without its packets of a type, and what belongs to them."""
-    return lambda keys: public_armor(
-        b"".join(p.raw for p in packets(keys.alice.packets) if p.tag != tag)
+    return lambda keys: encode_public_armor(
+        b"".join(p.raw for p in split_packets(keys.alice.packets) if p.tag != tag)
     )
 
 
 def of_version(version: int) -> Make:
     def make(keys: Keys) -> str:
-        first, *rest = packets(keys.alice.packets)
-        changed = framed(6, bytes([version]) + first.body[1:])
-        return public_armor(changed + b"".join(p.raw for p in rest))
+        first, *rest = split_packets(keys.alice.packets)
+        changed = encode_packet(6, bytes([version]) + first.body[1:])
+        return encode_public_armor(changed + b"".join(p.raw for p in rest))
 
     return make
 
 
 def exponent_3(keys: Keys) -> str:
     """Nobody can sign with it, but its user id could say so."""
-    first, *rest = packets(keys.rsa.packets)
+    first, *rest = split_packets(keys.rsa.packets)
     assert first.body.endswith(b"\0\x11\1\0\1")
-    changed = framed(6, first.body[:-5] + b"\0\2\3")
-    return public_armor(changed + b"".join(p.raw for p in rest))
+    changed = encode_packet(6, first.body[:-5] + b"\0\2\3")
+    return encode_public_armor(changed + b"".join(p.raw for p in rest))
 
 
-def more(extra: Callable[[Keys], bytes]) -> Make:
+def add_packets(extra: Callable[[Keys], bytes]) -> Make:
     """Alice's key and other packets in one armor."""
-    return lambda keys: public_armor(keys.alice.packets + extra(keys))
+    return lambda keys: encode_public_armor(keys.alice.packets + extra(keys))
 
 
-def adopts(victim: str, *, sub: bool) -> Make:
+def adopt_key(victim: str, *, sub: bool) -> Make:
     def make(keys: Keys) -> str:
         key = getattr(keys, victim)
         fingerprint = key.signer[:-1] if sub else key.fingerprint
-        return keys.adopting(f"takes {victim}", fingerprint).armored
+        return keys.make_adopting(f"takes {victim}", fingerprint).armored
 
     return make
 
 
-def unbound(keys: Keys) -> str:
+def remove_binding(keys: Keys) -> str:
     """The subkey of another with the binding that its owner made."""
-    parts = [p.raw for p in packets(keys.subkey.packets)]
-    return public_armor(keys.stranger.packets + b"".join(parts[-2:]))
+    parts = [p.raw for p in split_packets(keys.subkey.packets)]
+    return encode_public_armor(keys.stranger.packets + b"".join(parts[-2:]))
 
 
 def a_primary_key_of(victim: str) -> Make:
     def make(keys: Keys) -> str:
         fingerprint = getattr(keys, victim).signer[:-1]
-        return keys.with_primary(f"primary of {victim}", fingerprint).armored
+        return keys.make_with_primary(f"primary of {victim}", fingerprint).armored
 
     return make
 
 
 def sixty_kilobytes(keys: Keys) -> str:
-    return public_armor(keys.alice.packets + framed(13, b"x" * 65_000))
+    return encode_public_armor(keys.alice.packets + encode_packet(13, b"x" * 65_000))
 
 
 REFUSED: dict[str, tuple[str, Make]] = {
-    "secret": ("this is a secret key: never send it", lambda keys: keys.secret(keys.alice)),
+    "secret": ("this is a secret key: never send it", lambda keys: keys.export_secret(keys.alice)),
     "public then secret": (
         "this is a secret key: never send it",
-        lambda keys: keys.alice.armored + keys.secret(keys.alice),
+        lambda keys: keys.alice.armored + keys.export_secret(keys.alice),
     ),
     "secret in a public armor": (
         "the armor holds a secret key: never send it",
-        lambda keys: public_armor(dearmored(keys.secret(keys.alice))),
+        lambda keys: encode_public_armor(decode_armor(keys.export_secret(keys.alice))),
     ),
     "secret subkey": (
         "the armor holds a secret key: never send it",
-        more(lambda keys: packets(dearmored(keys.secret(keys.subkey)))[-2].raw),
+        add_packets(
+            lambda keys: split_packets(decode_armor(keys.export_secret(keys.subkey)))[-2].raw
+        ),
     ),
-    "two keys": ("there are several keys in one armor", more(lambda keys: keys.bob.packets)),
+    "two keys": ("there are several keys in one armor", add_packets(lambda keys: keys.bob.packets)),
     "two armors": ("there are 2 armors", lambda keys: keys.alice.armored + keys.bob.armored),
     "compressed": (
         "the key is compressed",
-        lambda keys: public_armor(framed(8, b"\0" + keys.alice.packets)),
+        lambda keys: encode_public_armor(encode_packet(8, b"\0" + keys.alice.packets)),
     ),
     "marker before": (
         "the key holds a packet of type 10",
-        lambda keys: public_armor(framed(10, b"PGP") + keys.alice.packets),
+        lambda keys: encode_public_armor(encode_packet(10, b"PGP") + keys.alice.packets),
     ),
-    "trust": ("the key holds a packet of type 12", more(lambda _: framed(12, b"\1\6"))),
+    "trust": (
+        "the key holds a packet of type 12",
+        add_packets(lambda _: encode_packet(12, b"\1\6")),
+    ),
     "literal data": (
         "the key holds a packet of type 11",
-        more(lambda _: framed(11, b"b\0\0\0\0\0x")),
+        add_packets(lambda _: encode_packet(11, b"b\0\0\0\0\0x")),
     ),
     "a signature": (
         "this is a PGP SIGNATURE, not a key",
-        lambda keys: keys.made_by(keys.alice, b"x", "--detach-sign", "--armor"),
+        lambda keys: keys.make_message(keys.alice, b"x", "--detach-sign", "--armor"),
     ),
     "a signature in a key's armor": (
         "the armor holds a signature, not a public key",
-        lambda keys: public_armor(keys.made_by(keys.alice, b"x", "--detach-sign")),
+        lambda keys: encode_public_armor(keys.make_message(keys.alice, b"x", "--detach-sign")),
     ),
     "a message": (
         "this is a PGP MESSAGE, not a key",
-        lambda keys: keys.made_by(keys.alice, b"x", "--sign", "--armor"),
+        lambda keys: keys.make_message(keys.alice, b"x", "--sign", "--armor"),
     ),
     "a clearsigned text": (
         "this is a PGP SIGNED MESSAGE, not a key",
-        lambda keys: keys.made_by(keys.alice, b"x", "--clear-sign"),
+        lambda keys: keys.make_message(keys.alice, b"x", "--clear-sign"),
     ),
     "garbage": ("the key is not armored", lambda _: "garbage"),
     "binary": ("not UTF-8", lambda keys: keys.alice.packets),
@@ -171,11 +183,11 @@ REFUSED: dict[str, tuple[str, Make]] = {
     ),
     "half a key": (
         "the OpenPGP data is cut short",
-        lambda keys: public_armor(keys.alice.packets[: len(keys.alice.packets) // 2]),
+        lambda keys: encode_public_armor(keys.alice.packets[: len(keys.alice.packets) // 2]),
     ),
     "only the key packet": (
         "the key has no user id",
-        lambda keys: public_armor(packets(keys.alice.packets)[0].raw),
+        lambda keys: encode_public_armor(split_packets(keys.alice.packets)[0].raw),
     ),
     "text before": (
         "the armor is cut short or has text around it",
@@ -189,26 +201,26 @@ REFUSED: dict[str, tuple[str, Make]] = {
         "the key is damaged: its checksum does not match",
         lambda keys: wrong_checksum(keys.alice.armored),
     ),
-    "no user id": ("the key has no user id", without(13)),
-    "no signature": ("the key has no user id; a name and its self-signature", without(2)),
+    "no user id": ("the key has no user id", remove_packets(13)),
+    "no signature": ("the key has no user id; a name and its self-signature", remove_packets(2)),
     "RSA 1024": ("the key is too weak: it has 1024 bits", lambda keys: keys.rsa1024.armored),
     "DSA": ("the key is too weak: it is a DSA key", lambda keys: keys.dsa.armored),
     "of the future": (
         "the key is dated in the future",
-        lambda keys: keys.key("future", time=FAR_AHEAD).armored,
+        lambda keys: keys.make_key("future", time=FAR_AHEAD).armored,
     ),
     "RSA exponent 3": ("the key is too weak: its exponent is 3", exponent_3),
     "secp256k1": (
         "the key is too weak: it is on secp256k1",
-        lambda keys: keys.key("koblitz", "secp256k1").armored,
+        lambda keys: keys.make_key("koblitz", "secp256k1").armored,
     ),
     "brainpool": (
         "the key is too weak: it is on brainpoolP256r1",
-        lambda keys: keys.key("brainpool", "brainpoolP256r1").armored,
+        lambda keys: keys.make_key("brainpool", "brainpoolP256r1").armored,
     ),
     "weak signing subkey": (
         "is too weak: it has 1024 bits",
-        lambda keys: keys.with_subkey(keys.key("weak-subkey", usage="cert"), "rsa1024").armored,
+        lambda keys: keys.add_subkey(keys.make_key("weak-subkey", usage="cert"), "rsa1024").armored,
     ),
     "encrypts only": (
         "the key cannot sign: it has no key or subkey for signing",
@@ -226,7 +238,7 @@ REFUSED: dict[str, tuple[str, Make]] = {
         for n in (2, 3, 5, 6, 99)
     },
     "empty": ("the field publickey is missing", lambda _: ""),
-    "empty armor": ("the armor is empty", lambda _: public_armor(b"")),
+    "empty armor": ("the armor is empty", lambda _: encode_public_armor(b"")),
     "NUL": ("publickey holds a NUL character", lambda keys: keys.alice.armored + "\0"),
 }
 
@@ -244,19 +256,19 @@ async def test_a_key_that_is_not_accepted(
     api: Api, database: TestDatabase, keys: Keys, temporary: Path, name: str
 ) -> None:
     says, make = REFUSED[name]
-    response = await create(api, "Bob Kelso", make(keys))
+    response = await create_investigator(api, "Bob Kelso", make(keys))
     assert response.code == 400, response.document
     assert says in response.document["error"]["message"]
     assert database.execute("select count(*) from investigators") == [(0,)]
     check_nothing_left(temporary)
-    await added(api, keys.alice)
+    await add_key(api, keys.alice)
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_key_that_is_too_long_for_any_use(
     api: Api, database: TestDatabase, keys: Keys
 ) -> None:
-    response = await create(api, "Bob Kelso", sixty_kilobytes(keys))
+    response = await create_investigator(api, "Bob Kelso", sixty_kilobytes(keys))
     assert response.code == 413
     assert database.execute("select count(*) from investigators") == [(0,)]
 
@@ -285,7 +297,7 @@ async def test_names(api: Api, database: TestDatabase, keys: Keys) -> None:
         assert says in response.document["error"]["message"]
     assert database.execute("select count(*) from investigators") == [(0,)]
     odd = "Bøb \u202fKelso 李"
-    response = await create(api, f" {odd} ", keys.alice.armored)
+    response = await create_investigator(api, f" {odd} ", keys.alice.armored)
     assert response.document["items"][0]["data"][0]["value"]["name"] == odd
 
 
@@ -320,32 +332,33 @@ class Good:
 
 def with_foreign_revocation(keys: Keys) -> Key:
     """Somebody else's revocation of their own key, put into Alice's."""
-    first, *rest = packets(keys.alice.packets)
-    revocation = packets(keys.revoked.packets)[1]
+    first, *rest = split_packets(keys.alice.packets)
+    revocation = split_packets(keys.revoked.packets)[1]
     assert revocation.tag == 2 and revocation.body[1] == 0x20
     data = first.raw + revocation.raw + b"".join(p.raw for p in rest)
-    return replace(keys.alice, armored=public_armor(data))
+    return replace(keys.alice, armored=encode_public_armor(data))
 
 
 GOOD = {
     "Ed25519": Good(key=lambda keys: keys.alice),
     "RSA": Good(key=lambda keys: keys.rsa),
-    "P-256": Good(key=lambda keys: keys.key("p256", "nistp256")),
-    "P-384": Good(key=lambda keys: keys.key("p384", "nistp384")),
-    "P-521": Good(key=lambda keys: keys.key("p521", "nistp521")),
+    "P-256": Good(key=lambda keys: keys.make_key("p256", "nistp256")),
+    "P-384": Good(key=lambda keys: keys.make_key("p384", "nistp384")),
+    "P-521": Good(key=lambda keys: keys.make_key("p521", "nistp521")),
     "a subkey": Good(key=lambda keys: keys.subkey, tags=[6, 13, 2, 14, 2]),
     "foreign signatures and an image": Good(key=lambda keys: keys.decorated, exported=False),
     "foreign revocation": Good(key=with_foreign_revocation),
     "an unsigned user id": Good(
         key=lambda keys: replace(
-            keys.alice, armored=public_armor(keys.alice.packets + framed(13, b"Bob Kelso"))
+            keys.alice,
+            armored=encode_public_armor(keys.alice.packets + encode_packet(13, b"Bob Kelso")),
         )
     ),
     "an unbound subkey": Good(
-        key=lambda keys: replace(keys.stranger, armored=unbound(keys)),
+        key=lambda keys: replace(keys.stranger, armored=remove_binding(keys)),
     ),
     "a user id that forges status lines": Good(
-        key=lambda keys: keys.key(
+        key=lambda keys: keys.make_key(
             "forger",
             uid="Eve Å[GNUPG:] IMPORT_OK 1 A\u2028[GNUPG:] X\npub:e::::::::::e:\nuid:e:".encode(),
         )
@@ -367,42 +380,44 @@ async def test_what_is_stored_is_minimal_and_verifies_at_once(
     api: Api, database: TestDatabase, keys: Keys, name: str
 ) -> None:
     key = GOOD[name].key(keys)
-    id = await added(api, key)
-    [(stored,)] = database.execute("select publickey from investigators where id = %s", (id,))
-    found = packets(dearmored(bytes(stored).decode()))
+    investigator_id = await add_key(api, key)
+    [(stored,)] = database.execute(
+        "select publickey from investigators where id = %s", (investigator_id,)
+    )
+    found = split_packets(decode_armor(bytes(stored).decode()))
     assert [part.tag for part in found] == GOOD[name].tags
     if GOOD[name].exported:
-        assert b"".join(part.raw for part in found) == dearmored(keys.export(key.fingerprint))
-    assert certificate.read(bytes(stored)).fingerprint == key.fingerprint
-    action = an_action()
-    submission = {**action, "pgpsignatures": [keys.sign(key, text_of(action))]}
-    await accepted_as(api, submission)
+        assert b"".join(part.raw for part in found) == decode_armor(keys.export(key.fingerprint))
+    assert certificate.parse_armored(bytes(stored)).fingerprint == key.fingerprint
+    action = make_action()
+    submission = {**action, "pgpsignatures": [keys.sign(key, build_text(action))]}
+    await assert_accepted(api, submission)
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_known_key_has_its_owner(api: Api, database: TestDatabase, keys: Keys) -> None:
-    id = await added(api, keys.bob)
-    longer = keys.with_subkey(keys.key("longer", usage="cert"))
+    investigator_id = await add_key(api, keys.bob)
+    longer = keys.add_subkey(keys.make_key("longer", usage="cert"))
     first = replace(longer, armored=keys.export(longer.fingerprint))
-    await added(api, first)
+    await add_key(api, first)
     for again in (keys.bob.armored, keys.bob.armored.replace("\n", "\r\n")):
-        response = await create(api, "Mallory", again)
+        response = await create_investigator(api, "Mallory", again)
         assert response.code == 409
         (link,) = response.document["links"]
-        assert link["href"] == f"{api.base}/investigator?investigatorid={id}"
+        assert link["href"] == f"{api.base}/investigator?investigatorid={investigator_id}"
         told = response.document["error"]["message"]
-        assert told == f"this is the key of investigator {id}, 'bob'"
-    assert (await create(api, "Mallory", longer.armored)).code == 409
+        assert told == f"this is the key of investigator {investigator_id}, 'bob'"
+    assert (await create_investigator(api, "Mallory", longer.armored)).code == 409
     database.execute("update investigators set status = 'disabled'")
-    assert (await create(api, "Mallory", keys.bob.armored)).code == 409
+    assert (await create_investigator(api, "Mallory", keys.bob.armored)).code == 409
     assert database.execute("select count(*) from investigators") == [(2,)]
 
 
 @pytest.mark.parametrize(
     ("make", "victim"),
     [
-        (adopts("bob", sub=False), "bob"),
-        (adopts("subkey", sub=True), "subkey"),
+        (adopt_key("bob", sub=False), "bob"),
+        (adopt_key("subkey", sub=True), "subkey"),
         (a_primary_key_of("subkey"), "subkey"),
     ],
     ids=["primary key", "subkey", "subkey as a primary key"],
@@ -412,14 +427,17 @@ async def test_a_key_that_adopts_anothers_is_refused(
     api: Api, database: TestDatabase, keys: Keys, make: Make, victim: str
 ) -> None:
     owner: Key = getattr(keys, victim)
-    id = await added(api, owner)
-    response = await create(api, "Mallory", make(keys))
+    investigator_id = await add_key(api, owner)
+    response = await create_investigator(api, "Mallory", make(keys))
     assert response.code == 400
     told = response.document["error"]["message"]
-    assert f"belongs to investigator {id}, {owner.name!r}; each key may have one owner" in told
+    assert (
+        f"belongs to investigator {investigator_id}, {owner.name!r}; each key may have one owner"
+        in told
+    )
     assert database.execute("select count(*) from investigators") == [(1,)]
-    action = an_action()
-    await accepted_as(api, {**action, "pgpsignatures": [keys.sign(owner, text_of(action))]})
+    action = make_action()
+    await assert_accepted(api, {**action, "pgpsignatures": [keys.sign(owner, build_text(action))]})
 
 
 @pytest_twisted.ensureDeferred
@@ -427,11 +445,11 @@ async def test_a_primary_key_that_is_another_subkey_is_refused(
     api: Api, database: TestDatabase, keys: Keys
 ) -> None:
     """The adopter came first, before the owner of the key."""
-    eve = keys.adopting("takes bob", keys.bob.fingerprint)
-    id = await added(api, eve)
-    response = await create(api, "bob", keys.bob.armored)
+    eve = keys.make_adopting("takes bob", keys.bob.fingerprint)
+    investigator_id = await add_key(api, eve)
+    response = await create_investigator(api, "bob", keys.bob.armored)
     assert response.code == 400
-    assert f"belongs to investigator {id}" in response.document["error"]["message"]
+    assert f"belongs to investigator {investigator_id}" in response.document["error"]["message"]
 
 
 # -- status ------------------------------------------------------------------------------------
@@ -439,41 +457,41 @@ async def test_a_primary_key_that_is_another_subkey_is_refused(
 
 @pytest_twisted.ensureDeferred
 async def test_update(api: Api, database: TestDatabase, keys: Keys) -> None:
-    id = await added(api, keys.alice)
+    investigator_id = await add_key(api, keys.alice)
 
-    async def update(**fields: str) -> Answer:
+    async def update_status(**fields: str) -> Answer:
         return await api.request("POST", "/investigator/update/", data=fields)
 
-    action = an_action()
-    submission = {**action, "pgpsignatures": [keys.sign(keys.alice, text_of(action))]}
+    action = make_action()
+    submission = {**action, "pgpsignatures": [keys.sign(keys.alice, build_text(action))]}
     for status in ("disabled", "disabled", "active"):
-        response = await update(id=id, status=status)
+        response = await update_status(id=investigator_id, status=status)
         assert response.code == 200, response.document
         (item,) = response.document["items"]
         assert item["data"][0]["value"]["status"] == status
         assert response.header("Location") == item["href"]
         if status == "disabled":
-            await refused_with(api, submission, "is not active")
-    await accepted_as(api, submission)
+            await assert_refused(api, submission, "is not active")
+    await assert_accepted(api, submission)
     for fields, code, says in (
         ({"id": "99", "status": "active"}, 404, "there is no investigator 99"),
         ({"id": str(2**64 - 1), "status": "active"}, 404, "there is no investigator"),
-        ({"id": id, "status": "Active"}, 400, "status must be active or disabled"),
-        ({"id": id, "status": "deleted"}, 400, "status must be active or disabled"),
-        ({"id": id}, 400, "the field status is missing"),
+        ({"id": investigator_id, "status": "Active"}, 400, "status must be active or disabled"),
+        ({"id": investigator_id, "status": "deleted"}, 400, "status must be active or disabled"),
+        ({"id": investigator_id}, 400, "the field status is missing"),
         ({"status": "active"}, 400, "the field id is missing"),
         ({"id": "0", "status": "active"}, 400, "id must be a whole number from 1"),
         ({"id": "abc", "status": "active"}, 400, "id must be a whole number from 1"),
         ({"id": "١", "status": "active"}, 400, "id must be a whole number from 1"),
         ({"id": "1_0", "status": "active"}, 400, "id must be a whole number from 1"),
         ({"id": str(2**64), "status": "active"}, 400, "id must be a whole number from 1"),
-        ({"id": id, "status": "active", "name": "x"}, 400, "unknown field 'name'"),
+        ({"id": investigator_id, "status": "active", "name": "x"}, 400, "unknown field 'name'"),
     ):
-        response = await update(**fields)
+        response = await update_status(**fields)
         assert response.code == code, fields
         assert says in response.document["error"]["message"]
     assert database.execute("select id, name, status from investigators") == [
-        (int(id), "alice", "active")
+        (int(investigator_id), "alice", "active")
     ]
 
 
@@ -524,18 +542,18 @@ async def test_at_the_command_line(
         where = ("--database", database.dsn)
         return deferToThread(command, "investigator", *arguments, *where)
 
-    action = an_action()
-    submission = {**action, "pgpsignatures": [keys.sign(keys.bob, text_of(action))]}
-    await refused_with(api, submission, "no investigator has the key")
+    action = make_action()
+    submission = {**action, "pgpsignatures": [keys.sign(keys.bob, build_text(action))]}
+    await assert_refused(api, submission, "no investigator has the key")
     assert await investigator("add", "Bob Kelso", str(file)) == (0, "added investigator 1\n", "")
-    await accepted_as(api, submission)
+    await assert_accepted(api, submission)
     assert await investigator("disable", "1") == (0, "investigator 1 is disabled\n", "")
-    await refused_with(api, submission, "the investigator 'Bob Kelso' (1) is not active")
+    await assert_refused(api, submission, "the investigator 'Bob Kelso' (1) is not active")
     line = f"1\tdisabled\t{keys.bob.fingerprint}\tBob Kelso\n"
     assert await investigator("list") == (0, line, "")
     assert await investigator("enable", "1") == (0, "investigator 1 is active\n", "")
-    await accepted_as(api, submission, 200)
-    file.write_text(keys.secret(keys.bob))
+    await assert_accepted(api, submission, 200)
+    file.write_text(keys.export_secret(keys.bob))
     for arguments, says in (
         (("add", "Bob", str(file)), "publickey: this is a secret key"),
         (("enable", "2"), "there is no investigator 2"),

@@ -25,7 +25,9 @@ class Batches:
     def __init__(self) -> None:
         self.seen: list[list[int]] = []
 
-    def hand_over(self, documents: Mapping[str, bytes], given_up: Event) -> dict[str, OSError]:
+    def write_documents(
+        self, documents: Mapping[str, bytes], cancelled: Event
+    ) -> dict[str, OSError]:
         self.seen.append(sorted(map(int, documents)))
         return {}
 

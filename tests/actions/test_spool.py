@@ -19,7 +19,7 @@ from mig.errors import SpoolError
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    Spool(tmp_path / "spool").prepare()
+    Spool(tmp_path / "spool").prepare_folders()
     return tmp_path / "spool" / "action"
 
 
@@ -30,7 +30,7 @@ class HandOver(Thread):
         super().__init__()
         self.spool = Spool(folder.parent, SystemCalls(flock=self._flock))
         self.written = Event()
-        self.given_up = Event()
+        self.cancelled = Event()
         self.failures: dict[str, OSError] = {}
 
     def _flock(self, file: int, operation: int) -> None:
@@ -38,11 +38,11 @@ class HandOver(Thread):
         fcntl.flock(file, operation)
 
     def run(self) -> None:
-        self.failures = self.spool.hand_over({"7": b"{}"}, self.given_up)
+        self.failures = self.spool.write_documents({"7": b"{}"}, self.cancelled)
 
 
 @contextmanager
-def held_up(folder: Path) -> Iterator[HandOver]:
+def hold_up_write(folder: Path) -> Iterator[HandOver]:
     new = os.open(folder / "new", os.O_RDONLY)
     fcntl.flock(new, fcntl.LOCK_EX)
     thread = HandOver(folder)
@@ -57,15 +57,15 @@ def held_up(folder: Path) -> Iterator[HandOver]:
 def test_what_another_daemon_handed_over_meanwhile_is_not_handed_over_again(
     folder: Path, state: str
 ) -> None:
-    with held_up(folder) as thread:
+    with hold_up_write(folder) as thread:
         (folder / state / "7.json").write_text("theirs")
     assert not thread.failures
     assert [path.read_text() for path in folder.glob("*/*")] == ["theirs"]
 
 
 def test_no_file_appears_after_it_was_given_up(folder: Path) -> None:
-    with held_up(folder) as thread:
-        thread.given_up.set()
+    with hold_up_write(folder) as thread:
+        thread.cancelled.set()
     assert thread.failures["7"].errno == errno.ETIMEDOUT
     assert not list(folder.glob("*/*"))
 
@@ -74,8 +74,8 @@ def test_no_file_appears_after_it_was_given_up(folder: Path) -> None:
 def test_the_umask_does_not_matter(tmp_path: Path, umask: int) -> None:
     before = os.umask(umask)
     try:
-        Spool(tmp_path / "cache" / "mig").prepare()
-        Spool(tmp_path / "cache" / "mig").hand_over({"7": b"{}"}, Event())
+        Spool(tmp_path / "cache" / "mig").prepare_folders()
+        Spool(tmp_path / "cache" / "mig").write_documents({"7": b"{}"}, Event())
     finally:
         os.umask(before)
     made = [tmp_path / "cache", *(tmp_path / "cache").rglob("*")]
@@ -87,34 +87,34 @@ def test_a_spool_that_everybody_could_move_away_is_refused(tmp_path: Path) -> No
     (tmp_path / "open").mkdir()
     (tmp_path / "open").chmod(0o777)
     with pytest.raises(SpoolError, match="above the spool is open to everybody"):
-        Spool(tmp_path / "open" / "spool").prepare()
+        Spool(tmp_path / "open" / "spool").prepare_folders()
     (tmp_path / "open").chmod(0o1777)
-    Spool(tmp_path / "open" / "spool").prepare()
+    Spool(tmp_path / "open" / "spool").prepare_folders()
 
 
 @pytest.mark.parametrize("name", ["", "action", "action/new", "action/invalid", "command/ready"])
 def test_no_link_is_followed(tmp_path: Path, name: str) -> None:
-    Spool(tmp_path / "spool").prepare()
+    Spool(tmp_path / "spool").prepare_folders()
     folder = tmp_path / "spool" / name
     folder.rename(tmp_path / "elsewhere")
     folder.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(SpoolError, match="links are not followed"):
-        Spool(tmp_path / "spool").prepare()
+        Spool(tmp_path / "spool").prepare_folders()
     if name.startswith("action"):
-        failures = Spool(tmp_path / "spool").hand_over({"7": b"{}"}, Event())
+        failures = Spool(tmp_path / "spool").write_documents({"7": b"{}"}, Event())
         assert failures["7"].errno in (errno.ELOOP, errno.ENOTDIR)
     assert not list(tmp_path.rglob("*.json"))
 
 
 def test_folders_that_others_may_write_to_and_files_are_refused(tmp_path: Path) -> None:
-    Spool(tmp_path / "spool").prepare()
+    Spool(tmp_path / "spool").prepare_folders()
     new = tmp_path / "spool" / "action" / "new"
     new.chmod(0o757)
     with pytest.raises(SpoolError, match="chmod o-w"):
-        Spool(tmp_path / "spool").prepare()
+        Spool(tmp_path / "spool").prepare_folders()
     new.rmdir()
     new.write_text("")
     with pytest.raises(SpoolError, match="is no folder"):
-        Spool(tmp_path / "spool").prepare()
+        Spool(tmp_path / "spool").prepare_folders()
     with pytest.raises(SpoolError, match="cannot be used"):
-        Spool(new / "spool").prepare()
+        Spool(new / "spool").prepare_folders()

@@ -8,19 +8,24 @@ from typing import Any
 import pytest
 from hypothesis import assume, given
 
-from mig.actions.submission import Submission, check_json, read_operations, read_time
+from mig.actions.submission import (
+    Submission,
+    check_signable_json,
+    parse_operations,
+    parse_signed_time,
+)
 from mig.errors import InvalidInputError
-from mig.signing.canonical import Signable, Text, encode_operations, texts
+from mig.signing.canonical import Signable, SignedText, build_signed_texts, encode_operations
 from mig.values import parse_json
 from tests.support.signables import signables
 
 
-def is_ambiguous(action: Signable, text: Text) -> bool:
+def is_ambiguous(action: Signable, text: SignedText) -> bool:
     submission = Submission(
         signable=action, description={}, threat={}, pgpsignatures=(), signatures=()
     )
     try:
-        submission.check_text(text, nanoseconds=True)
+        submission.check_signed_text(text, keeps_nanoseconds=True)
     except InvalidInputError as refused:
         assert refused.where in ("name", "target")
         return True
@@ -48,33 +53,33 @@ def read_gotime(text: str) -> tuple[str, ...]:
 
 @given(signables())
 def test_a_text_that_is_not_refused_reads_back_to_the_same_action(action: Signable) -> None:
-    unix, gotime = texts(action)
+    unix, gotime = build_signed_texts(action)
     if not is_ambiguous(action, unix):
         assert read_unix(unix.text.decode()) == (
             action.name,
             action.target,
-            str(action.validfrom.seconds),
-            str(action.expireafter.seconds),
+            str(action.validfrom.unix_seconds),
+            str(action.expireafter.unix_seconds),
             action.operations_text,
         )
     if not is_ambiguous(action, gotime):
         assert read_gotime(gotime.text.decode()) == (
             action.name,
             action.target,
-            action.validfrom.gotime,
-            action.expireafter.gotime,
+            action.validfrom.go_string,
+            action.expireafter.go_string,
             action.operations_text,
         )
 
 
 @given(signables(), signables())
 def test_no_text_of_one_action_is_a_text_of_another(one: Signable, other: Signable) -> None:
-    unix, gotime = texts(one)
-    other_unix, other_gotime = texts(other)
+    unix, gotime = build_signed_texts(one)
+    other_unix, other_gotime = build_signed_texts(other)
     assert unix.text != other_gotime.text and gotime.text != other_unix.text
     assert unix.text.endswith(b"];") and gotime.text.endswith(b"]';")
     assume(one.identity != other.identity)
-    for text, other_text in zip(texts(one), texts(other), strict=True):
+    for text, other_text in zip(build_signed_texts(one), build_signed_texts(other), strict=True):
         ambiguous = is_ambiguous(one, text) or is_ambiguous(other, other_text)
         assert ambiguous or text.text != other_text.text
 
@@ -102,8 +107,12 @@ def test_no_text_of_one_action_is_a_text_of_another(one: Signable, other: Signab
     ],
 )
 def test_times(text: str, gotime: str, seconds: int, microseconds: str) -> None:
-    time = read_time("validfrom", text)
-    assert (time.gotime, time.seconds, time.microseconds[-10:]) == (gotime, seconds, microseconds)
+    time = parse_signed_time("validfrom", text)
+    assert (time.go_string, time.unix_seconds, time.microsecond_text[-10:]) == (
+        gotime,
+        seconds,
+        microseconds,
+    )
 
 
 @pytest.mark.parametrize(
@@ -119,7 +128,7 @@ def test_times(text: str, gotime: str, seconds: int, microseconds: str) -> None:
 )
 def test_no_other_form_of_a_time_is_taken(text: Any) -> None:
     with pytest.raises(InvalidInputError, match="validfrom must be an RFC 3339 date"):
-        read_time("validfrom", text)
+        parse_signed_time("validfrom", text)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +168,7 @@ def test_json_that_readers_take_differently_is_refused(text: str, reason: str) -
 )
 def test_values_that_cannot_be_signed_are_refused(value: Any, reason: str) -> None:
     with pytest.raises(InvalidInputError, match=reason):
-        check_json(value, "operations[0].parameters")
+        check_signable_json(value, "operations[0].parameters")
 
 
 @pytest.mark.parametrize(
@@ -181,14 +190,14 @@ def test_values_that_cannot_be_signed_are_refused(value: Any, reason: str) -> No
 )
 def test_operations_that_are_no_operations(value: Any, where: str) -> None:
     with pytest.raises(InvalidInputError) as refused:
-        read_operations(value)
+        parse_operations(value)
     assert refused.value.where == where
 
 
 def test_operations_that_are_not_compressed_are_those_that_say_nothing_of_it() -> None:
     plain = {"module": "a", "parameters": None}
-    assert read_operations([{**plain, "is_compressed": False}]) == read_operations(
+    assert parse_operations([{**plain, "is_compressed": False}]) == parse_operations(
         [{"module": "a"}]
     )
-    both = read_operations([{**plain, "want_compressed": True, "is_compressed": True}])
+    both = parse_operations([{**plain, "want_compressed": True, "is_compressed": True}])
     assert encode_operations(both).endswith(',"is_compressed":true,"want_compressed":true}]')

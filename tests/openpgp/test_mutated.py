@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from mig.errors import InvalidInputError
 from mig.openpgp import certificate, packet
 from tests.support.fleet import VECTORS
-from tests.support.keys import one_line
+from tests.support.keys import encode_signature
 
 ARMORED = (VECTORS / "keys" / "bob.asc").read_bytes()
-KEY = certificate.stored(ARMORED).packets
+KEY = certificate.parse_stored(ARMORED).packets
 ACTION = json.loads((VECTORS / "actions" / "unix-plain.json").read_text())
 SIGNATURE = base64.b64decode(ACTION["pgpsignatures"][0][:-5])
 
@@ -27,10 +27,10 @@ NOT_DETACHED = (
 )
 
 
-def mutated(data: bytes) -> st.SearchStrategy[bytes]:
+def mutate(data: bytes) -> st.SearchStrategy[bytes]:
     """Some bytes changed, put in, left out or cut off."""
 
-    def change(changes: list[tuple[int, int, int]]) -> bytes:
+    def apply_changes(changes: list[tuple[int, int, int]]) -> bytes:
         found = bytearray(data)
         for at, kind, value in changes:
             place = at % (len(found) or 1)
@@ -46,38 +46,38 @@ def mutated(data: bytes) -> st.SearchStrategy[bytes]:
 
     head = st.integers(0, 40) | st.integers(0, len(data))
     one = st.tuples(head, st.integers(0, 3), st.integers(0, 255))
-    return st.lists(one, min_size=1, max_size=4).map(change)
+    return st.lists(one, min_size=1, max_size=4).map(apply_changes)
 
 
-@given(mutated(SIGNATURE))
+@given(mutate(SIGNATURE))
 def test_a_signature(data: bytes) -> None:
     """S27: what gpg would get starts with the octet of a signature packet, and is one packet."""
     try:
-        read = packet.signature(one_line(data))
+        read = packet.parse_signature(encode_signature(data))
     except InvalidInputError:
         return
     assert read.raw == data
     assert data[0] in (0xC2, 0x88, 0x89, 0x8A)
-    assert [one.tag for one in packet.packets(data)] == [packet.SIGNATURE]
+    assert [one.tag for one in packet.split_packets(data)] == [packet.SIGNATURE_TAG]
     assert read.issuers
 
 
-@given(mutated(KEY))
+@given(mutate(KEY))
 def test_a_certificate(data: bytes) -> None:
-    for text in (certificate.armor(data).encode(), data):
-        for read in (certificate.read, certificate.stored):
+    for text in (certificate.encode_armor(data).encode(), data):
+        for read in (certificate.parse_armored, certificate.parse_stored):
             try:
                 found = read(text)
             except InvalidInputError:
                 continue
             for key in found.keys:
-                certificate.weakness(key)
+                certificate.find_weakness(key)
             assert found.packets
 
 
-@given(mutated(ARMORED))
+@given(mutate(ARMORED))
 def test_an_armor(text: bytes) -> None:
-    for read in (certificate.read, certificate.stored):
+    for read in (certificate.parse_armored, certificate.parse_stored):
         try:
             found = read(text)
         except InvalidInputError:
@@ -85,10 +85,10 @@ def test_an_armor(text: bytes) -> None:
         assert found.keys
 
 
-@given(st.binary(max_size=300) | mutated(KEY) | mutated(SIGNATURE))
+@given(st.binary(max_size=300) | mutate(KEY) | mutate(SIGNATURE))
 def test_packets(data: bytes) -> None:
     try:
-        found = packet.packets(data)
+        found = packet.split_packets(data)
     except InvalidInputError:
         return
     assert b"".join(one.raw for one in found) == data
@@ -97,4 +97,4 @@ def test_packets(data: bytes) -> None:
 @pytest.mark.parametrize("text", NOT_DETACHED)
 def test_no_armor_of_a_signature_gets_through(text: str) -> None:
     with pytest.raises(InvalidInputError):
-        packet.signature(text)
+        packet.parse_signature(text)

@@ -15,35 +15,35 @@ from mig.errors import InvalidInputError, UnavailableError
 from mig.limits import Limits
 from mig.openpgp import certificate, packet
 from mig.openpgp.packet import Signature
-from mig.signing.gpg.verify import Gpg, Verified
+from mig.signing.gpg.verify import Gpg, VerifiedSignature
 from tests.support.keys import (
     HOMES,
     LONG_AGO,
     Key,
     Keys,
-    dearmored,
-    framed,
-    one_line,
+    decode_armor,
+    encode_packet,
+    encode_signature,
 )
 from tests.support.reactor import reactor
 from tests.support.signatures import (
-    BAD,
+    BAD_SIGNATURES,
     BOB,
-    GOOD,
+    GOOD_SIGNATURES,
     GOODSIG,
     SCRIPTS,
     TEXT,
     VALID,
     VALIDSIG,
     Signed,
-    adopted,
-    adopting,
-    forging_user_id,
-    plain,
-    turn,
-    vector_key,
-    vector_text,
-    victim,
+    load_vector_key,
+    load_vector_text,
+    make_adopted,
+    make_forging_user_id,
+    make_victim,
+    run_reactor_once,
+    sign_text,
+    sign_without_consent,
 )
 
 
@@ -52,64 +52,66 @@ from tests.support.signatures import (
 )
 @pytest_twisted.ensureDeferred
 async def test_what_the_original_clients_signed_verifies(gpg: Gpg, name: str) -> None:
-    text, signatures = vector_text(name)
+    text, signatures = load_vector_text(name)
     for signature, signer in zip(signatures, ["bob", "sher"], strict=False):
-        parsed = packet.signature(signature)
-        key = vector_key(signer)
+        parsed = packet.parse_signature(signature)
+        key = load_vector_key(signer)
         verified = await gpg.verify(key, parsed, text)
         assert verified.fingerprint == verified.key_fingerprint == key.fingerprint
         assert verified.created == parsed.created
         with pytest.raises(InvalidInputError, match="not by this key"):
-            await gpg.verify(vector_key("mallory"), parsed, text)
+            await gpg.verify(load_vector_key("mallory"), parsed, text)
         with pytest.raises(InvalidInputError, match="made over another text"):
             await gpg.verify(key, parsed, text + b" ")
 
 
 @pytest_twisted.ensureDeferred
 async def test_s1_a_user_id_forges_no_signer(gpg: Gpg, keys: Keys) -> None:
-    eve = keys.key("forges", uid=forging_user_id(BOB.fingerprint))
-    key, signature = plain(keys, eve)
-    assert (await gpg.verify(key, packet.signature(signature), TEXT)).fingerprint == key.fingerprint
+    eve = keys.make_key("forges", uid=make_forging_user_id(BOB.fingerprint))
+    key, signature = sign_text(keys, eve)
+    assert (
+        await gpg.verify(key, packet.parse_signature(signature), TEXT)
+    ).fingerprint == key.fingerprint
 
 
 @pytest_twisted.ensureDeferred
 async def test_s1_whatever_the_user_id_the_signer_is_the_key(gpg: Gpg, keys: Keys) -> None:
     odd = "".join(map(chr, [*range(0x80, 0xA1), 0x2028, 0x2029, 0x202E, 0xFEFF, 0x1F510]))
     for name in (odd, "a:b%0A[GNUPG:] GOODSIG x", "%s%n \\x0a"):
-        key, signature = plain(keys, keys.key("odd", uid=f"Odd {name}".encode()))
-        reduced, _ = await gpg.minimal(key)
-        verified = await gpg.verify(reduced, packet.signature(signature), TEXT)
+        key, signature = sign_text(keys, keys.make_key("odd", uid=f"Odd {name}".encode()))
+        reduced, _ = await gpg.minimize_certificate(key)
+        verified = await gpg.verify(reduced, packet.parse_signature(signature), TEXT)
         assert verified.fingerprint == key.fingerprint
 
 
-@pytest.mark.parametrize("make", GOOD.values(), ids=GOOD)
+@pytest.mark.parametrize("make", GOOD_SIGNATURES.values(), ids=GOOD_SIGNATURES)
 @pytest_twisted.ensureDeferred
 async def test_a_good_signature_names_its_signer(
     gpg: Gpg, keys: Keys, make: Callable[[Keys], Signed]
 ) -> None:
     key, signature = make(keys)
-    verified = await gpg.verify(key, packet.signature(signature), TEXT)
+    verified = await gpg.verify(key, packet.parse_signature(signature), TEXT)
     assert verified.fingerprint == key.fingerprint
     assert verified.key_fingerprint == key.keys[-1].fingerprint
 
 
-@pytest.mark.parametrize(("make", "reason"), BAD.values(), ids=BAD)
+@pytest.mark.parametrize(("make", "reason"), BAD_SIGNATURES.values(), ids=BAD_SIGNATURES)
 @pytest_twisted.ensureDeferred
 async def test_a_bad_signature_is_refused_with_its_reason(
     gpg: Gpg, keys: Keys, make: Callable[[Keys], Signed], reason: str
 ) -> None:
     key, signature = make(keys)
     with pytest.raises(InvalidInputError, match=reason):
-        await gpg.verify(key, packet.signature(signature), TEXT)
+        await gpg.verify(key, packet.parse_signature(signature), TEXT)
 
 
 @pytest_twisted.ensureDeferred
 async def test_s7_a_clock_five_minutes_off_is_forgiven(keys: Keys) -> None:
-    key, signature = plain(keys, keys.key("clock"))  # both are made now
-    parsed = packet.signature(signature)
+    key, signature = sign_text(keys, keys.make_key("clock"))  # both are made now
+    parsed = packet.parse_signature(signature)
     assert parsed.created is not None
 
-    def late(seconds: float) -> Any:
+    def make_late_reactor(seconds: float) -> Any:
         """The real reactor with another time."""
 
         class Late:
@@ -121,21 +123,21 @@ async def test_s7_a_clock_five_minutes_off_is_forgiven(keys: Keys) -> None:
 
         return Late()
 
-    await Gpg(late(parsed.created - 300)).verify(key, parsed, TEXT)
+    await Gpg(make_late_reactor(parsed.created - 300)).verify(key, parsed, TEXT)
     with pytest.raises(InvalidInputError, match="dated in the future"):
-        await Gpg(late(parsed.created - 301)).verify(key, parsed, TEXT)
+        await Gpg(make_late_reactor(parsed.created - 301)).verify(key, parsed, TEXT)
 
 
 @pytest_twisted.ensureDeferred
 async def test_s15_who_is_adopted_still_verifies_and_signs_for_nobody_else(
     gpg: Gpg, keys: Keys
 ) -> None:
-    other = victim(keys)
-    both, signed = adopting(keys)
-    signature = packet.signature(signed)
+    other = make_victim(keys)
+    both, signed = sign_without_consent(keys)
+    signature = packet.parse_signature(signed)
     assert (await gpg.verify(other.certificate, signature, TEXT)).fingerprint == other.fingerprint
     assert [key.fingerprint for key in both.keys] == [
-        adopted(keys).fingerprint,
+        make_adopted(keys).fingerprint,
         other.fingerprint,
     ]
     with pytest.raises(InvalidInputError, match="may not be used for signing"):
@@ -147,11 +149,13 @@ async def test_a_key_of_2014_that_vouches_for_itself_by_sha_1_signs_by_sha_2(
     gpg: Gpg, keys: Keys
 ) -> None:
     """So gpg made them then, and adopted databases hold such keys."""
-    old = keys.key("2014", "rsa2048", options=("--cert-digest-algo", "SHA1"))
-    key, signature = plain(keys, old)
-    assert packet.packets(key.packets)[-1].body[3] == 2
-    assert (await gpg.verify(key, packet.signature(signature), TEXT)).fingerprint == key.fingerprint
-    assert (await gpg.minimal(key))[0] == key
+    old = keys.make_key("2014", "rsa2048", options=("--cert-digest-algo", "SHA1"))
+    key, signature = sign_text(keys, old)
+    assert packet.split_packets(key.packets)[-1].body[3] == 2
+    assert (
+        await gpg.verify(key, packet.parse_signature(signature), TEXT)
+    ).fingerprint == key.fingerprint
+    assert (await gpg.minimize_certificate(key))[0] == key
 
 
 @pytest_twisted.ensureDeferred
@@ -159,8 +163,8 @@ async def test_s16_a_key_in_two_certificates_counts_for_the_one_that_is_asked(
     gpg: Gpg, keys: Keys
 ) -> None:
     """Its owner agreed, by a back signature. Who registers keys must refuse a known one."""
-    other, both = victim(keys), adopted(keys).certificate
-    signature = packet.signature(keys.sign(other, TEXT))
+    other, both = make_victim(keys), make_adopted(keys).certificate
+    signature = packet.parse_signature(keys.sign(other, TEXT))
     assert other.fingerprint in [key.fingerprint for key in both.keys]
     for key in (both, other.certificate):
         verified = await gpg.verify(key, signature, TEXT)
@@ -172,12 +176,14 @@ async def test_s16_a_key_in_two_certificates_counts_for_the_one_that_is_asked(
 async def test_any_change_of_a_signature_is_refused_and_never_an_error(
     gpg: Gpg, keys: Keys
 ) -> None:
-    key, signature = plain(keys, keys.alice)
-    body = packet.packets(packet.signature(signature).raw)[0].body
+    key, signature = sign_text(keys, keys.alice)
+    body = packet.split_packets(packet.parse_signature(signature).raw)[0].body
     for at in range(0, len(body), 3):
-        text = one_line(framed(2, body[:at] + bytes([body[at] ^ 0x41]) + body[at + 1 :]))
+        text = encode_signature(
+            encode_packet(2, body[:at] + bytes([body[at] ^ 0x41]) + body[at + 1 :])
+        )
         try:
-            verified = await gpg.verify(key, packet.signature(text), TEXT)
+            verified = await gpg.verify(key, packet.parse_signature(text), TEXT)
         except InvalidInputError:
             continue
         assert verified.fingerprint == key.fingerprint  # the unsigned area, which names nobody
@@ -188,23 +194,23 @@ async def test_any_change_of_a_signature_is_refused_and_never_an_error(
 
 @pytest_twisted.ensureDeferred
 async def test_an_uploaded_key_comes_back_minimal(gpg: Gpg, keys: Keys) -> None:
-    key = keys.with_subkey(keys.key("minimal"))
-    keys.certify(keys.key("friend"), key)
+    key = keys.add_subkey(keys.make_key("minimal"))
+    keys.certify(keys.make_key("friend"), key)
     signed = keys.export(key.fingerprint, minimal=False)
-    assert len(dearmored(signed)) > len(key.packets)
-    reduced, text = await gpg.minimal(certificate.read(signed.encode()))
+    assert len(decode_armor(signed)) > len(key.packets)
+    reduced, text = await gpg.minimize_certificate(certificate.parse_armored(signed.encode()))
     assert reduced.packets == key.packets
-    assert certificate.read(text.encode()) == reduced
-    assert (await gpg.minimal(reduced))[0] == reduced
+    assert certificate.parse_armored(text.encode()) == reduced
+    assert (await gpg.minimize_certificate(reduced))[0] == reduced
 
 
 def without_self_signatures(key: Key) -> bytes:
-    return b"".join(one.raw for one in packet.packets(key.packets) if one.tag != 2)
+    return b"".join(one.raw for one in packet.split_packets(key.packets) if one.tag != 2)
 
 
 def old_subkey(keys: Keys) -> bytes:
-    primary = keys.key("only an old subkey", "rsa2048", "cert", time=LONG_AGO)
-    return keys.with_subkey(primary, expires="2021-01-01", time=LONG_AGO).packets
+    primary = keys.make_key("only an old subkey", "rsa2048", "cert", time=LONG_AGO)
+    return keys.add_subkey(primary, expires="2021-01-01", time=LONG_AGO).packets
 
 
 UNUSABLE: dict[str, tuple[Callable[[Keys], bytes], str]] = {
@@ -212,23 +218,25 @@ UNUSABLE: dict[str, tuple[Callable[[Keys], bytes], str]] = {
     "revoked": (lambda keys: keys.revoked.packets, "the key is revoked"),
     "no valid user id": (lambda keys: without_self_signatures(keys.alice), "user id"),
     "no signing key": (
-        lambda keys: keys.key("only certifies", "rsa2048", "cert").packets,
+        lambda keys: keys.make_key("only certifies", "rsa2048", "cert").packets,
         "cannot sign: it has no key",
     ),
     "S20 encrypts only": (
         lambda keys: (
-            keys.with_subkey(keys.key("rsa encrypts", "rsa2048", "cert"), "rsa2048", "encr").packets
+            keys.add_subkey(
+                keys.make_key("rsa encrypts", "rsa2048", "cert"), "rsa2048", "encr"
+            ).packets
         ),
         "cannot sign: it has no key",
     ),
     "expired subkey": (old_subkey, "signing subkey has expired"),
     "S20 RSA 1024": (lambda keys: keys.rsa1024.packets, "1024 bits"),
     "S20 weak subkey": (
-        lambda keys: keys.with_subkey(keys.key("weak subkey"), "rsa1024").packets,
+        lambda keys: keys.add_subkey(keys.make_key("weak subkey"), "rsa1024").packets,
         "signing subkey .* is too weak: it has 1024 bits",
     ),
     "S20 DSA 1024": (lambda keys: keys.dsa.packets, "DSA"),
-    "S17 brainpool": (lambda keys: keys.key("P", "brainpoolP384r1").packets, "brainpool"),
+    "S17 brainpool": (lambda keys: keys.make_key("P", "brainpoolP384r1").packets, "brainpool"),
 }
 
 
@@ -238,13 +246,13 @@ async def test_a_key_that_cannot_sign_well_is_refused_with_its_reason(
     gpg: Gpg, keys: Keys, make: Callable[[Keys], bytes], reason: str
 ) -> None:
     with pytest.raises(InvalidInputError, match=reason):
-        await gpg.minimal(certificate.parse(make(keys)))
+        await gpg.minimize_certificate(certificate.parse_binary(make(keys)))
 
 
 # A gpg that fails
 
 
-def fake(folder: Path, script: str, *, version: str = "") -> str:
+def write_fake_gpg(folder: Path, script: str, *, version: str = "") -> str:
     """A gpg that answers what python-gnupg asks at its start, then runs *script*."""
     file = folder / "gpg"
     real = shutil.which("gpg")
@@ -259,24 +267,24 @@ def fake(folder: Path, script: str, *, version: str = "") -> str:
 @pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
 @pytest_twisted.ensureDeferred
 async def test_s23_a_gpg_that_fails_is_never_believed(tmp_path: Path, script: str | None) -> None:
-    text, (signature, *_) = vector_text("unix-plain")
+    text, (signature, *_) = load_vector_text("unix-plain")
     program = (
-        fake(tmp_path, script)
+        write_fake_gpg(tmp_path, script)
         if script is not None
-        else fake(tmp_path, "exit 0", version="exit 3;")
+        else write_fake_gpg(tmp_path, "exit 0", version="exit 3;")
     )
     gpg = Gpg(reactor, program=program, limits=Limits(gpg_seconds=0.5))
     with pytest.raises(UnavailableError, match="cannot be checked at the moment") as raised:
-        await gpg.verify(BOB, packet.signature(signature), text)
+        await gpg.verify(BOB, packet.parse_signature(signature), text)
     assert raised.value.detail
     await gpg.stop()
 
 
 @pytest_twisted.ensureDeferred
 async def test_the_fake_is_believed_when_it_does_not_fail(tmp_path: Path) -> None:
-    gpg = Gpg(reactor, program=fake(tmp_path, f"printf '{VALID}' >&3"))
-    text, (signature, *_) = vector_text("unix-plain")
-    assert await gpg.verify(BOB, packet.signature(signature), text)
+    gpg = Gpg(reactor, program=write_fake_gpg(tmp_path, f"printf '{VALID}' >&3"))
+    text, (signature, *_) = load_vector_text("unix-plain")
+    assert await gpg.verify(BOB, packet.parse_signature(signature), text)
 
 
 SAID = {
@@ -300,19 +308,19 @@ SAID = {
 async def test_only_one_good_signature_of_this_key_is_a_verdict(
     tmp_path: Path, status: str, reason: str
 ) -> None:
-    gpg = Gpg(reactor, program=fake(tmp_path, f"printf '{status}' >&3"))
-    text, (signature, *_) = vector_text("unix-plain")
+    gpg = Gpg(reactor, program=write_fake_gpg(tmp_path, f"printf '{status}' >&3"))
+    text, (signature, *_) = load_vector_text("unix-plain")
     with pytest.raises(InvalidInputError, match=reason):
-        await gpg.verify(BOB, packet.signature(signature), text)
+        await gpg.verify(BOB, packet.parse_signature(signature), text)
 
 
 @pytest_twisted.ensureDeferred
 async def test_s23_gpg_is_missing(tmp_path: Path) -> None:
-    signature = packet.signature(vector_text("unix-plain")[1][0])
+    signature = packet.parse_signature(load_vector_text("unix-plain")[1][0])
     with pytest.raises(UnavailableError):
         await Gpg(reactor, program=str(tmp_path / "none")).verify(BOB, signature, b"")
     with pytest.raises(UnavailableError):
-        await Gpg(reactor, program=str(tmp_path / "none")).minimal(BOB)
+        await Gpg(reactor, program=str(tmp_path / "none")).minimize_certificate(BOB)
 
 
 class Hanging:
@@ -321,24 +329,24 @@ class Hanging:
     def __init__(self, folder: Path, limits: Limits) -> None:
         self._log = folder / "pids"
         self._log.touch()
-        program = fake(folder, f"echo $$ >> {self._log}; exec sleep 1000")
+        program = write_fake_gpg(folder, f"echo $$ >> {self._log}; exec sleep 1000")
         self.gpg = Gpg(reactor, program=program, limits=limits)
-        self.signature: Signature = packet.signature(vector_text("unix-plain")[1][0])
+        self.signature: Signature = packet.parse_signature(load_vector_text("unix-plain")[1][0])
 
-    def verify(self) -> Deferred[Verified]:
+    def verify(self) -> Deferred[VerifiedSignature]:
         return Deferred.fromCoroutine(self.gpg.verify(BOB, self.signature, b""))
 
     @property
-    def started(self) -> list[int]:
+    def process_ids(self) -> list[int]:
         return [int(line) for line in self._log.read_text().split()]
 
     async def until_started(self, count: int) -> None:
-        while len(self.started) < count:
-            await turn()
+        while len(self.process_ids) < count:
+            await run_reactor_once()
 
     async def until_gone(self) -> None:
-        while any(Path(f"/proc/{pid}").exists() for pid in self.started):
-            await turn()
+        while any(Path(f"/proc/{pid}").exists() for pid in self.process_ids):
+            await run_reactor_once()
 
 
 @pytest_twisted.ensureDeferred
@@ -352,7 +360,7 @@ async def test_a_client_that_leaves_takes_its_gpg_along_and_the_next_has_its_tur
     with pytest.raises(CancelledError):
         await first
     await hanging.until_started(2)
-    assert not Path(f"/proc/{hanging.started[0]}").exists()
+    assert not Path(f"/proc/{hanging.process_ids[0]}").exists()
     stopped = hanging.gpg.stop()
     with pytest.raises(UnavailableError):
         await second
@@ -384,7 +392,7 @@ def open_files() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-def agents() -> set[str]:
+def list_agents() -> set[str]:
     """The agents that run, but for those of the tests' own keyrings."""
     found = set()
     for folder in Path("/proc").glob("[0-9]*"):
@@ -407,14 +415,14 @@ async def test_nothing_stays_on_disk_and_no_agent_runs_and_settings_are_ignored(
     (tmp_path / "common.conf").write_text("use-keyboxd\n")
     for name in ("HOME", "GNUPGHOME", "TMPDIR"):
         monkeypatch.setenv(name, str(tmp_path))
-    key, signature = plain(keys, keys.key("leaves nothing"))
-    before, descriptors = agents(), open_files()
+    key, signature = sign_text(keys, keys.make_key("leaves nothing"))
+    before, descriptors = list_agents(), open_files()
     for _ in range(3):
-        await gpg.minimal(key)
-        await gpg.verify(key, packet.signature(signature), TEXT)
+        await gpg.minimize_certificate(key)
+        await gpg.verify(key, packet.parse_signature(signature), TEXT)
         with pytest.raises(InvalidInputError):
-            await gpg.verify(BOB, packet.signature(signature), TEXT)
-    assert agents() == before
+            await gpg.verify(BOB, packet.parse_signature(signature), TEXT)
+    assert list_agents() == before
     assert {file.name for file in tmp_path.iterdir()} == {"common.conf", "gpg.conf"}
     assert open_files() <= descriptors + 3
 
@@ -432,12 +440,12 @@ async def test_s11_no_connection_is_made_and_no_file_written(keys: Keys, tmp_pat
     program.chmod(0o700)
     gpg = Gpg(reactor, program=str(program), limits=Limits(gpg_processes=1))
     options = ("--sig-keyserver-url", "hkp://192.0.2.1", "--include-key-block")
-    key, signature = plain(keys, keys.alice, *options)
-    parsed = packet.signature(signature)
+    key, signature = sign_text(keys, keys.alice, *options)
+    parsed = packet.parse_signature(signature)
     await gpg.verify(key, parsed, TEXT)
     with pytest.raises(InvalidInputError):
         await gpg.verify(BOB, parsed, TEXT)
-    await gpg.minimal(key)
+    await gpg.minimize_certificate(key)
     lines = trace.read_text().splitlines()
     assert any("/dev/fd/5" in line for line in lines)
     name_service = "/var/run/nscd/socket"
@@ -449,8 +457,8 @@ async def test_s11_no_connection_is_made_and_no_file_written(keys: Keys, tmp_pat
 @pytest_twisted.ensureDeferred
 async def test_many_at_once_are_never_refused_falsely(gpg: Gpg) -> None:
     """S24, in one process: each check has a keyring of its own."""
-    text, (signature, *_) = vector_text("unix-plain")
-    parsed = packet.signature(signature)
+    text, (signature, *_) = load_vector_text("unix-plain")
+    parsed = packet.parse_signature(signature)
     checks = [Deferred.fromCoroutine(gpg.verify(BOB, parsed, text)) for _ in range(200)]
     results = await DeferredList(checks, consumeErrors=True)
     assert {value.fingerprint for _, value in results} == {BOB.fingerprint}

@@ -15,9 +15,9 @@ from mig.actions.handoff import DatabaseHandoff, Handoff, NoHandoff
 from mig.actions.outbox import Outbox
 from mig.actions.spool import Spool
 from mig.actions.store import ActionStore
-from mig.actions.submit import Actions
+from mig.actions.submit import Submitter
 from mig.database.database import Database
-from mig.investigators.registry import Investigators
+from mig.investigators.registry import InvestigatorRegistry
 from mig.limits import Limits
 from mig.service.listeners import bind
 from mig.service.site import make_site
@@ -61,7 +61,7 @@ class Api:
         self.gpg = Gpg(reactor)
         self.spool = spool
         if spool:
-            Spool(spool).prepare()
+            Spool(spool).prepare_folders()
             self.handoff: Handoff = Outbox(reactor, self.database, Spool(spool))
         else:
             self.handoff = DatabaseHandoff() if handoff == "database" else NoHandoff()
@@ -75,8 +75,8 @@ class Api:
             reactor,
             self.database,
             self.base,
-            actions=Actions(reactor, query, self.gpg, keyring, store, self.handoff),
-            investigators=Investigators(self.database, self.gpg, keyring),
+            actions=Submitter(reactor, query, self.gpg, keyring, store, self.handoff),
+            investigators=InvestigatorRegistry(self.database, self.gpg, keyring),
             limits=limits,
         )
         self.port = listener.accept(reactor, site)

@@ -46,7 +46,7 @@ POINTS: Final = (
 kill_at = ""
 
 
-def reach(point: str) -> None:
+def pass_point(point: str) -> None:
     """End as if killed, when that is the point at which to."""
     if point == kill_at:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -59,39 +59,39 @@ class FailingCalls:
         self._failures = failures
         self._count = 0
 
-    def counted(self, call: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-        def counted(*arguments: Arguments.args, **keywords: Arguments.kwargs) -> Result:
+    def count_calls(self, call: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+        def counting_call(*arguments: Arguments.args, **keywords: Arguments.kwargs) -> Result:
             self._count += 1
             code = self._failures.get(self._count)
             if code is not None:
                 raise OSError(code, os.strerror(code))
             return call(*arguments, **keywords)
 
-        return counted
+        return counting_call
 
 
 def make_calls(failures: Mapping[int, int]) -> SystemCalls:
     """Return the spool's calls; unlocking does not count, since a lock goes with its file."""
     failing = FailingCalls(failures)
-    lock = failing.counted(fcntl.flock)
+    lock = failing.count_calls(fcntl.flock)
 
     def flock(file: int, operation: int) -> None:
         """Lock or unlock; files are whole before their folder is locked, and linked after it."""
         if operation == fcntl.LOCK_EX:
-            reach("written")
+            pass_point("written")
             lock(file, operation)
         else:
             fcntl.flock(file, operation)
-            reach("linked")
+            pass_point("linked")
 
     return SystemCalls(
-        open=failing.counted(os.open),
-        write=failing.counted(os.write),
-        fchmod=failing.counted(os.fchmod),
-        posix_fadvise=failing.counted(os.posix_fadvise),
-        fsync=failing.counted(os.fsync),
-        link=failing.counted(os.link),
-        stat=failing.counted(os.stat),
+        open=failing.count_calls(os.open),
+        write=failing.count_calls(os.write),
+        fchmod=failing.count_calls(os.fchmod),
+        posix_fadvise=failing.count_calls(os.posix_fadvise),
+        fsync=failing.count_calls(os.fsync),
+        link=failing.count_calls(os.link),
+        stat=failing.count_calls(os.stat),
         flock=flock,
     )
 
@@ -108,16 +108,16 @@ class FaultyTransaction(Transaction):
     async def _query(self, statement: Any, parameters: Parameters) -> Any:
         rows = await self._transaction.query(statement, parameters)
         if rows and isinstance(statement, Statement) and "for update of s" in statement.execute_sql:
-            reach("locked")
+            pass_point("locked")
         return rows
 
     async def commit(self, sql: str = "", parameters: Parameters = ()) -> None:
         hands_over = "set handedover" in sql
         if hands_over:
-            reach("handed over")
+            pass_point("handed over")
         await self._transaction.commit(sql, parameters)
         if hands_over:
-            reach("marked")
+            pass_point("marked")
 
 
 class FaultyDatabase(Database):
@@ -126,10 +126,10 @@ class FaultyDatabase(Database):
     async def query(self, statement: Any, parameters: Parameters = ()) -> Any:
         stores = isinstance(statement, Statement) and statement.name == "store_action"
         if stores:
-            reach("verified")
+            pass_point("verified")
         rows = await super().query(statement, parameters)
         if stores:
-            reach("committed")
+            pass_point("committed")
         return rows
 
     @asynccontextmanager

@@ -16,7 +16,7 @@ from typing import Concatenate, ParamSpec
 
 from mig.openpgp import certificate
 from mig.openpgp.certificate import Certificate
-from mig.openpgp.packet import crc24, packets
+from mig.openpgp.packet import compute_crc24, split_packets
 
 HOMES = "mig-test-keys-"
 """How the folders of the keyrings begin, here and in tests that run at the same time."""
@@ -29,63 +29,63 @@ FAR_AHEAD = "20350101T000000!"
 JPEG = bytes.fromhex("ffd8ffe000104a46494600010100000100010000ffd9")
 
 
-def framed(tag: int, body: bytes) -> bytes:
+def encode_packet(tag: int, body: bytes) -> bytes:
     """An OpenPGP packet, its length in five octets."""
     return bytes([0xC0 | tag, 0xFF]) + len(body).to_bytes(4) + body
 
 
-def one_line(data: bytes) -> str:
+def encode_signature(data: bytes) -> str:
     """Packets as the platform writes a signature."""
-    checksum = base64.b64encode(crc24(data).to_bytes(3)).decode()
+    checksum = base64.b64encode(compute_crc24(data).to_bytes(3)).decode()
     return f"{base64.b64encode(data).decode()}={checksum}"
 
 
-def octets(signature: str) -> bytes:
+def decode_signature(signature: str) -> bytes:
     """The packets of a signature in its one line."""
     return base64.b64decode(signature[:-5])
 
 
-def public_armor(data: bytes) -> str:
+def encode_public_armor(data: bytes) -> str:
     """Any packets in the armor of a public key."""
-    return certificate.armor(data)
+    return certificate.encode_armor(data)
 
 
-def dearmored(text: str) -> bytes:
+def decode_armor(text: str) -> bytes:
     """The packets in an armor that gpg made."""
     lines = text.strip().splitlines()
     return base64.b64decode("".join(lines[lines.index("") + 1 : -2]))
 
 
-def with_issuer(signature: str, key_id: str) -> str:
+def replace_issuer(signature: str, key_id: str) -> str:
     """A signature of gpg's whose unsigned key id is another one."""
-    data = bytearray(octets(signature))
-    hashed = int.from_bytes(data[packet_start(data) + 4 :][:2])
-    at = packet_start(data) + 6 + hashed + 2
+    data = bytearray(decode_signature(signature))
+    hashed = int.from_bytes(data[find_packet_start(data) + 4 :][:2])
+    at = find_packet_start(data) + 6 + hashed + 2
     assert data[at : at + 2] == b"\x09\x10"
     data[at + 2 : at + 10] = bytes.fromhex(key_id)
-    return one_line(bytes(data))
+    return encode_signature(bytes(data))
 
 
-def with_version(signature: str, version: int) -> str:
+def replace_version(signature: str, version: int) -> str:
     """A signature that says that it is of another version."""
-    data = bytearray(octets(signature))
-    data[packet_start(data)] = version
-    return one_line(bytes(data))
+    data = bytearray(decode_signature(signature))
+    data[find_packet_start(data)] = version
+    return encode_signature(bytes(data))
 
 
-def without_back_signature(raw: bytes) -> bytes:
+def remove_back_signature(raw: bytes) -> bytes:
     """The binding of the last subkey without the consent of the subkey, which nobody signs."""
-    *before, binding = packets(raw)
+    *before, binding = split_packets(raw)
     hashed = 6 + int.from_bytes(binding.body[4:6])
     unhashed = hashed + 2 + int.from_bytes(binding.body[hashed : hashed + 2])
     assert binding.body[hashed + 3] == 32 or b"\x20\x04\x19" in binding.body[hashed:unhashed]
     body = binding.body[:hashed] + b"\0\0" + binding.body[unhashed:]
-    return b"".join(part.raw for part in before) + framed(2, body)
+    return b"".join(part.raw for part in before) + encode_packet(2, body)
 
 
-def packet_start(data: bytes | bytearray) -> int:
+def find_packet_start(data: bytes | bytearray) -> int:
     """Where the content of the first packet starts."""
-    (first, *_) = packets(bytes(data))
+    (first, *_) = split_packets(bytes(data))
     return len(first.raw) - len(first.body)
 
 
@@ -105,17 +105,17 @@ class Key:
 
     @property
     def packets(self) -> bytes:
-        return dearmored(self.armored)
+        return decode_armor(self.armored)
 
     @property
     def certificate(self) -> Certificate:
-        return certificate.read(self.armored.encode())
+        return certificate.parse_armored(self.armored.encode())
 
 
 P = ParamSpec("P")
 
 
-def once(
+def cache_key(
     make: Callable[Concatenate[Keys, P], Key],
 ) -> Callable[Concatenate[Keys, P], Key]:
     """A method whose key is made when it is first asked for, and kept.
@@ -125,13 +125,13 @@ def once(
     """
 
     @wraps(make)
-    def made(self: Keys, /, *arguments: P.args, **options: P.kwargs) -> Key:
+    def find_or_make(self: Keys, /, *arguments: P.args, **options: P.kwargs) -> Key:
         asked = (make.__name__, arguments, frozenset(options.items()))
-        if asked not in self.made:
-            self.made[asked] = make(self, *arguments, **options)
-        return self.made[asked]
+        if asked not in self._cache:
+            self._cache[asked] = make(self, *arguments, **options)
+        return self._cache[asked]
 
-    return made
+    return find_or_make
 
 
 class Keys:
@@ -139,11 +139,11 @@ class Keys:
 
     def __init__(self) -> None:
         self.home = Path(tempfile.mkdtemp(prefix=HOMES))
-        self.made: dict[Hashable, Key] = {}
+        self._cache: dict[Hashable, Key] = {}
         self._program = shutil.which("gpg") or "gpg"
         self._environment = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"}
 
-    def gpg(self, *arguments: str | bytes, given: bytes = b"", time: str = "") -> bytes:
+    def run_gpg(self, *arguments: str | bytes, stdin: bytes = b"", time: str = "") -> bytes:
         """What gpg answers; *time* is the clock that it sees."""
         faked = ["--faked-system-time", time, "--ignore-time-conflict"] if time else []
         done = subprocess.run(
@@ -155,7 +155,7 @@ class Keys:
                 *faked,
                 *arguments,
             ],
-            input=given,
+            input=stdin,
             capture_output=True,
             env=self._environment,
             timeout=60,
@@ -163,14 +163,14 @@ class Keys:
         assert done.returncode == 0, (arguments, done.stderr.decode("latin-1"))
         return done.stdout
 
-    def _created(self, *arguments: str | bytes, time: str) -> str:
+    def _create_key(self, *arguments: str | bytes, time: str) -> str:
         """The fingerprint of the key or subkey that gpg makes."""
-        said = self.gpg("--status-fd", "1", *arguments, time=time).split(b"\n")
+        said = self.run_gpg("--status-fd", "1", *arguments, time=time).split(b"\n")
         (line,) = [line for line in said if line.startswith(b"[GNUPG:] KEY_CREATED ")]
         return line.split()[3].decode()
 
-    @once
-    def key(
+    @cache_key
+    def make_key(
         self,
         name: str,
         algorithm: str = "ed25519",
@@ -181,10 +181,10 @@ class Keys:
         time: str = "",
         options: tuple[str, ...] = (),
     ) -> Key:
-        """The key of this name, with the default of everything but what is given."""
+        """The key of this name, with the default of everything but what is not named."""
         user = uid or f"{name} <{name}@example.net>".encode()
         make = ("--quick-gen-key", user, algorithm, usage, expires)
-        fingerprint = self._created(*options, *make, time=time)
+        fingerprint = self._create_key(*options, *make, time=time)
         return Key(
             name=name,
             fingerprint=fingerprint,
@@ -195,57 +195,59 @@ class Keys:
     def export(self, fingerprint: str, *, minimal: bool = True, ring: Path | None = None) -> str:
         """The armored public key."""
         options = ["--export-options", "export-minimal"] if minimal else []
-        return self.gpg(*_ring(ring), "--armor", *options, "--export", fingerprint).decode()
+        return self.run_gpg(
+            *_ring_options(ring), "--armor", *options, "--export", fingerprint
+        ).decode()
 
-    def secret(self, key: Key) -> str:
+    def export_secret(self, key: Key) -> str:
         """The armored secret key."""
-        return self.gpg("--armor", "--export-secret-keys", key.fingerprint).decode()
+        return self.run_gpg("--armor", "--export-secret-keys", key.fingerprint).decode()
 
     # -- the keys ---------------------------------------------------------------------------
 
     @property
     def alice(self) -> Key:
-        return self.key("alice")
+        return self.make_key("alice")
 
     @property
     def bob(self) -> Key:
-        return self.key("bob", time=LONG_AGO)
+        return self.make_key("bob", time=LONG_AGO)
 
     @property
     def stranger(self) -> Key:
         """Nobody's key."""
-        return self.key("stranger")
+        return self.make_key("stranger")
 
     @property
     def rsa(self) -> Key:
-        return self.key("rsa", "rsa2048")
+        return self.make_key("rsa", "rsa2048")
 
     @property
     def rsa1024(self) -> Key:
-        return self.key("rsa1024", "rsa1024")
+        return self.make_key("rsa1024", "rsa1024")
 
     @property
     def dsa(self) -> Key:
-        return self.key("dsa", "dsa1024")
+        return self.make_key("dsa", "dsa1024")
 
     @property
     def expired(self) -> Key:
         """It signs with *time* :data:`SOON_AFTER`."""
-        return self.key("expired", expires="2020-06-01", time=LONG_AGO)
+        return self.make_key("expired", expires="2020-06-01", time=LONG_AGO)
 
     @property
-    @once
+    @cache_key
     def revoked(self) -> Key:
         """Revoked for whoever gets it; it still signs here."""
-        made = self.key("revoked")
+        made = self.make_key("revoked")
         text = (self.home / f"openpgp-revocs.d/{made.fingerprint}.rev").read_text()
-        revocation = dearmored(text[text.index(":-----") + 1 :])
-        first, *rest = packets(made.packets)
+        revocation = decode_armor(text[text.index(":-----") + 1 :])
+        first, *rest = split_packets(made.packets)
         data = first.raw + revocation + b"".join(packet.raw for packet in rest)
-        return replace(made, armored=public_armor(data))
+        return replace(made, armored=encode_public_armor(data))
 
-    @once
-    def with_subkey(
+    @cache_key
+    def add_subkey(
         self,
         key: Key,
         algorithm: str = "ed25519",
@@ -256,71 +258,71 @@ class Keys:
     ) -> Key:
         """The key with one more subkey, which signs for it."""
         make = ("--quick-add-key", key.fingerprint, algorithm, usage, expires)
-        subkey = self._created(*make, time=time)
+        subkey = self._create_key(*make, time=time)
         armored = self.export(key.fingerprint, minimal=False)  # keeps what has expired
         return replace(key, signer=f"{subkey}!", armored=armored)
 
-    @once
-    def with_revoked_subkey(self, key: Key) -> Key:
+    @cache_key
+    def revoke_subkey(self, key: Key) -> Key:
         """Its subkey is revoked for whoever gets it; it still signs here."""
-        ring = self._another_ring(f"revoked {key.fingerprint}", key.armored)
-        self._edit(key, ring, "key 1", "revkey", "y", "0", "", "y", "save")
+        ring = self._make_ring(f"revoked {key.fingerprint}", key.armored)
+        self._edit_key(key, ring, "key 1", "revkey", "y", "0", "", "y", "save")
         return replace(key, armored=self.export(key.fingerprint, minimal=False, ring=ring))
 
     @property
     def subkey(self) -> Key:
-        return self.with_subkey(self.key("subkey", usage="cert", time=LONG_AGO), time=LONG_AGO)
+        return self.add_subkey(self.make_key("subkey", usage="cert", time=LONG_AGO), time=LONG_AGO)
 
     @property
     def expired_subkey(self) -> Key:
         """It signs with *time* :data:`SOON_AFTER`."""
-        primary = self.key("expired-subkey", usage="cert", time=LONG_AGO)
-        return self.with_subkey(primary, expires="2020-06-01", time=LONG_AGO)
+        primary = self.make_key("expired-subkey", usage="cert", time=LONG_AGO)
+        return self.add_subkey(primary, expires="2020-06-01", time=LONG_AGO)
 
     @property
     def revoked_subkey(self) -> Key:
-        primary = self.key("revoked-subkey", usage="cert")
-        return self.with_revoked_subkey(self.with_subkey(primary))
+        primary = self.make_key("revoked-subkey", usage="cert")
+        return self.revoke_subkey(self.add_subkey(primary))
 
     @property
     def encrypts(self) -> Key:
         """A key that cannot sign."""
-        return self.with_subkey(self.key("encrypts", usage="cert"), "cv25519", "encr")
+        return self.add_subkey(self.make_key("encrypts", usage="cert"), "cv25519", "encr")
 
-    @once
-    def adopting(self, name: str, fingerprint: str, *capabilities: str) -> Key:
+    @cache_key
+    def make_adopting(self, name: str, fingerprint: str, *capabilities: str) -> Key:
         """A key that has another's (sub)key, of this fingerprint, as a subkey of its own.
 
         It is bound as gpg does it, for signing, and by the adopted key as well; *capabilities*
         are the letters that switch each use of it on or off. The adopted key must have been made
         at :data:`LONG_AGO`.
         """
-        made = self.key(name, time=LONG_AGO)
-        ring = self._another_ring(name, made.armored)
+        made = self.make_key(name, time=LONG_AGO)
+        ring = self._make_ring(name, made.armored)
         grip = self._keygrip(fingerprint)
         commands = ["addkey", "13", grip, *capabilities, "q", "0", "save"]
-        self._edit(made, ring, *commands, time=LONG_AGO)
+        self._edit_key(made, ring, *commands, time=LONG_AGO)
         adopted = replace(made, armored=self.export(made.fingerprint, ring=ring))
-        assert adopted.certificate.key(fingerprint), "not the same key"
+        assert adopted.certificate.find_key(fingerprint), "not the same key"
         return adopted
 
-    @once
-    def with_primary(self, name: str, fingerprint: str) -> Key:
+    @cache_key
+    def make_with_primary(self, name: str, fingerprint: str) -> Key:
         """A key whose primary key is the one of this fingerprint, wherever else it is in use."""
-        ring = self._another_ring(name, self.bob.armored)
+        ring = self._make_ring(name, self.bob.armored)
         parameters = [
             *("Key-Type: EDDSA", f"Key-Grip: {self._keygrip(fingerprint)}"),
             *("Key-Usage: sign,cert", f"Name-Real: {name}", "Creation-Date: 20200101T000000"),
             *("%no-protection", "%commit", ""),
         ]
-        given = "\n".join(parameters).encode()
-        self.gpg(*_ring(ring), "--full-gen-key", given=given, time=LONG_AGO)
+        stdin = "\n".join(parameters).encode()
+        self.run_gpg(*_ring_options(ring), "--full-gen-key", stdin=stdin, time=LONG_AGO)
         armored = self.export(fingerprint, ring=ring)
         return Key(name=name, fingerprint=fingerprint, signer=f"{fingerprint}!", armored=armored)
 
     def _keygrip(self, fingerprint: str) -> str:
         arguments = ("--with-colons", "--with-keygrip", "--with-subkey-fingerprint")
-        lines = self.gpg("--list-keys", *arguments, fingerprint).decode().splitlines()
+        lines = self.run_gpg("--list-keys", *arguments, fingerprint).decode().splitlines()
         grips = [
             after.split(":")[9]
             for line, after in pairwise(lines)
@@ -329,40 +331,40 @@ class Keys:
         return grips[0]
 
     @property
-    @once
+    @cache_key
     def decorated(self) -> Key:
         """With an image, and signatures by other keys on its user id."""
-        made = self.key("decorated")
+        made = self.make_key("decorated")
         image = self.home / "image.jpg"
         image.write_bytes(JPEG)
-        self._edit(made, None, "addphoto", str(image), "y", "save")
+        self._edit_key(made, None, "addphoto", str(image), "y", "save")
         for n in range(3):
-            self.certify(self.key(f"friend{n}"), made)
+            self.certify(self.make_key(f"friend{n}"), made)
         return replace(made, armored=self.export(made.fingerprint, minimal=False))
 
     def certify(self, by: Key, key: Key) -> None:
         """Sign the user id of another's key."""
-        self.gpg("--local-user", by.fingerprint, "--quick-sign-key", key.fingerprint)
+        self.run_gpg("--local-user", by.fingerprint, "--quick-sign-key", key.fingerprint)
 
-    def _another_ring(self, name: str, armored: str) -> Path:
+    def _make_ring(self, name: str, armored: str) -> Path:
         ring = self.home / f"{name}.gpg"
-        self.gpg(*_ring(ring), "--import", given=armored.encode())
+        self.run_gpg(*_ring_options(ring), "--import", stdin=armored.encode())
         return ring
 
-    def _edit(self, key: Key, ring: Path | None, *commands: str, time: str = "") -> None:
-        given = "".join(f"{line}\n" for line in commands).encode()
+    def _edit_key(self, key: Key, ring: Path | None, *commands: str, time: str = "") -> None:
+        stdin = "".join(f"{line}\n" for line in commands).encode()
         edit = ("--command-fd", "0", "--edit-key", key.fingerprint)
-        self.gpg(*_ring(ring), *edit, given=given, time=time)
+        self.run_gpg(*_ring_options(ring), *edit, stdin=stdin, time=time)
 
     # -- what they sign ---------------------------------------------------------------------
 
     def sign(self, key: Key, text: bytes, *options: str, time: str = "") -> str:
         """A detached signature in one line; *options* are gpg's."""
-        return one_line(self.made_by(key, text, "--detach-sign", *options, time=time))
+        return encode_signature(self.make_message(key, text, "--detach-sign", *options, time=time))
 
-    def made_by(self, key: Key, text: bytes, *options: str, time: str = "") -> bytes:
+    def make_message(self, key: Key, text: bytes, *options: str, time: str = "") -> bytes:
         """What gpg makes of *text* with this key."""
-        return self.gpg(*_arguments(options, key), given=text, time=time)
+        return self.run_gpg(*_order_arguments(options, key), stdin=text, time=time)
 
     def stop(self) -> None:
         """Leave nothing behind."""
@@ -374,7 +376,7 @@ class Keys:
         shutil.rmtree(self.home, ignore_errors=True)
 
 
-def _arguments(options: tuple[str, ...], key: Key) -> list[str]:
+def _order_arguments(options: tuple[str, ...], key: Key) -> list[str]:
     """gpg takes its command after its options."""
     commands = [o for o in options if o in COMMANDS]
     return ["--local-user", key.signer, *(o for o in options if o not in COMMANDS), *commands]
@@ -383,5 +385,5 @@ def _arguments(options: tuple[str, ...], key: Key) -> list[str]:
 COMMANDS = ("--detach-sign", "--sign", "--clear-sign")
 
 
-def _ring(ring: Path | None) -> list[str]:
+def _ring_options(ring: Path | None) -> list[str]:
     return ["--no-default-keyring", "--keyring", str(ring)] if ring else []

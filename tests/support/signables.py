@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from mig.actions.submission import read_operations, read_time
+from mig.actions.submission import parse_operations, parse_signed_time
 from mig.signing.canonical import Signable
 
-letters = st.characters(codec="utf-8", exclude_characters="\0")
-words = st.text(letters, max_size=12) | st.text('<>&"\\/\n\r\t\b\f\x7f\u2028\u2029é🔐', max_size=8)
+characters = st.characters(codec="utf-8", exclude_characters="\0")
+words = st.text(characters, max_size=12) | st.text(
+    '<>&"\\/\n\r\t\b\f\x7f\u2028\u2029é🔐', max_size=8
+)
 numbers = (
     st.floats(allow_nan=False, allow_infinity=False)
     | st.integers(-(2**53), 2**53)
@@ -30,7 +32,7 @@ def signables(draw: st.DrawFn) -> Signable:
     return Signable(
         name=draw(text),
         target=draw(text),
-        validfrom=read_time("validfrom", draw(times)),
-        expireafter=read_time("expireafter", draw(times)),
-        operations=read_operations(draw(modules.filter(bool))),
+        validfrom=parse_signed_time("validfrom", draw(times)),
+        expireafter=parse_signed_time("expireafter", draw(times)),
+        operations=parse_operations(draw(modules.filter(bool))),
     )

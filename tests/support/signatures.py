@@ -17,30 +17,34 @@ from tests.support.keys import (
     SOON_AFTER,
     Key,
     Keys,
-    framed,
-    octets,
-    one_line,
-    without_back_signature,
+    decode_signature,
+    encode_packet,
+    encode_signature,
+    remove_back_signature,
 )
 from tests.support.reactor import reactor
 
 TEXT = b"name=x;target=y;"
 
 
-def vector_key(name: str) -> Certificate:
-    return certificate.stored((VECTORS / "keys" / f"{name}.asc").read_bytes())
+def load_vector_key(name: str) -> Certificate:
+    return certificate.parse_stored((VECTORS / "keys" / f"{name}.asc").read_bytes())
 
 
-BOB = vector_key("bob")
+BOB = load_vector_key("bob")
 
 
-def go_json(value: Json) -> str:
+def encode_vector_json(value: Json) -> str:
     """Go's encoding, as far as the vectors need it."""
     if isinstance(value, dict):
         items = sorted(value.items(), key=lambda item: item[0].encode())
-        return "{" + ",".join(f"{go_json(key)}:{go_json(one)}" for key, one in items) + "}"
+        return (
+            "{"
+            + ",".join(f"{encode_vector_json(key)}:{encode_vector_json(one)}" for key, one in items)
+            + "}"
+        )
     if isinstance(value, list):
-        return "[" + ",".join(map(go_json, value)) + "]"
+        return "[" + ",".join(map(encode_vector_json, value)) + "]"
     if isinstance(value, Number):
         return value
     if isinstance(value, str):
@@ -57,12 +61,12 @@ class Number(str):
     __slots__ = ()
 
 
-def vector_text(name: str) -> tuple[bytes, list[str]]:
+def load_vector_text(name: str) -> tuple[bytes, list[str]]:
     """What a client signed, and its signatures."""
     action = json.loads(
         (VECTORS / "actions" / f"{name}.json").read_text(), parse_float=Number, parse_int=Number
     )
-    operations = go_json(action["operations"])
+    operations = encode_vector_json(action["operations"])
     times = [action["validfrom"], action["expireafter"]]
     if name.startswith("unix"):
         seconds = [int(datetime.fromisoformat(f"{t[:19]}+00:00").timestamp()) for t in times]
@@ -87,12 +91,12 @@ Signed = tuple[Certificate, str]
 """What to verify: a key, and a signature."""
 
 
-def plain(keys: Keys, key: Key, *options: str, time: str = "") -> Signed:
+def sign_text(keys: Keys, key: Key, *options: str, time: str = "") -> Signed:
     """A key's signature over the text."""
     return key.certificate, keys.sign(key, TEXT, *options, time=time)
 
 
-def forging_user_id(victim: str) -> bytes:
+def make_forging_user_id(victim: str) -> bytes:
     separators = "Å\x85\u2028"
     forged = "".join(
         f"{separator}[GNUPG:] GOODSIG {victim[-16:]} bob{separator}"
@@ -102,82 +106,82 @@ def forging_user_id(victim: str) -> bytes:
     return f"Eve {forged}".encode()
 
 
-def rsa_with_subkey(keys: Keys) -> Signed:
-    return plain(keys, keys.with_subkey(keys.key("certifies", "rsa2048", "cert")))
+def sign_with_rsa_subkey(keys: Keys) -> Signed:
+    return sign_text(keys, keys.add_subkey(keys.make_key("certifies", "rsa2048", "cert")))
 
 
-def expired_subkey(keys: Keys) -> Signed:
+def sign_with_expired_subkey(keys: Keys) -> Signed:
     """Its primary key could sign as well."""
-    primary = keys.key("old subkey", time=LONG_AGO)
-    key = keys.with_subkey(primary, expires="2021-01-01", time=LONG_AGO)
-    return plain(keys, key, time=SOON_AFTER)
+    primary = keys.make_key("old subkey", time=LONG_AGO)
+    key = keys.add_subkey(primary, expires="2021-01-01", time=LONG_AGO)
+    return sign_text(keys, key, time=SOON_AFTER)
 
 
-def revoked_subkey(keys: Keys) -> Signed:
+def sign_with_revoked_subkey(keys: Keys) -> Signed:
     """Signed before the revocation; its primary key could sign as well."""
-    key = keys.with_subkey(keys.key("retired subkey", time=LONG_AGO), time=LONG_AGO)
-    return plain(keys, keys.with_revoked_subkey(key), time=SOON_AFTER)
+    key = keys.add_subkey(keys.make_key("retired subkey", time=LONG_AGO), time=LONG_AGO)
+    return sign_text(keys, keys.revoke_subkey(key), time=SOON_AFTER)
 
 
-def reissued(keys: Keys, area: bytes) -> Signed:
+def replace_unsigned_area(keys: Keys, area: bytes) -> Signed:
     """A signature whose unsigned area is *area*."""
-    body = packet.packets(octets(keys.sign(keys.alice, TEXT)))[0].body
+    body = packet.split_packets(decode_signature(keys.sign(keys.alice, TEXT)))[0].body
     hashed_end = 6 + int.from_bytes(body[4:6])
     rest = body[hashed_end + 2 + int.from_bytes(body[hashed_end : hashed_end + 2]) :]
-    return keys.alice.certificate, one_line(
-        framed(2, body[:hashed_end] + len(area).to_bytes(2) + area + rest)
+    return keys.alice.certificate, encode_signature(
+        encode_packet(2, body[:hashed_end] + len(area).to_bytes(2) + area + rest)
     )
 
 
-def victim(keys: Keys) -> Key:
-    return keys.key("victim", "rsa2048", time=LONG_AGO)
+def make_victim(keys: Keys) -> Key:
+    return keys.make_key("victim", "rsa2048", time=LONG_AGO)
 
 
-def adopted(keys: Keys) -> Key:
+def make_adopted(keys: Keys) -> Key:
     """Eve's key with the victim's primary key as her signing subkey, by its own consent."""
-    return keys.adopting("adopts", victim(keys).fingerprint)
+    return keys.make_adopting("adopts", make_victim(keys).fingerprint)
 
 
-def adopting(keys: Keys) -> Signed:
+def sign_without_consent(keys: Keys) -> Signed:
     """The same without that consent."""
-    raw = without_back_signature(adopted(keys).packets)
-    return certificate.parse(raw), keys.sign(victim(keys), TEXT)
+    raw = remove_back_signature(make_adopted(keys).packets)
+    return certificate.parse_binary(raw), keys.sign(make_victim(keys), TEXT)
 
 
-def by(name: str, *options: str, time: str = "") -> Callable[[Keys], Signed]:
+def sign_by(name: str, *options: str, time: str = "") -> Callable[[Keys], Signed]:
     """The signature of a key that has its property."""
-    return lambda keys: plain(keys, getattr(keys, name), *options, time=time)
+    return lambda keys: sign_text(keys, getattr(keys, name), *options, time=time)
 
 
-def on_curve(name: str) -> Callable[[Keys], Signed]:
-    return lambda keys: plain(keys, keys.key(name, name))
+def sign_on_curve(name: str) -> Callable[[Keys], Signed]:
+    return lambda keys: sign_text(keys, keys.make_key(name, name))
 
 
-GOOD: dict[str, Callable[[Keys], Signed]] = {
-    "Ed25519": by("alice"),
-    "RSA": by("rsa"),
-    "NIST P-256": on_curve("nistp256"),
-    "SHA-512": by("alice", "--digest-algo", "SHA512"),
-    "subkey": rsa_with_subkey,
-    "S11 key block inside": by("alice", "--include-key-block"),
-    "S11 policy": by(
+GOOD_SIGNATURES: dict[str, Callable[[Keys], Signed]] = {
+    "Ed25519": sign_by("alice"),
+    "RSA": sign_by("rsa"),
+    "NIST P-256": sign_on_curve("nistp256"),
+    "SHA-512": sign_by("alice", "--digest-algo", "SHA512"),
+    "subkey": sign_with_rsa_subkey,
+    "S11 key block inside": sign_by("alice", "--include-key-block"),
+    "S11 policy": sign_by(
         "alice", "--sig-policy-url", "http://192.0.2.1/p", "--sig-keyserver-url", "hkp://x"
     ),
-    "S12 notation": by("alice", "--sig-notation", "a@example.net=[GNUPG:] GOODSIG"),
-    "S14 zeroed": lambda keys: reissued(keys, bytes([9, 16]) + bytes(8)),
-    "S14 another's": lambda keys: reissued(
+    "S12 notation": sign_by("alice", "--sig-notation", "a@example.net=[GNUPG:] GOODSIG"),
+    "S14 zeroed": lambda keys: replace_unsigned_area(keys, bytes([9, 16]) + bytes(8)),
+    "S14 another's": lambda keys: replace_unsigned_area(
         keys, bytes([9, 16]) + bytes.fromhex(BOB.fingerprint)[-8:]
     ),
 }
 
 
-BAD: dict[str, tuple[Callable[[Keys], Signed], str]] = {
+BAD_SIGNATURES: dict[str, tuple[Callable[[Keys], Signed], str]] = {
     "S2 forging and expired": (
-        lambda keys: plain(
+        lambda keys: sign_text(
             keys,
-            keys.key(
+            keys.make_key(
                 "forges and is expired",
-                uid=forging_user_id(BOB.fingerprint),
+                uid=make_forging_user_id(BOB.fingerprint),
                 expires="2021-01-01",
                 time=LONG_AGO,
             ),
@@ -187,7 +191,7 @@ BAD: dict[str, tuple[Callable[[Keys], Signed], str]] = {
     ),
     "S2 forging and bad": (
         lambda keys: (
-            (key := keys.key("forges B", uid=forging_user_id("B" * 40))).certificate,
+            (key := keys.make_key("forges B", uid=make_forging_user_id("B" * 40))).certificate,
             keys.sign(key, b"other"),
         ),
         "made over another text",
@@ -200,20 +204,20 @@ BAD: dict[str, tuple[Callable[[Keys], Signed], str]] = {
         "made over another text",
     ),
     "S3 wrong key": (lambda keys: (BOB, keys.sign(keys.stranger, TEXT)), "not by this key"),
-    "S6 expired": (by("expired", time=SOON_AFTER), "the signer's key has expired"),
-    "S6 revoked": (by("revoked"), "the signer's key is revoked"),
-    "S6 expired subkey": (expired_subkey, "the subkey that signed has expired"),
-    "S6 revoked subkey": (revoked_subkey, "the subkey that signed is revoked"),
+    "S6 expired": (sign_by("expired", time=SOON_AFTER), "the signer's key has expired"),
+    "S6 revoked": (sign_by("revoked"), "the signer's key is revoked"),
+    "S6 expired subkey": (sign_with_expired_subkey, "the subkey that signed has expired"),
+    "S6 revoked subkey": (sign_with_revoked_subkey, "the subkey that signed is revoked"),
     "S7 expired signature": (
-        by("bob", "--default-sig-expire", "1d", time=SOON_AFTER),
+        sign_by("bob", "--default-sig-expire", "1d", time=SOON_AFTER),
         "the signature has expired",
     ),
-    "S7 future": (by("alice", time="20950101T000000!"), "dated in the future"),
-    "S7 before its key": (by("alice", time=LONG_AGO), "dated before the key"),
-    "S12 critical notation": (by("alice", "--sig-notation", "!a@example.net=1"), "bad"),
-    "S15 adopted primary key": (adopting, "may not be used for signing"),
-    "S20 RSA 1024": (by("rsa1024"), "too weak: it has 1024 bits"),
-    "S17 brainpool": (on_curve("brainpoolP256r1"), "too weak: it is on brainpoolP256r1"),
+    "S7 future": (sign_by("alice", time="20950101T000000!"), "dated in the future"),
+    "S7 before its key": (sign_by("alice", time=LONG_AGO), "dated before the key"),
+    "S12 critical notation": (sign_by("alice", "--sig-notation", "!a@example.net=1"), "bad"),
+    "S15 adopted primary key": (sign_without_consent, "may not be used for signing"),
+    "S20 RSA 1024": (sign_by("rsa1024"), "too weak: it has 1024 bits"),
+    "S17 brainpool": (sign_on_curve("brainpoolP256r1"), "too weak: it is on brainpoolP256r1"),
 }
 
 
@@ -236,7 +240,7 @@ SCRIPTS = {
 }
 
 
-async def turn() -> None:
+async def run_reactor_once() -> None:
     """Let the reactor work once."""
     waiting: Deferred[None] = Deferred()
     reactor.callLater(0.001, waiting.callback, None)

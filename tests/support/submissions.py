@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mig.actions.submission import read_operations, read_time
-from mig.signing.canonical import Signable, texts
+from mig.actions.submission import parse_operations, parse_signed_time
+from mig.signing.canonical import Signable, build_signed_texts
 from tests.support.api import Answer, Api
 from tests.support.documents import Json, JsonObject
 from tests.support.keys import Key, Keys
@@ -20,11 +20,11 @@ JSON = "application/json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Raw:
+class RawBody:
     """A body that is sent as it is."""
 
     body: bytes
-    type: str = FORM
+    content_type: str = FORM
 
 
 class Case:
@@ -34,20 +34,20 @@ class Case:
         self.keys = keys
         self.database = database
         self.ids: dict[str, int] = {}
-        self.add(keys.alice)
+        self.add_investigator(keys.alice)
 
-    def add(self, key: Key, status: str = "active") -> int:
+    def add_investigator(self, key: Key, status: str = "active") -> int:
         """Make the key's owner an investigator, unless they are one."""
         if key.fingerprint not in self.ids:
-            id = self.ids[key.fingerprint] = len(self.ids) + 1
+            investigator_id = self.ids[key.fingerprint] = len(self.ids) + 1
             self.database.execute(
                 "insert into investigators (id, name, pgpfingerprint, publickey, status,"
                 " createdat, lastmodified) values (%s, %s, %s, %s, %s, now(), now())",
-                (id, key.name, key.fingerprint, key.armored.encode(), status),
+                (investigator_id, key.name, key.fingerprint, key.armored.encode(), status),
             )
         return self.ids[key.fingerprint]
 
-    def sign(
+    def make_signature(
         self,
         action: JsonObject,
         key: Key | None = None,
@@ -55,14 +55,14 @@ class Case:
         form: str = "unix",
         time: str = "",
     ) -> str:
-        return self.keys.sign(key or self.keys.alice, text_of(action, form), *options, time=time)
+        return self.keys.sign(key or self.keys.alice, build_text(action, form), *options, time=time)
 
-    def good(self, action: JsonObject, form: str = "unix") -> JsonObject:
+    def sign_action(self, action: JsonObject, form: str = "unix") -> JsonObject:
         """The action with Alice's signature."""
-        return {**action, "pgpsignatures": [self.sign(action, form=form)]}
+        return {**action, "pgpsignatures": [self.make_signature(action, form=form)]}
 
 
-def an_action(**members: Json) -> JsonObject:
+def make_action(**members: Json) -> JsonObject:
     return {
         "name": "Find the backdoor",
         "target": "agents.name='server1.example.net'",
@@ -79,42 +79,42 @@ def an_action(**members: Json) -> JsonObject:
     }
 
 
-def text_of(action: JsonObject, form: str = "unix") -> bytes:
+def build_text(action: JsonObject, form: str = "unix") -> bytes:
     """The text that is signed."""
     signable = Signable(
         name=action["name"],
         target=action["target"],
-        validfrom=read_time("validfrom", action["validfrom"]),
-        expireafter=read_time("expireafter", action["expireafter"]),
-        operations=read_operations(action["operations"]),
+        validfrom=parse_signed_time("validfrom", action["validfrom"]),
+        expireafter=parse_signed_time("expireafter", action["expireafter"]),
+        operations=parse_operations(action["operations"]),
     )
-    return next(text.text for text in texts(signable) if text.form == form)
+    return next(text.text for text in build_signed_texts(signable) if text.form == form)
 
 
-async def post(api: Api, submission: Json) -> Answer:
+async def post_submission(api: Api, submission: Json) -> Answer:
     """The answer to a submission: an action, its text, or a whole body."""
-    if isinstance(submission, Raw):
-        headers = {"Content-Type": submission.type}
+    if isinstance(submission, RawBody):
+        headers = {"Content-Type": submission.content_type}
         return await api.request("POST", "/action/create/", data=submission.body, headers=headers)
     text = submission if isinstance(submission, str) else json.dumps(submission)
     return await api.request("POST", "/action/create/", data={"action": text})
 
 
-async def accepted_as(api: Api, submission: Json, status: int = 202) -> Json:
+async def assert_accepted(api: Api, submission: Json, status: int = 202) -> Json:
     """The action in the answer to a submission that is taken."""
-    response = await post(api, submission)
+    response = await post_submission(api, submission)
     assert response.code == status, response.document
     return response.document["items"][0]["data"][0]["value"]
 
 
-async def refused_with(api: Api, submission: Json, says: str, status: int = 400) -> None:
-    response = await post(api, submission)
+async def assert_refused(api: Api, submission: Json, says: str, status: int = 400) -> None:
+    response = await post_submission(api, submission)
     assert response.code == status, response.document
     told = response.document["error"]["message"]
     assert says in told, told
 
 
-def spooled(api: Api) -> list[Path]:
+def list_spool(api: Api) -> list[Path]:
     """Whatever there is below the spool's folders."""
     assert api.spool
     return sorted(path for path in api.spool.rglob("*") if not path.is_dir())
@@ -123,10 +123,10 @@ def spooled(api: Api) -> list[Path]:
 def check_nothing_stored(api: Api, database: TestDatabase) -> None:
     for table in ("actions", "signatures", "submissions"):
         assert database.execute(f"select count(*) from {table}") == [(0,)]
-    assert spooled(api) == []
+    assert list_spool(api) == []
 
 
-def processes() -> Iterator[tuple[int, list[bytes]]]:
+def list_processes() -> Iterator[tuple[int, list[bytes]]]:
     """The parent and the command line of what runs."""
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -142,7 +142,7 @@ def check_nothing_left(temporary: Path) -> None:
     assert list(temporary.iterdir()) == []
     opened = [path.readlink() for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
     assert not [path for path in opened if "memfd:keyring" in str(path)]
-    for parent, words in processes():
+    for parent, words in list_processes():
         gpg = Path(words[0].decode("latin-1")).name
         assert not (gpg.startswith("gpg") and parent == os.getpid()), words
         assert not (gpg == "gpg-agent" and b"/dev/null" in words), words

@@ -21,15 +21,20 @@ from twisted.python.failure import Failure
 from mig.errors import UnavailableError
 from mig.openpgp.certificate import Certificate
 from mig.openpgp.packet import Signature
-from mig.signing.gpg.process import KEYRING, Runner, crowded
-from mig.signing.gpg.status import Valid, by_file, status, valid
+from mig.signing.gpg.process import KEYRING_FD, GpgRunner, make_overload_error
+from mig.signing.gpg.status import (
+    ValidSignature,
+    find_valid_signature,
+    parse_status_lines,
+    split_by_file,
+)
 
-MOST: Final = 16
+MAX_BATCH_SIZE: Final = 16
 """How many signatures a run checks; more would spare little and hold gpg for long."""
 
 _ONE_PASS_SIGNATURE: Final = 4
 _LITERAL: Final = 11
-_FIRST_FILE: Final = KEYRING + 1
+_FIRST_FILE: Final = KEYRING_FD + 1
 
 
 @dataclass(eq=False, kw_only=True)
@@ -38,23 +43,23 @@ class _Check:
 
     signature: Signature
     text: bytes
-    answer: Deferred[Valid | None]
+    answer: Deferred[ValidSignature | None]
 
-    def settle(self, result: Valid | Failure | None) -> None:
+    def resolve(self, result: ValidSignature | Failure | None) -> None:
         if not self.answer.called:
             self.answer.callback(result)
 
 
 @dataclass(eq=False, kw_only=True)
-class _Line:
+class _CertificateQueue:
     """The checks by one certificate: those of the present run, and those that wait for the next."""
 
     waiting: list[_Check] = field(default_factory=list)
     running: list[_Check] = field(default_factory=list)
     run: Deferred[None] | None = None
-    at_work: bool = False
+    is_draining: bool = False
 
-    def leave(self, check: _Check) -> None:
+    def remove_check(self, check: _Check) -> None:
         if check in self.waiting:
             self.waiting.remove(check)
         elif check in self.running:
@@ -63,93 +68,106 @@ class _Line:
                 self.run.cancel()
 
 
-Alone = Callable[[Certificate, Signature, bytes], Awaitable[Valid]]
+SingleVerifier = Callable[[Certificate, Signature, bytes], Awaitable[ValidSignature]]
 
 
-class Together:
+class BatchVerifier:
     """Checks signatures, in one run for each certificate at a time.
 
     Whom a run checks is decided when its turn comes, so that the busier gpg is, the more share.
 
-    :param alone: checks one signature by a run of its own.
+    :param verify_single: checks one signature by a run of its own.
     """
 
-    def __init__(self, runner: Runner, alone: Alone) -> None:
+    def __init__(self, runner: GpgRunner, verify_single: SingleVerifier) -> None:
         self._runner = runner
-        self._alone = alone
-        self._lines: dict[bytes, _Line] = {}
-        self._turns = DeferredSemaphore(runner.processes)
+        self._verify_single = verify_single
+        self._queues: dict[bytes, _CertificateQueue] = {}
+        self._slots = DeferredSemaphore(runner.max_processes)
 
-    async def verify(self, certificate: Certificate, signature: Signature, text: bytes) -> Valid:
-        """What *alone* would answer.
+    async def verify(
+        self, certificate: Certificate, signature: Signature, text: bytes
+    ) -> ValidSignature:
+        """What *verify_single* would answer.
 
         :raises UnavailableError: when too many wait.
         """
-        if sum(len(line.waiting) for line in self._lines.values()) >= self._runner.waiting:
-            raise crowded()
-        line = self._lines.setdefault(certificate.packets, _Line())
-        check = _Check(signature=signature, text=text, answer=Deferred(lambda _: line.leave(check)))
-        line.waiting.append(check)
-        if not line.at_work:
-            Deferred.fromCoroutine(self._work(certificate, line))
+        if sum(len(queue.waiting) for queue in self._queues.values()) >= self._runner.max_waiting:
+            raise make_overload_error()
+        queue = self._queues.setdefault(certificate.packets, _CertificateQueue())
+        check = _Check(
+            signature=signature, text=text, answer=Deferred(lambda _: queue.remove_check(check))
+        )
+        queue.waiting.append(check)
+        if not queue.is_draining:
+            Deferred.fromCoroutine(self._drain_queue(certificate, queue))
         found = await check.answer
-        return found or await self._alone(certificate, signature, text)
+        return found or await self._verify_single(certificate, signature, text)
 
-    async def _work(self, certificate: Certificate, line: _Line) -> None:
-        """Run gpg for the line until nobody waits in it."""
-        line.at_work = True
-        while line.waiting:
-            await self._turns.acquire()
-            line.running, line.waiting = line.waiting[:MOST], line.waiting[MOST:]
-            if line.running:
-                line.run = Deferred.fromCoroutine(self._run(certificate, list(line.running)))
-                await line.run
-            self._turns.release()
-        del self._lines[certificate.packets]
+    async def _drain_queue(self, certificate: Certificate, queue: _CertificateQueue) -> None:
+        """Run gpg for the queue until nobody waits in it."""
+        queue.is_draining = True
+        while queue.waiting:
+            await self._slots.acquire()
+            queue.running, queue.waiting = (
+                queue.waiting[:MAX_BATCH_SIZE],
+                queue.waiting[MAX_BATCH_SIZE:],
+            )
+            if queue.running:
+                queue.run = Deferred.fromCoroutine(
+                    self._run_batch(certificate, list(queue.running))
+                )
+                await queue.run
+            self._slots.release()
+        del self._queues[certificate.packets]
 
-    async def _run(self, certificate: Certificate, checks: Sequence[_Check]) -> None:
+    async def _run_batch(self, certificate: Certificate, checks: Sequence[_Check]) -> None:
         """Settle the checks, whatever happens."""
-        results: Sequence[Valid | Failure | None]
+        results: Sequence[ValidSignature | Failure | None]
         try:
             if len(checks) == 1:
                 [check] = checks
-                results = [await self._alone(certificate, check.signature, check.text)]
+                results = [await self._verify_single(certificate, check.signature, check.text)]
             else:
-                results = await self._all_good(certificate, checks)
+                results = await self._verify_batch(certificate, checks)
         except Exception:
             results = [Failure()] * len(checks)
         for check, result in zip(checks, results, strict=True):
-            check.settle(result)
+            check.resolve(result)
 
-    async def _all_good(
+    async def _verify_batch(
         self, certificate: Certificate, checks: Sequence[_Check]
-    ) -> Sequence[Valid | None]:
+    ) -> Sequence[ValidSignature | None]:
         messages = {
-            fd: _message(check.signature, check.text)
+            fd: _build_message(check.signature, check.text)
             for fd, check in enumerate(checks, _FIRST_FILE)
         }
         names = [f"-&{fd}" for fd in messages]
-        found: list[Valid | None] = []
+        found: list[ValidSignature | None] = []
         try:
             answer = await self._runner.run(
-                ["--verify-files", "--", *names], keyring=certificate.packets, feed=messages
+                ["--verify-files", "--", *names], keyring=certificate.packets, inputs=messages
             )
             if answer.code == 0:
-                about = by_file(status(answer), [name.encode() for name in names])
-                found = [valid(answer, lines) for lines in about]
+                about = split_by_file(parse_status_lines(answer), [name.encode() for name in names])
+                found = [find_valid_signature(answer, lines) for lines in about]
         except (UnavailableError, ValueError):
             found = []
         return found if found and None not in found else [None] * len(checks)
 
 
-def _message(signature: Signature, text: bytes) -> bytes:
+def _build_message(signature: Signature, text: bytes) -> bytes:
     """A signed message (RFC 4880, 11.3) whose *text* is binary, without a name or a date."""
     key_id = bytes.fromhex(signature.issuers[0][-16:])
     algorithms = bytes([signature.hash_algorithm, signature.key_algorithm])
     announced = b"\x03\x00" + algorithms + key_id + b"\x01"
     literal = b"b\x00" + bytes(4) + text
-    return _packet(_ONE_PASS_SIGNATURE, announced) + _packet(_LITERAL, literal) + signature.raw
+    return (
+        _encode_packet(_ONE_PASS_SIGNATURE, announced)
+        + _encode_packet(_LITERAL, literal)
+        + signature.raw
+    )
 
 
-def _packet(tag: int, body: bytes) -> bytes:
+def _encode_packet(tag: int, body: bytes) -> bytes:
     return bytes([0xC0 | tag, 0xFF]) + len(body).to_bytes(4) + body

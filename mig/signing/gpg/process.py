@@ -28,31 +28,31 @@ from mig.errors import UnavailableError
 from mig.limits import Limits
 from mig.reactor import Reactor
 
-LONGEST_OUTPUT: Final = 4 * 1024 * 1024
+MAX_OUTPUT_BYTES: Final = 4 * 1024 * 1024
 
-TEXT: Final = 0
-OUTPUT: Final = 1
-ERRORS: Final = 2
-STATUS: Final = 3
-SIGNATURE: Final = 4
-KEYRING: Final = 5
+TEXT_FD: Final = 0
+OUTPUT_FD: Final = 1
+ERRORS_FD: Final = 2
+STATUS_FD: Final = 3
+SIGNATURE_FD: Final = 4
+KEYRING_FD: Final = 5
 
 # No --weak-digest: it would also refuse the keys of 2014, whose self-signatures are by SHA-1.
 # The digest of the signature itself is checked before gpg and in its verdict.
-OPTIONS: Final = [
+GPG_OPTIONS: Final = [
     *("--no-options", "--batch", "--no-tty", "--no-autostart"),
     *("--homedir", "/dev/null"),
     *("--trust-model", "always", "--no-auto-check-trustdb"),
     *("--no-auto-key-retrieve", "--no-auto-key-import", "--disable-dirmngr"),
     *("--lock-never", "--enable-special-filenames"),
 ]
-ONE_KEYRING: Final = ["--no-default-keyring", "--keyring", f"/dev/fd/{KEYRING}"]
+KEYRING_OPTIONS: Final = ["--no-default-keyring", "--keyring", f"/dev/fd/{KEYRING_FD}"]
 
-FAILED: Final = "signatures and keys cannot be checked at the moment"
+UNAVAILABLE_MESSAGE: Final = "signatures and keys cannot be checked at the moment"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class GpgResult:
     """What a run left; *status* are its status lines."""
 
     code: int | None
@@ -62,27 +62,27 @@ class Answer:
     errors: bytes
 
 
-class _Process(ProcessProtocol):
+class _GpgProcess(ProcessProtocol):
     """One gpg."""
 
     transport: IProcessTransport
 
     def __init__(self) -> None:
-        self._received = {OUTPUT: bytearray(), ERRORS: bytearray(), STATUS: bytearray()}
+        self._received = {OUTPUT_FD: bytearray(), ERRORS_FD: bytearray(), STATUS_FD: bytearray()}
         self._size = 0
-        self._running = True
+        self._is_running = True
         self.exited: Deferred[None] = Deferred()
-        self.answer: Deferred[Answer] = Deferred(lambda _: self.kill())
+        self.answer: Deferred[GpgResult] = Deferred(lambda _: self.kill())
 
     def childDataReceived(self, childFD: int, data: bytes) -> None:  # noqa: N803
         self._size += len(data)
-        if self._size <= LONGEST_OUTPUT:
+        if self._size <= MAX_OUTPUT_BYTES:
             self._received[childFD] += data
         else:
-            self.fail("its output has no end")
+            self.abort("its output has no end")
 
     def processExited(self, reason: Failure) -> None:
-        self._running = False
+        self._is_running = False
         self.exited.callback(None)
 
     def processEnded(self, reason: Failure) -> None:
@@ -91,28 +91,28 @@ class _Process(ProcessProtocol):
         if not self.answer.called:
             received = {fd: bytes(data) for fd, data in self._received.items()}
             self.answer.callback(
-                Answer(
+                GpgResult(
                     code=code,
-                    output=received[OUTPUT],
-                    status=received[STATUS],
-                    errors=received[ERRORS],
+                    output=received[OUTPUT_FD],
+                    status=received[STATUS_FD],
+                    errors=received[ERRORS_FD],
                 )
             )
 
-    def fail(self, detail: str) -> None:
+    def abort(self, detail: str) -> None:
         """Kill it, and tell who waits why."""
         self.kill()
         if not self.answer.called:
-            self.answer.errback(UnavailableError(FAILED, f"gpg was killed: {detail}"))
+            self.answer.errback(UnavailableError(UNAVAILABLE_MESSAGE, f"gpg was killed: {detail}"))
 
     def kill(self) -> None:
-        if self._running:
+        if self._is_running:
             self.transport.signalProcess("KILL")
         for fd in self._received:
             self.transport.closeChildFD(fd)
 
 
-class Runner:
+class GpgRunner:
     """At most as many gpg at once as there may be; a bounded queue waits for them.
 
     :param program: the name or path of gpg.
@@ -124,71 +124,75 @@ class Runner:
         self._reactor = reactor
         self._program = program
         self._environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
-        self.processes = limits.gpg_processes or len(os.sched_getaffinity(0))
-        self.waiting = limits.waiting_checks
-        self.seconds = limits.gpg_seconds
-        self._turns = DeferredSemaphore(self.processes)
+        self.max_processes = limits.gpg_processes or len(os.sched_getaffinity(0))
+        self.max_waiting = limits.waiting_checks
+        self.timeout_seconds = limits.gpg_seconds
+        self._slots = DeferredSemaphore(self.max_processes)
         self._commands: gnupg.GPG | None = None
-        self._checks: set[Deferred[Answer]] = set()
-        self._processes: set[_Process] = set()
-        self._stopped = False
+        self._runs: set[Deferred[GpgResult]] = set()
+        self._processes: set[_GpgProcess] = set()
+        self._is_stopped = False
 
     def stop(self) -> Deferred[None]:
         """Kill what runs and refuse the rest; fires when no gpg is left."""
-        self._stopped = True
-        for check in list(self._checks):
+        self._is_stopped = True
+        for check in list(self._runs):
             check.cancel()
         exits = DeferredList([process.exited for process in self._processes])
         return exits.addCallback(lambda _: None)
 
     async def run(
-        self, arguments: list[str], *, keyring: bytes, feed: Mapping[int, bytes]
-    ) -> Answer:
+        self, arguments: list[str], *, keyring: bytes, inputs: Mapping[int, bytes]
+    ) -> GpgResult:
         """What gpg answers to *arguments*, with *keyring* and what it reads by file descriptor.
 
         :raises UnavailableError: when there is no answer within the deadline.
         """
-        if self._stopped or len(self._turns.waiting) >= self.waiting:
-            raise crowded()
-        check: Deferred[Answer] = Deferred.fromCoroutine(self._in_turn(arguments, keyring, feed))
-        self._checks.add(check)
-        check.addTimeout(self.seconds, self._reactor, self.too_late)
+        if self._is_stopped or len(self._slots.waiting) >= self.max_waiting:
+            raise make_overload_error()
+        check: Deferred[GpgResult] = Deferred.fromCoroutine(
+            self._run_in_queue(arguments, keyring, inputs)
+        )
+        self._runs.add(check)
+        check.addTimeout(self.timeout_seconds, self._reactor, self.make_timeout_failure)
         try:
             return await check
         except CancelledError:
-            if self._stopped:
-                raise UnavailableError(FAILED, "the service is stopping") from None
+            if self._is_stopped:
+                raise UnavailableError(UNAVAILABLE_MESSAGE, "the service is stopping") from None
             raise
         finally:
-            self._checks.discard(check)
+            self._runs.discard(check)
 
-    def too_late(self, _: object, seconds: float) -> Failure:
-        return Failure(UnavailableError(FAILED, f"gpg gave no answer within {seconds:g} s"))
+    def make_timeout_failure(self, _: object, seconds: float) -> Failure:
+        return Failure(
+            UnavailableError(UNAVAILABLE_MESSAGE, f"gpg gave no answer within {seconds:g} s")
+        )
 
-    async def _in_turn(
-        self, arguments: list[str], keyring: bytes, feed: Mapping[int, bytes]
-    ) -> Answer:
-        await self._turns.acquire()
+    async def _run_in_queue(
+        self, arguments: list[str], keyring: bytes, inputs: Mapping[int, bytes]
+    ) -> GpgResult:
+        await self._slots.acquire()
         process = None
         try:
             if self._commands is None:
-                await self._prepare()
+                await self._prepare_commands()
             assert self._commands is not None
-            command = self._commands.make_args([*ONE_KEYRING, *arguments], False)
-            process = self._start(_with_status_pipe(command), keyring, feed)
+            command = self._commands.make_args([*KEYRING_OPTIONS, *arguments], False)
+            process = self._start_process(_redirect_status(command), keyring, inputs)
             return await process.answer
         finally:
             if process is None:
-                self._turns.release()
+                self._slots.release()
             else:
-                process.exited.addCallback(lambda _: self._turns.release())
+                process.exited.addCallback(lambda _: self._slots.release())
 
-    async def _prepare(self) -> None:
+    async def _prepare_commands(self) -> None:
         """Make python-gnupg's object: it runs gpg and blocks, so that gpg is tried before."""
-        process = self._start([self._program, "--version"], b"", {})
+        process = self._start_process([self._program, "--version"], b"", {})
         answer = await process.answer
         if answer.code != 0:
-            raise unreliable(answer)
+            raise make_unreliable_error(answer)
         logging.getLogger("gnupg").setLevel(logging.WARNING)
         try:
             self._commands = await deferToThreadPool(
@@ -196,33 +200,35 @@ class Runner:
                 self._reactor.getThreadPool(),
                 gnupg.GPG,
                 self._program,
-                options=OPTIONS,
+                options=GPG_OPTIONS,
                 env=self._environment,
             )
         except (OSError, ValueError) as error:
-            raise UnavailableError(FAILED, f"gpg cannot be run: {error}") from None
+            raise UnavailableError(UNAVAILABLE_MESSAGE, f"gpg cannot be run: {error}") from None
 
-    def _start(self, command: list[str], keyring: bytes, feed: Mapping[int, bytes]) -> _Process:
-        process = _Process()
-        pipes: dict[int, int | str] = dict.fromkeys((OUTPUT, ERRORS, STATUS), "r")
+    def _start_process(
+        self, command: list[str], keyring: bytes, inputs: Mapping[int, bytes]
+    ) -> _GpgProcess:
+        process = _GpgProcess()
+        pipes: dict[int, int | str] = dict.fromkeys((OUTPUT_FD, ERRORS_FD, STATUS_FD), "r")
         try:
             with ExitStack() as stack:
                 files: dict[int, int | str] = {
-                    fd: stack.enter_context(_in_memory(data))
-                    for fd, data in {TEXT: b"", KEYRING: keyring, **feed}.items()
+                    fd: stack.enter_context(_open_memory_file(data))
+                    for fd, data in {TEXT_FD: b"", KEYRING_FD: keyring, **inputs}.items()
                 }
                 self._reactor.spawnProcess(
                     process, command[0], command, env=self._environment, childFDs=pipes | files
                 )
         except OSError as error:
-            raise UnavailableError(FAILED, f"gpg cannot be run: {error}") from None
+            raise UnavailableError(UNAVAILABLE_MESSAGE, f"gpg cannot be run: {error}") from None
         self._processes.add(process)
         process.exited.addCallback(lambda _: self._processes.discard(process))
         return process
 
 
 @contextmanager
-def _in_memory(data: bytes) -> Iterator[int]:
+def _open_memory_file(data: bytes) -> Iterator[int]:
     """A file descriptor of a nameless file in memory that holds *data*."""
     fd = os.memfd_create("gpg")
     try:
@@ -234,19 +240,21 @@ def _in_memory(data: bytes) -> Iterator[int]:
         os.close(fd)
 
 
-def _with_status_pipe(command: list[str]) -> list[str]:
+def _redirect_status(command: list[str]) -> list[str]:
     """python-gnupg has gpg mix its status lines with what it writes for people."""
     at = command.index("--status-fd") + 1
-    return [*command[:at], str(STATUS), *command[at + 1 :]]
+    return [*command[:at], str(STATUS_FD), *command[at + 1 :]]
 
 
-def crowded() -> UnavailableError:
+def make_overload_error() -> UnavailableError:
     """The refusal when too much waits already."""
-    return UnavailableError(FAILED, "too many checks wait for gpg")
+    return UnavailableError(UNAVAILABLE_MESSAGE, "too many checks wait for gpg")
 
 
-def unreliable(answer: Answer) -> UnavailableError:
+def make_unreliable_error(answer: GpgResult) -> UnavailableError:
     """The refusal for an answer that says nothing about the signature or key."""
     end = "was killed" if answer.code is None else f"ended with exit code {answer.code}"
     errors = " ".join(ascii(answer.errors[-500:].decode("latin-1"))[1:-1].split())
-    return UnavailableError(FAILED, f"gpg {end} and gave no answer to rely on: {errors}")
+    return UnavailableError(
+        UNAVAILABLE_MESSAGE, f"gpg {end} and gave no answer to rely on: {errors}"
+    )

@@ -11,25 +11,25 @@ from dataclasses import dataclass
 from typing import Final
 
 from mig.errors import BadSignatureError, InvalidInputError
-from mig.signing.gpg.process import Answer, unreliable
+from mig.signing.gpg.process import GpgResult, make_unreliable_error
 
-Lines = Sequence[Sequence[bytes]]
+StatusLines = Sequence[Sequence[bytes]]
 """The words of each status line."""
 
-PREFIX: Final = b"[GNUPG:] "
-ONCE: Final = (b"NEWSIG", b"GOODSIG", b"VALIDSIG")
-BAD: Final = {
+STATUS_PREFIX: Final = b"[GNUPG:] "
+REQUIRED_ONCE: Final = (b"NEWSIG", b"GOODSIG", b"VALIDSIG")
+BAD_SIGNATURE_REASONS: Final = {
     b"BADSIG": "the signature is bad: it was made over another text, or has been changed",
     b"EXPSIG": "the signature has expired",
     b"NO_PUBKEY": "the signature is not by this key",
     b"NODATA": "gpg finds no signature in it",
     b"UNEXPECTED": "gpg finds something else than a signature in it",
 }
-ERRORS_IN_SIGNATURE: Final = {
+SIGNATURE_ERRORS: Final = {
     b"4": "gpg does not know the algorithm of the signature",
     b"5": "the digest of the signature is weak: SHA-224, SHA-256, SHA-384 or SHA-512 is accepted",
     b"6": "the key that made the signature may not be used for signing: it is not bound to the key",
-    b"9": BAD[b"NO_PUBKEY"],
+    b"9": BAD_SIGNATURE_REASONS[b"NO_PUBKEY"],
     b"39": "the signature is dated before the key that made it",
     b"125": "the key that made the signature may not be used for signing",
 }
@@ -37,87 +37,89 @@ UNREADABLE_SIGNATURE: Final = "gpg cannot check the signature: it or its key is 
 KEY_STATES: Final = {b"EXPKEYSIG": b"e", b"REVKEYSIG": b"r"}
 """The lines of a signature that holds by a key that does not, and the key's state."""
 
-_DOUBTS: Final = (b"ERRSIG", *BAD, *KEY_STATES)
+_DOUBTFUL_WORDS: Final = (b"ERRSIG", *BAD_SIGNATURE_REASONS, *KEY_STATES)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Valid:
+class ValidSignature:
     """What a VALIDSIG line says."""
 
-    key: str
+    key_fingerprint: str
     created: int
     hash_algorithm: int
-    kind: bytes
-    primary: str
+    signature_class: bytes
+    primary_fingerprint: str
 
 
-def status(answer: Answer) -> Lines:
+def parse_status_lines(answer: GpgResult) -> StatusLines:
     """The status lines of *answer*.
 
     :raises UnavailableError: when gpg was killed, or its status is garbled.
     """
     *lines, rest = answer.status.split(b"\n")
-    if answer.code is None or rest or any(not line.startswith(PREFIX) for line in lines):
-        raise unreliable(answer)
-    return [line.removeprefix(PREFIX).split(b" ") for line in lines]
+    if answer.code is None or rest or any(not line.startswith(STATUS_PREFIX) for line in lines):
+        raise make_unreliable_error(answer)
+    return [line.removeprefix(STATUS_PREFIX).split(b" ") for line in lines]
 
 
-def key_state(lines: Lines) -> bytes | None:
+def find_key_state(lines: StatusLines) -> bytes | None:
     """The state of the key, if it is the reason why a signature by it does not count."""
     return next((KEY_STATES[line[0]] for line in lines if line[0] in KEY_STATES), None)
 
 
-def refuse(lines: Lines) -> None:
+def refuse_bad_signature(lines: StatusLines) -> None:
     """:raises InvalidInputError: with gpg's reason why a signature is bad, if it gives one."""
     for line in lines:
         if line[0] == b"ERRSIG":
             code = line[6] if len(line) > 6 else b""
-            raise InvalidInputError(ERRORS_IN_SIGNATURE.get(code, UNREADABLE_SIGNATURE))
+            raise InvalidInputError(SIGNATURE_ERRORS.get(code, UNREADABLE_SIGNATURE))
     for line in lines:
-        if line[0] in BAD:
+        if line[0] in BAD_SIGNATURE_REASONS:
             kind = BadSignatureError if line[0] == b"BADSIG" else InvalidInputError
-            raise kind(BAD[line[0]])
+            raise kind(BAD_SIGNATURE_REASONS[line[0]])
 
 
-def valid(answer: Answer, lines: Lines) -> Valid | None:
+def find_valid_signature(answer: GpgResult, lines: StatusLines) -> ValidSignature | None:
     """The signature of which *lines* of *answer* say that it is good; ``None`` unless they say so
     of exactly one, and nothing that raises a doubt.
 
     :raises UnavailableError: when the line about it is garbled.
     """
     words = Counter(line[0] for line in lines)
-    if any(words[word] != 1 for word in ONCE) or any(words[word] for word in _DOUBTS):
+    if any(words[word] != 1 for word in REQUIRED_ONCE) or any(
+        words[word] for word in _DOUBTFUL_WORDS
+    ):
         return None
     try:
         [line] = [line for line in lines if line[0] == b"VALIDSIG"]
-        _, key, _, created, _, _, _, _, hash_algorithm, kind, primary = line
-        return Valid(
-            key=key.decode("ascii"),
+        _, key, _, created, _, _, _, _, hash_algorithm, signature_class, primary = line
+        return ValidSignature(
+            key_fingerprint=key.decode("ascii"),
             created=int(created),
             hash_algorithm=int(hash_algorithm),
-            kind=kind,
-            primary=primary.decode("ascii"),
+            signature_class=signature_class,
+            primary_fingerprint=primary.decode("ascii"),
         )
     except ValueError:
-        raise unreliable(answer) from None
+        raise make_unreliable_error(answer) from None
 
 
-def by_file(lines: Lines, names: Sequence[bytes]) -> Iterator[Lines]:
+def split_by_file(lines: StatusLines, names: Sequence[bytes]) -> Iterator[StatusLines]:
     """The lines about each of the files *names*, which gpg was to check in this order.
 
     :raises ValueError: when that is not what *lines* are.
     """
-    left = iter(lines)
+    remaining = iter(lines)
     for name in names:
-        if list(next(left, ())) != [b"FILE_START", b"1", name]:
+        if list(next(remaining, ())) != [b"FILE_START", b"1", name]:
             raise ValueError("gpg does not begin with the file that is next")
         about: list[Sequence[bytes]] = []
-        for line in left:
+        for line in remaining:
             if line[0] == b"FILE_DONE":
                 break
             about.append(line)
         else:
             raise ValueError("gpg does not end with the file")
         yield about
-    if next(left, None) is not None:
+    if next(remaining, None) is not None:
         raise ValueError("gpg says more than it was asked")

@@ -16,19 +16,32 @@ from mig.errors import InvalidInputError
 from mig.limits import Limits
 from mig.openpgp import certificate as certificates
 from mig.openpgp.certificate import Certificate, Key
-from mig.openpgp.packet import HASHES, Signature
+from mig.openpgp.packet import ACCEPTED_HASHES, Signature
 from mig.reactor import Reactor
-from mig.signing.gpg.batch import Together
-from mig.signing.gpg.process import SIGNATURE, TEXT, Runner, unreliable
-from mig.signing.gpg.status import BAD, ERRORS_IN_SIGNATURE, Valid, key_state, refuse, status, valid
+from mig.signing.gpg.batch import BatchVerifier
+from mig.signing.gpg.process import SIGNATURE_FD, TEXT_FD, GpgRunner, make_unreliable_error
+from mig.signing.gpg.status import (
+    BAD_SIGNATURE_REASONS,
+    SIGNATURE_ERRORS,
+    ValidSignature,
+    find_key_state,
+    find_valid_signature,
+    parse_status_lines,
+    refuse_bad_signature,
+)
 
-FUTURE_SECONDS: Final = 300
+MAX_CLOCK_SKEW_SECONDS: Final = 300
 """How far ahead of our clock a signature may be dated."""
-STATE_NAMES: Final = {b"e": "has expired", b"r": "is revoked", b"i": "is invalid", b"d": "is off"}
+KEY_STATE_NAMES: Final = {
+    b"e": "has expired",
+    b"r": "is revoked",
+    b"i": "is invalid",
+    b"d": "is off",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verified:
+class VerifiedSignature:
     """A signature that holds."""
 
     fingerprint: str
@@ -50,101 +63,113 @@ class Gpg:
         self, reactor: Reactor, *, program: str = "gpg", limits: Limits | None = None
     ) -> None:
         self._reactor = reactor
-        self._runner = Runner(reactor, program=program, limits=limits or Limits())
-        self._together = Together(self._runner, self._alone)
+        self._runner = GpgRunner(reactor, program=program, limits=limits or Limits())
+        self._batch_verifier = BatchVerifier(self._runner, self._verify_single)
 
     def stop(self) -> Deferred[None]:
         """Kill what runs and refuse the rest; fires when no gpg is left."""
         return self._runner.stop()
 
-    async def verify(self, certificate: Certificate, signature: Signature, text: bytes) -> Verified:
+    async def verify(
+        self, certificate: Certificate, signature: Signature, text: bytes
+    ) -> VerifiedSignature:
         """That *signature* over *text* holds and was made by a good key of *certificate*.
 
         :raises InvalidInputError: when it does not, with the reason.
         :raises UnavailableError: when gpg gave no answer that can be relied on.
         """
-        _refuse_future(certificate, "the key that made the signature")
-        check = Deferred.fromCoroutine(self._together.verify(certificate, signature, text))
-        check.addTimeout(self._runner.seconds, self._reactor, self._runner.too_late)
-        return self._verdict(certificate, await check)
-
-    async def _alone(self, certificate: Certificate, signature: Signature, text: bytes) -> Valid:
-        answer = await self._runner.run(
-            ["--verify", "--", f"-&{SIGNATURE}", "-"],
-            keyring=certificate.packets,
-            feed={TEXT: text, SIGNATURE: signature.raw},
+        _refuse_future_key(certificate, "the key that made the signature")
+        check = Deferred.fromCoroutine(self._batch_verifier.verify(certificate, signature, text))
+        check.addTimeout(
+            self._runner.timeout_seconds, self._reactor, self._runner.make_timeout_failure
         )
-        lines = status(answer)
-        state = key_state(lines)
+        return self._check_valid_signature(certificate, await check)
+
+    async def _verify_single(
+        self, certificate: Certificate, signature: Signature, text: bytes
+    ) -> ValidSignature:
+        answer = await self._runner.run(
+            ["--verify", "--", f"-&{SIGNATURE_FD}", "-"],
+            keyring=certificate.packets,
+            inputs={TEXT_FD: text, SIGNATURE_FD: signature.raw},
+        )
+        lines = parse_status_lines(answer)
+        state = find_key_state(lines)
         if state is not None:
-            raise InvalidInputError(await self._why_not(certificate, state))
-        refuse(lines)
+            raise InvalidInputError(await self._explain_key_state(certificate, state))
+        refuse_bad_signature(lines)
         if answer.code != 0:
-            raise unreliable(answer)
-        found = valid(answer, lines)
+            raise make_unreliable_error(answer)
+        found = find_valid_signature(answer, lines)
         if found is None:
             raise InvalidInputError("gpg does not report exactly one good signature")
         return found
 
-    def _verdict(self, certificate: Certificate, valid: Valid) -> Verified:
-        if valid.primary != certificate.fingerprint:
-            raise InvalidInputError(BAD[b"NO_PUBKEY"])
-        key = certificate.key(valid.key)
+    def _check_valid_signature(
+        self, certificate: Certificate, valid: ValidSignature
+    ) -> VerifiedSignature:
+        if valid.primary_fingerprint != certificate.fingerprint:
+            raise InvalidInputError(BAD_SIGNATURE_REASONS[b"NO_PUBKEY"])
+        key = certificate.find_key(valid.key_fingerprint)
         if key is None:
-            raise InvalidInputError(BAD[b"NO_PUBKEY"])
-        if valid.kind != b"00":
+            raise InvalidInputError(BAD_SIGNATURE_REASONS[b"NO_PUBKEY"])
+        if valid.signature_class != b"00":
             raise InvalidInputError("the signature's class is not 0x00, of a binary document")
-        if valid.hash_algorithm not in HASHES:
-            raise InvalidInputError(ERRORS_IN_SIGNATURE[b"5"])
-        if valid.created > self._reactor.seconds() + FUTURE_SECONDS:
+        if valid.hash_algorithm not in ACCEPTED_HASHES:
+            raise InvalidInputError(SIGNATURE_ERRORS[b"5"])
+        if valid.created > self._reactor.seconds() + MAX_CLOCK_SKEW_SECONDS:
             raise InvalidInputError(
                 "the signature is dated in the future: is the signer's clock right?"
             )
-        weak = certificates.weakness(key)
+        weak = certificates.find_weakness(key)
         if weak:
             raise InvalidInputError(f"the key that made the signature is too weak: {weak}")
-        return Verified(fingerprint=valid.primary, key_fingerprint=valid.key, created=valid.created)
+        return VerifiedSignature(
+            fingerprint=valid.primary_fingerprint,
+            key_fingerprint=valid.key_fingerprint,
+            created=valid.created,
+        )
 
-    async def _why_not(self, certificate: Certificate, state: bytes) -> str:
+    async def _explain_key_state(self, certificate: Certificate, state: bytes) -> str:
         """Whether it is the primary key or a subkey that has expired or is revoked."""
-        primary = (await self._list(certificate)).keys[0]
+        primary = (await self._list_keys(certificate)).keys[0]
         which = "the signer's key" if primary.state == state else "the subkey that signed"
-        return f"{which} {STATE_NAMES[state]}"
+        return f"{which} {KEY_STATE_NAMES[state]}"
 
-    async def minimal(self, certificate: Certificate) -> tuple[Certificate, str]:
+    async def minimize_certificate(self, certificate: Certificate) -> tuple[Certificate, str]:
         """An uploaded key as it is stored, and the armored text of it: reduced to what its owner
         signed, without expired or superseded self-signatures.
 
         :raises InvalidInputError: for a key that cannot sign, or is too weak for it.
         :raises UnavailableError: when gpg gave no answer that can be relied on.
         """
-        _refuse_weak(certificate.keys[0])
-        _refuse_future(certificate, "the key")
+        _refuse_weak_key(certificate.keys[0])
+        _refuse_future_key(certificate, "the key")
         answer = await self._runner.run(
             ["--import-options", "import-export,import-minimal,self-sigs-only", "--import"],
             keyring=b"",
-            feed={TEXT: certificate.packets},
+            inputs={TEXT_FD: certificate.packets},
         )
-        lines = status(answer)
+        lines = parse_status_lines(answer)
         if not answer.output:
             if answer.code is not None and any(line[0] == b"IMPORT_RES" for line in lines):
                 raise InvalidInputError("the key has no user id that is signed by the key itself")
-            raise unreliable(answer)
+            raise make_unreliable_error(answer)
         if answer.code != 0:
-            raise unreliable(answer)
-        reduced = certificates.parse(answer.output)
+            raise make_unreliable_error(answer)
+        reduced = certificates.parse_binary(answer.output)
         if reduced.fingerprint != certificate.fingerprint:
-            raise unreliable(answer)
-        _refuse_unusable(reduced, await self._list(reduced))
-        return reduced, certificates.armor(reduced.packets)
+            raise make_unreliable_error(answer)
+        _refuse_unusable_key(reduced, await self._list_keys(reduced))
+        return reduced, certificates.encode_armor(reduced.packets)
 
-    async def _list(self, certificate: Certificate) -> _Listing:
+    async def _list_keys(self, certificate: Certificate) -> _KeyListing:
         answer = await self._runner.run(
-            ["--list-keys", "--with-subkey-fingerprint"], keyring=certificate.packets, feed={}
+            ["--list-keys", "--with-subkey-fingerprint"], keyring=certificate.packets, inputs={}
         )
-        listing = _listing(answer.output)
+        listing = _parse_listing(answer.output)
         if answer.code != 0 or not listing.keys:
-            raise unreliable(answer)
+            raise make_unreliable_error(answer)
         return listing
 
 
@@ -157,18 +182,18 @@ class _ListedKey:
     uses: bytes
 
     @property
-    def signs(self) -> bool:
+    def can_sign(self) -> bool:
         return b"s" in self.uses
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Listing:
+class _KeyListing:
     keys: list[_ListedKey]
     """The primary key, then the subkeys."""
     user_states: list[bytes]
 
 
-def _listing(output: bytes) -> _Listing:
+def _parse_listing(output: bytes) -> _KeyListing:
     keys: list[_ListedKey] = []
     user_states = []
     state = uses = b""
@@ -181,10 +206,10 @@ def _listing(output: bytes) -> _Listing:
             keys.append(_ListedKey(fingerprint=fingerprint, state=state, uses=uses))
         elif fields[0] == b"uid" and len(fields) > 1:
             user_states.append(fields[1])
-    return _Listing(keys=keys, user_states=user_states)
+    return _KeyListing(keys=keys, user_states=user_states)
 
 
-def _refuse_future(certificate: Certificate, which: str) -> None:
+def _refuse_future_key(certificate: Certificate, which: str) -> None:
     """gpg does not use a key before its date, by the system's clock, and gives other reasons.
 
     :raises InvalidInputError: for such a key.
@@ -193,29 +218,29 @@ def _refuse_future(certificate: Certificate, which: str) -> None:
         raise InvalidInputError(f"{which} is dated in the future: is its owner's clock right?")
 
 
-def _refuse_weak(key: Key) -> None:
+def _refuse_weak_key(key: Key) -> None:
     """:raises InvalidInputError: when the key is too weak to sign."""
-    weak = certificates.weakness(key)
+    weak = certificates.find_weakness(key)
     if weak:
-        which = "key" if key.primary else f"signing subkey {key.fingerprint}"
+        which = "key" if key.is_primary else f"signing subkey {key.fingerprint}"
         raise InvalidInputError(f"the {which} is too weak: {weak}")
 
 
-def _refuse_unusable(certificate: Certificate, listing: _Listing) -> None:
+def _refuse_unusable_key(certificate: Certificate, listing: _KeyListing) -> None:
     """:raises InvalidInputError: when the key cannot sign, or is too weak for it."""
     primary = listing.keys[0]
     if primary.state in (b"e", b"r"):
-        raise InvalidInputError(f"the key {STATE_NAMES[primary.state]}")
-    if not any(state not in STATE_NAMES for state in listing.user_states):
+        raise InvalidInputError(f"the key {KEY_STATE_NAMES[primary.state]}")
+    if not any(state not in KEY_STATE_NAMES for state in listing.user_states):
         raise InvalidInputError("the key has no user id that is valid")
-    signing = [key for key in listing.keys if key.signs]
+    signing = [key for key in listing.keys if key.can_sign]
     for listed in signing:
-        key = certificate.key(listed.fingerprint)
+        key = certificate.find_key(listed.fingerprint)
         if key is not None:
-            _refuse_weak(key)
+            _refuse_weak_key(key)
     if not signing:
         raise InvalidInputError("the key cannot sign: it has no key or subkey for signing")
-    if all(key.state in STATE_NAMES for key in signing):
+    if all(key.state in KEY_STATE_NAMES for key in signing):
         raise InvalidInputError(
-            f"the key cannot sign: its signing subkey {STATE_NAMES[signing[0].state]}"
+            f"the key cannot sign: its signing subkey {KEY_STATE_NAMES[signing[0].state]}"
         )

@@ -16,20 +16,20 @@ from mig.limits import Limits
 from mig.openpgp import packet
 from mig.openpgp.certificate import Certificate
 from mig.openpgp.packet import Signature
-from mig.signing.gpg.batch import MOST
-from mig.signing.gpg.verify import Gpg, Verified
+from mig.signing.gpg.batch import MAX_BATCH_SIZE
+from mig.signing.gpg.verify import Gpg, VerifiedSignature
 from tests.support.keys import Keys
 from tests.support.reactor import reactor
 from tests.support.signatures import (
-    BAD,
+    BAD_SIGNATURES,
     BOB,
-    GOOD,
+    GOOD_SIGNATURES,
     SCRIPTS,
     TEXT,
     VALID,
     Signed,
-    turn,
-    vector_text,
+    load_vector_text,
+    run_reactor_once,
 )
 
 TEXTS = {
@@ -42,29 +42,29 @@ TEXTS = {
     "packets": bytes([0xC0 | 2, 1, 4, 0xC0 | 11, 6, *b"b\0\0\0\0\0", 0xD2, 1]),
     "large": b"0123456789abcdef" * 65_536,
 }
-REAL = shutil.which("gpg")
+REAL_GPG = shutil.which("gpg")
 
 
-def counting(folder: Path, together: str = f'exec {REAL} "$@"') -> str:
-    """A gpg that notes each run; *together* is done for several signatures."""
+def write_counting_gpg(folder: Path, shared_run: str = f'exec {REAL_GPG} "$@"') -> str:
+    """A gpg that notes each run; *shared_run* is done for several signatures."""
     file = folder / "gpg"
     file.write_text(
         f'#!/bin/sh\ncase "$*" in\n*--verify-files*) echo "$*" | grep -o -e \'-&[0-9]*\' | wc -l'
-        f" >> {folder}/runs\n{together};;\n*--verify*) echo alone >> {folder}/runs;;\nesac\n"
-        f'exec {REAL} "$@"\n'
+        f" >> {folder}/runs\n{shared_run};;\n*--verify*) echo alone >> {folder}/runs;;\nesac\n"
+        f'exec {REAL_GPG} "$@"\n'
     )
     file.chmod(0o700)
     return str(file)
 
 
-def runs(folder: Path) -> list[str]:
+def read_runs(folder: Path) -> list[str]:
     return (folder / "runs").read_text().split()
 
 
 async def at_once(gpg: Gpg, *checks: tuple[Certificate, str, bytes]) -> list[Any]:
     """The verdicts, or the failures' values."""
     waiting = [
-        Deferred.fromCoroutine(gpg.verify(key, packet.signature(signature), text))
+        Deferred.fromCoroutine(gpg.verify(key, packet.parse_signature(signature), text))
         for key, signature, text in checks
     ]
     results: list[Any] = await DeferredList(waiting, consumeErrors=True)
@@ -74,10 +74,10 @@ async def at_once(gpg: Gpg, *checks: tuple[Certificate, str, bytes]) -> list[Any
 @pytest_twisted.ensureDeferred
 async def test_what_comes_while_gpg_works_shares_the_next_run(keys: Keys, tmp_path: Path) -> None:
     signature = keys.sign(keys.alice, TEXT)
-    gpg = Gpg(reactor, program=counting(tmp_path))
-    found = await at_once(gpg, *[(keys.alice.certificate, signature, TEXT)] * (MOST + 3))
+    gpg = Gpg(reactor, program=write_counting_gpg(tmp_path))
+    found = await at_once(gpg, *[(keys.alice.certificate, signature, TEXT)] * (MAX_BATCH_SIZE + 3))
     assert {one.fingerprint for one in found} == {keys.alice.fingerprint}
-    assert runs(tmp_path) == ["alone", str(MOST), "2"]
+    assert read_runs(tmp_path) == ["alone", str(MAX_BATCH_SIZE), "2"]
 
 
 @pytest_twisted.ensureDeferred
@@ -85,59 +85,61 @@ async def test_who_comes_while_others_have_their_turn_shares_too(
     keys: Keys, tmp_path: Path
 ) -> None:
     alice, bob = ((key.certificate, keys.sign(key, TEXT), TEXT) for key in (keys.alice, keys.bob))
-    gpg = Gpg(reactor, program=counting(tmp_path), limits=Limits(gpg_processes=1))
+    gpg = Gpg(reactor, program=write_counting_gpg(tmp_path), limits=Limits(gpg_processes=1))
     found = await at_once(gpg, alice, bob, bob, bob, alice, alice)
     assert [one.fingerprint for one in found] == [
         key.fingerprint for key in (keys.alice, *[keys.bob] * 3, keys.alice, keys.alice)
     ]
-    assert runs(tmp_path) == ["alone", "3", "2"]
+    assert read_runs(tmp_path) == ["alone", "3", "2"]
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_line_that_was_left_takes_no_turn(keys: Keys, tmp_path: Path) -> None:
     alice, bob = (
-        (key.certificate, packet.signature(keys.sign(key, TEXT)), TEXT)
+        (key.certificate, packet.parse_signature(keys.sign(key, TEXT)), TEXT)
         for key in (keys.alice, keys.bob)
     )
-    gpg = Gpg(reactor, program=counting(tmp_path), limits=Limits(gpg_processes=1))
+    gpg = Gpg(reactor, program=write_counting_gpg(tmp_path), limits=Limits(gpg_processes=1))
     first, left = (Deferred.fromCoroutine(gpg.verify(*one)) for one in (alice, bob))
     left.cancel()
     with pytest.raises(CancelledError):
         await left
     await first
     assert (await gpg.verify(*bob)).fingerprint == keys.bob.fingerprint
-    assert runs(tmp_path) == ["alone", "alone"]
+    assert read_runs(tmp_path) == ["alone", "alone"]
 
 
 @pytest_twisted.ensureDeferred
 async def test_each_text_is_the_one_that_was_signed(keys: Keys, tmp_path: Path) -> None:
     key = keys.alice.certificate
     signed = {name: keys.sign(keys.alice, text) for name, text in TEXTS.items()}
-    gpg = Gpg(reactor, program=counting(tmp_path))
+    gpg = Gpg(reactor, program=write_counting_gpg(tmp_path))
     good = [(key, signed[name], text) for name, text in TEXTS.items()]
     found = await at_once(gpg, good[0], *good)
     assert {one.key_fingerprint for one in found} == {keys.alice.fingerprint}
-    assert runs(tmp_path) == ["alone", str(len(TEXTS))]
+    assert read_runs(tmp_path) == ["alone", str(len(TEXTS))]
     for name, text in TEXTS.items():
         found = await at_once(gpg, *good[:2], (key, signed[name], text + b"\n"), *good[2:])
-        assert [isinstance(one, Verified) for one in found] == [True] * 2 + [False] + [True] * 6
+        assert [isinstance(one, VerifiedSignature) for one in found] == [True] * 2 + [False] + [
+            True
+        ] * 6
         assert "made over another text" in str(found[2])
 
 
-@pytest.mark.parametrize("make", GOOD.values(), ids=GOOD)
+@pytest.mark.parametrize("make", GOOD_SIGNATURES.values(), ids=GOOD_SIGNATURES)
 @pytest_twisted.ensureDeferred
 async def test_a_good_signature_is_good_in_a_shared_run(
     keys: Keys, tmp_path: Path, make: Callable[[Keys], Signed]
 ) -> None:
     key, signature = make(keys)
-    gpg = Gpg(reactor, program=counting(tmp_path))
+    gpg = Gpg(reactor, program=write_counting_gpg(tmp_path))
     alone, *shared = await at_once(gpg, *[(key, signature, TEXT)] * 4)
-    assert isinstance(alone, Verified)
+    assert isinstance(alone, VerifiedSignature)
     assert shared == [alone] * 3
-    assert runs(tmp_path) == ["alone", "3"]
+    assert read_runs(tmp_path) == ["alone", "3"]
 
 
-@pytest.mark.parametrize(("make", "reason"), BAD.values(), ids=BAD)
+@pytest.mark.parametrize(("make", "reason"), BAD_SIGNATURES.values(), ids=BAD_SIGNATURES)
 @pytest_twisted.ensureDeferred
 async def test_a_bad_signature_is_bad_in_a_shared_run(
     gpg: Gpg, keys: Keys, make: Callable[[Keys], Signed], reason: str
@@ -151,14 +153,14 @@ async def test_a_bad_signature_is_bad_in_a_shared_run(
 @pytest.mark.parametrize("script", [s for s in SCRIPTS.values() if s], ids=[*SCRIPTS][:-1])
 @pytest_twisted.ensureDeferred
 async def test_s23_a_shared_run_that_fails_is_not_believed(tmp_path: Path, script: str) -> None:
-    text, (signature, *_) = vector_text("unix-plain")
-    gpg = Gpg(reactor, program=counting(tmp_path, script), limits=Limits(gpg_seconds=2.0))
+    text, (signature, *_) = load_vector_text("unix-plain")
+    gpg = Gpg(reactor, program=write_counting_gpg(tmp_path, script), limits=Limits(gpg_seconds=2.0))
     found = await at_once(gpg, *[(BOB, signature, text + bytes([n // 3])) for n in range(4)])
-    assert not any(isinstance(one, Verified) for one in found)
+    assert not any(isinstance(one, VerifiedSignature) for one in found)
     await gpg.stop()
 
 
-def said(*files: tuple[int, str]) -> str:
+def format_status(*files: tuple[int, str]) -> str:
     """The status of a shared run."""
     return "".join(
         f"[GNUPG:] FILE_START 1 -&{number}\\n{lines}[GNUPG:] FILE_DONE\\n"
@@ -166,30 +168,30 @@ def said(*files: tuple[int, str]) -> str:
     )
 
 
-BOTH = said((6, VALID), (7, VALID))
+BOTH = format_status((6, VALID), (7, VALID))
 STATUS = {
-    "only one of them": said((6, VALID)),
-    "the first one twice": said((6, VALID), (6, VALID)),
-    "the wrong order": said((7, VALID), (6, VALID)),
-    "both in one": said((6, VALID + VALID), (7, "")),
-    "nothing of the second": said((6, VALID), (7, "")),
-    "more than was asked": BOTH + said((8, VALID)),
+    "only one of them": format_status((6, VALID)),
+    "the first one twice": format_status((6, VALID), (6, VALID)),
+    "the wrong order": format_status((7, VALID), (6, VALID)),
+    "both in one": format_status((6, VALID + VALID), (7, "")),
+    "nothing of the second": format_status((6, VALID), (7, "")),
+    "more than was asked": BOTH + format_status((8, VALID)),
     "a line more": f"{BOTH}[GNUPG:] FAILURE gpg-exit 1\\n",
     "a line before": f"[GNUPG:] NEWSIG\\n{BOTH}",
     "no end": BOTH.rsplit("[GNUPG:] FILE_DONE", 1)[0],
     "no frames": VALID + VALID,
     "nothing": "",
-    "an expired key": said((6, VALID), (7, f"{VALID}[GNUPG:] EXPKEYSIG x\\n")),
-    "a revoked key": said((6, f"{VALID}[GNUPG:] REVKEYSIG x\\n"), (7, VALID)),
-    "bad too": said((6, VALID), (7, f"{VALID}[GNUPG:] BADSIG x\\n")),
-    "an error too": said((6, f"{VALID}[GNUPG:] ERRSIG x\\n"), (7, VALID)),
+    "an expired key": format_status((6, VALID), (7, f"{VALID}[GNUPG:] EXPKEYSIG x\\n")),
+    "a revoked key": format_status((6, f"{VALID}[GNUPG:] REVKEYSIG x\\n"), (7, VALID)),
+    "bad too": format_status((6, VALID), (7, f"{VALID}[GNUPG:] BADSIG x\\n")),
+    "an error too": format_status((6, f"{VALID}[GNUPG:] ERRSIG x\\n"), (7, VALID)),
 }
 
 
 async def two_bad_ones(tmp_path: Path, status: str, code: int = 0) -> list[Any]:
     """The verdicts of two signatures over other texts, when a shared run says *status*."""
-    text, (signature, *_) = vector_text("unix-plain")
-    gpg = Gpg(reactor, program=counting(tmp_path, f"printf '{status}' >&3; exit {code}"))
+    text, (signature, *_) = load_vector_text("unix-plain")
+    gpg = Gpg(reactor, program=write_counting_gpg(tmp_path, f"printf '{status}' >&3; exit {code}"))
     checks = [(BOB, signature, text), (BOB, signature, b"one"), (BOB, signature, b"other")]
     return (await at_once(gpg, *checks))[1:]
 
@@ -199,14 +201,14 @@ async def two_bad_ones(tmp_path: Path, status: str, code: int = 0) -> list[Any]:
 async def test_nothing_but_all_good_is_believed(tmp_path: Path, status: str) -> None:
     for one in await two_bad_ones(tmp_path, status):
         assert isinstance(one, InvalidInputError)
-    assert runs(tmp_path) == ["alone", "2", "alone", "alone"]
+    assert read_runs(tmp_path) == ["alone", "2", "alone", "alone"]
 
 
 @pytest_twisted.ensureDeferred
 async def test_all_good_is_believed_unless_gpg_failed(tmp_path: Path) -> None:
     """So the table above is about what gpg says, not about the signatures."""
     for one in await two_bad_ones(tmp_path, BOTH):
-        assert isinstance(one, Verified)
+        assert isinstance(one, VerifiedSignature)
     for one in await two_bad_ones(tmp_path, BOTH, code=2):
         assert isinstance(one, InvalidInputError)
     wrong_class = BOTH.replace(" 8 00 ", " 8 01 ")
@@ -220,11 +222,11 @@ class Slow:
     def __init__(self, folder: Path) -> None:
         self._log = folder / "pids"
         self._log.touch()
-        text, (signature, *_) = vector_text("unix-plain")
+        text, (signature, *_) = load_vector_text("unix-plain")
         self.text = text
-        self.signature: Signature = packet.signature(signature)
+        self.signature: Signature = packet.parse_signature(signature)
         self.gpg = Gpg(
-            reactor, program=counting(folder, f"echo $$ >> {self._log}; exec sleep 1000")
+            reactor, program=write_counting_gpg(folder, f"echo $$ >> {self._log}; exec sleep 1000")
         )
 
     def verify(self) -> Deferred[Any]:
@@ -233,7 +235,7 @@ class Slow:
     async def until_started(self) -> Path:
         """The shared run's folder in /proc."""
         while not self._log.read_text():
-            await turn()
+            await run_reactor_once()
         return Path("/proc") / self._log.read_text().strip()
 
 
@@ -251,7 +253,7 @@ async def test_a_shared_run_ends_when_the_last_client_has_left(tmp_path: Path) -
             await left
     assert (await late).fingerprint == BOB.fingerprint
     while process.exists():
-        await turn()
+        await run_reactor_once()
 
 
 @pytest_twisted.ensureDeferred

@@ -13,12 +13,12 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred, gatherResults
 
-from mig.actions.submission import LONGEST_TEXT
+from mig.actions.submission import MAX_TEXT_LENGTH
 from mig.database.database import Database
 from mig.database.schema import migrate
 from mig.openpgp.certificate import Certificate
 from mig.openpgp.certificate import Key as CertificateKey
-from mig.signing.keyring import Signer, owners
+from mig.signing.keyring import Signer, find_key_owners
 from tests.support.api import Api
 from tests.support.documents import Json, JsonObject
 from tests.support.generations import GENERATIONS
@@ -29,14 +29,14 @@ from tests.support.reactor import reactor
 from tests.support.submissions import (
     JSON,
     Case,
-    Raw,
-    accepted_as,
-    an_action,
+    RawBody,
+    assert_accepted,
+    assert_refused,
     check_nothing_left,
     check_nothing_stored,
-    post,
-    refused_with,
-    spooled,
+    list_spool,
+    make_action,
+    post_submission,
 )
 
 T = TypeVar("T")
@@ -48,8 +48,8 @@ ROUNDS = 20 * REPETITIONS
 
 
 @pytest.fixture
-def database(emptied: TestDatabase) -> TestDatabase:
-    return emptied
+def database(empty_database: TestDatabase) -> TestDatabase:
+    return empty_database
 
 
 @pytest_twisted.async_yield_fixture
@@ -64,13 +64,13 @@ def at_once(coroutines: Iterator[Coroutine[Any, Any, T]]) -> Awaitable[list[T]]:
     return gatherResults([Deferred.fromCoroutine(one) for one in coroutines], consumeErrors=True)
 
 
-def state(api: Api, database: TestDatabase) -> Json:
+def read_state(api: Api, database: TestDatabase) -> Json:
     """Everything that is stored of actions."""
     rows = [
         database.execute(f"select {table}::text from {table} order by 1")
         for table in ("actions", "signatures", "submissions")
     ]
-    return rows, [(path.name, path.read_bytes()) for path in spooled(api)]
+    return rows, [(path.name, path.read_bytes()) for path in list_spool(api)]
 
 
 AGAIN: dict[str, Callable[[Case, JsonObject], Json]] = {
@@ -91,20 +91,20 @@ AGAIN: dict[str, Callable[[Case, JsonObject], Json]] = {
         '"number": 1,', '"number": 100e-2,'
     ),
     "escapes": lambda _, good: json.dumps(good).replace("Find", "\\u0046ind"),
-    "a new signature": lambda case, _: case.good(an_action()),
+    "a new signature": lambda case, _: case.sign_action(make_action()),
     "another digest": lambda case, _: {
-        **an_action(),
-        "pgpsignatures": [case.sign(an_action(), None, "--digest-algo", "SHA512")],
+        **make_action(),
+        "pgpsignatures": [case.make_signature(make_action(), None, "--digest-algo", "SHA512")],
     },
     "an offset": lambda _, good: {**good, "validfrom": "2026-01-02T05:04:05.678901234+02:00"},
-    "an offset, signed": lambda case, _: case.good(
-        an_action(validfrom="2026-01-02T05:04:05.678901234+02:00"), form="gotime"
+    "an offset, signed": lambda case, _: case.sign_action(
+        make_action(validfrom="2026-01-02T05:04:05.678901234+02:00"), form="gotime"
     ),
     "no nanoseconds": lambda _, good: {**good, "validfrom": "2026-01-02T03:04:05Z"},
-    "other nanoseconds, signed": lambda case, _: case.good(
-        an_action(validfrom="2026-01-02T03:04:05.1Z"), form="gotime"
+    "other nanoseconds, signed": lambda case, _: case.sign_action(
+        make_action(validfrom="2026-01-02T03:04:05.1Z"), form="gotime"
     ),
-    "the older text": lambda case, _: case.good(an_action(), form="gotime"),
+    "the older text": lambda case, _: case.sign_action(make_action(), form="gotime"),
     "another description": lambda _, good: {**good, "description": {"author": "Mallory"}},
     "another threat": lambda _, good: {**good, "threat": None},
     "another id": lambda _, good: {**good, "id": 5, "status": "completed", "counters": {"sent": 1}},
@@ -113,21 +113,27 @@ AGAIN: dict[str, Callable[[Case, JsonObject], Json]] = {
         "operations": [{**operation, "is_compressed": False} for operation in good["operations"]],
     },
     "another signer": lambda case, _: {
-        **an_action(),
-        "pgpsignatures": [case.sign(an_action(), case.keys.bob)],
+        **make_action(),
+        "pgpsignatures": [case.make_signature(make_action(), case.keys.bob)],
     },
     "both signers": lambda case, good: {
         **good,
-        "pgpsignatures": [case.sign(an_action(), case.keys.bob), *good["pgpsignatures"]],
+        "pgpsignatures": [
+            case.make_signature(make_action(), case.keys.bob),
+            *good["pgpsignatures"],
+        ],
     },
     "two of one signer": lambda case, good: {
         **good,
-        "pgpsignatures": [*good["pgpsignatures"], case.sign(an_action(), form="gotime")],
+        "pgpsignatures": [
+            *good["pgpsignatures"],
+            case.make_signature(make_action(), form="gotime"),
+        ],
     },
-    "a JSON body": lambda _, good: Raw(body=json.dumps(good).encode(), type=JSON),
-    "a template": lambda _, good: Raw(
+    "a JSON body": lambda _, good: RawBody(body=json.dumps(good).encode(), content_type=JSON),
+    "a template": lambda _, good: RawBody(
         body=json.dumps({"template": {"data": [{"name": "action", "value": good}]}}).encode(),
-        type=JSON,
+        content_type=JSON,
     ),
 }
 
@@ -148,7 +154,7 @@ NOT_AGAIN: dict[str, tuple[Callable[[Case, JsonObject], Json], str]] = {
             **good,
             "pgpsignatures": [
                 *good["pgpsignatures"],
-                case.sign(an_action(), case.keys.stranger),
+                case.make_signature(make_action(), case.keys.stranger),
             ],
         },
         "pgpsignatures[1]: no investigator has the key",
@@ -156,7 +162,7 @@ NOT_AGAIN: dict[str, tuple[Callable[[Case, JsonObject], Json], str]] = {
     "a disabled signer": (
         lambda case, good: {
             **good,
-            "pgpsignatures": [case.sign(an_action(), case.keys.subkey)],
+            "pgpsignatures": [case.make_signature(make_action(), case.keys.subkey)],
         },
         "is not active",
     ),
@@ -167,32 +173,33 @@ NOT_AGAIN: dict[str, tuple[Callable[[Case, JsonObject], Json], str]] = {
 async def test_posted_again_however_dressed_it_is_the_action_that_is_there(
     api: Api, other: Api, database: TestDatabase, case: Case
 ) -> None:
-    case.add(case.keys.bob)
-    case.add(case.keys.subkey, "disabled")
-    good = case.good(an_action())
-    id = (await accepted_as(api, good))["id"]
-    before = state(api, database)
+    case.add_investigator(case.keys.bob)
+    case.add_investigator(case.keys.subkey, "disabled")
+    good = case.sign_action(make_action())
+    action_id = (await assert_accepted(api, good))["id"]
+    before = read_state(api, database)
     for name, again in AGAIN.items():
         for service in (api, other):
-            assert (await accepted_as(service, again(case, good), 200))["id"] == id, name
-            assert state(api, database) == before, name
+            assert (await assert_accepted(service, again(case, good), 200))["id"] == action_id, name
+            assert read_state(api, database) == before, name
     for name, (again, says) in NOT_AGAIN.items():
-        await refused_with(api, again(case, good), says)
-        assert state(api, database) == before, name
-    assert len(spooled(api)) == 1
+        await assert_refused(api, again(case, good), says)
+        assert read_state(api, database) == before, name
+    assert len(list_spool(api)) == 1
 
 
 @pytest_twisted.ensureDeferred
 async def test_one_of_equal_posts_at_once_makes_the_action(
     api: Api, other: Api, database: TestDatabase, case: Case
 ) -> None:
-    good = case.good(an_action())
+    good = case.sign_action(make_action())
     answers = await at_once(
-        post((api, other)[n % 2], good if n % 3 else {**good, "threat": {}}) for n in range(EQUAL)
+        post_submission((api, other)[n % 2], good if n % 3 else {**good, "threat": {}})
+        for n in range(EQUAL)
     )
     assert sorted(answer.code for answer in answers) == [200] * (EQUAL - 1) + [202]
     places = {answer.header("Location").split("=")[1] for answer in answers}
-    assert [f"{id}.json" for id in places] == [path.name for path in spooled(api)]
+    assert [f"{action_id}.json" for action_id in places] == [path.name for path in list_spool(api)]
     assert database.execute("select count(*) from actions") == [(1,)]
     assert database.execute("select count(*) from signatures") == [(1,)]
 
@@ -203,27 +210,27 @@ async def test_of_many_actions_at_once_none_is_lost_or_doubled(
 ) -> None:
     signers = [case.keys.alice, case.keys.bob, case.keys.subkey, case.keys.rsa]
     for key in signers:
-        case.add(key)
-    actions = [an_action(name=f"action {n}") for n in range(POSTS)]
+        case.add_investigator(key)
+    actions = [make_action(name=f"action {n}") for n in range(POSTS)]
     submissions = [
-        {**action, "pgpsignatures": [case.sign(action, signers[n % len(signers)])]}
+        {**action, "pgpsignatures": [case.make_signature(action, signers[n % len(signers)])]}
         for n, action in enumerate(actions)
     ]
     taken = await at_once(
-        accepted_as((api, other)[n % 2], submission) for n, submission in enumerate(submissions)
+        assert_accepted((api, other)[n % 2], submission) for n, submission in enumerate(submissions)
     )
     ids = {str(action["id"]): action["name"] for action in taken}
     assert len(ids) == POSTS
     assert dict(database.execute("select id::text, name from actions")) == ids
-    files = [json.loads(path.read_text()) for path in spooled(api)]
+    files = [json.loads(path.read_text()) for path in list_spool(api)]
     assert {str(file["id"]): file["name"] for file in files} == ids
     assert len(files) == POSTS
     assert database.execute("select count(*) from signatures") == [(POSTS,)]
     assert database.execute("select count(*) from submissions where handedover is null") == [(0,)]
 
 
-async def set_status(api: Api, id: int, status: str) -> None:
-    data = {"id": str(id), "status": status}
+async def set_status(api: Api, investigator_id: int, status: str) -> None:
+    data = {"id": str(investigator_id), "status": status}
     response = await api.request("POST", "/investigator/update/", data=data)
     assert response.code == 200, response.body
 
@@ -232,63 +239,63 @@ async def set_status(api: Api, id: int, status: str) -> None:
 async def test_a_status_counts_at_once_in_another_process(
     api: Api, other: Api, database: TestDatabase, case: Case
 ) -> None:
-    good = case.good(an_action())
-    id = case.ids[case.keys.alice.fingerprint]
-    await set_status(api, id, "disabled")
-    await refused_with(other, good, f"the investigator 'alice' ({id}) is not active")
+    good = case.sign_action(make_action())
+    investigator_id = case.ids[case.keys.alice.fingerprint]
+    await set_status(api, investigator_id, "disabled")
+    await assert_refused(other, good, f"the investigator 'alice' ({investigator_id}) is not active")
     check_nothing_stored(api, database)
-    await set_status(api, id, "active")
-    await accepted_as(other, good)
+    await set_status(api, investigator_id, "active")
+    await assert_accepted(other, good)
     for n in range(TOGGLES // 2):
         one, two = (api, other) if n % 2 else (other, api)
-        await set_status(one, id, "disabled")
-        await refused_with(two, good, "is not active")
-        await set_status(one, id, "active")
-        await accepted_as(two, good, 200)
+        await set_status(one, investigator_id, "disabled")
+        await assert_refused(two, good, "is not active")
+        await set_status(one, investigator_id, "active")
+        await assert_accepted(two, good, 200)
 
 
 @pytest_twisted.ensureDeferred
 async def test_keys_that_come_and_go_disturb_nobody_else(
     api: Api, other: Api, database: TestDatabase, case: Case
 ) -> None:
-    bob = case.add(case.keys.bob)
-    good = [case.good(an_action(name=f"action {n}")) for n in range(ROUNDS)]
+    bob = case.add_investigator(case.keys.bob)
+    good = [case.sign_action(make_action(name=f"action {n}")) for n in range(ROUNDS)]
     by_bob = [
-        {**action, "pgpsignatures": [case.sign(action, case.keys.bob)]}
-        for action in (an_action(name=f"Bob's {n}") for n in range(ROUNDS))
+        {**action, "pgpsignatures": [case.make_signature(action, case.keys.bob)]}
+        for action in (make_action(name=f"Bob's {n}") for n in range(ROUNDS))
     ]
-    newcomers = [case.keys.key(f"newcomer{n}") for n in range(10)]
+    newcomers = [case.keys.make_key(f"newcomer{n}") for n in range(10)]
     database.execute("select setval('investigators_id_seq', 100)")
 
-    async def create(service: Api, key: Key) -> None:
+    async def create_investigator(service: Api, key: Key) -> None:
         data = {"name": key.name, "publickey": key.armored}
         response = await service.request("POST", "/investigator/create/", data=data)
         assert response.code == 201, response.body
 
-    async def toggle() -> None:
+    async def toggle_status() -> None:
         for n in range(ROUNDS):
             await set_status(api, bob, ("disabled", "active")[n % 2])
 
     async def try_bob() -> None:
         for n, submission in enumerate(by_bob):
-            response = await post((api, other)[n % 2], submission)
+            response = await post_submission((api, other)[n % 2], submission)
             told = response.document.get("error", {}).get("message", "")
             assert response.code == 202 or "is not active" in told or response.code == 503, told
 
-    def all() -> Iterator[Coroutine[Any, Any, object]]:
-        yield toggle()
+    def make_requests() -> Iterator[Coroutine[Any, Any, object]]:
+        yield toggle_status()
         yield try_bob()
         for n, submission in enumerate(good):
-            yield accepted_as((api, other)[n % 2], submission)
+            yield assert_accepted((api, other)[n % 2], submission)
         for n, key in enumerate(newcomers):
-            yield create((api, other)[n % 2], key)
+            yield create_investigator((api, other)[n % 2], key)
 
-    await at_once(all())
+    await at_once(make_requests())
     sql = "select count(*) from investigators where id >= 100 and status = 'active'"
     assert database.execute(sql) == [(len(newcomers),)]
     for key in newcomers:
-        action = an_action(name=f"by {key.name}")
-        await accepted_as(api, {**action, "pgpsignatures": [case.sign(action, key)]})
+        action = make_action(name=f"by {key.name}")
+        await assert_accepted(api, {**action, "pgpsignatures": [case.make_signature(action, key)]})
 
 
 @pytest.fixture
@@ -311,17 +318,17 @@ async def test_a_key_that_expires_between_two_posts(
 ) -> None:
     """What is kept of a key does not outlive it."""
     case = Case(keys, database)
-    key = keys.key("short", expires="2020-06-01", time="20200101T000000!")
-    case.add(key)
-    action = an_action()
-    signature = case.sign(action, key, time="20200201T000000!")
+    key = keys.make_key("short", expires="2020-06-01", time="20200101T000000!")
+    case.add_investigator(key)
+    action = make_action()
+    signature = case.make_signature(action, key, time="20200201T000000!")
     submission = {**action, "pgpsignatures": [signature]}
     clock.write_text("20200301T000000!")
     api = Api(database.dsn, tmp_path / "spool")
     try:
-        await accepted_as(api, submission)
+        await assert_accepted(api, submission)
         clock.write_text("20200602T000000!")
-        await refused_with(api, submission, "pgpsignatures[0]: the signer's key has expired")
+        await assert_refused(api, submission, "pgpsignatures[0]: the signer's key has expired")
     finally:
         await api.stop()
 
@@ -335,12 +342,12 @@ async def test_the_configuration_of_gpg_in_a_home_is_not_read(
     for name in ("gpg.conf", "common.conf"):
         (home / name).write_text("auto-key-retrieve\ntrust-model tofu\nthis-is-no-option\n")
     case = Case(keys, database)
-    submission = case.good(an_action())
+    submission = case.sign_action(make_action())
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("GNUPGHOME", str(home))
     api = Api(database.dsn, tmp_path / "spool")
     try:
-        await accepted_as(api, submission)
+        await assert_accepted(api, submission)
     finally:
         await api.stop()
     assert {path.name for path in home.iterdir()} == {"gpg.conf", "common.conf"}
@@ -349,15 +356,21 @@ async def test_the_configuration_of_gpg_in_a_home_is_not_read(
 def test_two_investigators_whose_key_ids_are_alike() -> None:
     """A fingerprint finds its owner alone; a key id finds both, and the signature decides."""
 
-    def signer(id: str, fingerprint: str) -> Signer:
-        key = CertificateKey(fingerprint=fingerprint, primary=True, algorithm=22, bits=256)
+    def make_signer(investigator_id: str, fingerprint: str) -> Signer:
+        key = CertificateKey(fingerprint=fingerprint, is_primary=True, algorithm=22, bits=256)
         certificate = Certificate(fingerprint=fingerprint, keys=(key,), packets=b"")
-        return Signer(id=id, name=id, status="active", publickey=b"", certificate=certificate)
+        return Signer(
+            id=investigator_id,
+            name=investigator_id,
+            status="active",
+            publickey=b"",
+            certificate=certificate,
+        )
 
-    one, two = signer("1", "A" * 24 + "5" * 16), signer("2", "B" * 24 + "5" * 16)
-    assert owners([one, two], [two.certificate.fingerprint]) == [two]
-    assert owners([one, two], ["5" * 16]) == [one, two]
-    assert owners([one, two], ["C" * 24 + "5" * 16]) == []
+    one, two = make_signer("1", "A" * 24 + "5" * 16), make_signer("2", "B" * 24 + "5" * 16)
+    assert find_key_owners([one, two], [two.certificate.fingerprint]) == [two]
+    assert find_key_owners([one, two], ["5" * 16]) == [one, two]
+    assert find_key_owners([one, two], ["C" * 24 + "5" * 16]) == []
 
 
 @pytest_twisted.ensureDeferred
@@ -370,20 +383,23 @@ async def test_signatures_that_together_are_too_long_for_the_newer_database(
     await migrate.migrate(pool, lambda _: None)
     pool.stop()
     case = Case(keys, database)
-    case.add(keys.rsa)
-    action = an_action()
-    many = [case.sign(action, keys.rsa, "--sig-notation", f"n@example.net={n}") for n in range(10)]
-    assert len(json.dumps(many)) > 2 * LONGEST_TEXT
+    case.add_investigator(keys.rsa)
+    action = make_action()
+    many = [
+        case.make_signature(action, keys.rsa, "--sig-notation", f"n@example.net={n}")
+        for n in range(10)
+    ]
+    assert len(json.dumps(many)) > 2 * MAX_TEXT_LENGTH
     api = Api(database.dsn, tmp_path / "spool")
     try:
-        await refused_with(
+        await assert_refused(
             api,
             {**action, "pgpsignatures": many},
             "the pgpsignatures together are too long for this database, which takes 4096 letters",
         )
         check_nothing_stored(api, database)
         check_nothing_left(tmp_path / "spool" / "action" / "new")
-        await accepted_as(api, {**action, "pgpsignatures": many[:3]})
+        await assert_accepted(api, {**action, "pgpsignatures": many[:3]})
         assert database.execute("select count(*) from signatures") == [(1,)]
     finally:
         await api.stop()
@@ -393,17 +409,17 @@ async def test_signatures_that_together_are_too_long_for_the_newer_database(
 async def test_an_action_that_is_gone_or_came_otherwise_is_no_new_one(
     api: Api, database: TestDatabase, case: Case
 ) -> None:
-    good = case.good(an_action())
-    id = (await accepted_as(api, good))["id"]
+    good = case.sign_action(make_action())
+    action_id = (await assert_accepted(api, good))["id"]
     database.execute("delete from submissions")
-    says = f"this action is there already as {id}, which did not come through this API"
-    await refused_with(api, case.good(an_action(), form="gotime"), says, 409)
+    says = f"this action is there already as {action_id}, which did not come through this API"
+    await assert_refused(api, case.sign_action(make_action(), form="gotime"), says, 409)
     assert database.execute("select count(*) from submissions") == [(0,)]
     database.execute("delete from signatures; delete from actions")
-    id = (await accepted_as(api, good))["id"]
+    action_id = (await assert_accepted(api, good))["id"]
     database.execute("delete from signatures; delete from actions")
-    says = f"this action was accepted as {id} and has been deleted since"
-    await refused_with(api, good, says, 409)
+    says = f"this action was accepted as {action_id} and has been deleted since"
+    await assert_refused(api, good, says, 409)
     assert database.execute("select count(*) from actions") == [(0,)]
 
 
@@ -414,17 +430,21 @@ async def test_the_database_as_the_way_to_the_scheduler(database: TestDatabase, 
     fine = "2026-01-02T03:04:05.678901234Z"
     try:
         for member in ("validfrom", "expireafter"):
-            action = an_action(validfrom="2026-01-02T03:04:05Z")
+            action = make_action(validfrom="2026-01-02T03:04:05Z")
             action[member] = fine.replace("2026", "2098") if member == "expireafter" else fine
             says = f"{member} must be in UTC and not finer than a microsecond"
-            await refused_with(api, case.good(action, form="gotime"), says)
-        offset = an_action(validfrom="2026-01-02T03:04:05+02:00")
+            await assert_refused(api, case.sign_action(action, form="gotime"), says)
+        offset = make_action(validfrom="2026-01-02T03:04:05+02:00")
         says = "validfrom must be in UTC"
-        await refused_with(api, case.good(offset, form="gotime"), says)
+        await assert_refused(api, case.sign_action(offset, form="gotime"), says)
         assert database.execute("select count(*) from submissions") == [(0,)]
-        exact = an_action(name="exact", validfrom="2026-01-02T03:04:05.678901Z")
-        assert (await accepted_as(api, case.good(exact, form="gotime")))["status"] == "pending"
-        await accepted_as(api, case.good(an_action(validfrom="2026-01-02T03:04:05.9999999Z")))
+        exact = make_action(name="exact", validfrom="2026-01-02T03:04:05.678901Z")
+        assert (await assert_accepted(api, case.sign_action(exact, form="gotime")))[
+            "status"
+        ] == "pending"
+        await assert_accepted(
+            api, case.sign_action(make_action(validfrom="2026-01-02T03:04:05.9999999Z"))
+        )
         sql = "select validfrom::text from actions order by name desc"
         assert database.execute(sql) == [
             ("2026-01-02 03:04:05.678901+00",),
@@ -441,7 +461,7 @@ async def test_without_a_way_to_the_scheduler_nothing_is_taken(
     api = Api(database.dsn, handoff="")
     try:
         says = "the configuration has no spool"
-        await refused_with(api, case.good(an_action()), says, 503)
+        await assert_refused(api, case.sign_action(make_action()), says, 503)
         assert database.execute("select count(*) from submissions") == [(0,)]
     finally:
         await api.stop()
