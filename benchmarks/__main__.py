@@ -20,11 +20,11 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
 from benchmarks import fleet, run
-from benchmarks.children import ChildFailed, Children
-from benchmarks.figures import Row
+from benchmarks.child_processes import ChildFailedError, ChildProcesses
 from benchmarks.machine import Machine
-from benchmarks.report import number, page, ratio, table
-from benchmarks.scenarios import ALL
+from benchmarks.markdown import format_number, format_page, format_ratio, format_table
+from benchmarks.measurements import Measurement
+from benchmarks.scenarios import SCENARIOS
 from mig.database.database import Database
 from mig.database.schema import migrate
 from mig.demo.postgres import EmbeddedPostgres
@@ -40,8 +40,8 @@ SETTINGS: Final = {
 INTERRUPTED: Final = 130
 
 
-def _arguments() -> argparse.Namespace:
-    listed = "\n".join(f"  {one.name:22}{one.about}" for one in ALL)
+def _parse_arguments() -> argparse.Namespace:
+    listed = "\n".join(f"  {one.name:22}{one.about}" for one in SCENARIOS)
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description=__doc__,
@@ -54,7 +54,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--scenario",
         action="append",
-        choices=[one.name for one in ALL],
+        choices=[one.name for one in SCENARIOS],
         metavar="NAME",
         help="measure only this one; may be repeated",
     )
@@ -87,14 +87,14 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _plan(options: argparse.Namespace) -> run.Plan:
+def _make_plan(options: argparse.Namespace) -> run.Plan:
     return run.Plan(
         scenarios=[
             one
-            for one in ALL
+            for one in SCENARIOS
             if one.kind in options.kinds and (not options.scenario or one.name in options.scenario)
         ],
-        size=fleet.Size.of(options.commands),
+        size=fleet.FleetSize.from_commands(options.commands),
         runs=options.runs,
         seconds=options.seconds,
         sign=options.sign,
@@ -104,7 +104,7 @@ def _plan(options: argparse.Namespace) -> run.Plan:
 
 
 @contextmanager
-def _folder() -> Iterator[Path]:
+def _make_folder() -> Iterator[Path]:
     """A new folder directly below the temporary one, where PostgreSQL's account can enter."""
     folder = Path(tempfile.mkdtemp(prefix="mig-api-bench-"))
     folder.chmod(0o711)
@@ -116,48 +116,52 @@ def _folder() -> Iterator[Path]:
 
 async def main(reactor: Any, options: argparse.Namespace) -> None:
     """Measure what *options* name. However it ends, nothing stays behind."""
-    children = Children()
+    children = ChildProcesses()
     ended: Deferred[None] = Deferred()
 
-    def stop() -> Deferred[None]:
+    def stop_children() -> Deferred[None]:
         children.stop()
         return ended
 
-    reactor.addSystemEventTrigger("before", "shutdown", stop)
+    reactor.addSystemEventTrigger("before", "shutdown", stop_children)
     try:
-        with _folder() as folder:
-            rows, machine = await _measure(reactor, options, children, folder)
+        with _make_folder() as folder:
+            rows, machine = await _measure_all(reactor, options, children, folder)
     except Exception as reason:
-        if children.stopped:  # whatever failed did so because its process was ended
+        if children.is_stopped:  # whatever failed did so because its process was ended
             raise SystemExit(INTERRUPTED) from None
-        if isinstance(reason, ChildFailed | PostgresError):
+        if isinstance(reason, ChildFailedError | PostgresError):
             raise SystemExit(f"benchmarks: {reason}") from None
         raise
     finally:
         children.stop()
         ended.callback(None)
-    _output(options, rows, machine)
+    _write_results(options, rows, machine)
     if any(row.failures for row in rows):
         raise SystemExit("benchmarks: some requests failed; see the table")
 
 
-async def _measure(
-    reactor: Any, options: argparse.Namespace, children: Children, folder: Path
-) -> tuple[list[Row], Machine]:
-    plan = _plan(options)
+async def _measure_all(
+    reactor: Any, options: argparse.Namespace, children: ChildProcesses, folder: Path
+) -> tuple[list[Measurement], Machine]:
+    plan = _make_plan(options)
     postgres = EmbeddedPostgres(reactor, folder / "postgres", SETTINGS)
-    postgres.lock()
+    postgres.lock_folder()
     rows = []
     try:
         await postgres.start()
-        psql = postgres.program("psql")
-        machine = Machine.here(children.run([postgres.program("postgres"), "--version"]))
-        _tell(str(machine))
+        psql = postgres.get_program_path("psql")
+        machine = Machine.describe(
+            children.run([postgres.get_program_path("postgres"), "--version"])
+        )
+        _print_progress(str(machine))
         postmaster = int((postgres.folder / "data" / "postmaster.pid").read_text().split()[0])
         if plan.against:
-            rows.append(await deferToThread(run.against, children, plan.against, plan.runs))
-            _show(rows[-1])
-        place = run.Place(
+            rows.append(
+                await deferToThread(run.measure_other_server, children, plan.against, plan.runs)
+            )
+            _print_measurement(rows[-1])
+        environment = run.Environment(
             children=children,
             folder=folder,
             twistd=options.twistd.absolute(),
@@ -165,25 +169,27 @@ async def _measure(
             postmaster=postmaster,
         )
         for kind in plan.kinds:
-            dsn = await _database(reactor, postgres, f"fleet_{kind}")
-            _tell(f"filling the fleet {kind}, {plan.size.commands:,} commands")
-            await deferToThread(fleet.load, children, dsn, plan.size, kind)
-            rows += await deferToThread(run.measure, plan, place, kind, dsn, _show)
-            await _execute(reactor, postgres, f"drop database fleet_{kind}")
+            dsn = await _create_database(reactor, postgres, f"fleet_{kind}")
+            _print_progress(f"filling the fleet {kind}, {plan.size.commands:,} commands")
+            await deferToThread(fleet.load_fleet, children, dsn, plan.size, kind)
+            rows += await deferToThread(
+                run.measure_fleet, plan, environment, kind, dsn, _print_measurement
+            )
+            await _execute_statement(reactor, postgres, f"drop database fleet_{kind}")
     finally:
         await postgres.stop()
     return rows, machine
 
 
-def _output(options: argparse.Namespace, rows: list[Row], machine: Machine) -> None:
-    size = fleet.Size.of(options.commands)
+def _write_results(options: argparse.Namespace, rows: list[Measurement], machine: Machine) -> None:
+    size = fleet.FleetSize.from_commands(options.commands)
     about = (
         f"Fleet: {size.commands:,} commands, {size.agents:,} agents, {size.actions:,} actions,"
         f" {fleet.CHECKS} results in each command; {options.runs} run(s)"
     )
     command = shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]])
-    text = page(command, machine, about, rows, options.runs)
-    print(text if options.markdown else f"{machine}\n{about}\n\n{table(rows)}")
+    text = format_page(command, machine, about, rows, options.runs)
+    print(text if options.markdown else f"{machine}\n{about}\n\n{format_table(rows)}")
     if options.write:
         options.write.write_text(text)
     if options.json:
@@ -192,28 +198,29 @@ def _output(options: argparse.Namespace, rows: list[Row], machine: Machine) -> N
         options.json.write_text(json.dumps(written, indent=1) + "\n")
 
 
-def _show(row: Row) -> None:
+def _print_measurement(row: Measurement) -> None:
     clients = f"{row.scenario} on {row.connections:.0f}"
-    _tell(f"  {clients:32} {number(row.rate):>10} {row.unit}/s {ratio(row):>8} {row.note}")
+    figures = f"{format_number(row.rate):>10} {row.unit}/s {format_ratio(row):>8}"
+    _print_progress(f"  {clients:32} {figures} {row.note}")
 
 
-def _tell(line: str) -> None:
+def _print_progress(line: str) -> None:
     """Progress: the table alone goes to standard output."""
     print(line, file=sys.stderr, flush=True)
 
 
-async def _execute(reactor: Any, postgres: EmbeddedPostgres, statement: str) -> None:
-    owner = Database(reactor, postgres.dsn())
+async def _execute_statement(reactor: Any, postgres: EmbeddedPostgres, statement: str) -> None:
+    owner = Database(reactor, postgres.format_dsn())
     try:
         await owner.query(statement)
     finally:
         owner.stop()
 
 
-async def _database(reactor: Any, postgres: EmbeddedPostgres, name: str) -> str:
+async def _create_database(reactor: Any, postgres: EmbeddedPostgres, name: str) -> str:
     """A new database with the schema in it."""
-    await _execute(reactor, postgres, f"create database {name}")
-    dsn = postgres.dsn(database=name)
+    await _execute_statement(reactor, postgres, f"create database {name}")
+    dsn = postgres.format_dsn(database=name)
     database = Database(reactor, dsn)
     try:
         await migrate.ensure_schema(database, upgrade=True)
@@ -224,5 +231,5 @@ async def _database(reactor: Any, postgres: EmbeddedPostgres, name: str) -> str:
 
 if __name__ == "__main__":
     os.environ.setdefault("LC_ALL", "C.UTF-8")
-    arguments = _arguments()
+    arguments = _parse_arguments()
     task.react(lambda reactor: Deferred.fromCoroutine(main(reactor, arguments)))

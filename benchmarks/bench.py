@@ -9,10 +9,10 @@ from typing import Final
 from urllib.parse import quote
 
 from benchmarks import fleet, floor
-from benchmarks.children import Children
-from benchmarks.figures import Row
-from benchmarks.load import Group, Outcome, Request, ask
-from benchmarks.servers import Servers, Used
+from benchmarks.child_processes import ChildProcesses
+from benchmarks.load import ClientGroup, Outcome, Request, run_load
+from benchmarks.measurements import Measurement
+from benchmarks.servers import ResourceUsage, Servers
 from benchmarks.signing import Signer
 
 SAMPLE: Final = 997
@@ -30,57 +30,57 @@ FILTERS: Final = {
 class Bench:
     """A fleet of one kind in a database, a daemon before it, and the bare server beside it."""
 
-    children: Children
+    children: ChildProcesses
     psql: Path
     dsn: str
     postmaster: int
     kind: str
-    size: fleet.Size
+    size: fleet.FleetSize
     seconds: float
     sign: int
     signer: Signer | None
     processes: int
     """How many daemons, on as many cores, the scenarios of growth compare with one."""
-    daemons: Callable[[int], Servers]
+    start_daemons: Callable[[int], Servers]
     """Starts so many daemons on one socket."""
     servers: Servers
-    bare: Servers
+    baseline: Servers
 
-    def ask(self, *groups: Group) -> tuple[list[Outcome], Used]:
+    def load_daemons(self, *groups: ClientGroup) -> tuple[list[Outcome], ResourceUsage]:
         """Put the daemons under load."""
-        meter = self.servers.meter(self.postmaster)
-        outcomes = ask(self.children, self.servers.base, *groups)
-        return outcomes, meter.read()
+        meter = self.servers.start_meter(self.postmaster)
+        outcomes = run_load(self.children, self.servers.base, *groups)
+        return outcomes, meter.read_usage()
 
-    def warm(self, group: Group) -> Outcome:
+    def warm_up(self, group: ClientGroup) -> Outcome:
         """Ask once on each connection, so that connections to the database are open."""
-        [outcome] = ask(self.children, self.servers.base, _once(group))
+        [outcome] = run_load(self.children, self.servers.base, _limit_to_one_each(group))
         return outcome
 
-    def bare_rate(self, path: str, ids: Sequence[str], connections: int) -> float:
+    def measure_baseline_rate(self, path: str, ids: Sequence[str], connections: int) -> float:
         """Requests/s of the bare server."""
-        group = Group(
+        group = ClientGroup(
             name="bare",
-            requests=by_id(path, ids),
+            requests=make_id_requests(path, ids),
             connections=connections,
             seconds=self.seconds,
         )
-        ask(self.children, self.bare.base, _once(group))
-        [outcome] = ask(self.children, self.bare.base, group)
+        run_load(self.children, self.baseline.base, _limit_to_one_each(group))
+        [outcome] = run_load(self.children, self.baseline.base, group)
         if outcome.failures:
             raise RuntimeError(f"the bare server failed: {outcome.failure}")
         return outcome.answers / outcome.seconds
 
-    def copy(self, query: str, times: int = 1) -> float:
+    def time_copy(self, query: str, times: int = 1) -> float:
         """Seconds that psql needs for the rows of a query."""
-        return floor.copy(self.children, self.psql, self.dsn, query, times=times)
+        return floor.time_copy(self.children, self.psql, self.dsn, query, times=times)
 
     @property
-    def report(self) -> Request:
+    def report_request(self) -> Request:
         """The compliance report of the whole fleet."""
         return Request(target=REPORT.format(filter=FILTERS[self.kind]))
 
-    def ids(self, noun: str) -> list[str]:
+    def sample_ids(self, noun: str) -> list[str]:
         """Ids of rows all over the fleet; none for what has none."""
         if noun == "investigator":
             return [str(n) for n in range(1, fleet.INVESTIGATORS + 1)]
@@ -88,7 +88,7 @@ class Bench:
         rows["command"] = self.size.commands
         if noun not in rows:
             return []
-        return [str(fleet.FIRST_ID + fleet.noise(n) % rows[noun]) for n in range(SAMPLE)]
+        return [str(fleet.FIRST_ID + fleet.hash_number(n) % rows[noun]) for n in range(SAMPLE)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,24 +101,24 @@ class Scenario:
     name: str
     about: str
     kind: str
-    measure: Callable[[Bench], list[Row]]
+    measure: Callable[[Bench], list[Measurement]]
     fresh: bool = False
     signs: bool = False
 
 
-def _once(group: Group) -> Group:
+def _limit_to_one_each(group: ClientGroup) -> ClientGroup:
     """The same clients, each with one request."""
     requests = [group.requests[n % len(group.requests)] for n in range(group.connections)]
     return replace(group, requests=requests, seconds=0.0)
 
 
-def by_id(path: str, ids: Sequence[str]) -> list[Request]:
+def make_id_requests(path: str, ids: Sequence[str]) -> list[Request]:
     """Requests for the documents of *ids*; one for the path alone when there are none."""
     noun = path.strip("/")
-    return [Request(target=f"{path}?{noun}id={id}") for id in ids] or [Request(target=path)]
+    return [Request(target=f"{path}?{noun}id={row_id}") for row_id in ids] or [Request(target=path)]
 
 
-def form(field: str, value: str, target: str) -> Request:
+def make_form_request(field: str, value: str, target: str) -> Request:
     """A form with one field, as ``curl --data-urlencode`` sends it."""
     return Request(
         target=target,
@@ -128,21 +128,21 @@ def form(field: str, value: str, target: str) -> Request:
     )
 
 
-def row(
+def make_measurement(
     bench: Bench,
-    group: Group,
+    group: ClientGroup,
     seen: Outcome,
-    used: Used | None,
+    used: ResourceUsage | None,
     *,
     unit: str = "requests",
     each: float = 1,
     floor: float | None = None,
     floor_is: str = "",
     note: str = "",
-) -> Row:
+) -> Measurement:
     """The row of an outcome; an answer counts *each* units."""
     count = seen.answers * each
-    return Row(
+    return Measurement(
         scenario=group.name,
         unit=unit,
         connections=group.connections,

@@ -18,8 +18,8 @@ from typing import Any, Final
 
 import psycopg2
 
-from benchmarks.children import PIPES, Children
-from mig.demo.copying import copy_rows
+from benchmarks.child_processes import PIPES, ChildProcesses
+from mig.demo.bulk_copy import copy_rows
 
 KINDS: Final = ("file", "mixed", "distinct")
 """``file``: every command succeeded with results of the module file. ``mixed``: all modules and
@@ -41,47 +41,49 @@ INVESTIGATORS: Final = 10
 
 
 @dataclass(frozen=True, kw_only=True)
-class Size:
+class FleetSize:
     commands: int
     agents: int
     actions: int
 
     @classmethod
-    def of(cls, commands: int) -> Size:
+    def from_commands(cls, commands: int) -> FleetSize:
         """The proportions of the fleet that the figures in docs/performance.md are about."""
         return cls(
             commands=commands, agents=max(10, commands // 20), actions=max(4, commands // 500)
         )
 
 
-def load(children: Children, dsn: str, size: Size, kind: str) -> None:
+def load_fleet(children: ChildProcesses, dsn: str, size: FleetSize, kind: str) -> None:
     """Fill the empty tables of a database, with a process for each core.
 
-    :raises ChildFailed: when one of them fails.
+    :raises ChildFailedError: when one of them fails.
     """
-    _execute(dsn, *(f"alter table commands drop constraint {name}" for name in REFERENCES))
+    _execute_statements(
+        dsn, *(f"alter table commands drop constraint {name}" for name in REFERENCES)
+    )
     indexes = [
         (name, text)
-        for name, text in _execute(
+        for name, text in _execute_statements(
             dsn,
             "select indexname, indexdef from pg_indexes"
             " where tablename = 'commands' and indexname <> 'commands_pkey'",
         )
     ]
-    _execute(dsn, *(f"drop index {name}" for name, _ in indexes))
-    _run(children, dsn, size, kind, [("small", 0, 0)])
+    _execute_statements(dsn, *(f"drop index {name}" for name, _ in indexes))
+    _run_parts(children, dsn, size, kind, [("small", 0, 0)])
     cores = os.cpu_count() or 1
     borders = [size.commands * n // cores for n in range(cores + 1)]
-    _run(children, dsn, size, kind, [("commands", *two) for two in pairwise(borders)])
-    _execute(dsn, *(text for _, text in indexes))
-    _execute(
+    _run_parts(children, dsn, size, kind, [("commands", *two) for two in pairwise(borders)])
+    _execute_statements(dsn, *(text for _, text in indexes))
+    _execute_statements(
         dsn,
         *(
             f"alter table commands add constraint {name} foreign key ({column}) references {table}"
             for name, (column, table) in REFERENCES.items()
         ),
     )
-    _execute(dsn, "vacuum (analyze)", "checkpoint")
+    _execute_statements(dsn, "vacuum (analyze)", "checkpoint")
 
 
 REFERENCES: Final = {
@@ -91,7 +93,7 @@ REFERENCES: Final = {
 """Taken off while the commands come in: checked row by row they cost more than the rows."""
 
 
-def _execute(dsn: str, *statements: str) -> list[tuple[Any, ...]]:
+def _execute_statements(dsn: str, *statements: str) -> list[tuple[Any, ...]]:
     """Run statements; the rows of the last one."""
     with closing(psycopg2.connect(dsn)) as connection:
         connection.autocommit = True
@@ -101,8 +103,12 @@ def _execute(dsn: str, *statements: str) -> list[tuple[Any, ...]]:
         return cursor.fetchall() if cursor.description else []
 
 
-def _run(
-    children: Children, dsn: str, size: Size, kind: str, parts: list[tuple[str, int, int]]
+def _run_parts(
+    children: ChildProcesses,
+    dsn: str,
+    size: FleetSize,
+    kind: str,
+    parts: list[tuple[str, int, int]],
 ) -> None:
     running = []
     for part in parts:
@@ -110,22 +116,26 @@ def _run(
         command = [sys.executable, "-m", "benchmarks.fleet", *order]
         running.append(children.start(command, **PIPES))
     for child in running:
-        children.finish(child)
+        children.wait(child)
 
 
 def main() -> None:
     """Fill what the arguments name: the small tables, or a range of the commands."""
     dsn, commands, kind, part, begin, end = sys.argv[1:]
-    size = Size.of(int(commands))
+    size = FleetSize.from_commands(int(commands))
     tables: dict[str, list[tuple[str, str, Iterator[tuple[Any, ...]]]]] = {
         "small": [
-            ("agents", AGENT_COLUMNS, _agents(size)),
-            ("investigators", INVESTIGATOR_COLUMNS, _investigators()),
-            ("actions", ACTION_COLUMNS, _actions(size, kind)),
-            ("signatures", "actionid, investigatorid, pgpsignature", _signatures(size)),
+            ("agents", AGENT_COLUMNS, _generate_agents(size)),
+            ("investigators", INVESTIGATOR_COLUMNS, _generate_investigators()),
+            ("actions", ACTION_COLUMNS, _generate_actions(size, kind)),
+            ("signatures", "actionid, investigatorid, pgpsignature", _generate_signatures(size)),
         ],
         "commands": [
-            ("commands", COMMAND_COLUMNS, _commands(size, kind, range(int(begin), int(end))))
+            (
+                "commands",
+                COMMAND_COLUMNS,
+                _generate_commands(size, kind, range(int(begin), int(end))),
+            )
         ],
     }
     with closing(psycopg2.connect(dsn)) as connection, connection, connection.cursor() as cursor:
@@ -138,7 +148,7 @@ AGENT_COLUMNS: Final = (
 )
 
 
-def _agents(size: Size) -> Iterator[tuple[Any, ...]]:
+def _generate_agents(size: FleetSize) -> Iterator[tuple[Any, ...]]:
     for n in range(size.agents):
         name = f"{('web', 'db', 'mail', 'build')[n % 4]}{n}.{('prod', 'corp')[n % 2]}.example.net"
         yield (
@@ -159,7 +169,7 @@ def _agents(size: Size) -> Iterator[tuple[Any, ...]]:
 INVESTIGATOR_COLUMNS: Final = "id, name, pgpfingerprint, status, createdat, lastmodified"
 
 
-def _investigators() -> Iterator[tuple[Any, ...]]:
+def _generate_investigators() -> Iterator[tuple[Any, ...]]:
     for n in range(1, INVESTIGATORS + 1):
         yield n, f"Investigator {n}", f"{n:040X}", "active", START, START
 
@@ -170,11 +180,11 @@ ACTION_COLUMNS: Final = (
 )
 
 
-def _module(action: int, kind: str) -> str:
+def _choose_module(action: int, kind: str) -> str:
     return ("file", "filechecker", "netstat")[action % 3] if kind == "mixed" else "file"
 
 
-def _actions(size: Size, kind: str) -> Iterator[tuple[Any, ...]]:
+def _generate_actions(size: FleetSize, kind: str) -> Iterator[tuple[Any, ...]]:
     for n in range(size.actions):
         begin = START + timedelta(hours=n)
         yield (
@@ -190,7 +200,9 @@ def _actions(size: Size, kind: str) -> Iterator[tuple[Any, ...]]:
                     "ref": f"ref{n}",
                 }
             ),
-            json.dumps([{"module": _module(n, kind), "parameters": {"n": n, "port": ["631"]}}]),
+            json.dumps(
+                [{"module": _choose_module(n, kind), "parameters": {"n": n, "port": ["631"]}}]
+            ),
             begin,
             begin + timedelta(hours=6),
             begin,
@@ -202,7 +214,7 @@ def _actions(size: Size, kind: str) -> Iterator[tuple[Any, ...]]:
         )
 
 
-def _signatures(size: Size) -> Iterator[tuple[Any, ...]]:
+def _generate_signatures(size: FleetSize) -> Iterator[tuple[Any, ...]]:
     for n in range(size.actions):
         yield FIRST_ID + n, 1 + n % 10, "wsBcBAABCAAQBQJrBVB7=AAAA"
 
@@ -210,12 +222,12 @@ def _signatures(size: Size) -> Iterator[tuple[Any, ...]]:
 COMMAND_COLUMNS: Final = "id, actionid, agentid, status, results, starttime, finishtime"
 
 
-def _commands(size: Size, kind: str, part: range) -> Iterator[tuple[Any, ...]]:
+def _generate_commands(size: FleetSize, kind: str, part: range) -> Iterator[tuple[Any, ...]]:
     for n in part:
         action = n * size.actions // size.commands
         started = START + timedelta(hours=action, milliseconds=n % 500)
         status = STATUSES[n % 20] if kind == "mixed" else "success"
-        results = _results(_module(action, kind), action, n, kind == "distinct")
+        results = _format_results(_choose_module(action, kind), action, n, kind == "distinct")
         yield (
             FIRST_ID + n,
             FIRST_ID + action,
@@ -227,12 +239,12 @@ def _commands(size: Size, kind: str, part: range) -> Iterator[tuple[Any, ...]]:
         )
 
 
-def _results(module: str, action: int, n: int, distinct: bool) -> str:
+def _format_results(module: str, action: int, n: int, distinct: bool) -> str:
     statistics = f'{{"exectime": "{n % 9973}.{n % 997}us", "filescount": {n % 89}}}'
     if module == "file":
-        elements = _file_elements(action, n, distinct)
+        elements = _format_file_elements(action, n, distinct)
     elif module == "filechecker":
-        elements = _filechecker_elements(action, n)
+        elements = _format_filechecker_elements(action, n)
     else:
         elements = f'"listeningport": {{"631": [{{"localaddr": "10.0.0.{n % 250}"}}]}}'
     return (
@@ -241,12 +253,12 @@ def _results(module: str, action: int, n: int, distinct: bool) -> str:
     )
 
 
-def _file_elements(action: int, n: int, distinct: bool) -> str:
+def _format_file_elements(action: int, n: int, distinct: bool) -> str:
     entries = []
     for check in range(CHECKS):
         found = (n + check) % 4
         path = f"/srv/data/{n}/{check}.conf" if distinct else f"/etc/service{check}/main.conf"
-        odd = noise(n * CHECKS + check)
+        odd = hash_number(n * CHECKS + check)
         info = (
             f'{{"size": {odd % 99_991}, "mode": "-rw-r--r-{"-w"[odd % 2]}",'
             f' "lastmodified": "2025-{1 + odd % 12:02d}-{1 + odd % 28:02d}'
@@ -263,12 +275,12 @@ def _file_elements(action: int, n: int, distinct: bool) -> str:
     return ", ".join(entries)
 
 
-def noise(number: int) -> int:
+def hash_number(number: int) -> int:
     """A number that looks random, the same in every run."""
     return number * 2_654_435_761 % 4_294_967_291
 
 
-def _filechecker_elements(action: int, n: int) -> str:
+def _format_filechecker_elements(action: int, n: int) -> str:
     return ", ".join(
         f'"/etc/service{check}/main.conf": {{"regex": {{"policy {action % 20} check {check}":'
         f' {{"(?i)^setting{check} (yes|on)$": {{"filecount": 1, "matchcount": {(n + check) % 4},'

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from benchmarks.children import PIPES, Children
+from benchmarks.child_processes import PIPES, ChildProcesses
 
 ALL_RESULTS: Final = "select results from commands"
 NEWEST_COMMANDS: Final = (
@@ -15,11 +15,13 @@ NEWEST_COMMANDS: Final = (
 )
 
 
-def copy(children: Children, psql: Path, dsn: str, query: str, *, times: int = 1) -> float:
+def time_copy(
+    children: ChildProcesses, psql: Path, dsn: str, query: str, *, times: int = 1
+) -> float:
     """Seconds that PostgreSQL and psql need to hand over a query's rows, *times* at once."""
     command = [psql, "-qX", "-d", dsn, "-c", rf"\copy ({query}) to /dev/null"]
     began = time.perf_counter()
     running = [children.start(command, **PIPES) for _ in range(times)]
     for child in running:
-        children.finish(child)
+        children.wait(child)
     return time.perf_counter() - began

@@ -23,7 +23,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
 from benchmarks import fleet
-from benchmarks.children import Children
+from benchmarks.child_processes import ChildProcesses
 from mig.database.database import Database
 from mig.database.schema import migrate
 from mig.database.schema.declaration import load_schema
@@ -42,7 +42,7 @@ DATABASES: Final = ("indexed", "bare")
 STEPS: Final = ("insert", "send", "answer")
 
 
-def work(dsn: str, size: fleet.Size, first: int, count: int) -> dict[str, float]:
+def time_steps(dsn: str, size: fleet.FleetSize, first: int, count: int) -> dict[str, float]:
     """Seconds of each step for *count* new commands of one action."""
     ids = range(first, first + count)
     action = fleet.FIRST_ID + first % size.actions
@@ -55,11 +55,13 @@ def work(dsn: str, size: fleet.Size, first: int, count: int) -> dict[str, float]
         answered = [found for [found] in cursor.fetchall()]
         steps: dict[str, list[tuple[Any, ...]]] = {
             INSERT: [
-                (id, action, fleet.FIRST_ID + id * 7919 % size.agents, started, started)
-                for id in ids
+                (command, action, fleet.FIRST_ID + command * 7919 % size.agents, started, started)
+                for command in ids
             ],
-            SEND: [(id,) for id in ids],
-            ANSWER: [(found, started, id) for found, id in zip(answered, ids, strict=False)],
+            SEND: [(command,) for command in ids],
+            ANSWER: [
+                (found, started, command) for found, command in zip(answered, ids, strict=False)
+            ],
         }
         for step, (sql, rows) in zip(STEPS, steps.items(), strict=True):
             began = time.perf_counter()
@@ -76,12 +78,12 @@ def drop_indexes(dsn: str) -> None:
             cursor.execute(f"drop index {index.name}")
 
 
-def compare(indexed: str, bare: str, size: fleet.Size, count: int, runs: int) -> str:
+def compare_databases(indexed: str, bare: str, size: fleet.FleetSize, count: int, runs: int) -> str:
     """A Markdown table of the medians."""
     figures: dict[str, list[dict[str, float]]] = {indexed: [], bare: []}
     for run in range(runs + 1):
         for dsn in (bare, indexed) if run % 2 else (indexed, bare):
-            seconds = work(dsn, size, 1 + run * count, count)
+            seconds = time_steps(dsn, size, 1 + run * count, count)
             if run:  # the first warms up
                 figures[dsn].append({**seconds, "all": sum(seconds.values())})
     lines = ["| step | bare, µs a command | indexed, µs | slower by |", "| --- | --- | --- | --- |"]
@@ -96,37 +98,39 @@ def compare(indexed: str, bare: str, size: fleet.Size, count: int, runs: int) ->
 
 async def main(reactor: Any, options: argparse.Namespace) -> None:
     """Fill two databases, one of them without our indexes, and compare them."""
-    size = fleet.Size.of(options.commands)
+    size = fleet.FleetSize.from_commands(options.commands)
     folder = Path(tempfile.gettempdir()) / f"mig-api-inserts-{os.getpid()}"
     settings = {**SETTINGS, "fsync": "on" if options.fsync else "off"}
     postgres = EmbeddedPostgres(reactor, folder, settings)
-    postgres.lock()
-    children = Children()
+    postgres.lock_folder()
+    children = ChildProcesses()
     try:
         await postgres.start()
-        indexed, bare = [await _database(reactor, postgres, name) for name in DATABASES]
+        indexed, bare = [await _create_database(reactor, postgres, name) for name in DATABASES]
         await deferToThread(drop_indexes, bare)
         for dsn in (indexed, bare):
-            await deferToThread(fleet.load, children, dsn, size, "file")
-        print(await deferToThread(compare, indexed, bare, size, options.count, options.runs))
+            await deferToThread(fleet.load_fleet, children, dsn, size, "file")
+        print(
+            await deferToThread(compare_databases, indexed, bare, size, options.count, options.runs)
+        )
     finally:
         children.stop()
         await postgres.stop()
-        postgres.remove()
+        postgres.delete_folder()
 
 
-async def _database(reactor: Any, postgres: EmbeddedPostgres, name: str) -> str:
+async def _create_database(reactor: Any, postgres: EmbeddedPostgres, name: str) -> str:
     """A new database with the schema in it."""
-    admin = Database(reactor, postgres.dsn())
+    admin = Database(reactor, postgres.format_dsn())
     await admin.query(f"create database {name}")
     admin.stop()
-    database = Database(reactor, postgres.dsn(database=name))
+    database = Database(reactor, postgres.format_dsn(database=name))
     await migrate.ensure_schema(database, upgrade=True)
     database.stop()
-    return postgres.dsn(database=name)
+    return postgres.format_dsn(database=name)
 
 
-def _arguments() -> argparse.Namespace:
+def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.inserts", description=__doc__)
     parser.add_argument("--commands", type=int, default=100_000, help="size of the fleet before")
     parser.add_argument("--count", type=int, default=5_000, help="new commands in each run")
@@ -136,5 +140,5 @@ def _arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    arguments = _arguments()
+    arguments = _parse_arguments()
     task.react(lambda reactor: Deferred.fromCoroutine(main(reactor, arguments)))

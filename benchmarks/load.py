@@ -17,9 +17,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Final
 from urllib.parse import urlsplit
 
-from benchmarks.answer import Answer, Malformed
-from benchmarks.children import Children
-from benchmarks.figures import percentile
+from benchmarks.child_processes import ChildProcesses
+from benchmarks.measurements import compute_percentile
+from benchmarks.response_parser import MalformedAnswerError, ResponseParser
 
 BLOCK: Final = 1 << 18
 SLOW_BLOCK: Final = 1 << 15
@@ -33,7 +33,7 @@ class Request:
     body: str = ""
     media_type: str = ""
 
-    def encoded(self, host: str) -> bytes:
+    def encode(self, host: str) -> bytes:
         """The request as it is sent."""
         body = self.body.encode()
         lines = [f"{self.method} {self.target} HTTP/1.1", f"Host: {host}"]
@@ -43,19 +43,19 @@ class Request:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Group:
+class ClientGroup:
     """Clients that do the same: each sends its next request when the answer is whole.
 
     They go round in *requests*, for *seconds*, or, when that is 0, send each once; with
-    *meanwhile* as long as other groups are at work. *pause* is waited between answer and request.
-    With *rate* an answer is read that slowly, in bytes/s, and given up after *seconds*.
+    *is_background* as long as other groups are at work. *pause* is waited between answer and
+    request. With *rate* an answer is read that slowly, in bytes/s, and given up after *seconds*.
     """
 
     name: str
     requests: list[Request]
     connections: int = 1
     seconds: float = 0.0
-    meanwhile: bool = False
+    is_background: bool = False
     pause: float = 0.0
     rate: float = 0.0
     expect: int = 200
@@ -82,12 +82,12 @@ class Outcome:
     statuses: dict[str, int] = field(default_factory=dict)
 
 
-class _Work:
+class _GroupProgress:
     """A group under way."""
 
-    def __init__(self, group: Group, host: str) -> None:
-        encoded = [request.encoded(host) for request in group.requests]
-        endless = group.seconds or group.meanwhile
+    def __init__(self, group: ClientGroup, host: str) -> None:
+        encoded = [request.encode(host) for request in group.requests]
+        endless = group.seconds or group.is_background
         self.group = group
         self.requests: Iterator[bytes] = itertools.cycle(encoded) if endless else iter(encoded)
         self.outcome = Outcome(name=group.name)
@@ -96,40 +96,40 @@ class _Work:
         self._latencies: list[float] = []
         self._first_bytes: list[float] = []
 
-    def took(self, client: _Client) -> None:
+    def count_answer(self, client: _Client) -> None:
         """Count a whole answer."""
         answer, outcome = client.answer, self.outcome
         status = str(answer.status)
         outcome.statuses[status] = outcome.statuses.get(status, 0) + 1
         if answer.status != self.group.expect:
-            self.failed(f"status {status}")
+            self.count_failure(f"status {status}")
             return
         outcome.answers += 1
-        outcome.bytes += answer.bytes
-        outcome.found += answer.found
+        outcome.bytes += answer.body_bytes
+        outcome.found += answer.needle_count
         self._latencies.append(time.perf_counter() - client.sent)
         self._first_bytes.append(client.first)
 
-    def gave_up(self, client: _Client) -> None:
+    def count_partial_answer(self, client: _Client) -> None:
         """Count an answer that was read as far as there was time."""
-        self.outcome.bytes += client.answer.bytes
+        self.outcome.bytes += client.answer.body_bytes
         self._first_bytes.append(client.first)
 
-    def failed(self, reason: str) -> None:
+    def count_failure(self, reason: str) -> None:
         """Count a request without the answer that it should have."""
         self.outcome.failures += 1
         self.outcome.failure = self.outcome.failure or reason
 
-    def finish(self) -> Outcome:
+    def summarize(self) -> Outcome:
         """What was seen, in all."""
         outcome = self.outcome
         milliseconds = sorted(seconds * 1000 for seconds in self._latencies)
         if self._first_bytes:
-            outcome.first_byte_ms = percentile(sorted(self._first_bytes), 50) * 1000
+            outcome.first_byte_ms = compute_percentile(sorted(self._first_bytes), 50) * 1000
         if milliseconds:
-            outcome.p50_ms = percentile(milliseconds, 50)
-            outcome.p95_ms = percentile(milliseconds, 95)
-            outcome.p99_ms = percentile(milliseconds, 99)
+            outcome.p50_ms = compute_percentile(milliseconds, 50)
+            outcome.p95_ms = compute_percentile(milliseconds, 95)
+            outcome.p99_ms = compute_percentile(milliseconds, 99)
             outcome.max_ms = milliseconds[-1]
         outcome.client_cpu_s = time.process_time()
         return outcome
@@ -138,7 +138,7 @@ class _Work:
 class _Client:
     """One keep-alive connection of a group."""
 
-    def __init__(self, work: _Work, address: tuple[str, int]) -> None:
+    def __init__(self, work: _GroupProgress, address: tuple[str, int]) -> None:
         self.work = work
         self.slow = bool(work.group.rate)
         self.socket = socket.socket()
@@ -149,7 +149,7 @@ class _Client:
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def send(self, request: bytes) -> None:
-        self.answer = Answer(self.work.needle)
+        self.answer = ResponseParser(self.work.needle)
         self.first = 0.0
         self.sent = time.perf_counter()
         self.socket.sendall(request)
@@ -160,117 +160,117 @@ class _Client:
         if not self.first:
             self.first = time.perf_counter() - self.sent
         if not data:
-            self.answer.ended()
-            raise EndOfConnection
+            self.answer.check_complete()
+            raise ConnectionEndedError
         return self.answer.feed(data)
 
 
-class EndOfConnection(Exception):
+class ConnectionEndedError(Exception):
     """The server closes the connection after a whole answer."""
 
 
-class Load:
+class LoadGenerator:
     """All groups at once, against one server."""
 
-    def __init__(self, address: tuple[str, int], groups: list[Group]) -> None:
+    def __init__(self, address: tuple[str, int], groups: list[ClientGroup]) -> None:
         self._address = address
-        self._works = [_Work(group, f"{address[0]}:{address[1]}") for group in groups]
+        self._works = [_GroupProgress(group, f"{address[0]}:{address[1]}") for group in groups]
         self._selector = selectors.DefaultSelector()
         self._later: list[tuple[float, Callable[[], None]]] = []
 
     def run(self) -> list[Outcome]:
         """Work until every group has done what it should."""
-        clients = [self._connect(w) for w in self._works for _ in range(w.group.connections)]
+        clients = [self._connect_client(w) for w in self._works for _ in range(w.group.connections)]
         self._began = time.perf_counter()
         for client in clients:
             client.work.active += 1
-            self._next(client)
+            self._send_next(client)
         while any(work.active for work in self._works):
-            self._turn()
-        return [work.finish() for work in self._works]
+            self._process_events()
+        return [work.summarize() for work in self._works]
 
-    def _turn(self) -> None:
+    def _process_events(self) -> None:
         now = time.perf_counter()
         due = [call for at, call in self._later if at <= now]
         self._later = [(at, call) for at, call in self._later if at > now]
         for call in due:
             call()
-        patience = min((at - now for at, _ in self._later), default=SILENCE_SECONDS)
-        events = self._selector.select(0.0 if due else patience)
+        timeout = min((at - now for at, _ in self._later), default=SILENCE_SECONDS)
+        events = self._selector.select(0.0 if due else timeout)
         if not (events or due or self._later):
             raise TimeoutError(f"nothing came for {SILENCE_SECONDS:.0f} s")
         for key, _ in events:
-            self._receive(key.data)
+            self._receive_answer(key.data)
 
-    def _receive(self, client: _Client) -> None:
+    def _receive_answer(self, client: _Client) -> None:
         try:
             if client.receive():
-                client.work.took(client)
-                self._again(client)
+                client.work.count_answer(client)
+                self._schedule_next(client)
             elif client.slow:
-                self._slowly(client)
-        except EndOfConnection:
-            client.work.took(client)
-            self._again(self._reconnected(client))
-        except (OSError, Malformed) as reason:
-            client.work.failed(f"{type(reason).__name__}: {reason}")
-            self._again(self._reconnected(client))
+                self._pause_reading(client)
+        except ConnectionEndedError:
+            client.work.count_answer(client)
+            self._schedule_next(self._reconnect(client))
+        except (OSError, MalformedAnswerError) as reason:
+            client.work.count_failure(f"{type(reason).__name__}: {reason}")
+            self._schedule_next(self._reconnect(client))
 
-    def _slowly(self, client: _Client) -> None:
+    def _pause_reading(self, client: _Client) -> None:
         """Leave what comes to the kernel for a while, or give the answer up."""
         group = client.work.group
         if time.perf_counter() > self._began + group.seconds:
-            client.work.gave_up(client)
-            self._end(client)
+            client.work.count_partial_answer(client)
+            self._close_client(client)
             return
         self._selector.unregister(client.socket)
-        due = client.sent + client.answer.bytes / group.rate
-        self._later.append((due, lambda: self._watch(client)))
+        due = client.sent + client.answer.body_bytes / group.rate
+        self._later.append((due, lambda: self._watch_client(client)))
 
-    def _again(self, client: _Client) -> None:
+    def _schedule_next(self, client: _Client) -> None:
         if pause := client.work.group.pause:
-            self._later.append((time.perf_counter() + pause, lambda: self._next(client)))
+            self._later.append((time.perf_counter() + pause, lambda: self._send_next(client)))
         else:
-            self._next(client)
+            self._send_next(client)
 
-    def _next(self, client: _Client) -> None:
+    def _send_next(self, client: _Client) -> None:
         work = client.work
         request = None if self._is_over(work.group) else next(work.requests, None)
         if request is None:
-            self._end(client)
+            self._close_client(client)
             return
         try:
             client.send(request)
         except OSError as reason:
-            work.failed(f"{type(reason).__name__}: {reason}")
-            self._again(self._reconnected(client))
+            work.count_failure(f"{type(reason).__name__}: {reason}")
+            self._schedule_next(self._reconnect(client))
 
-    def _is_over(self, group: Group) -> bool:
-        if group.meanwhile:
-            return not any(work.active for work in self._works if not work.group.meanwhile)
+    def _is_over(self, group: ClientGroup) -> bool:
+        if group.is_background:
+            return not any(work.active for work in self._works if not work.group.is_background)
         return bool(group.seconds) and time.perf_counter() > self._began + group.seconds
 
-    def _end(self, client: _Client) -> None:
+    def _close_client(self, client: _Client) -> None:
         self._selector.unregister(client.socket)
         client.socket.close()
         client.work.active -= 1
         client.work.outcome.seconds = time.perf_counter() - self._began
 
-    def _connect(self, work: _Work) -> _Client:
+    def _connect_client(self, work: _GroupProgress) -> _Client:
         client = _Client(work, self._address)
-        self._watch(client)
+        self._watch_client(client)
         return client
 
-    def _reconnected(self, client: _Client) -> _Client:
+    def _reconnect(self, client: _Client) -> _Client:
         self._selector.unregister(client.socket)
         client.socket.close()
-        return self._connect(client.work)
+        return self._connect_client(client.work)
 
-    def _watch(self, client: _Client) -> None:
+    def _watch_client(self, client: _Client) -> None:
         self._selector.register(client.socket, selectors.EVENT_READ, client)
 
 
-def ask(children: Children, base: str, *groups: Group) -> list[Outcome]:
+def run_load(children: ChildProcesses, base: str, *groups: ClientGroup) -> list[Outcome]:
     """What the groups see of the server at *base*; their targets are paths below it."""
     parts = urlsplit(base)
     order = {
@@ -286,11 +286,15 @@ def main() -> None:
     """Do what standard input orders, and write what was seen to standard output."""
     order = json.load(sys.stdin)
     groups = []
-    for given in order["groups"]:
-        for request in given["requests"]:
+    for group in order["groups"]:
+        for request in group["requests"]:
             request["target"] = order["base"] + request["target"]
-        groups.append(Group(**given | {"requests": [Request(**r) for r in given["requests"]]}))
-    json.dump([asdict(one) for one in Load(tuple(order["address"]), groups).run()], sys.stdout)
+        groups.append(
+            ClientGroup(**group | {"requests": [Request(**r) for r in group["requests"]]})
+        )
+    json.dump(
+        [asdict(one) for one in LoadGenerator(tuple(order["address"]), groups).run()], sys.stdout
+    )
 
 
 if __name__ == "__main__":

@@ -21,12 +21,12 @@ class Machine:
     date: str
 
     @classmethod
-    def here(cls, postgres: str) -> Self:
+    def describe(cls, postgres: str) -> Self:
         """This machine, now, with the PostgreSQL whose version text is given."""
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         return cls(
             cores=len(os.sched_getaffinity(0)),
-            cpu=_cpu(Path("/proc/cpuinfo").read_text()),
+            cpu=_find_cpu_model(Path("/proc/cpuinfo").read_text()),
             memory_gb=round(memory / 1e9, 1),
             python=platform.python_version(),
             postgres=" ".join(re.findall(r"[0-9]+\.[0-9]+", postgres)[:1]),
@@ -40,6 +40,6 @@ class Machine:
         )
 
 
-def _cpu(cpuinfo: str) -> str:
+def _find_cpu_model(cpuinfo: str) -> str:
     found = re.search(r"^model name\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
     return found[1].strip() if found else platform.machine()

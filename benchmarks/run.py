@@ -10,10 +10,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from benchmarks.bench import ITEM, Bench, Scenario
-from benchmarks.children import Children
-from benchmarks.figures import Row, medians
-from benchmarks.fleet import Size
-from benchmarks.load import Group, Request, ask
+from benchmarks.child_processes import ChildProcesses
+from benchmarks.fleet import FleetSize
+from benchmarks.load import ClientGroup, Request, run_load
+from benchmarks.measurements import Measurement, take_medians
 from benchmarks.servers import Servers
 from benchmarks.signing import Signer
 
@@ -23,7 +23,7 @@ class Plan:
     """What to measure, and how often and long."""
 
     scenarios: Sequence[Scenario]
-    size: Size
+    size: FleetSize
     runs: int
     seconds: float
     sign: int
@@ -36,69 +36,75 @@ class Plan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class Environment:
     """Where a run takes place: PostgreSQL, what starts a daemon, a folder for their files."""
 
-    children: Children
+    children: ChildProcesses
     folder: Path
     twistd: Path
     psql: Path
     postmaster: int
 
 
-def measure(
-    plan: Plan, place: Place, kind: str, dsn: str, show: Callable[[Row], None]
-) -> list[Row]:
+def measure_fleet(
+    plan: Plan, environment: Environment, kind: str, dsn: str, show: Callable[[Measurement], None]
+) -> list[Measurement]:
     """The rows of all scenarios on the fleet of one kind, which is in the database *dsn*."""
     rows = []
-    with _bench(plan, place, kind, dsn) as bench:
+    with _start_bench(plan, environment, kind, dsn) as bench:
         for scenario in plan.scenarios:
             if scenario.kind == kind:
-                for row in _scenario(scenario, bench, plan.runs):
+                for row in _measure_scenario(scenario, bench, plan.runs):
                     show(row)
                     rows.append(row)
     return rows
 
 
 @contextmanager
-def _bench(plan: Plan, place: Place, kind: str, dsn: str) -> Iterator[Bench]:
+def _start_bench(plan: Plan, environment: Environment, kind: str, dsn: str) -> Iterator[Bench]:
     """The servers, and somebody who signs actions if a scenario needs it."""
     with ExitStack() as stack:
         signer = None
         if any(one.signs and one.kind == kind for one in plan.scenarios):
-            signer = stack.enter_context(Signer.at(place.children, place.folder / "gnupg"))
-            signer.enroll(dsn)
-        daemons = partial(Servers.daemons, place.children, place.folder, place.twistd, dsn)
+            signer = stack.enter_context(
+                Signer.create(environment.children, environment.folder / "gnupg")
+            )
+            signer.enroll_investigators(dsn)
+        start_daemons = partial(
+            Servers.start_daemons, environment.children, environment.folder, environment.twistd, dsn
+        )
         yield Bench(
-            children=place.children,
-            psql=place.psql,
+            children=environment.children,
+            psql=environment.psql,
             dsn=dsn,
-            postmaster=place.postmaster,
+            postmaster=environment.postmaster,
             kind=kind,
             size=plan.size,
             seconds=plan.seconds,
             sign=plan.sign,
             signer=signer,
             processes=plan.processes,
-            daemons=daemons,
-            servers=stack.enter_context(daemons(1)),
-            bare=stack.enter_context(Servers.bare(place.children, place.folder, dsn)),
+            start_daemons=start_daemons,
+            servers=stack.enter_context(start_daemons(1)),
+            baseline=stack.enter_context(
+                Servers.start_baseline(environment.children, environment.folder, dsn)
+            ),
         )
 
 
-def _scenario(scenario: Scenario, bench: Bench, runs: int) -> list[Row]:
+def _measure_scenario(scenario: Scenario, bench: Bench, runs: int) -> list[Measurement]:
     if not scenario.fresh:
-        return _medians(scenario, bench, runs)
-    with bench.daemons(1) as servers:
-        return _medians(scenario, replace(bench, servers=servers), runs)
+        return _measure_medians(scenario, bench, runs)
+    with bench.start_daemons(1) as servers:
+        return _measure_medians(scenario, replace(bench, servers=servers), runs)
 
 
-def _medians(scenario: Scenario, bench: Bench, runs: int) -> list[Row]:
+def _measure_medians(scenario: Scenario, bench: Bench, runs: int) -> list[Measurement]:
     measured = [scenario.measure(bench) for _ in range(runs)]
-    return [medians(same) for same in zip(*measured, strict=True)]
+    return [take_medians(same) for same in zip(*measured, strict=True)]
 
 
-def against(children: Children, url: str, runs: int) -> Row:
+def measure_other_server(children: ChildProcesses, url: str, runs: int) -> Measurement:
     """The report that another server gives at *url*, as a row beside ours."""
     parts = urlsplit(url)
     target = f"{parts.path or '/'}{'?' + parts.query if parts.query else ''}"
@@ -107,14 +113,14 @@ def against(children: Children, url: str, runs: int) -> Row:
     rows = []
     for run in range(runs + 1):
         needle = ITEM if run == 0 else ""
-        group = Group(name=name, requests=[Request(target=target)], needle=needle)
-        [seen] = ask(children, base, group)
+        group = ClientGroup(name=name, requests=[Request(target=target)], needle=needle)
+        [seen] = run_load(children, base, group)
         if run == 0:
             items = seen.found
             continue
         unit, each = ("items", items) if items else ("bytes", seen.bytes)
         rows.append(
-            Row(
+            Measurement(
                 scenario=name,
                 unit=unit,
                 count=each * seen.answers,
@@ -129,4 +135,4 @@ def against(children: Children, url: str, runs: int) -> Row:
                 statuses=seen.statuses,
             )
         )
-    return medians(rows)
+    return take_medians(rows)

@@ -5,11 +5,19 @@ from __future__ import annotations
 from functools import partial
 from typing import Final
 
-from benchmarks.bench import EVERYTHING, ITEM, Bench, Scenario, by_id, form, row
-from benchmarks.figures import Row
+from benchmarks.bench import (
+    EVERYTHING,
+    ITEM,
+    Bench,
+    Scenario,
+    make_form_request,
+    make_id_requests,
+    make_measurement,
+)
 from benchmarks.floor import ALL_RESULTS, NEWEST_COMMANDS
-from benchmarks.growth import GROWTH, REPORTS_AT_ONCE
-from benchmarks.load import Group, Outcome, Request
+from benchmarks.load import ClientGroup, Outcome, Request
+from benchmarks.measurements import Measurement
+from benchmarks.scaling import REPORTS_AT_ONCE, SCALING_SCENARIOS
 from benchmarks.signing import INVESTIGATORS
 
 CONNECTIONS: Final = (1, 16, 256)
@@ -18,21 +26,21 @@ LARGE_LIMIT: Final = 10_000
 SLOW_BYTES: Final = 4_000_000
 """How many bytes a second the slow client takes."""
 SLOW_SECONDS: Final = 5.0
-PAUSE: Final = 0.005
+PAUSE_SECONDS: Final = 0.005
 SUBMITTERS: Final = (16, 64)
 
 
-def _reports(name: str, count: int, bench: Bench) -> list[Row]:
+def _measure_reports(name: str, count: int, bench: Bench) -> list[Measurement]:
     """*count* whole reports at once, with as many copies by psql at once as floor."""
-    one = Group(name=name, requests=[bench.report], needle=ITEM)
-    first = bench.warm(one)
+    one = ClientGroup(name=name, requests=[bench.report_request], needle=ITEM)
+    first = bench.warm_up(one)
     if not first.found:
         raise RuntimeError(f"the report has no items: {first.failure}")
-    floor = bench.copy(ALL_RESULTS, count)
-    group = Group(name=name, requests=[bench.report] * count, connections=count)
-    [seen], used = bench.ask(group)
+    floor = bench.time_copy(ALL_RESULTS, count)
+    group = ClientGroup(name=name, requests=[bench.report_request] * count, connections=count)
+    [seen], used = bench.load_daemons(group)
     return [
-        row(
+        make_measurement(
             bench,
             group,
             seen,
@@ -41,12 +49,12 @@ def _reports(name: str, count: int, bench: Bench) -> list[Row]:
             each=first.found,
             floor=first.found * count / floor,
             floor_is="psql copy of all results",
-            note=_cut(seen, first),
+            note=_check_sizes(seen, first),
         )
     ]
 
 
-def _cut(seen: Outcome, first: Outcome) -> str:
+def _check_sizes(seen: Outcome, first: Outcome) -> str:
     """A report of another size than the first one was cut, though it looked whole."""
     if seen.answers and seen.bytes != first.bytes * seen.answers:
         seen.failures += 1
@@ -54,54 +62,54 @@ def _cut(seen: Outcome, first: Outcome) -> str:
     return ""
 
 
-def _small(noun: str, connections: tuple[int, ...], bench: Bench) -> list[Row]:
+def _measure_small(noun: str, connections: tuple[int, ...], bench: Bench) -> list[Measurement]:
     """Requests for small documents, beside the bare server's for the same rows."""
-    ids = bench.ids(noun)
+    ids = bench.sample_ids(noun)
     floor_is = "bare route, one SELECT" if noun != "heartbeat" else "bare route"
     rows = []
     for count in connections:
-        group = Group(
+        group = ClientGroup(
             name=f"get-{noun}",
-            requests=by_id(f"/{noun}", ids),
+            requests=make_id_requests(f"/{noun}", ids),
             connections=count,
             seconds=bench.seconds,
         )
-        bench.warm(group)
-        floor = bench.bare_rate(f"/{noun}", ids, count)
-        [seen], used = bench.ask(group)
-        rows.append(row(bench, group, seen, used, floor=floor, floor_is=floor_is))
+        bench.warm_up(group)
+        floor = bench.measure_baseline_rate(f"/{noun}", ids, count)
+        [seen], used = bench.load_daemons(group)
+        rows.append(make_measurement(bench, group, seen, used, floor=floor, floor_is=floor_is))
     return rows
 
 
-def _search(type: str, bench: Bench) -> list[Row]:
+def _measure_search(resource: str, bench: Bench) -> list[Measurement]:
     """Searches for the newest 100, beside the bare server's for the same rows."""
-    target = f"/search?type={type}&limit=100&{EVERYTHING}"
+    target = f"/search?type={resource}&limit=100&{EVERYTHING}"
     rows = []
     for count in SEARCH_CONNECTIONS:
-        group = Group(
-            name=f"search-{type}",
+        group = ClientGroup(
+            name=f"search-{resource}",
             requests=[Request(target=target)],
             connections=count,
             seconds=bench.seconds,
         )
-        bench.warm(group)
-        floor = bench.bare_rate(f"/search/{type}", [], count)
-        [seen], used = bench.ask(group)
+        bench.warm_up(group)
+        floor = bench.measure_baseline_rate(f"/search/{resource}", [], count)
+        [seen], used = bench.load_daemons(group)
         floor_is = "bare route, one SELECT"
-        rows.append(row(bench, group, seen, used, floor=floor, floor_is=floor_is))
+        rows.append(make_measurement(bench, group, seen, used, floor=floor, floor_is=floor_is))
     return rows
 
 
-def _search_large(bench: Bench) -> list[Row]:
+def _measure_large_search(bench: Bench) -> list[Measurement]:
     """The newest commands with their results, beside psql's copy of the same rows."""
     limit = min(LARGE_LIMIT, bench.size.commands)
     target = f"/search?type=command&limit={limit}&{EVERYTHING}"
-    group = Group(name="search-command-large", requests=[Request(target=target)])
-    first = bench.warm(group)
-    floor = bench.copy(NEWEST_COMMANDS.format(limit=limit))
-    [seen], used = bench.ask(group)
+    group = ClientGroup(name="search-command-large", requests=[Request(target=target)])
+    first = bench.warm_up(group)
+    floor = bench.time_copy(NEWEST_COMMANDS.format(limit=limit))
+    [seen], used = bench.load_daemons(group)
     return [
-        row(
+        make_measurement(
             bench,
             group,
             seen,
@@ -110,135 +118,141 @@ def _search_large(bench: Bench) -> list[Row]:
             each=limit,
             floor=limit / floor,
             floor_is="psql copy of the same rows",
-            note=_cut(seen, first),
+            note=_check_sizes(seen, first),
         )
     ]
 
 
-def _slow(bench: Bench) -> list[Row]:
+def _measure_slow_client(bench: Bench) -> list[Measurement]:
     """A report that is read slowly, and given up after some seconds."""
-    group = Group(
+    group = ClientGroup(
         name="report-slow-client",
-        requests=[bench.report],
+        requests=[bench.report_request],
         seconds=min(SLOW_SECONDS, 2 * bench.seconds),
         rate=SLOW_BYTES,
     )
-    bench.warm(Group(name=group.name, requests=[bench.report]))
-    [seen], used = bench.ask(group)
-    made = row(bench, group, seen, used, unit="bytes", each=0, note="peak memory is what counts")
+    bench.warm_up(ClientGroup(name=group.name, requests=[bench.report_request]))
+    [seen], used = bench.load_daemons(group)
+    made = make_measurement(
+        bench, group, seen, used, unit="bytes", each=0, note="peak memory is what counts"
+    )
     return [made]
 
 
-def _during_reports(bench: Bench) -> list[Row]:
+def _measure_during_reports(bench: Bench) -> list[Measurement]:
     """Small requests at a calm pace while reports run one after the other."""
-    reports = Group(name="reports", requests=[bench.report], seconds=4 * bench.seconds)
+    reports = ClientGroup(
+        name="reports", requests=[bench.report_request], seconds=4 * bench.seconds
+    )
     small = [
-        Group(
+        ClientGroup(
             name=f"{noun}-during-reports",
-            requests=by_id(f"/{noun}", bench.ids(noun)),
-            meanwhile=True,
-            pause=PAUSE,
+            requests=make_id_requests(f"/{noun}", bench.sample_ids(noun)),
+            is_background=True,
+            pause=PAUSE_SECONDS,
         )
         for noun in ("heartbeat", "agent")
     ]
-    (behind, *seen), used = bench.ask(reports, *small)
+    (behind, *seen), used = bench.load_daemons(reports, *small)
     if behind.failures:
         raise RuntimeError(f"a report failed: {behind.failure}")
     return [
-        row(bench, group, one, used, note="one request each 5 ms")
+        make_measurement(bench, group, one, used, note="one request each 5 ms")
         for group, one in zip(small, seen, strict=True)
     ]
 
 
-def _create(name: str, investigators: int, bench: Bench) -> list[Row]:
+def _measure_creation(name: str, investigators: int, bench: Bench) -> list[Measurement]:
     """New signed actions, each posted once; the floor is gpg alone on the same signatures."""
     if bench.signer is None:
         raise RuntimeError("nobody can sign")
     rows = []
     for clients in SUBMITTERS:
-        signed = bench.signer.sign(bench.sign, investigators)
-        requests = [form("action", one.body, "/action/create/") for one in signed]
-        group = Group(name=name, requests=requests, connections=clients, expect=202)
-        floor = len(signed) / bench.signer.verify(signed, clients)
-        [seen], used = bench.ask(group)
+        signed = bench.signer.sign_actions(bench.sign, investigators)
+        requests = [make_form_request("action", one.body, "/action/create/") for one in signed]
+        group = ClientGroup(name=name, requests=requests, connections=clients, expect=202)
+        floor = len(signed) / bench.signer.time_verification(signed, clients)
+        [seen], used = bench.load_daemons(group)
         floor_is = "gpg --verify, as many at once"
-        rows.append(row(bench, group, seen, used, floor=floor, floor_is=floor_is))
+        rows.append(make_measurement(bench, group, seen, used, floor=floor, floor_is=floor_is))
     return rows
 
 
-def _creating(name: str, investigators: int) -> Scenario:
+def _make_creation_scenario(name: str, investigators: int) -> Scenario:
     return Scenario(
         name=name,
         about=f"POST /action/create/ of new actions, signed by {investigators} in turn",
         kind="file",
-        measure=partial(_create, name, investigators),
+        measure=partial(_measure_creation, name, investigators),
         signs=True,
     )
 
 
-def _report(kind: str) -> Scenario:
+def _make_report_scenario(kind: str) -> Scenario:
     name = f"report-{kind}"
     about = f"one compliance report of the fleet {kind}"
     return Scenario(
-        name=name, about=about, kind=kind, measure=partial(_reports, name, 1), fresh=True
+        name=name, about=about, kind=kind, measure=partial(_measure_reports, name, 1), fresh=True
     )
 
 
-def _get(noun: str) -> Scenario:
+def _make_get_scenario(noun: str) -> Scenario:
     about = f"GET /{noun} on {', '.join(map(str, CONNECTIONS))} connections"
-    measure = partial(_small, noun, CONNECTIONS)
+    measure = partial(_measure_small, noun, CONNECTIONS)
     return Scenario(name=f"get-{noun}", about=about, kind="file", measure=measure)
 
 
 _MANY: Final = "reports-at-once"
 
-ALL: Final = (
-    _report("file"),
+SCENARIOS: Final = (
+    _make_report_scenario("file"),
     Scenario(
         name=_MANY,
         about=f"{REPORTS_AT_ONCE} reports at once",
         kind="file",
-        measure=partial(_reports, _MANY, REPORTS_AT_ONCE),
+        measure=partial(_measure_reports, _MANY, REPORTS_AT_ONCE),
         fresh=True,
     ),
     Scenario(
         name="report-slow-client",
         about="a report to a client that takes 4 MB/s",
         kind="file",
-        measure=_slow,
+        measure=_measure_slow_client,
         fresh=True,
     ),
     Scenario(
         name="small-during-reports",
         about="GET /heartbeat and /agent by id while reports run",
         kind="file",
-        measure=_during_reports,
+        measure=_measure_during_reports,
         fresh=True,
     ),
-    *map(_get, ("heartbeat", "action", "agent", "command", "investigator", "dashboard")),
+    *map(
+        _make_get_scenario, ("heartbeat", "action", "agent", "command", "investigator", "dashboard")
+    ),
     Scenario(
         name="search-command",
         about="search?type=command&limit=100",
         kind="file",
-        measure=partial(_search, "command"),
+        measure=partial(_measure_search, "command"),
     ),
     Scenario(
         name="search-command-large",
         about=f"search?type=command&limit={LARGE_LIMIT}",
         kind="file",
-        measure=_search_large,
+        measure=_measure_large_search,
         fresh=True,
     ),
     Scenario(
         name="search-agent",
         about="search?type=agent&limit=100",
         kind="file",
-        measure=partial(_search, "agent"),
+        measure=partial(_measure_search, "agent"),
     ),
-    _creating("create-action", 1),
-    _creating("create-action-by-many", INVESTIGATORS),
-    *GROWTH,
-    _report("mixed"),
-    _report("distinct"),
+    _make_creation_scenario("create-action", 1),
+    _make_creation_scenario("create-action-by-many", INVESTIGATORS),
+    *SCALING_SCENARIOS,
+    _make_report_scenario("mixed"),
+    _make_report_scenario("distinct"),
 )
 """In the order in which they run; those of one kind of fleet stand together."""

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
-from benchmarks import proc
-from benchmarks.children import ChildFailed, Children
+from benchmarks import procfs
+from benchmarks.child_processes import ChildFailedError, ChildProcesses
 
 READY: Final = re.compile(r"ready at (http://\S+?)/?$", re.MULTILINE)
 START_SECONDS: Final = 30.0
@@ -31,7 +31,7 @@ SPOOL: Final = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Used:
+class ResourceUsage:
     """What servers and PostgreSQL used between two moments; the peak is the largest server's."""
 
     daemon_cpu_s: float
@@ -45,29 +45,33 @@ class Servers:
     :param logs: each writes its output to a file in this folder.
     """
 
-    def __init__(self, children: Children, logs: Path) -> None:
+    def __init__(self, children: ChildProcesses, logs: Path) -> None:
         self._children = children
         self._logs = logs
         self._processes: list[subprocess.Popen[Any]] = []
         self.base = ""
 
     @classmethod
-    def daemons(cls, children: Children, folder: Path, twistd: Path, dsn: str, count: int) -> Self:
+    def start_daemons(
+        cls, children: ChildProcesses, folder: Path, twistd: Path, dsn: str, count: int
+    ) -> Self:
         """*count* times ``twistd -n mig-api``, each as it would run alone."""
         for name in SPOOL:
             (folder / name).mkdir(parents=True, exist_ok=True)
         configuration = folder / "api.cfg"
         configuration.write_text(CONFIGURATION.format(folder=folder))
         command = [twistd, "-n", "mig-api", "--config", configuration, "--database", dsn]
-        return cls(children, folder)._start([*command, "--listen", "fd:{fd}"], count, folder)
+        return cls(children, folder)._start_processes(
+            [*command, "--listen", "fd:{fd}"], count, folder
+        )
 
     @classmethod
-    def bare(cls, children: Children, folder: Path, dsn: str) -> Self:
-        """The bare server of :mod:`benchmarks.bare`."""
-        command = [sys.executable, "-m", "benchmarks.bare", dsn, "{fd}"]
-        return cls(children, folder)._start(command, 1)
+    def start_baseline(cls, children: ChildProcesses, folder: Path, dsn: str) -> Self:
+        """The bare server of :mod:`benchmarks.baseline_server`."""
+        command = [sys.executable, "-m", "benchmarks.baseline_server", dsn, "{fd}"]
+        return cls(children, folder)._start_processes(command, 1)
 
-    def _start(self, command: list[Any], count: int, folder: Path | None = None) -> Self:
+    def _start_processes(self, command: list[Any], count: int, folder: Path | None = None) -> Self:
         with socket.socket() as listening:
             listening.bind(("127.0.0.1", 0))
             listening.listen(BACKLOG)
@@ -82,7 +86,7 @@ class Servers:
                         )
                     )
         for process, path in zip(self._processes, logs, strict=True):
-            self.base = _ready(process, path)
+            self.base = _wait_until_ready(process, path)
         return self
 
     def __enter__(self) -> Self:
@@ -90,44 +94,46 @@ class Servers:
 
     def __exit__(self, *_: object) -> None:
         for process in self._processes:
-            self._children.end(process)
+            self._children.terminate(process)
 
     @property
     def count(self) -> int:
         return len(self._processes)
 
-    def meter(self, postmaster: int) -> Meter:
+    def start_meter(self, postmaster: int) -> UsageMeter:
         """Begin to count what these servers, and PostgreSQL, use."""
-        return Meter([process.pid for process in self._processes], postmaster)
+        return UsageMeter([process.pid for process in self._processes], postmaster)
 
 
-class Meter:
+class UsageMeter:
     """Counts from its making on."""
 
     def __init__(self, pids: list[int], postmaster: int) -> None:
         self._pids = pids
         self._postmaster = postmaster
         for pid in pids:
-            proc.reset_peak(pid)
-        self._daemons, self._postgres = self._seconds()
+            procfs.reset_peak(pid)
+        self._daemons, self._postgres = self._read_seconds()
 
-    def read(self) -> Used:
-        daemons, postgres = self._seconds()
-        return Used(
+    def read_usage(self) -> ResourceUsage:
+        daemons, postgres = self._read_seconds()
+        return ResourceUsage(
             daemon_cpu_s=daemons - self._daemons,
             postgres_cpu_s=postgres - self._postgres,
-            peak_mb=max(map(proc.peak_megabytes, self._pids)),
+            peak_mb=max(map(procfs.read_peak_megabytes, self._pids)),
         )
 
-    def _seconds(self) -> tuple[float, float]:
-        return sum(map(proc.seconds, self._pids)), proc.seconds_with_children(self._postmaster)
+    def _read_seconds(self) -> tuple[float, float]:
+        return sum(map(procfs.read_seconds, self._pids)), procfs.read_seconds_with_children(
+            self._postmaster
+        )
 
 
-def _ready(process: subprocess.Popen[Any], log: Path) -> str:
+def _wait_until_ready(process: subprocess.Popen[Any], log: Path) -> str:
     """Wait until a server says in its log that it accepts; its base URL."""
     until = time.monotonic() + START_SECONDS
     while process.poll() is None and time.monotonic() < until:
         if found := READY.search(log.read_text()):
             return found[1]
         time.sleep(0.05)
-    raise ChildFailed(f"a server did not start:\n{log.read_text()}")
+    raise ChildFailedError(f"a server did not start:\n{log.read_text()}")

@@ -1,4 +1,4 @@
-"""Signed actions as investigators' clients make them, and what gpg itself can verify.
+"""Actions that are signed as investigators' clients make them, and what gpg itself can verify.
 
 The keys are new in every run and live in a folder that goes at the end.
 """
@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import psycopg2
 
-from benchmarks.children import Children
+from benchmarks.child_processes import ChildProcesses
 
 VALID_SECONDS: Final = 86_400
 INVESTIGATOR: Final = 1000
@@ -28,7 +28,7 @@ _SIGNERS_AT_ONCE: Final = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Signed:
+class SignedAction:
     """A signed action: its JSON, and the two files that ``gpg --verify`` takes."""
 
     body: str
@@ -39,7 +39,7 @@ class Signed:
 class Signer:
     """Investigators, each with a key of 2048 bits RSA, as the original clients use."""
 
-    def __init__(self, children: Children, home: Path) -> None:
+    def __init__(self, children: ChildProcesses, home: Path) -> None:
         self._children = children
         self._home = home
         self._gpg = ["gpg", "--homedir", home, "--batch", "--quiet", "--no-tty"]
@@ -48,7 +48,7 @@ class Signer:
 
     @classmethod
     @contextmanager
-    def at(cls, children: Children, home: Path) -> Iterator[Signer]:
+    def create(cls, children: ChildProcesses, home: Path) -> Iterator[Signer]:
         """Signers whose keys are made now; their agent ends with the block."""
         home.mkdir(mode=0o700)
         signer = cls(children, home)
@@ -62,9 +62,9 @@ class Signer:
             yield signer
         finally:
             # The children may be stopped already: this one must run all the same.
-            Children().run(["gpgconf", "--homedir", home, "--kill", "all"])
+            ChildProcesses().run(["gpgconf", "--homedir", home, "--kill", "all"])
 
-    def enroll(self, dsn: str) -> None:
+    def enroll_investigators(self, dsn: str) -> None:
         """Put the investigators into a database."""
         with (
             closing(psycopg2.connect(dsn)) as connection,
@@ -79,25 +79,27 @@ class Signer:
                     (INVESTIGATOR + n, f"Benchmark {n}", fingerprint, key.encode()),
                 )
 
-    def sign(self, count: int, investigators: int = 1) -> list[Signed]:
+    def sign_actions(self, count: int, investigators: int = 1) -> list[SignedAction]:
         """*count* actions that nobody has signed before, by so many investigators in turn."""
         first, self._made = self._made, self._made + count
         by = self._fingerprints[:investigators]
         with ThreadPoolExecutor(_SIGNERS_AT_ONCE) as pool:
             numbers = range(first, first + count)
-            return list(pool.map(lambda number: self._sign(number, by[number % len(by)]), numbers))
+            return list(
+                pool.map(lambda number: self._sign_action(number, by[number % len(by)]), numbers)
+            )
 
-    def _sign(self, number: int, fingerprint: str) -> Signed:
+    def _sign_action(self, number: int, fingerprint: str) -> SignedAction:
         now = int(time.time())
-        action = _action(number, now - 60, now + VALID_SECONDS)
+        action = _make_action(number, now - 60, now + VALID_SECONDS)
         text, signature = self._home / f"{number}.txt", self._home / f"{number}.asc"
-        text.write_text(canonical(action, now - 60, now + VALID_SECONDS))
+        text.write_text(format_canonical(action, now - 60, now + VALID_SECONDS))
         who = ["--local-user", fingerprint, "--output", signature]
         self._children.run([*self._gpg, *who, "--armor", "--detach-sign", text])
-        action["pgpsignatures"] = [one_line(signature.read_text())]
-        return Signed(body=json.dumps(action), signature=signature, text=text)
+        action["pgpsignatures"] = [join_lines(signature.read_text())]
+        return SignedAction(body=json.dumps(action), signature=signature, text=text)
 
-    def verify(self, actions: Iterable[Signed], at_once: int) -> float:
+    def time_verification(self, actions: Iterable[SignedAction], at_once: int) -> float:
         """Seconds that gpg takes to verify the actions, *at_once* processes at a time."""
         pairs = [str(path) for action in actions for path in (action.signature, action.text)]
         spawn = ["xargs", "-n", "2", "-P", at_once]
@@ -111,26 +113,26 @@ class Signer:
         return spent
 
 
-def _action(number: int, begin: int, end: int) -> dict[str, Any]:
+def _make_action(number: int, begin: int, end: int) -> dict[str, Any]:
     return {
         "id": 0,
         "name": f"benchmark {number}",
         "target": "agents.name like 'web%'",
         "description": {"author": "Benchmark", "email": "bench@example.net", "revision": number},
         "threat": {"level": "low", "family": "compliance", "type": "system", "ref": "bench"},
-        "validfrom": _instant(begin),
-        "expireafter": _instant(end),
+        "validfrom": _format_time(begin),
+        "expireafter": _format_time(end),
         "operations": OPERATIONS,
         "pgpsignatures": [],
         "syntaxversion": 2,
     }
 
 
-def _instant(seconds: int) -> str:
+def _format_time(seconds: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
-def canonical(action: dict[str, Any], begin: int, end: int) -> str:
+def format_canonical(action: dict[str, Any], begin: int, end: int) -> str:
     """The text that clients since 2015 sign; *begin* and *end* are the times in Unix seconds."""
     operations = json.dumps(action["operations"], sort_keys=True, separators=(",", ":"))
     return (
@@ -139,6 +141,6 @@ def canonical(action: dict[str, Any], begin: int, end: int) -> str:
     )
 
 
-def one_line(armored: str) -> str:
+def join_lines(armored: str) -> str:
     """An armored signature's base64 lines and its checksum, joined."""
     return "".join(armored.split("\n\n", 1)[1].split("-----")[0].split())

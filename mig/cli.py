@@ -37,12 +37,12 @@ from mig.signing.gpg.verify import Gpg
 from mig.signing.keyring import ACTIVE, Keyring
 from mig.values import parse_id
 
-INTERRUPTED: Final = 130
-OTHER_ROLE_NEEDED: Final = 2
-LARGEST_KEY: Final = 65_536
+EXIT_INTERRUPTED: Final = 130
+EXIT_OTHER_ROLE_NEEDED: Final = 2
+MAX_KEY_BYTES: Final = 65_536
 
 
-def _dsn(_context: click.Context, _option: click.Parameter, value: str) -> str:
+def _check_dsn(_context: click.Context, _option: click.Parameter, value: str) -> str:
     if value.startswith("embedded:"):
         raise click.BadParameter("an embedded database is brought up when the daemon starts.")
     try:
@@ -65,7 +65,7 @@ def _database_option(command: Callable[..., None]) -> Callable[..., None]:
         show_envvar=True,
         required=True,
         metavar="URL",
-        callback=_dsn,
+        callback=_check_dsn,
         help="postgresql://USER@host/name; a password is better in PGPASSFILE.",
     )(command)
 
@@ -82,7 +82,7 @@ def migrate_command(only_plan: bool, database: str) -> None:
     The exit status is 2 when some steps need another role: then nothing is done, and these steps
     are printed as SQL, below the name of the role.
     """
-    _run(database, _print_plan if only_plan else _migrate)
+    _run_on_database(database, _print_plan if only_plan else _run_migration)
 
 
 @main.group()
@@ -96,15 +96,15 @@ def investigator() -> None:
 @_database_option
 def add_command(name: str, publickey: BinaryIO, database: str) -> None:
     """Add the investigator NAME with the armored public key in the file PUBLICKEY (- for stdin)."""
-    key = publickey.read(LARGEST_KEY + 1)
+    key = publickey.read(MAX_KEY_BYTES + 1)
 
-    async def add(known: Database, gpg: Gpg) -> None:
-        if len(key) > LARGEST_KEY:
-            raise InvalidInputError(f"publickey must have at most {LARGEST_KEY} bytes")
-        id = await InvestigatorRegistry(known, gpg, Keyring()).add(name, key)
-        click.echo(f"added investigator {id}")
+    async def add_investigator(opened: Database, gpg: Gpg) -> None:
+        if len(key) > MAX_KEY_BYTES:
+            raise InvalidInputError(f"publickey must have at most {MAX_KEY_BYTES} bytes")
+        investigator_id = await InvestigatorRegistry(opened, gpg, Keyring()).add(name, key)
+        click.echo(f"added investigator {investigator_id}")
 
-    _run_with_gpg(database, add)
+    _run_with_gpg(database, add_investigator)
 
 
 @investigator.command("list")
@@ -112,43 +112,43 @@ def add_command(name: str, publickey: BinaryIO, database: str) -> None:
 def list_command(database: str) -> None:
     """List the investigators: id, status, key fingerprint, name."""
 
-    async def show(known: Database) -> None:
-        await ensure_schema(known, upgrade=False)
-        for row in await known.query(ALL_INVESTIGATORS):
+    async def print_investigators(opened: Database) -> None:
+        await ensure_schema(opened, upgrade=False)
+        for row in await opened.query(ALL_INVESTIGATORS):
             fingerprint = row.pgpfingerprint or "-"
-            click.echo(f"{row.id}\t{row.status}\t{fingerprint}\t{_printable(row.name)}")
+            click.echo(f"{row.id}\t{row.status}\t{fingerprint}\t{_escape_unprintable(row.name)}")
 
-    _run(database, show)
+    _run_on_database(database, print_investigators)
 
 
 @investigator.command("enable")
-@click.argument("id")
+@click.argument("investigator_id", metavar="ID")
 @_database_option
-def enable_command(id: str, database: str) -> None:
+def enable_command(investigator_id: str, database: str) -> None:
     """Let the investigator ID submit actions again."""
-    _set_status(database, id, ACTIVE)
+    _set_status(database, investigator_id, ACTIVE)
 
 
 @investigator.command("disable")
-@click.argument("id")
+@click.argument("investigator_id", metavar="ID")
 @_database_option
-def disable_command(id: str, database: str) -> None:
+def disable_command(investigator_id: str, database: str) -> None:
     """Take no more actions that only the investigator ID has signed."""
-    _set_status(database, id, DISABLED)
+    _set_status(database, investigator_id, DISABLED)
 
 
-def _printable(text: str) -> str:
+def _escape_unprintable(text: str) -> str:
     """*text* on one line, whatever a database holds."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def _set_status(database: str, text: str, status: str) -> None:
-    async def change(known: Database, gpg: Gpg) -> None:
-        id = parse_id("ID", text)
-        await InvestigatorRegistry(known, gpg, Keyring()).set_status(id, status)
-        click.echo(f"investigator {id} is {status}")
+    async def change_status(opened: Database, gpg: Gpg) -> None:
+        investigator_id = parse_id("ID", text)
+        await InvestigatorRegistry(opened, gpg, Keyring()).set_status(investigator_id, status)
+        click.echo(f"investigator {investigator_id} is {status}")
 
-    _run_with_gpg(database, change)
+    _run_with_gpg(database, change_status)
 
 
 @main.command("demo")
@@ -164,7 +164,7 @@ def demo_command(folder: Path | None, port: int) -> None:
     A fleet older than a day is made anew. Ctrl-C leaves nothing running.
     """
     try:
-        demo.run(folder or demo.default_folder(), port)
+        demo.run_demo(folder or demo.default_folder(), port)
     except (PostgresError, SchemaError, UnavailableError, ValueError) as reason:
         click.echo(f"mig-api: {describe_error(reason)}", err=True)
         raise SystemExit(1) from None
@@ -174,43 +174,43 @@ async def _print_plan(database: Database) -> None:
     steps = await plan_migration(database)
     click.echo(format_script(steps) or "-- nothing to do")
     if not all(step.runner.is_usable for step in steps):
-        raise SystemExit(OTHER_ROLE_NEEDED)
+        raise SystemExit(EXIT_OTHER_ROLE_NEEDED)
 
 
-async def _migrate(database: Database) -> None:
+async def _run_migration(database: Database) -> None:
     steps = 0
 
-    def done(step: Step) -> None:
+    def print_step(step: Step) -> None:
         nonlocal steps
         steps += 1
         click.echo(f"done: {step.description}")
 
     try:
-        await migrate(database, done)
+        await migrate(database, print_step)
     except OtherRoleNeededError as reason:
         click.echo(reason.sql)
         click.echo(f"mig-api: {reason}", err=True)
-        raise SystemExit(OTHER_ROLE_NEEDED) from None
+        raise SystemExit(EXIT_OTHER_ROLE_NEEDED) from None
     click.echo("the database is up to date" if steps else "nothing to do")
 
 
 def _run_with_gpg(dsn: str, verb: Callable[[Database, Gpg], Awaitable[None]]) -> NoReturn:
     gpg = Gpg(get_reactor())
 
-    async def run(database: Database) -> None:
+    async def run_with_gpg(database: Database) -> None:
         try:
             await ensure_schema(database, upgrade=False)
             await verb(database, gpg)
         finally:
             await gpg.stop()
 
-    _run(dsn, run)
+    _run_on_database(dsn, run_with_gpg)
 
 
-def _run(dsn: str, verb: Callable[[Database], Awaitable[None]]) -> NoReturn:
+def _run_on_database(dsn: str, verb: Callable[[Database], Awaitable[None]]) -> NoReturn:
     """Run a verb on a database and end the process: 0, or not with one line on standard error."""
 
-    async def run() -> None:
+    async def run_action() -> None:
         database = Database(get_reactor(), dsn)
         try:
             await verb(database)
@@ -222,27 +222,27 @@ def _run(dsn: str, verb: Callable[[Database], Awaitable[None]]) -> NoReturn:
             raise SystemExit(1) from None
         except CancelledError:
             click.echo("mig-api: interrupted; run it again to complete it", err=True)
-            raise SystemExit(INTERRUPTED) from None
+            raise SystemExit(EXIT_INTERRUPTED) from None
         finally:
             database.stop()
 
-    def start(reactor: IReactorCore) -> Deferred[None]:
-        running = Deferred.fromCoroutine(run())
+    def start_action(reactor: IReactorCore) -> Deferred[None]:
+        running = Deferred.fromCoroutine(run_action())
         ended: Deferred[None] = Deferred()
 
-        def interrupt() -> Deferred[None]:
+        def cancel_action() -> Deferred[None]:
             running.cancel()
             return ended
 
-        def end(result: Failure | None) -> Failure | None:
+        def report_end(result: Failure | None) -> Failure | None:
             if not ended.called:
                 ended.callback(None)
             return result
 
-        reactor.addSystemEventTrigger("before", "shutdown", interrupt)
-        return running.addBoth(end)
+        reactor.addSystemEventTrigger("before", "shutdown", cancel_action)
+        return running.addBoth(report_end)
 
-    task.react(start)
+    task.react(start_action)
 
 
 if __name__ == "__main__":

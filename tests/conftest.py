@@ -43,7 +43,7 @@ def database(new_database: NewDatabase) -> TestDatabase:
 
 
 @pytest.fixture
-def many(database: TestDatabase) -> TestDatabase:
+def large_database(database: TestDatabase) -> TestDatabase:
     """A database whose report is some 40 MB."""
     insert_many_commands(database)
     return database
@@ -64,15 +64,17 @@ async def api(database: TestDatabase, tmp_path: Path) -> AsyncIterator[Api]:
 
 
 @pytest_twisted.async_yield_fixture
-async def limited(database: TestDatabase, tmp_path: Path) -> AsyncIterator[Callable[[Limits], Api]]:
+async def start_api(
+    database: TestDatabase, tmp_path: Path
+) -> AsyncIterator[Callable[[Limits], Api]]:
     """Makes an API of the database with other limits than the usual ones."""
     running: list[Api] = []
 
-    def make(limits: Limits) -> Api:
+    def start(limits: Limits) -> Api:
         spool = tmp_path / f"spool-{len(running)}"
         running.append(Api(database.dsn, spool, limits=limits))
         return running[-1]
 
-    yield make
+    yield start
     for each in running:
         await each.stop()

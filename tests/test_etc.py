@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from mig.service.endpoints import parse
+from mig.service.endpoints import parse_endpoint
 from mig.service.options import Options
 from tests.support import fleet
 from tests.support.daemon import BIN, Daemon, wait_for
@@ -25,7 +25,7 @@ REPORT = f"search?type=command&report=complianceitems&limit=100000&{fleet.ALWAYS
 SYSTEM = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
 
 
-def program(name: str) -> str:
+def find_program(name: str) -> str:
     """The path of a program of the system, or the test is skipped."""
     found = shutil.which(name, path=SYSTEM)
     if found is None:
@@ -48,7 +48,7 @@ def test_systemd_accepts_the_units(tmp_path: Path) -> None:
     for name in ("mig-api.socket", "mig-api@.service"):
         text = (ETC / name).read_text().replace("/opt/mig-api/bin", str(BIN))
         (tmp_path / name).write_text(text)
-    verify = [program("systemd-analyze"), "verify", *map(str, tmp_path.iterdir())]
+    verify = [find_program("systemd-analyze"), "verify", *map(str, tmp_path.iterdir())]
     done = subprocess.run(verify, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
@@ -60,7 +60,7 @@ def test_the_processes_share_the_socket() -> None:
     _, _, arguments = unit["ExecStart"].partition(" mig-api ")
     options = Options()
     options.parseOptions(arguments.split())
-    assert [parse(text) for text in options["listen"]] == [
+    assert [parse_endpoint(text) for text in options["listen"]] == [
         ("systemd", {"domain": "INET", "index": "0"})
     ]
 
@@ -87,7 +87,7 @@ class Daemons:
         self.running.append(Daemon(*arguments, cwd=folder, inherited=inherited))
         return self.running[-1]
 
-    def kill(self) -> None:
+    def kill_first(self) -> None:
         """Kill the first one that runs."""
         process = self.running.pop(0).process
         process.kill()
@@ -99,7 +99,7 @@ def daemons(database: TestDatabase, tmp_path: Path) -> Iterator[Daemons]:
     daemons = Daemons(database, tmp_path)
     yield daemons
     while daemons.running:
-        daemons.kill()
+        daemons.kill_first()
 
 
 def test_a_killed_process_leaves_its_connections_to_the_others(daemons: Daemons) -> None:
@@ -108,12 +108,12 @@ def test_a_killed_process_leaves_its_connections_to_the_others(daemons: Daemons)
         bases = [daemons.start(f"fd:{fd}", [fd]).base for _ in range(2)]
     assert len(set(bases)) == 1
     heartbeat = f"{bases[0]}heartbeat"
-    assert {status(heartbeat) for _ in range(20)} == {200}
-    daemons.kill()
-    assert {status(heartbeat) for _ in range(20)} == {200}
+    assert {fetch_status(heartbeat) for _ in range(20)} == {200}
+    daemons.kill_first()
+    assert {fetch_status(heartbeat) for _ in range(20)} == {200}
 
 
-def status(url: str, *options: str) -> int:
+def fetch_status(url: str, *options: str) -> int:
     """The status of an answer, 0 when there is none."""
     form = ["-so", os.devnull, "-w", "%{http_code}"]
     return int(subprocess.run(["curl", *form, *options, url], stdout=subprocess.PIPE).stdout)
@@ -131,18 +131,20 @@ class Proxy:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self._port = free.getsockname()[1]
         self.base = f"https://127.0.0.1:{self._port}/api/v1"
-        self._certificate()
-        self._command = self._nginx(ports) if name == "nginx" else self._haproxy(ports)
+        self._make_certificate()
+        self._command = (
+            self._configure_nginx(ports) if name == "nginx" else self._configure_haproxy(ports)
+        )
 
-    def _certificate(self) -> None:
+    def _make_certificate(self) -> None:
         make = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=mig"
         files = ["-keyout", "key", "-out", "certificate"]
-        openssl = [program("openssl"), *make.split(), *files]
+        openssl = [find_program("openssl"), *make.split(), *files]
         subprocess.run(openssl, cwd=self._folder, check=True, capture_output=True)
         both = (self._folder / "key").read_text() + (self._folder / "certificate").read_text()
         (self._folder / "both").write_text(both)
 
-    def _write(self, name: str, changes: dict[str, str]) -> str:
+    def _write_configuration(self, name: str, changes: dict[str, str]) -> str:
         """The file, with this machine's ports and paths in it."""
         text = (ETC / name).read_text()
         for old, new in changes.items():
@@ -151,7 +153,7 @@ class Proxy:
         (self._folder / name).write_text(text)
         return str(self._folder / name)
 
-    def _nginx(self, ports: Sequence[int]) -> list[str]:
+    def _configure_nginx(self, ports: Sequence[int]) -> list[str]:
         folder = self._folder
         (folder / "passwords").write_text("bob:{PLAIN}secret\n")
         kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
@@ -166,10 +168,10 @@ class Proxy:
             "http {": f"http {{ access_log off; {own}",
         }
         main = f"daemon off; pid {folder}/pid;" + (" user root;" if os.geteuid() == 0 else "")
-        file = self._write("nginx.conf", changes)
-        return [program("nginx"), "-e", "stderr", "-c", file, "-p", str(folder), "-g", main]
+        file = self._write_configuration("nginx.conf", changes)
+        return [find_program("nginx"), "-e", "stderr", "-c", file, "-p", str(folder), "-g", main]
 
-    def _haproxy(self, ports: Sequence[int]) -> list[str]:
+    def _configure_haproxy(self, ports: Sequence[int]) -> list[str]:
         changes = {
             "server api1 192.0.2.11:1664": f"server api1 127.0.0.1:{ports[0]}",
             "server api2 192.0.2.12:1664": f"server api2 127.0.0.1:{ports[1]}",
@@ -178,9 +180,14 @@ class Proxy:
             "password $6$examplesalt$ChangeMe": "insecure-password secret",
             "maxconn 1024": f"maxconn 1024\n    stats socket unix@{self.STATUS}",
         }
-        return [program("haproxy"), "-db", "-f", self._write("haproxy.cfg", changes)]
+        return [
+            find_program("haproxy"),
+            "-db",
+            "-f",
+            self._write_configuration("haproxy.cfg", changes),
+        ]
 
-    def check(self) -> None:
+    def check_configuration(self) -> None:
         """Let the program judge the file."""
         test = "-t" if "nginx" in self._command[0] else "-c"
         done = subprocess.run(
@@ -195,12 +202,12 @@ class Proxy:
             self._process = subprocess.Popen(
                 self._command, cwd=self._folder, stdout=log, stderr=log
             )
-        wait_for(lambda: status(self.base, "-k") == 401)
+        wait_for(lambda: fetch_status(self.base, "-k") == 401)
         if self._checks:
-            wait_for(lambda: self._health_checks() == ["L7OK", "L7OK"])
-        wait_for(lambda: self.status("heartbeat") == 200)
+            wait_for(lambda: self._read_health_checks() == ["L7OK", "L7OK"])
+        wait_for(lambda: self.fetch_status("heartbeat") == 200)
 
-    def _health_checks(self) -> list[str]:
+    def _read_health_checks(self) -> list[str]:
         """The last result of the health check of each daemon, as HAProxy names it."""
         with socket.socket(socket.AF_UNIX) as asking:
             asking.connect(os.path.relpath(self._folder / self.STATUS))
@@ -217,10 +224,10 @@ class Proxy:
         self._process.terminate()
         self._process.wait(30)
 
-    def status(self, path: str) -> int:
-        return status(f"{self.base}/{path}", *self.OPTIONS)
+    def fetch_status(self, path: str) -> int:
+        return fetch_status(f"{self.base}/{path}", *self.OPTIONS)
 
-    def read(self, path: str) -> subprocess.Popen[bytes]:
+    def start_reading(self, path: str) -> subprocess.Popen[bytes]:
         """A client that reads as long as somebody takes from it."""
         url = f"{self.base}/{path}"
         return subprocess.Popen(["curl", "-sN", *self.OPTIONS, url], stdout=subprocess.PIPE)
@@ -228,25 +235,25 @@ class Proxy:
 
 @pytest.mark.parametrize("name", PROXIES)
 def test_a_proxy_forwards_and_lets_no_cut_report_look_whole(
-    name: str, many: TestDatabase, daemons: Daemons, tmp_path: Path
+    name: str, large_database: TestDatabase, daemons: Daemons, tmp_path: Path
 ) -> None:
     proxy = Proxy(name, tmp_path, [daemons.start_behind_proxy() for _ in range(2)])
-    proxy.check()
+    proxy.check_configuration()
     proxy.start()
     try:
-        assert status(f"{proxy.base}/heartbeat", "-k") == 401
-        assert {proxy.status("heartbeat") for _ in range(4)} == {200}
-        whole, _ = proxy.read(REPORT).communicate(timeout=120)
+        assert fetch_status(f"{proxy.base}/heartbeat", "-k") == 401
+        assert {proxy.fetch_status("heartbeat") for _ in range(4)} == {200}
+        whole, _ = proxy.start_reading(REPORT).communicate(timeout=120)
         assert whole.count(b'"name":"compliance item"') == MANY_COMMANDS * 5
         assert whole.endswith(b"]}}\n")
-        daemons.kill()
-        assert {proxy.status("heartbeat") for _ in range(4)} == {200}
-        reading = proxy.read(REPORT)
+        daemons.kill_first()
+        assert {proxy.fetch_status("heartbeat") for _ in range(4)} == {200}
+        reading = proxy.start_reading(REPORT)
         assert reading.stdout
         reading.stdout.read(300_000)
-        daemons.kill()
+        daemons.kill_first()
         reading.communicate(timeout=60)
         assert reading.returncode not in (0, None)
-        assert proxy.status("heartbeat") in (502, 503)
+        assert proxy.fetch_status("heartbeat") in (502, 503)
     finally:
         proxy.stop()

@@ -28,25 +28,25 @@ KEY = re.findall(r"^    ((?:gpg|curl -F) .*)$", GUIDE, re.MULTILINE)
 
 @pytest.fixture
 def demo_api(api: Api, database: TestDatabase) -> Iterator[Api]:
-    assert demo.load(database.dsn)
+    assert demo.load_fleet(database.dsn)
     yield api
 
 
-def shell(command: str) -> str:
+def run_shell(command: str) -> str:
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-async def run(api: Api, command: str) -> str:
+async def run_guide_command(api: Api, command: str) -> str:
     here = command.replace("http://localhost:1664/api/v1", api.base)
-    return str(await deferToThread(shell, here.replace("curl ", "curl -sSf ")))
+    return str(await deferToThread(run_shell, here.replace("curl ", "curl -sSf ")))
 
 
 @pytest.mark.parametrize("command", CURLS)
 @pytest_twisted.ensureDeferred
 async def test_the_guides_commands_are_answered(demo_api: Api, command: str) -> None:
-    assert (await run(demo_api, command)).startswith('{"collection":{"version":"1.0"')
+    assert (await run_guide_command(demo_api, command)).startswith('{"collection":{"version":"1.0"')
 
 
 @pytest_twisted.ensureDeferred
@@ -59,14 +59,14 @@ async def test_a_key_is_added_and_an_action_signed_as_the_guide_says(
     user = "Bob Kelso <bob_kelso@example.net>"
     options = "--batch --passphrase '' --quick-gen-key"
     try:
-        await deferToThread(shell, f"gpg {options} '{user}' ed25519 sign never")
+        await deferToThread(run_shell, f"gpg {options} '{user}' ed25519 sign never")
         assert len(KEY) == 2
-        added = await run(api, "\n".join(KEY))
+        added = await run_guide_command(api, "\n".join(KEY))
         assert '"name":"Bob Kelso"' in added
-        taken = await run(api, SIGN)
+        taken = await run_guide_command(api, SIGN)
         assert '"status":"init"' in taken and '"name":"Is it there?"' in taken
     finally:
-        await deferToThread(shell, "gpgconf --kill all")
+        await deferToThread(run_shell, "gpgconf --kill all")
         shutil.rmtree(home)
 
 
@@ -77,7 +77,7 @@ async def test_the_treq_script_counts_what_the_report_says(demo_api: Api) -> Non
     failed = report.body.count(b'"compliance":false')
     assert failed > 100
 
-    def script() -> Any:
+    def run_script() -> Any:
         return subprocess.run(
             [sys.executable, "-c", SCRIPT, demo_api.base],
             capture_output=True,
@@ -85,7 +85,7 @@ async def test_the_treq_script_counts_what_the_report_says(demo_api: Api) -> Non
             timeout=60,
         )
 
-    done = await deferToThread(script)
+    done = await deferToThread(run_script)
     assert done.returncode == 0, done.stderr
     assert done.stdout == f'{{"failed checks": {failed}}}\n'
     assert len(SCRIPT.strip().splitlines()) <= 32
@@ -93,7 +93,7 @@ async def test_the_treq_script_counts_what_the_report_says(demo_api: Api) -> Non
 
 @pytest_twisted.ensureDeferred
 async def test_the_demos_fleet_is_what_it_says(demo_api: Api, database: TestDatabase) -> None:
-    assert demo.load(database.dsn) is False, "a fresh fleet is used again"
+    assert demo.load_fleet(database.dsn) is False, "a fresh fleet is used again"
     [(agents, actions, commands, statuses, systems, families)] = database.execute(
         "select (select count(*) from agents), (select count(*) from actions),"
         " (select count(*) from commands), (select count(distinct status) from commands),"
@@ -108,10 +108,10 @@ async def test_the_demos_fleet_is_what_it_says(demo_api: Api, database: TestData
     )
     assert whole.body.count(b'"name":"compliance item"') > 10_000
     assert b"unreadable" not in whole.body
-    for type in ("command", "agent", "action", "investigator"):
-        found = await demo_api.get(f"/search?type={type}&limit=100000")
+    for resource in ("command", "agent", "action", "investigator"):
+        found = await demo_api.get(f"/search?type={resource}&limit=100000")
         assert b"unreadable" not in found.body
-        assert found.document["items"][0]["data"][0]["name"] == type
+        assert found.document["items"][0]["data"][0]["name"] == resource
 
 
 @pytest_twisted.ensureDeferred
@@ -121,5 +121,5 @@ async def test_a_database_with_other_agents_is_no_demo(api: Api, database: TestD
         " values (1, 'a', 'q', 'v', 1, now(), now())"
     )
     with pytest.raises(ValueError, match="agents that are no demo's"):
-        demo.load(database.dsn)
+        demo.load_fleet(database.dsn)
     assert database.execute("select count(*) from agents") == [(1,)]

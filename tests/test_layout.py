@@ -12,7 +12,7 @@ TESTS = Path(__file__).parent
 MODULES = sorted(TESTS.rglob("*.py"))
 
 
-def imported(module: Path) -> Iterator[str]:
+def find_imports(module: Path) -> Iterator[str]:
     """What a module imports, each name with its package."""
     for node in ast.walk(ast.parse(module.read_text())):
         if isinstance(node, ast.Import):
@@ -24,7 +24,7 @@ def imported(module: Path) -> Iterator[str]:
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(TESTS)))
 def test_a_module_imports_of_the_tests_only_their_support(module: Path) -> None:
-    for name in imported(module):
+    for name in find_imports(module):
         assert not name.startswith("."), f"{name} is relative"
         if name.partition(".")[0] in ("tests", "conftest"):
             assert name.startswith("tests.support."), name

@@ -14,15 +14,15 @@ from typing import Final
 
 import psycopg2
 
-from mig.demo.copying import copy_rows
+from mig.demo.bulk_copy import copy_rows
 
-AGENTS: Final = 500
-ACTIONS: Final = 40
+AGENT_COUNT: Final = 500
+ACTION_COUNT: Final = 40
 FIRST_ID: Final = 6_019_232_215_298_560_000
-FRESH: Final = timedelta(days=1)
+MAX_FLEET_AGE: Final = timedelta(days=1)
 TABLES: Final = "commands, signatures, actions, agents, investigators"
 
-_MADE = "select obj_description('agents'::regclass), exists (select from agents)"
+_SELECT_CREATED = "select obj_description('agents'::regclass), exists (select from agents)"
 _SYSTEMS = (
     ("linux", "web", "prod", "RedHatEnterpriseServer 6.5 Santiago"),
     ("linux", "db", "prod", "Ubuntu 14.04 trusty"),
@@ -47,27 +47,27 @@ _RUNNING = ("success",) * 4 + ("sent", "prepared")
 Row = tuple[object, ...]
 
 
-def load(dsn: str, now: datetime | None = None) -> bool:
+def load_fleet(dsn: str, now: datetime | None = None) -> bool:
     """Fill the demo's database, unless its fleet is younger than a day; whether it was filled.
 
     :raises ValueError: when the database holds agents that are no demo's.
     """
     now = now or datetime.now(UTC)
     with closing(psycopg2.connect(dsn)) as connection, connection, connection.cursor() as cursor:
-        cursor.execute(_MADE)
+        cursor.execute(_SELECT_CREATED)
         [(made, inhabited)] = cursor.fetchall()
         if made is None:
             if inhabited:
                 raise ValueError("the database holds agents that are no demo's")
-        elif now - datetime.fromisoformat(made) < FRESH:
+        elif now - datetime.fromisoformat(made) < MAX_FLEET_AGE:
             return False
         cursor.execute(f"truncate {TABLES} cascade")
         for table, columns, rows in (
-            ("agents", AGENT_COLUMNS, _agents(now)),
-            ("investigators", INVESTIGATOR_COLUMNS, _investigators(now)),
-            ("actions", ACTION_COLUMNS, map(_action, _plans(now))),
-            ("signatures", "actionid, investigatorid, pgpsignature", _signatures(now)),
-            ("commands", COMMAND_COLUMNS, _commands(now)),
+            ("agents", AGENT_COLUMNS, _generate_agents(now)),
+            ("investigators", INVESTIGATOR_COLUMNS, _generate_investigators(now)),
+            ("actions", ACTION_COLUMNS, map(_make_action, _plan_actions(now))),
+            ("signatures", "actionid, investigatorid, pgpsignature", _generate_signatures(now)),
+            ("commands", COMMAND_COLUMNS, _generate_commands(now)),
         ):
             copy_rows(cursor, table, columns, rows)
         cursor.execute("select setval('investigators_id_seq', 3)")
@@ -82,13 +82,13 @@ AGENT_COLUMNS: Final = (
 )
 
 
-def agent_name(n: int) -> str:
+def make_agent_name(n: int) -> str:
     system = _SYSTEMS[n % len(_SYSTEMS)]
     return f"{system[1]}{n // len(_SYSTEMS) + 1}.{system[2]}.example.net"
 
 
-def _agents(now: datetime) -> Iterator[Row]:
-    for n in range(AGENTS):
+def _generate_agents(now: datetime) -> Iterator[Row]:
+    for n in range(AGENT_COUNT):
         os, kind, _, ident = _SYSTEMS[n % len(_SYSTEMS)]
         age = timedelta(seconds=n % 240)
         status = "heartbeating"
@@ -108,8 +108,8 @@ def _agents(now: datetime) -> Iterator[Row]:
         }
         yield (
             FIRST_ID + n,
-            agent_name(n),
-            f"{os}.{agent_name(n)}.{n:x}",
+            make_agent_name(n),
+            f"{os}.{make_agent_name(n)}.{n:x}",
             os,
             f"20140529{n % 3:02d}00+abc123.prod",
             1_000 + n,
@@ -125,13 +125,13 @@ def _agents(now: datetime) -> Iterator[Row]:
 INVESTIGATOR_COLUMNS: Final = "id, name, pgpfingerprint, status, createdat, lastmodified"
 
 
-def _investigators(now: datetime) -> Iterator[Row]:
+def _generate_investigators(now: datetime) -> Iterator[Row]:
     names = (("Bob Kelso", "active"), ("Sher Lock", "active"), ("Jörg Smith", "disabled"))
     for n, (name, status) in enumerate(names, 1):
         yield n, name, f"{n:040X}", status, now - timedelta(days=400 - n), now - timedelta(days=n)
 
 
-class _Plan:
+class _PlannedAction:
     """One action and when it ran."""
 
     def __init__(self, n: int, now: datetime) -> None:
@@ -147,8 +147,8 @@ class _Plan:
             self.name = f"compliance check for {self.check[0]}"
 
 
-def _plans(now: datetime) -> list[_Plan]:
-    return [_Plan(n, now) for n in range(ACTIONS)]
+def _plan_actions(now: datetime) -> list[_PlannedAction]:
+    return [_PlannedAction(n, now) for n in range(ACTION_COUNT)]
 
 
 ACTION_COLUMNS: Final = (
@@ -157,7 +157,7 @@ ACTION_COLUMNS: Final = (
 )
 
 
-def _action(plan: _Plan) -> Row:
+def _make_action(plan: _PlannedAction) -> Row:
     name, folder, file, content = plan.check
     searches = {f"{name} is configured": {"paths": [folder], "names": [f"^{file}$"]}}
     filechecker = {f"{folder}/{file}": {"regex": {f"{name} is configured": [content]}}}
@@ -193,24 +193,24 @@ def _action(plan: _Plan) -> Row:
     )
 
 
-def _signatures(now: datetime) -> Iterator[Row]:
-    for plan in _plans(now):
+def _generate_signatures(now: datetime) -> Iterator[Row]:
+    for plan in _plan_actions(now):
         yield FIRST_ID + plan.n, 1 + plan.n % 2, "wsBcBAABCAAQBQJrBVB7=AAAA"
 
 
 COMMAND_COLUMNS: Final = "id, actionid, agentid, status, results, starttime, finishtime"
 
 
-def _commands(now: datetime) -> Iterator[Row]:
-    for plan in _plans(now):
+def _generate_commands(now: datetime) -> Iterator[Row]:
+    for plan in _plan_actions(now):
         statuses = _ENDED if plan.state == "completed" else _RUNNING
-        for agent in range(AGENTS):
-            number = plan.n * AGENTS + agent
+        for agent in range(AGENT_COUNT):
+            number = plan.n * AGENT_COUNT + agent
             status = statuses[(agent * 7 + plan.n) % len(statuses)]
             started = plan.began + timedelta(seconds=2, milliseconds=agent)
             took = timedelta(milliseconds=200 + number * 37 % 9_000, microseconds=number % 977)
             finished = None if status in ("sent", "prepared") else started + took
-            results = _results(plan, agent, number) if status == "success" else []
+            results = _make_results(plan, agent, number) if status == "success" else []
             yield (
                 FIRST_ID + number,
                 FIRST_ID + plan.n,
@@ -222,7 +222,7 @@ def _commands(now: datetime) -> Iterator[Row]:
             )
 
 
-def _results(plan: _Plan, agent: int, number: int) -> list[dict[str, object]]:
+def _make_results(plan: _PlannedAction, agent: int, number: int) -> list[dict[str, object]]:
     name, folder, file, content = plan.check
     path = f"{folder}/{file}"
     found = (agent + plan.n) % 5 != 0

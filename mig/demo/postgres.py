@@ -31,17 +31,17 @@ from twisted.python.failure import Failure
 from mig.errors import PostgresError
 from mig.reactor import Reactor
 
-OWNER: Final = "migadmin"
-API: Final = "migapi"
+OWNER_ROLE: Final = "migadmin"
+API_ROLE: Final = "migapi"
 SUPERUSER_ACCOUNT: Final = "postgres"
-LONGEST_SOCKET_FOLDER: Final = 85
+MAX_SOCKET_FOLDER_LENGTH: Final = 85
 POLL_SECONDS: Final = 0.05
 PROGRESS_SECONDS: Final = 10.0
 STOP_SECONDS: Final = 10.0
 """After that a server is stopped without taking leave; it recovers at the next start."""
 
 
-def binaries() -> Path:
+def find_binaries() -> Path:
     """The folder with ``postgres`` and ``initdb``.
 
     Root cannot run PostgreSQL and lends it to the account ``postgres``, which must be able to read
@@ -67,7 +67,7 @@ def binaries() -> Path:
     )
 
 
-class _Process(ProcessProtocol):
+class _ServerProcess(ProcessProtocol):
     def __init__(self, output: Path) -> None:
         self._output = output
         self.ended: Deferred[None] = Deferred()
@@ -105,34 +105,34 @@ class EmbeddedPostgres:
         self._data = self.folder / "data"
         self._output = self.folder / "postgres.log"
         self._settings = settings or {}
-        self._bin = binaries()
+        self._bin = find_binaries()
         self._user = (
             pwd.getpwnam(SUPERUSER_ACCOUNT) if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
         )
         self._lock: int | None = None
         self._pid: int | None = None
-        self._process: _Process | None = None
-        self._sockets = self._socket_folder()
+        self._process: _ServerProcess | None = None
+        self._sockets = self._choose_socket_folder()
 
-    def dsn(self, role: str = OWNER, database: str = "mig") -> str:
+    def format_dsn(self, role: str = OWNER_ROLE, database: str = "mig") -> str:
         """The connection string of *role* to *database*."""
         return make_dsn(host=str(self._sockets), dbname=database, user=role)
 
-    def program(self, name: str) -> Path:
+    def get_program_path(self, name: str) -> Path:
         """One of PostgreSQL's programs, for example ``psql``."""
         return self._bin / name
 
-    def remove(self) -> None:
+    def delete_folder(self) -> None:
         """Delete a stopped database for good."""
         shutil.rmtree(self.folder)
 
-    def lock(self) -> None:
+    def lock_folder(self) -> None:
         """Make the folder ours alone until this process ends.
 
         :raises PostgresError: when another process has it, or nobody could use it.
         """
         self._check_reachable()
-        self._make(self.folder)
+        self._make_folder(self.folder)
         self._check_reachable()
         self._lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -146,22 +146,22 @@ class EmbeddedPostgres:
 
         :raises PostgresError: when PostgreSQL ends instead.
         """
-        self._make(self._sockets)
+        self._make_folder(self._sockets)
         if not (self._data / "PG_VERSION").exists():
             await self._set_up()
-        self._pid = self._running()
+        self._pid = self._find_running_server()
         if self._pid is None:
             (self._data / "postmaster.pid").unlink(missing_ok=True)
-            self._start()
-        await self._ready()
+            self._start_server()
+        await self._wait_until_ready()
 
     async def stop(self) -> None:
         """Stop the server, cutting its connections, and wait until it is gone."""
-        if self._pid is not None and _alive(self._pid):
+        if self._pid is not None and _is_alive(self._pid):
             os.kill(self._pid, signal.SIGINT)
-            patience = self._clock.seconds() + STOP_SECONDS
-            while _alive(self._pid):
-                if self._clock.seconds() > patience:
+            deadline = self._clock.seconds() + STOP_SECONDS
+            while _is_alive(self._pid):
+                if self._clock.seconds() > deadline:
                     os.kill(self._pid, signal.SIGQUIT)
                 await deferLater(self._clock, POLL_SECONDS)
         self._pid = None
@@ -173,15 +173,15 @@ class EmbeddedPostgres:
             os.close(self._lock)
             self._lock = None
 
-    def _socket_folder(self) -> Path:
+    def _choose_socket_folder(self) -> Path:
         """Below the folder, or, where a socket's path would be too long, in a short one."""
         own = self.folder / "run"
-        if len(str(own)) <= LONGEST_SOCKET_FOLDER:
+        if len(str(own)) <= MAX_SOCKET_FOLDER_LENGTH:
             return own
         name = hashlib.sha256(str(self.folder).encode()).hexdigest()[:16]
         return Path(tempfile.gettempdir()) / f"mig-api-{os.geteuid()}-{name}"
 
-    def _make(self, folder: Path) -> None:
+    def _make_folder(self, folder: Path) -> None:
         """Make a folder that only PostgreSQL's account can enter; refuse one of somebody else."""
         try:
             folder.mkdir(mode=0o700, parents=True)
@@ -204,10 +204,10 @@ class EmbeddedPostgres:
                     " choose another folder, for example below /var/lib/mig-api"
                 )
 
-    def _run(
-        self, program: str, arguments: Iterable[str], input: bytes = b""
-    ) -> tuple[int, _Process]:
-        process = _Process(self._output)
+    def _spawn(
+        self, program: str, arguments: Iterable[str], stdin: bytes = b""
+    ) -> tuple[int, _ServerProcess]:
+        process = _ServerProcess(self._output)
         as_other = (self._user.pw_uid, self._user.pw_gid) if os.geteuid() == 0 else (None, None)
         transport = self._reactor.spawnProcess(
             process,
@@ -218,30 +218,32 @@ class EmbeddedPostgres:
             uid=as_other[0],
             gid=as_other[1],
         )
-        transport.write(input)
+        transport.write(stdin)
         transport.closeStdin()
         return transport.pid, process
 
     async def _set_up(self) -> None:
         self.log.info("setting up PostgreSQL in {folder}", folder=self.folder)
         shutil.rmtree(self._data, ignore_errors=True)
-        fresh = self.folder / "data.new"
-        shutil.rmtree(fresh, ignore_errors=True)
-        options = ["-D", str(fresh), "-U", OWNER, "-A", "peer", "-E", "UTF8"]
-        _, initdb = self._run(
+        new_data = self.folder / "data.new"
+        shutil.rmtree(new_data, ignore_errors=True)
+        options = ["-D", str(new_data), "-U", OWNER_ROLE, "-A", "peer", "-E", "UTF8"]
+        _, initdb = self._spawn(
             "initdb",
             [*options, "--locale=C", "--lc-ctype=C.UTF-8", "--no-sync", "--no-instructions"],
         )
         await initdb.ended
-        (fresh / "pg_hba.conf").write_text("local all all peer map=mig\n")
+        (new_data / "pg_hba.conf").write_text("local all all peer map=mig\n")
         ours = pwd.getpwuid(os.geteuid()).pw_name
-        (fresh / "pg_ident.conf").write_text(f"mig {ours} {OWNER}\nmig {ours} {API}\n")
-        statements = f"create role {API} login;\ncreate database mig;\n".encode()
-        _, single = self._run("postgres", ["--single", "-D", str(fresh), "postgres"], statements)
+        (new_data / "pg_ident.conf").write_text(f"mig {ours} {OWNER_ROLE}\nmig {ours} {API_ROLE}\n")
+        statements = f"create role {API_ROLE} login;\ncreate database mig;\n".encode()
+        _, single = self._spawn(
+            "postgres", ["--single", "-D", str(new_data), "postgres"], statements
+        )
         await single.ended
-        fresh.rename(self._data)
+        new_data.rename(self._data)
 
-    def _start(self) -> None:
+    def _start_server(self) -> None:
         settings = {
             "unix_socket_directories": str(self._sockets),
             "unix_socket_permissions": "0700",
@@ -251,39 +253,39 @@ class EmbeddedPostgres:
         arguments = ["-D", str(self._data)]
         for name, value in settings.items():
             arguments += ["-c", f"{name}={value}"]
-        self._pid, self._process = self._run("postgres", arguments)
+        self._pid, self._process = self._spawn("postgres", arguments)
 
-    async def _ready(self) -> None:
-        began = told = self._clock.seconds()
+    async def _wait_until_ready(self) -> None:
+        began = last_report = self._clock.seconds()
         while True:
-            if self._pid is None or not _alive(self._pid):
+            if self._pid is None or not _is_alive(self._pid):
                 raise PostgresError(f"PostgreSQL did not start; see {self._output}")
-            lines = self._pid_file()
+            lines = self._read_pid_file()
             if len(lines) > 7 and lines[7].strip() == "ready" and int(lines[0]) == self._pid:
                 return
             now = self._clock.seconds()
-            if now - told > PROGRESS_SECONDS:
-                told = now
+            if now - last_report > PROGRESS_SECONDS:
+                last_report = now
                 self.log.info("PostgreSQL is starting for {seconds:.0f} s", seconds=now - began)
             await deferLater(self._clock, POLL_SECONDS)
 
-    def _running(self) -> int | None:
+    def _find_running_server(self) -> int | None:
         """The server that a killed process of ours left running in this folder."""
-        lines = self._pid_file()
-        if lines and _alive(int(lines[0])):
+        lines = self._read_pid_file()
+        if lines and _is_alive(int(lines[0])):
             command = Path(f"/proc/{lines[0]}/cmdline").read_bytes().split(b"\0")
             if str(self._data).encode() in command:
                 return int(lines[0])
         return None
 
-    def _pid_file(self) -> list[str]:
+    def _read_pid_file(self) -> list[str]:
         try:
             return (self._data / "postmaster.pid").read_text().splitlines()
         except FileNotFoundError:
             return []
 
 
-def _alive(pid: int) -> bool:
+def _is_alive(pid: int) -> bool:
     """Whether the process runs; one that has ended and waits to be reaped does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"

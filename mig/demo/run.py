@@ -17,7 +17,7 @@ from mig.demo import fleet
 from mig.demo.postgres import EmbeddedPostgres
 from mig.reactor import Reactor
 
-TRY: Final = """\
+INSTRUCTIONS: Final = """\
 The demo's fleet is in {folder}. Try, in another terminal:
 
   curl {base}/
@@ -39,27 +39,27 @@ def default_folder() -> Path:
     return Path(data) / "mig-api" / "demo"
 
 
-async def fill(reactor: Reactor, folder: Path) -> bool:
+async def prepare_database(reactor: Reactor, folder: Path) -> bool:
     """Set up the database in *folder* with a fleet not older than a day; whether it is new.
 
     :raises PostgresError: when PostgreSQL cannot be used.
     :raises ValueError: when the database is no demo.
     """
     postgres = EmbeddedPostgres(reactor, folder)
-    postgres.lock()
+    postgres.lock_folder()
     try:
         await postgres.start()
-        database = Database(reactor, postgres.dsn())
+        database = Database(reactor, postgres.format_dsn())
         try:
             await ensure_schema(database, upgrade=True)
         finally:
             database.stop()
-        return await deferToThread(fleet.load, postgres.dsn())
+        return await deferToThread(fleet.load_fleet, postgres.format_dsn())
     finally:
         await postgres.stop()
 
 
-def run(folder: Path, port: int) -> NoReturn:
+def run_demo(folder: Path, port: int) -> NoReturn:
     """Fill the database, say what to try, and become the daemon."""
     sys.stdout.write(f"preparing the demo in {folder}\n")
     sys.stdout.flush()
@@ -67,7 +67,7 @@ def run(folder: Path, port: int) -> NoReturn:
 
     async def prepare_all(reactor: Reactor) -> None:
         try:
-            await fill(reactor, folder)
+            await prepare_database(reactor, folder)
         except Exception as reason:
             failures.append(reason)
 
@@ -79,7 +79,7 @@ def run(folder: Path, port: int) -> NoReturn:
     if failures:
         raise failures[0]
     base = f"http://localhost:{port}/api/v1"
-    sys.stdout.write(TRY.format(folder=folder, base=base))
+    sys.stdout.write(INSTRUCTIONS.format(folder=folder, base=base))
     sys.stdout.flush()
     twistd = str(Path(sys.executable).parent / "twistd")
     listen = f"tcp:{port}:interface=127.0.0.1"

@@ -25,7 +25,7 @@ from mig.actions.store import ActionStore
 from mig.actions.submit import Submitter
 from mig.database.database import Database
 from mig.database.schema.migrate import ensure_schema
-from mig.demo.postgres import API, EmbeddedPostgres
+from mig.demo.postgres import API_ROLE, EmbeddedPostgres
 from mig.errors import (
     ConfigError,
     ListenerError,
@@ -39,11 +39,10 @@ from mig.errors import (
 )
 from mig.investigators.registry import InvestigatorRegistry
 from mig.reactor import Reactor, get_reactor
-from mig.service import apicfg as config
-from mig.service import logs
-from mig.service.apicfg import Config
-from mig.service.listeners import Listener, bind_all
-from mig.service.options import EMBEDDED, Options
+from mig.service import config_file, logs
+from mig.service.config_file import Config
+from mig.service.listeners import Listener, bind_listeners
+from mig.service.options import EMBEDDED_PREFIX, Options
 from mig.service.settings import Settings, read_settings
 from mig.service.site import make_site
 from mig.signing.gpg.verify import Gpg
@@ -54,50 +53,50 @@ from mig.web.site import ApiSite
 def make_service(
     options: Options,
     *,
-    calls: SystemCalls | None = None,
+    system_calls: SystemCalls | None = None,
     database_class: type[Database] = Database,
 ) -> IService:
     """The service that *options* describe, its sockets bound, its folder locked.
 
     Nothing here may start a thread or a connection: twistd forks afterwards.
 
-    :param calls: what the spool asks the operating system through.
+    :param system_calls: what the spool asks the operating system through.
     :param database_class: what the service asks PostgreSQL through.
     :raises StartupError: for everything that can be known to be wrong before the reactor runs.
     """
     configuration = Config()
     try:
         if options["config"]:
-            configuration = config.read(Path(options["config"]))
+            configuration = config_file.read_config_file(Path(options["config"]))
         settings = read_settings(options, configuration)
-        observer = logs.redirect(configuration.logging, options.parent or {})
-        database = _database(settings.database)
-        spool = _spool(settings, calls)
-        listeners = _bound(settings)
+        log_observer = logs.configure_log(configuration.logging, options.parent or {})
+        database = _resolve_database(settings.database)
+        spool = _prepare_spool(settings, system_calls)
+        listeners = _bind_listeners(settings)
     except (ConfigError, LogError, PostgresError, SpoolError) as reason:
         raise StartupError(str(reason)) from None
-    base = (settings.url or _local_url(listeners)) + settings.base_route
+    base = (settings.public_url or _make_local_url(listeners)) + settings.base_route
     return ApiService(
         database,
         listeners,
         base,
         settings,
         spool,
-        idle=configuration.idle,
-        observer=observer,
+        ineffective_keys=configuration.ineffective_keys,
+        log_observer=log_observer,
         database_class=database_class,
     )
 
 
-def _database(text: str) -> str | EmbeddedPostgres:
+def _resolve_database(text: str) -> str | EmbeddedPostgres:
     """A connection string as it is, or our own PostgreSQL, whose folder is now ours alone."""
-    if text.startswith(EMBEDDED):
-        if text == EMBEDDED:
+    if text.startswith(EMBEDDED_PREFIX):
+        if text == EMBEDDED_PREFIX:
             raise StartupError(
                 "--database embedded: needs a folder, as in embedded:/var/lib/mig-api"
             )
-        postgres = EmbeddedPostgres(get_reactor(), Path(text.removeprefix(EMBEDDED)))
-        postgres.lock()
+        postgres = EmbeddedPostgres(get_reactor(), Path(text.removeprefix(EMBEDDED_PREFIX)))
+        postgres.lock_folder()
         return postgres
     try:
         parse_dsn(text)
@@ -108,28 +107,28 @@ def _database(text: str) -> str | EmbeddedPostgres:
     return text
 
 
-def _spool(settings: Settings, calls: SystemCalls | None) -> Spool | None:
+def _prepare_spool(settings: Settings, system_calls: SystemCalls | None) -> Spool | None:
     """The scheduler's spool, when actions go through one: its folders are there and can be trusted.
 
     :raises SpoolError: when they cannot.
     """
     if settings.handoff != "spool" or settings.spool is None:
         return None
-    spool = Spool(settings.spool, calls)
+    spool = Spool(settings.spool, system_calls)
     spool.prepare_folders()
     return spool
 
 
-def _bound(settings: Settings) -> list[Listener]:
+def _bind_listeners(settings: Settings) -> list[Listener]:
     try:
-        return bind_all(settings.listeners)
+        return bind_listeners(settings.endpoints)
     except ListenerError as reason:
-        raise StartupError(f"{settings.listeners_from}: {reason}") from None
+        raise StartupError(f"{settings.endpoints_source}: {reason}") from None
 
 
-def _local_url(listeners: Sequence[Listener]) -> str:
+def _make_local_url(listeners: Sequence[Listener]) -> str:
     ports = [listener.port for listener in listeners if listener.port is not None]
-    return f"http://localhost:{ports[0] if ports else config.DEFAULT_PORT}"
+    return f"http://localhost:{ports[0] if ports else config_file.DEFAULT_PORT}"
 
 
 def _exit_with_failure() -> None:
@@ -146,8 +145,8 @@ class ApiService(Service):
     :param base: the public URL of the API.
     :param settings: what else the daemon is to do.
     :param spool: of a scheduler that takes its actions from there.
-    :param idle: keys of the configuration file that have no effect.
-    :param observer: what is to write the log of the process, if not what twistd chooses.
+    :param ineffective_keys: keys of the configuration file that have no effect.
+    :param log_observer: what is to write the log of the process, if not what twistd chooses.
     :param database_class: what it asks PostgreSQL through.
     """
 
@@ -162,19 +161,19 @@ class ApiService(Service):
         settings: Settings,
         spool: Spool | None,
         *,
-        idle: Sequence[str] = (),
-        observer: ILogObserver | None = None,
+        ineffective_keys: Sequence[str] = (),
+        log_observer: ILogObserver | None = None,
         database_class: type[Database] = Database,
     ) -> None:
-        self._given = database
+        self._database_source = database
         self._settings = settings
         self._spool = spool
         self._gpg: Gpg | None = None
         self._handoff: Handoff | None = None
         self._listeners = listeners
         self._base = base
-        self._idle = idle
-        self._observer = observer
+        self._ineffective_keys = ineffective_keys
+        self._log_observer = log_observer
         self._database_class = database_class
         self._ports: list[IListeningPort] = []
         self._database: Database | None = None
@@ -182,37 +181,39 @@ class ApiService(Service):
 
     def setServiceParent(self, parent: IServiceCollection) -> None:
         """Join twistd's application, which asks its components who writes the log."""
-        if self._observer is not None and isinstance(parent, Componentized):
-            parent.setComponent(ILogObserver, self._observer)
+        if self._log_observer is not None and isinstance(parent, Componentized):
+            parent.setComponent(ILogObserver, self._log_observer)
         super().setServiceParent(parent)
 
     def startService(self) -> None:
         super().startService()
         reactor = get_reactor()
-        reactor.callWhenRunning(self._begin, reactor)
+        reactor.callWhenRunning(self._start_if_running, reactor)
 
     def stopService(self) -> Deferred[None]:
         super().stopService()
-        return Deferred.fromCoroutine(self._stop())
+        return Deferred.fromCoroutine(self._stop_serving())
 
-    def _begin(self, reactor: Reactor) -> None:
+    def _start_if_running(self, reactor: Reactor) -> None:
         if self.running:
-            self._starting = Deferred.fromCoroutine(self._start(reactor))
-            self._starting.addErrback(lambda failure: self._give_up(reactor, failure))
+            self._starting = Deferred.fromCoroutine(self._start_serving(reactor))
+            self._starting.addErrback(lambda failure: self._abort_start(reactor, failure))
 
-    async def _start(self, reactor: Reactor) -> None:
-        if self._idle:
-            self.log.warn("given but without effect: {keys}", keys=", ".join(self._idle))
+    async def _start_serving(self, reactor: Reactor) -> None:
+        if self._ineffective_keys:
+            self.log.warn(
+                "given but without effect: {keys}", keys=", ".join(self._ineffective_keys)
+            )
         self._database = self._database_class(
-            reactor, await self._prepared(reactor), limits=self._settings.limits
+            reactor, await self._prepare_database(reactor), limits=self._settings.limits
         )
-        site = self._site(reactor, self._database)
-        self._ports.extend(listener.accept(reactor, site) for listener in self._listeners)
+        site = self._build_site(reactor, self._database)
+        self._ports.extend(listener.start_accepting(reactor, site) for listener in self._listeners)
         gc.collect()
         gc.freeze()
         self.log.info("ready at {base}/", base=self._base)
 
-    def _site(self, reactor: Reactor, database: Database) -> ApiSite:
+    def _build_site(self, reactor: Reactor, database: Database) -> ApiSite:
         limits = self._settings.limits
         self._gpg = Gpg(reactor, limits=limits)
         if self._settings.handoff == "database":
@@ -234,17 +235,20 @@ class ApiService(Service):
             observers=[logs.write_access_line],
         )
 
-    async def _prepared(self, reactor: Reactor) -> str:
+    async def _prepare_database(self, reactor: Reactor) -> str:
         """The connection string of a database that runs and has the schema.
 
         The embedded one is ours to upgrade; the daemon then serves with fewer rights.
         """
-        embedded = isinstance(self._given, EmbeddedPostgres)
-        if isinstance(self._given, EmbeddedPostgres):
-            await self._given.start()
-            owner, server = self._given.dsn(), self._given.dsn(API)
+        embedded = isinstance(self._database_source, EmbeddedPostgres)
+        if isinstance(self._database_source, EmbeddedPostgres):
+            await self._database_source.start()
+            owner, server = (
+                self._database_source.format_dsn(),
+                self._database_source.format_dsn(API_ROLE),
+            )
         else:
-            owner = server = self._given
+            owner = server = self._database_source
         database = Database(reactor, owner)
         try:
             await ensure_schema(database, upgrade=embedded)
@@ -252,7 +256,7 @@ class ApiService(Service):
             database.stop()
         return server
 
-    def _give_up(self, reactor: Reactor, failure: Failure) -> None:
+    def _abort_start(self, reactor: Reactor, failure: Failure) -> None:
         expected = failure.check(UnavailableError, SchemaError, PostgresError)
         if not self.running and (expected or failure.check(CancelledError)):
             return  # somebody stopped the service: that is why it could not start
@@ -264,7 +268,7 @@ class ApiService(Service):
         if self.running:
             reactor.stop()
 
-    async def _stop(self) -> None:
+    async def _stop_serving(self) -> None:
         if self._starting is not None:
             self._starting.cancel()
             await self._starting
@@ -278,5 +282,5 @@ class ApiService(Service):
             await self._handoff.stop()
         if self._database:
             self._database.stop()
-        if isinstance(self._given, EmbeddedPostgres):
-            await self._given.stop()
+        if isinstance(self._database_source, EmbeddedPostgres):
+            await self._database_source.stop()

@@ -12,12 +12,12 @@ from typing import Final
 
 from mig.errors import ListenerError
 
-DEFAULT_LISTENER: Final = "tcp:1664:interface=127.0.0.1"
-ACCEPTED: Final = (
+DEFAULT_ENDPOINT: Final = "tcp:1664:interface=127.0.0.1"
+ACCEPTED_FORMS: Final = (
     "tcp:PORT:interface=IPV4, tcp6:PORT:interface=IPV6, unix:PATH:mode=660,"
     " systemd:domain=INET:index=0 or fd:NUMBER"
 )
-ARGUMENTS: Final[Mapping[str, tuple[str, ...]]] = {
+ARGUMENT_NAMES: Final[Mapping[str, tuple[str, ...]]] = {
     "tcp": ("port", "interface", "backlog"),
     "tcp6": ("port", "interface", "backlog"),
     "unix": ("address", "mode", "backlog", "lockfile"),
@@ -29,22 +29,22 @@ ARGUMENTS: Final[Mapping[str, tuple[str, ...]]] = {
 _TOKEN = re.compile(r"\\(.)|([:=])|([^\\:=]+)", re.DOTALL)
 
 
-def parse(text: str) -> tuple[str, Mapping[str, str]]:
+def parse_endpoint(text: str) -> tuple[str, Mapping[str, str]]:
     """The kind and the named arguments of an endpoint text.
 
     :raises ListenerError: for a text of another form.
     """
-    (kind, *values), named = _pieces(text)
-    if kind not in ARGUMENTS:
-        raise ListenerError(f"{text!r} is no listener; accepted is {ACCEPTED}")
-    names = ARGUMENTS[kind]
+    (kind, *values), named = _split_arguments(text)
+    if kind not in ARGUMENT_NAMES:
+        raise ListenerError(f"{text!r} is no listener; accepted is {ACCEPTED_FORMS}")
+    names = ARGUMENT_NAMES[kind]
     positional = dict(zip(names, values, strict=False))
     if len(values) > len(names) or set(named) - set(names) or set(named) & set(positional):
         raise ListenerError(f"{text!r} is no listener; {kind} takes {', '.join(names)}, each once")
     return kind, positional | named
 
 
-def _pieces(text: str) -> tuple[list[str], dict[str, str]]:
+def _split_arguments(text: str) -> tuple[list[str], dict[str, str]]:
     positional: list[str] = []
     named: dict[str, str] = {}
     name, value = None, ""
@@ -66,11 +66,11 @@ def _pieces(text: str) -> tuple[list[str], dict[str, str]]:
     return positional or [""], named
 
 
-def parse_number(name: str, text: str, highest: int) -> int:
-    """Parse the argument *name*, a whole number up to *highest*.
+def parse_number(name: str, text: str, maximum: int) -> int:
+    """Parse the argument *name*, a whole number up to *maximum*.
 
     :raises ValueError: for anything else.
     """
-    if not re.fullmatch(r"[0-9]{1,10}", text, re.ASCII) or int(text) > highest:
-        raise ValueError(f"{name} must be a whole number from 0 to {highest}")
+    if not re.fullmatch(r"[0-9]{1,10}", text, re.ASCII) or int(text) > maximum:
+        raise ValueError(f"{name} must be a whole number from 0 to {maximum}")
     return int(text)

@@ -20,11 +20,11 @@ from typing import Final
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IReactorFDSet
 
 from mig.errors import ListenerError
-from mig.service.endpoints import parse, parse_number
+from mig.service.endpoints import parse_endpoint, parse_number
 from mig.service.shared_port import PAUSE_SECONDS, TcpPort, UnixPort
 
-BACKLOG: Final = 511
-FIRST_INHERITED: Final = 3
+DEFAULT_BACKLOG: Final = 511
+FIRST_INHERITED_DESCRIPTOR: Final = 3
 """Below stand the standard streams; systemd counts from here."""
 
 FAMILIES: Final = {
@@ -38,14 +38,14 @@ FAMILIES: Final = {
 class Listener:
     """A bound, listening socket.
 
-    *made* is the socket file that was made for it, if one was; *shared* is one that was inherited,
-    from which other daemons may accept, too.
+    *socket_file* is the socket file that was made for it, if one was; *is_shared* is true
+    for one that was inherited, from which other daemons may accept, too.
     """
 
     text: str
     socket: socket.socket
-    made: _File | None = None
-    shared: bool = False
+    socket_file: _SocketFile | None = None
+    is_shared: bool = False
 
     @property
     def port(self) -> int | None:
@@ -54,7 +54,7 @@ class Listener:
             return None
         return int(self.socket.getsockname()[1])
 
-    def accept(
+    def start_accepting(
         self,
         reactor: IReactorFDSet,
         factory: IProtocolFactory,
@@ -71,7 +71,7 @@ class Listener:
             port = TcpPort._fromListeningDescriptor(
                 reactor, self.socket.fileno(), self.socket.family, factory
             )
-        port.shared = self.shared
+        port.is_shared = self.is_shared
         port.pause_seconds = pause_seconds
         port.startListening()
         self.socket.close()
@@ -83,13 +83,13 @@ class Listener:
         To be called while somebody accepts: then nobody else takes the file for a stale one, and
         its inode is not used again.
         """
-        if self.made:
-            self.made.remove()
+        if self.socket_file:
+            self.socket_file.remove()
         self.socket.close()
 
 
 @dataclass(frozen=True, kw_only=True)
-class _File:
+class _SocketFile:
     """A socket file, and which one: another process may put its own in the same place."""
 
     path: Path
@@ -97,11 +97,11 @@ class _File:
 
     def remove(self) -> None:
         with suppress(OSError):
-            if _inode(self.path) == self.inode:
+            if _identify_file(self.path) == self.inode:
                 self.path.unlink()
 
 
-def bind_all(texts: Iterable[str]) -> list[Listener]:
+def bind_listeners(texts: Iterable[str]) -> list[Listener]:
     """The listeners that endpoint texts describe: all of them, or none.
 
     :raises ListenerError: for a text of another form, or of a listener that is not allowed, or when
@@ -110,7 +110,7 @@ def bind_all(texts: Iterable[str]) -> list[Listener]:
     bound: list[Listener] = []
     try:
         for text in texts:
-            bound.append(bind(text))
+            bound.append(bind_listener(text))
     except BaseException:
         for listener in bound:
             listener.close()
@@ -118,12 +118,12 @@ def bind_all(texts: Iterable[str]) -> list[Listener]:
     return bound
 
 
-def bind(text: str) -> Listener:
+def bind_listener(text: str) -> Listener:
     """The listening socket that an endpoint text describes.
 
-    :raises ListenerError: as :func:`bind_all`.
+    :raises ListenerError: as :func:`bind_listeners`.
     """
-    kind, arguments = parse(text)
+    kind, arguments = parse_endpoint(text)
     try:
         return _BINDERS[kind](text, arguments)
     except OSError as reason:
@@ -146,9 +146,9 @@ def _bind_internet(
     text: str, family: socket.AddressFamily, address: str, arguments: Mapping[str, str]
 ) -> Listener:
     port = parse_number("port", arguments.get("port", ""), 65535)
-    backlog = _backlog(arguments)
+    backlog = _parse_backlog(arguments)
     _refuse_public(address)  # before the bind: whether the port is free does not matter then
-    with _closed_on_failure(socket.socket(family, socket.SOCK_STREAM)) as listening:
+    with _close_on_failure(socket.socket(family, socket.SOCK_STREAM)) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -166,26 +166,26 @@ def _bind_unix(text: str, arguments: Mapping[str, str]) -> Listener:
     mode = arguments.get("mode", "660")
     if not re.fullmatch(r"0?[0-7]{3}", mode, re.ASCII):
         raise ValueError("mode must be three octal digits, for example 660")
-    backlog = _backlog(arguments)
+    backlog = _parse_backlog(arguments)
     path = Path(arguments["address"]).absolute()
-    _remove_stale(path)
-    with _closed_on_failure(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as listening:
+    _remove_stale_socket(path)
+    with _close_on_failure(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as listening:
         listening.bind(str(path))
-        made = _File(path=path, inode=_inode(path))
+        socket_file = _SocketFile(path=path, inode=_identify_file(path))
         try:
             path.chmod(int(mode, 8))
             listening.listen(backlog)
         except OSError:
-            made.remove()
+            socket_file.remove()
             raise
         listening.setblocking(False)
-    return Listener(text=text, socket=listening, made=made)
+    return Listener(text=text, socket=listening, socket_file=socket_file)
 
 
 def _bind_systemd(text: str, arguments: Mapping[str, str]) -> Listener:
     if ("index" in arguments) == ("name" in arguments):
         raise ValueError("either index or name must be given")
-    count, names = _from_systemd()
+    count, names = _read_systemd_sockets()
     if "name" in arguments:
         if arguments["name"] not in names:
             raise ValueError("systemd has passed no socket of this name")
@@ -194,12 +194,12 @@ def _bind_systemd(text: str, arguments: Mapping[str, str]) -> Listener:
         index = parse_number("index", arguments["index"], 1000)
     if index >= count:
         raise ValueError(f"systemd has passed {count} sockets to this process")
-    return _adopt(text, FIRST_INHERITED + index, arguments.get("domain", ""))
+    return _adopt_descriptor(text, FIRST_INHERITED_DESCRIPTOR + index, arguments.get("domain", ""))
 
 
-def _from_systemd() -> tuple[int, list[str]]:
+def _read_systemd_sockets() -> tuple[int, list[str]]:
     """How many sockets systemd has passed to this process, and their names."""
-    environment = _first_environment()
+    environment = _read_initial_environment()
     if environment.get("LISTEN_PID") != str(os.getpid()):
         return 0, []
     count = environment.get("LISTEN_FDS", "")
@@ -207,7 +207,7 @@ def _from_systemd() -> tuple[int, list[str]]:
     return int(count) if re.fullmatch("[0-9]{1,4}", count) else 0, names.split(":")
 
 
-def _first_environment() -> Mapping[str, str]:
+def _read_initial_environment() -> Mapping[str, str]:
     """The environment that the process was started with.
 
     Twisted takes systemd's variables out of ``os.environ`` when twistd looks for its plugins.
@@ -222,12 +222,12 @@ def _first_environment() -> Mapping[str, str]:
 
 def _bind_fd(text: str, arguments: Mapping[str, str]) -> Listener:
     number = parse_number("number", arguments.get("number", ""), 2**31 - 1)
-    if number < FIRST_INHERITED:
-        raise ValueError(f"the number must be {FIRST_INHERITED} or greater")
-    return _adopt(text, number, arguments.get("domain"))
+    if number < FIRST_INHERITED_DESCRIPTOR:
+        raise ValueError(f"the number must be {FIRST_INHERITED_DESCRIPTOR} or greater")
+    return _adopt_descriptor(text, number, arguments.get("domain"))
 
 
-def _adopt(text: str, number: int, domain: str | None) -> Listener:
+def _adopt_descriptor(text: str, number: int, domain: str | None) -> Listener:
     """A listener on a descriptor that this process inherited; its file is not ours."""
     if domain is not None and domain not in FAMILIES:
         raise ValueError(f"domain must be {', '.join(FAMILIES)}")
@@ -235,7 +235,7 @@ def _adopt(text: str, number: int, domain: str | None) -> Listener:
         inherited = socket.socket(fileno=os.dup(number))
     except OSError:
         raise ValueError(f"the descriptor {number} is no socket") from None
-    with _closed_on_failure(inherited):
+    with _close_on_failure(inherited):
         if inherited.family not in FAMILIES.values() or inherited.type != socket.SOCK_STREAM:
             raise ValueError(f"the descriptor {number} is no stream socket")
         if not inherited.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
@@ -245,15 +245,15 @@ def _adopt(text: str, number: int, domain: str | None) -> Listener:
         if inherited.family != socket.AF_UNIX:
             _refuse_public(str(inherited.getsockname()[0]))
         inherited.setblocking(False)
-    return Listener(text=text, socket=inherited, shared=True)
+    return Listener(text=text, socket=inherited, is_shared=True)
 
 
 @contextmanager
-def _closed_on_failure(made: socket.socket) -> Iterator[socket.socket]:
+def _close_on_failure(opened: socket.socket) -> Iterator[socket.socket]:
     try:
-        yield made
+        yield opened
     except BaseException:
-        made.close()
+        opened.close()
         raise
 
 
@@ -277,7 +277,7 @@ def _is_loopback(address: str) -> bool:
     return (parsed.ipv4_mapped or parsed).is_loopback
 
 
-def _remove_stale(path: Path) -> None:
+def _remove_stale_socket(path: Path) -> None:
     """Delete the socket file of a process that is gone."""
     try:
         mode = path.lstat().st_mode
@@ -297,13 +297,13 @@ def _remove_stale(path: Path) -> None:
     raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 
 
-def _inode(path: Path) -> tuple[int, int]:
+def _identify_file(path: Path) -> tuple[int, int]:
     found = path.lstat()
     return found.st_dev, found.st_ino
 
 
-def _backlog(arguments: Mapping[str, str]) -> int:
-    return parse_number("backlog", arguments.get("backlog", str(BACKLOG)), 65535)
+def _parse_backlog(arguments: Mapping[str, str]) -> int:
+    return parse_number("backlog", arguments.get("backlog", str(DEFAULT_BACKLOG)), 65535)
 
 
 _BINDERS: Final[Mapping[str, Callable[[str, Mapping[str, str]], Listener]]] = {

@@ -27,14 +27,14 @@ from twisted.logger import (
 from zope.interface import implementer
 
 from mig.errors import LogError
-from mig.service.apicfg import Logging
+from mig.service.config_file import Logging
 from mig.web.request import RequestEnded
 from mig.web.urlencoded import escape_bytes
 
 SYSLOG_SOCKET: Final = Path("/dev/log")
-LOCAL3: Final = 19
+FACILITY_LOCAL3: Final = 19
 """The facility that MIG has always used."""
-MOST_BYTES: Final = 8192
+MAX_DATAGRAM_BYTES: Final = 8192
 MAX_OUTCOME_CHARACTERS: Final = 512
 
 _LEVELS: Final = {
@@ -56,7 +56,7 @@ _SEVERITIES: Final = {
 _SocketAddress = str | tuple[str | int | bytes, ...]
 
 
-def redirect(
+def configure_log(
     logging: Logging,
     parent: MutableMapping[str, object],
     *,
@@ -70,7 +70,7 @@ def redirect(
     :param syslog_socket: where the log server of this machine takes datagrams.
     :raises LogError: when the file cannot be opened or the log server has no address.
     """
-    observer = None if _decided(parent) else _observer(logging, parent, syslog_socket)
+    observer = None if _has_log_option(parent) else _make_observer(logging, parent, syslog_socket)
     if observer is None or "fileLogObserverFactory" not in parent:
         return observer
     parent["fileLogObserverFactory"] = lambda _: observer
@@ -78,13 +78,13 @@ def redirect(
     return None
 
 
-def _decided(parent: Mapping[str, object]) -> bool:
+def _has_log_option(parent: Mapping[str, object]) -> bool:
     """Whether the command line says where the log goes."""
     of_twist = parent.get("logFile", sys.stdout) is not sys.stdout
     return of_twist or any(parent.get(name) for name in ("logfile", "syslog", "logger"))
 
 
-def _observer(
+def _make_observer(
     logging: Logging, parent: Mapping[str, object], syslog_socket: Path
 ) -> ILogObserver | None:
     """What the configuration asks for.
@@ -93,31 +93,33 @@ def _observer(
     is always in the foreground, and has options for what is not configured.
     """
     if logging.mode == "file":
-        return _filtered(FileLogObserver(_opened(logging), _line), logging)
+        return _filter_by_level(FileLogObserver(_open_log_file(logging), _format_line), logging)
     if logging.mode == "syslog":
-        return _filtered(_Syslog(*_address(logging, syslog_socket)), logging)
+        return _filter_by_level(
+            _SyslogObserver(*_resolve_log_server(logging, syslog_socket)), logging
+        )
     if parent.get("nodaemon", logging != Logging()):
-        return _filtered(FileLogObserver(sys.stdout, _line), logging)
+        return _filter_by_level(FileLogObserver(sys.stdout, _format_line), logging)
     return None
 
 
-def _filtered(observer: ILogObserver, logging: Logging) -> ILogObserver:
+def _filter_by_level(observer: ILogObserver, logging: Logging) -> ILogObserver:
     level = LogLevelFilterPredicate(defaultLogLevel=_LEVELS[logging.level])
     return FilteringLogObserver(observer, [level])
 
 
-def _line(event: LogEvent) -> str | None:
+def _format_line(event: LogEvent) -> str | None:
     """A line as twistd writes it."""
-    return formatEventAsClassicLogText(event, lambda when: _time(int(when or 0)))
+    return formatEventAsClassicLogText(event, lambda when: _format_time(int(when or 0)))
 
 
 @lru_cache(maxsize=1)
-def _time(seconds: int) -> str:
+def _format_time(seconds: int) -> str:
     """The time of a line, which is the same for a second."""
     return formatTime(seconds)
 
 
-def _opened(logging: Logging) -> TextIO:
+def _open_log_file(logging: Logging) -> TextIO:
     """The log file, opened to be appended to, readable for its group alone."""
     assert logging.file is not None
     try:
@@ -130,7 +132,9 @@ def _opened(logging: Logging) -> TextIO:
     return log
 
 
-def _address(logging: Logging, syslog_socket: Path) -> tuple[socket.AddressFamily, _SocketAddress]:
+def _resolve_log_server(
+    logging: Logging, syslog_socket: Path
+) -> tuple[socket.AddressFamily, _SocketAddress]:
     """Family and address of the log server, looked up once: later it would block."""
     if logging.protocol == "unix":
         if not syslog_socket.is_socket():
@@ -143,7 +147,7 @@ def _address(logging: Logging, syslog_socket: Path) -> tuple[socket.AddressFamil
     return found[0][0], found[0][4]
 
 
-_access = Logger(namespace="mig.web.request.Request")  # the name that these lines have had
+_access_logger = Logger(namespace="mig.web.request.Request")  # the name that these lines have had
 
 
 def write_access_line(event: RequestEnded) -> None:
@@ -154,11 +158,11 @@ def write_access_line(event: RequestEnded) -> None:
         f" {event.rows} rows {event.sent_bytes} bytes: {event.outcome[:MAX_OUTCOME_CHARACTERS]}"
     )
     # made here, since Twisted takes three times as long to fill in a format of many fields
-    _access.info(line.replace("{", "{{").replace("}", "}}"))
+    _access_logger.info(line.replace("{", "{{").replace("}", "}}"))
 
 
 @implementer(ILogObserver)
-class _Syslog:
+class _SyslogObserver:
     """Sends events as RFC 3164 datagrams; one that cannot be sent at once is lost."""
 
     def __init__(self, family: socket.AddressFamily, address: _SocketAddress) -> None:
@@ -168,7 +172,7 @@ class _Syslog:
 
     def __call__(self, event: LogEvent) -> None:
         text = eventAsText(event, includeTimestamp=False, includeSystem=False)
-        priority = LOCAL3 * 8 + _SEVERITIES.get(event.get("log_level", LogLevel.info), 6)
+        priority = FACILITY_LOCAL3 * 8 + _SEVERITIES.get(event.get("log_level", LogLevel.info), 6)
         datagram = f"<{priority}>mig-api[{os.getpid()}]: {text}".encode(errors="backslashreplace")
         with suppress(OSError):
-            self._socket.sendto(datagram[:MOST_BYTES], self._address)
+            self._socket.sendto(datagram[:MAX_DATAGRAM_BYTES], self._address)

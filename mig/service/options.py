@@ -10,7 +10,7 @@ from twisted.python import usage
 
 from mig import __version__
 
-EMBEDDED: Final = "embedded:"
+EMBEDDED_PREFIX: Final = "embedded:"
 
 
 class Options(usage.Options):
@@ -60,8 +60,10 @@ class Options(usage.Options):
         if self["spool"]:
             self["spool"] = str(Path(self["spool"]).absolute())
         database = self["database"] or ""
-        if database.startswith(EMBEDDED) and database != EMBEDDED:
-            self["database"] = f"{EMBEDDED}{Path(database.removeprefix(EMBEDDED)).absolute()}"
+        if database.startswith(EMBEDDED_PREFIX) and database != EMBEDDED_PREFIX:
+            self["database"] = (
+                f"{EMBEDDED_PREFIX}{Path(database.removeprefix(EMBEDDED_PREFIX)).absolute()}"
+            )
         parent: MutableMapping[str, object] = self.parent or {}
         if parent.get("nodaemon") and parent.get("pidfile") == "twistd.pid":
             parent["pidfile"] = ""

@@ -9,9 +9,9 @@ from typing import Final
 
 from mig.errors import StartupError
 from mig.limits import Limits
-from mig.service import apicfg
-from mig.service.apicfg import Config
-from mig.service.endpoints import DEFAULT_LISTENER
+from mig.service import config_file
+from mig.service.config_file import Config
+from mig.service.endpoints import DEFAULT_ENDPOINT
 from mig.service.options import Options
 
 NO_DATABASE: Final = (
@@ -24,15 +24,15 @@ NO_DATABASE: Final = (
 class Settings:
     """What the daemon is to do.
 
-    ``database`` is a connection string, or ``embedded:`` and a folder. ``listeners_from`` names
-    what the listeners come from, for messages. ``url`` is what clients call the server; unset, it
-    depends on the listeners.
+    ``database`` is a connection string, or ``embedded:`` and a folder. ``endpoints_source`` names
+    what the endpoints come from, for messages. ``public_url`` is what clients call the server;
+    unset, it depends on the listeners.
     """
 
     database: str = field(repr=False)
-    listeners: Sequence[str]
-    listeners_from: str
-    url: str | None
+    endpoints: Sequence[str]
+    endpoints_source: str
+    public_url: str | None
     base_route: str
     handoff: str
     spool: Path | None
@@ -48,18 +48,18 @@ def read_settings(options: Options, configuration: Config) -> Settings:
     database = options["database"] or configuration.postgres.dsn
     if not database:
         raise StartupError(NO_DATABASE)
-    url = server.host
+    public_url = server.host
     if options["public-url"]:
         try:
-            url = apicfg.host(options["public-url"])
+            public_url = config_file.parse_public_url(options["public-url"])
         except ValueError as accepted:
             raise StartupError(f"--public-url must be {accepted}") from None
-    is_from_file = server.listener is not None and not options["listen"]
+    is_from_file = server.endpoint is not None and not options["listen"]
     return Settings(
         database=database,
-        listeners=options["listen"] or [server.listener or DEFAULT_LISTENER],
-        listeners_from="[server] ip, port" if is_from_file else "--listen",
-        url=url,
+        endpoints=options["listen"] or [server.endpoint or DEFAULT_ENDPOINT],
+        endpoints_source="[server] ip, port" if is_from_file else "--listen",
+        public_url=public_url,
         base_route=server.baseroute,
         handoff=configuration.scheduler.handoff,
         spool=Path(options["spool"]) if options["spool"] else configuration.directories.spool,

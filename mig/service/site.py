@@ -29,7 +29,7 @@ from mig.web.request import Request
 from mig.web.site import ApiSite, RequestObserver
 
 
-def let_anyone_in(request: Request) -> Caller:
+def authenticate_anonymously(request: Request) -> Caller:
     """Authenticate nobody: everyone is the anonymous caller."""
     return ANONYMOUS
 
@@ -43,13 +43,13 @@ def make_site(
     investigators: InvestigatorRegistry,
     limits: Limits = DEFAULT_LIMITS,
     routes: Iterable[Route] = ROUTES,
-    authenticate: Authenticator = let_anyone_in,
+    authenticate: Authenticator = authenticate_anonymously,
     observers: Sequence[RequestObserver] = (),
 ) -> ApiSite:
     """Return the site that serves *routes* at the public URL *base*."""
     urls = Urls(base)
     documents = Documents(reactor, urls, limits)
-    owners = (
+    resources = (
         Home(urls),
         Dashboard(reactor, database.query, urls, limits),
         Actions(database, documents, actions),
@@ -61,7 +61,7 @@ def make_site(
     return ApiSite(
         reactor,
         base,
-        router=Application(urlsplit(base).path.rstrip("/"), owners, routes, limits),
+        router=Application(urlsplit(base).path.rstrip("/"), resources, routes, limits),
         authenticate=authenticate,
         render_error=errors.render_error,
         media_types=MEDIA_TYPES,

@@ -16,9 +16,9 @@ from tests.support.submissions import Case
 
 @pytest.fixture(scope="package")
 def shared_database(postgres: EmbeddedPostgres) -> Iterator[TestDatabase]:
-    admin = TestDatabase(dsn=postgres.dsn())
+    admin = TestDatabase(dsn=postgres.format_dsn())
     admin.execute("create database attacked template template1")
-    yield TestDatabase(dsn=postgres.dsn(database="attacked"))
+    yield TestDatabase(dsn=postgres.format_dsn(database="attacked"))
     admin.execute("drop database attacked with (force)")
 
 

@@ -15,7 +15,7 @@ from twisted.internet.threads import deferToThread
 from mig.openpgp import certificate
 from mig.openpgp.packet import split_packets
 from tests.support.api import Answer, Api
-from tests.support.command import command
+from tests.support.cli import run_cli
 from tests.support.documents import Json
 from tests.support.keys import (
     FAR_AHEAD,
@@ -540,7 +540,7 @@ async def test_at_the_command_line(
 
     def investigator(*arguments: str) -> Json:
         where = ("--database", database.dsn)
-        return deferToThread(command, "investigator", *arguments, *where)
+        return deferToThread(run_cli, "investigator", *arguments, *where)
 
     action = make_action()
     submission = {**action, "pgpsignatures": [keys.sign(keys.bob, build_text(action))]}

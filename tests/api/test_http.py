@@ -144,13 +144,13 @@ async def test_the_servers_root_points_to_the_api(api: Api) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_http_1_0_gets_a_length_or_is_refused(
-    api: Api, limited: Callable[[Limits], Api], database: TestDatabase
+    api: Api, start_api: Callable[[Limits], Api], database: TestDatabase
 ) -> None:
     fleet.load(database.dsn)
     path = f"/api/v1/search?type=agent&{fleet.ALWAYS}"
     line, headers, body = await raw(api, get(path, "Host: localhost", version="1.0"))
     assert line.split()[1] == "200" and int(headers["content-length"]) == len(body) > 2000
-    strict = limited(Limits(whole_answer_bytes=2000))
+    strict = start_api(Limits(whole_answer_bytes=2000))
     line, _, body = await raw(strict, get(path, "Host: localhost", version="1.0"))
     assert line.split()[1] == "505"
     assert "proxy_http_version 1.1" in error_of(body)["message"]

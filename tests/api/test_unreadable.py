@@ -76,12 +76,12 @@ async def test_odd_rows_stand_in_searches(api: Api, database: TestDatabase) -> N
 
 @pytest_twisted.ensureDeferred
 async def test_large_results_are_served_and_huge_ones_named(
-    limited: Callable[[Limits], Api],
+    start_api: Callable[[Limits], Api],
     database: TestDatabase,
 ) -> None:
     large = fleet.found(*[fleet.hit(f"/{n:099d}") for n in range(4_000)])
     huge = fleet.found(fleet.hit("/" + "x" * 3_000_000))
-    api = limited(Limits(result_bytes=2_000_000))
+    api = start_api(Limits(result_bytes=2_000_000))
     load(database, {101: {"results": large}, 102: {"results": huge}, 103: {"results": large}})
     items = (await api.collection(REPORT))["items"]
     assert len(items) == 2 + 2 * 4_000 + 1
@@ -90,12 +90,12 @@ async def test_large_results_are_served_and_huge_ones_named(
     assert "bytes, more than 2000000" in value["reason"]
     [one] = (await api.collection("/command?commandid=101"))["items"]
     assert one["data"][0]["value"]["results"] == large
-    under_a_mebibyte = await limited(Limits(large_documents=0)).get("/command?commandid=101")
+    under_a_mebibyte = await start_api(Limits(large_documents=0)).get("/command?commandid=101")
     assert under_a_mebibyte.code == 200
-    none_at_once = limited(Limits(whole_answer_bytes=100_000, large_documents=0))
+    none_at_once = start_api(Limits(whole_answer_bytes=100_000, large_documents=0))
     refused = await none_at_once.get("/command?commandid=101")
     assert refused.code == 503 and refused.headers.hasHeader("retry-after")
-    one_at_once = limited(Limits(whole_answer_bytes=100_000, large_documents=1))
+    one_at_once = start_api(Limits(whole_answer_bytes=100_000, large_documents=1))
     for _ in range(2):
         [again] = (await one_at_once.collection("/command?commandid=101"))["items"]
         assert again["data"] == one["data"]

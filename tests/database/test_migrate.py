@@ -23,7 +23,7 @@ from mig.database.database import Database
 from mig.database.schema.declaration import SCHEMA_VERSION, load_schema
 from mig.database.schema.migrate import MigrationPolicy, ensure_schema
 from mig.database.schema.plan import RetryPolicy
-from mig.demo.postgres import API, EmbeddedPostgres
+from mig.demo.postgres import API_ROLE, EmbeddedPostgres
 from mig.errors import OtherRoleNeededError
 from tests.support import catalog, fleet
 from tests.support.generations import GENERATIONS, Generation, set_up_2014
@@ -417,7 +417,7 @@ async def test_a_foreign_database_is_refused(empty: TestDatabase) -> None:
 
 def as_api(postgres: EmbeddedPostgres, database: TestDatabase) -> TestDatabase:
     name = database.execute("select current_database()")[0][0]
-    return TestDatabase(dsn=postgres.dsn(API, name))
+    return TestDatabase(dsn=postgres.format_dsn(API_ROLE, name))
 
 
 @pytest_twisted.ensureDeferred
@@ -486,7 +486,9 @@ async def test_the_owner_of_a_database_sets_it_up(empty: TestDatabase, owner: st
     await call_with_database(as_role(empty, owner).dsn, lambda d: ensure_schema(d, upgrade=False))
     owners = "select distinct tableowner from pg_tables where schemaname = 'public'"
     assert empty.execute(owners) == [(owner,)]
-    await call_with_database(as_role(empty, API).dsn, lambda d: ensure_schema(d, upgrade=False))
+    await call_with_database(
+        as_role(empty, API_ROLE).dsn, lambda d: ensure_schema(d, upgrade=False)
+    )
 
 
 @pytest_twisted.ensureDeferred
@@ -528,7 +530,9 @@ async def test_steps_of_another_role_are_told_before_anything_is_done(
     empty.execute(sql)
     await run_migration(as_role(empty, owner))
     assert await plan_migration(as_role(empty, owner)) == []
-    await call_with_database(as_role(empty, API).dsn, lambda d: ensure_schema(d, upgrade=False))
+    await call_with_database(
+        as_role(empty, API_ROLE).dsn, lambda d: ensure_schema(d, upgrade=False)
+    )
 
 
 @pytest_twisted.ensureDeferred

@@ -16,7 +16,7 @@ import pytest
 import pytest_twisted
 
 from mig.database.database import Database
-from mig.demo.postgres import API, OWNER, EmbeddedPostgres
+from mig.demo.postgres import API_ROLE, OWNER_ROLE, EmbeddedPostgres
 from mig.errors import PostgresError
 from mig.model.statement import select_ids
 from tests.support.reactor import reactor
@@ -30,7 +30,7 @@ from mig.demo.postgres import EmbeddedPostgres
 
 async def main(reactor):
     server = EmbeddedPostgres(reactor, Path(sys.argv[1]), {"fsync": "off"})
-    server.lock()
+    server.lock_folder()
     await server.start()
     print("ready", flush=True)
     await defer.Deferred()
@@ -44,11 +44,11 @@ def folder() -> Iterator[Path]:
     """A path directly below the temporary folder, where PostgreSQL's account can enter."""
     path = Path(tempfile.gettempdir()) / f"mig-api-embedded-{os.getpid()}"
     yield path
-    assert not servers_in(path), "a server is left"
+    assert not find_servers(path), "a server is left"
     shutil.rmtree(path, ignore_errors=True)
 
 
-def servers_in(folder: Path) -> list[int]:
+def find_servers(folder: Path) -> list[int]:
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -61,8 +61,8 @@ def servers_in(folder: Path) -> list[int]:
     return found
 
 
-async def answer(server: EmbeddedPostgres, role: str = OWNER) -> str:
-    database = Database(reactor, server.dsn(role))
+async def query_current_user(server: EmbeddedPostgres, role: str = OWNER_ROLE) -> str:
+    database = Database(reactor, server.format_dsn(role))
     try:
         return (await database.query(select_ids("select current_user::text")))[0].id
     finally:
@@ -79,20 +79,20 @@ async def test_it_is_private_and_found_again_after_kill_9(folder: Path) -> None:
     assert daemon.stdout and daemon.stdout.readline() == b"ready\n"
     server = EmbeddedPostgres(reactor, folder, {"fsync": "off"})
     with pytest.raises(PostgresError, match="is in use by another mig-api"):
-        server.lock()
+        server.lock_folder()
     daemon.send_signal(signal.SIGKILL)
     daemon.wait()
     daemon.stdout.close()
-    assert servers_in(folder), "the server outlives a killed daemon"
-    server.lock()
+    assert find_servers(folder), "the server outlives a killed daemon"
+    server.lock_folder()
     await server.start()
-    assert await answer(server) == OWNER
-    assert await answer(server, API) == API
+    assert await query_current_user(server) == OWNER_ROLE
+    assert await query_current_user(server, API_ROLE) == API_ROLE
     assert folder.stat().st_mode & 0o777 == 0o700
     assert (folder / "run").stat().st_mode & 0o777 == 0o700
     check_no_other_user(server)
     await server.stop()
-    assert not servers_in(folder)
+    assert not find_servers(folder)
     assert [path.stat().st_mode for path in (home, home.parent, Path("/"))] == modes
 
 
@@ -101,7 +101,7 @@ def check_no_other_user(server: EmbeddedPostgres) -> None:
         return  # only root can try as somebody else
     nobody = pwd.getpwnam("nobody")
     tried = subprocess.run(
-        [server.program("psql"), "-d", server.dsn(), "-c", "select 1"],
+        [server.get_program_path("psql"), "-d", server.format_dsn(), "-c", "select 1"],
         user=nobody.pw_uid,
         group=nobody.pw_gid,
         extra_groups=[],
@@ -116,18 +116,18 @@ def check_no_other_user(server: EmbeddedPostgres) -> None:
 async def test_a_crashed_server_starts_again_in_a_long_path(folder: Path) -> None:
     long = folder.with_name(f"{folder.name}-{'x' * 150}")
     server = EmbeddedPostgres(reactor, long, {"fsync": "off"})
-    server.lock()
+    server.lock_folder()
     await server.start()
-    for pid in servers_in(long):
+    for pid in find_servers(long):
         os.kill(pid, signal.SIGKILL)
     await server.stop()
     again = EmbeddedPostgres(reactor, long, {"fsync": "off"})
-    again.lock()
+    again.lock_folder()
     await again.start()
-    assert await answer(again) == OWNER
+    assert await query_current_user(again) == OWNER_ROLE
     await again.stop()
-    assert not servers_in(long)
-    again.remove()
+    assert not find_servers(long)
+    again.delete_folder()
 
 
 def test_a_folder_of_somebody_else_is_refused(folder: Path) -> None:
@@ -135,9 +135,9 @@ def test_a_folder_of_somebody_else_is_refused(folder: Path) -> None:
     if os.geteuid() == 0:
         os.chown(folder, pwd.getpwnam("nobody").pw_uid, -1)
         with pytest.raises(PostgresError, match="is not ours"):
-            EmbeddedPostgres(reactor, folder).lock()
+            EmbeddedPostgres(reactor, folder).lock_folder()
     folder.rmdir()
     folder.write_text("a file")
     with pytest.raises(PostgresError, match="is not ours"):
-        EmbeddedPostgres(reactor, folder).lock()
+        EmbeddedPostgres(reactor, folder).lock_folder()
     folder.unlink()

@@ -174,9 +174,9 @@ def faults(plans: list[JsonObject]) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def million(postgres: EmbeddedPostgres) -> Iterator[Database]:
-    admin = TestDatabase(dsn=postgres.dsn())
+    admin = TestDatabase(dsn=postgres.format_dsn())
     admin.execute("create database million")
-    dsn = postgres.dsn(database="million")
+    dsn = postgres.format_dsn(database="million")
     for sql in (FLEET, "vacuum (analyze)"):
         TestDatabase(dsn=dsn).execute(sql)
     database = Database(reactor, dsn, limits=Limits(query_connections=1, stream_connections=1))

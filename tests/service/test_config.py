@@ -9,7 +9,16 @@ import pytest
 from psycopg2.extensions import parse_dsn
 
 from mig.errors import ConfigError
-from mig.service.apicfg import Config, Directories, Logging, Maxmind, Postgres, Server, parse, read
+from mig.service.config_file import (
+    Config,
+    Directories,
+    Logging,
+    Maxmind,
+    Postgres,
+    Server,
+    parse_config,
+    read_config_file,
+)
 
 SAMPLE = Path(__file__).parents[2] / "etc" / "api.cfg"
 
@@ -39,16 +48,16 @@ OF_2014 = """\
 """
 
 
-def faults(text: str) -> list[str]:
+def collect_faults(text: str) -> list[str]:
     with pytest.raises(ConfigError) as told:
-        parse(text)
+        parse_config(text)
     assert "\n" not in str(told.value)
     return str(told.value).split("; ")
 
 
 def test_the_sample_holds_every_key_with_its_default() -> None:
     """Where a key has no default, an example stands."""
-    assert read(SAMPLE) == Config(
+    assert read_config_file(SAMPLE) == Config(
         server=Server(ip="127.0.0.1", port=1664, host="http://localhost:1664"),
         postgres=Postgres(
             host="127.0.0.1",
@@ -61,7 +70,7 @@ def test_the_sample_holds_every_key_with_its_default() -> None:
         directories=Directories(spool=Path("/var/cache/mig")),
         logging=Logging(file=Path("/var/log/mig-api.log")),
         maxmind=Maxmind(path=Path("/var/lib/mig/GeoLite2-City.mmdb")),
-        idle=(
+        ineffective_keys=(
             "[server] clientpublicip",
             "[authentication] tokenduration",
             "[manifest] requiredsignatures",
@@ -72,8 +81,8 @@ def test_the_sample_holds_every_key_with_its_default() -> None:
 
 def test_an_old_file_is_read_unchanged() -> None:
     """Indented as it comes, quoted or not, with comments, and with what is no longer used."""
-    config = parse(OF_2014.replace("\n", "\r\n"))
-    assert config.server.listener == "tcp:12345:interface=127.0.0.1"
+    config = parse_config(OF_2014.replace("\n", "\r\n"))
+    assert config.server.endpoint == "tcp:12345:interface=127.0.0.1"
     assert (config.server.host, config.server.baseroute) == ("http://localhost:12345", "/api/v1")
     assert config.postgres.dsn is not None
     assert parse_dsn(config.postgres.dsn) == {
@@ -83,7 +92,7 @@ def test_an_old_file_is_read_unchanged() -> None:
         "sslmode": "disable",
     }
     assert config.logging == Logging(level="info")
-    assert config.idle == (
+    assert config.ineffective_keys == (
         "[pgp] pubring",
         "[directories] tmp",
         "[postgres] maxconn",
@@ -91,17 +100,17 @@ def test_an_old_file_is_read_unchanged() -> None:
 
 
 def test_nothing_is_needed() -> None:
-    assert parse("") == Config()
-    assert parse("[postgres]\n[Server]\n") == Config()
-    assert Config().postgres.dsn is None and Config().server.listener is None
+    assert parse_config("") == Config()
+    assert parse_config("[postgres]\n[Server]\n") == Config()
+    assert Config().postgres.dsn is None and Config().server.endpoint is None
 
 
 def test_a_password_is_never_shown() -> None:
-    config = parse("[postgres]\nuser = u\npassword = hunter2")
+    config = parse_config("[postgres]\nuser = u\npassword = hunter2")
     assert "hunter2" not in repr(config)
-    assert "hunter2" not in str(faults("[postgres]\npassword = hunter2\nport = hunter2"))
-    assert "hunter2" not in str(faults("[postgres]\npassword hunter2"))
-    assert "hunter2" not in str(faults('[postgres]\npassword = "hunter2'))
+    assert "hunter2" not in str(collect_faults("[postgres]\npassword = hunter2\nport = hunter2"))
+    assert "hunter2" not in str(collect_faults("[postgres]\npassword hunter2"))
+    assert "hunter2" not in str(collect_faults('[postgres]\npassword = "hunter2'))
 
 
 def test_all_faults_are_told_at_once() -> None:
@@ -130,7 +139,7 @@ no sense
 [maxmind]
 path = "open
 """
-    assert faults(text) == [
+    assert collect_faults(text) == [
         'line 24 has an open " or ends with a backslash',
         "line 22 is neither [section] nor key = value",
         "[server] ip must be an IP address, for example 127.0.0.1 or ::1",
@@ -168,9 +177,9 @@ path = "open
 )
 def test_a_fault_says_where_and_what_is_accepted(text: str, fault: str) -> None:
     if fault:
-        assert faults(text)[0].startswith(fault)
+        assert collect_faults(text)[0].startswith(fault)
     else:
-        assert parse(text).server.baseroute == ""
+        assert parse_config(text).server.baseroute == ""
 
 
 @pytest.mark.parametrize(
@@ -184,7 +193,7 @@ def test_a_fault_says_where_and_what_is_accepted(text: str, fault: str) -> None:
     ],
 )
 def test_a_public_url(url: str) -> None:
-    assert parse(f'[server]\nhost = "{url}/"').server.host == url
+    assert parse_config(f'[server]\nhost = "{url}/"').server.host == url
 
 
 @pytest.mark.parametrize(
@@ -196,7 +205,7 @@ def test_a_public_url(url: str) -> None:
     ],
 )
 def test_no_public_url(url: str) -> None:
-    [told] = faults(f'[server]\nhost = "{url}"')
+    [told] = collect_faults(f'[server]\nhost = "{url}"')
     assert told.startswith("[server] host must be http://NAME or https://NAME")
 
 
@@ -211,23 +220,23 @@ def test_no_public_url(url: str) -> None:
     ],
 )
 def test_ip_and_port_are_a_listener(keys: str, listener: str) -> None:
-    assert parse(f"[server]\n{keys}").server.listener == listener
+    assert parse_config(f"[server]\n{keys}").server.endpoint == listener
 
 
 @pytest.mark.parametrize(
     ("text", "seconds"), [("10m", 600), ("600s", 600), ("1h", 3600), ("1h30m5s", 5405)]
 )
 def test_a_duration(text: str, seconds: int) -> None:
-    config = parse(f"[authentication]\nenabled = OFF\ntokenduration = {text}")
+    config = parse_config(f"[authentication]\nenabled = OFF\ntokenduration = {text}")
     assert config.authentication.tokenduration == timedelta(seconds=seconds)
 
 
 def test_an_unreadable_file_is_one_line(tmp_path: Path) -> None:
     file = tmp_path / "api.cfg"
     with pytest.raises(ConfigError, match=f"^cannot read {file}: No such file or directory$"):
-        read(file)
+        read_config_file(file)
     file.write_bytes(b"[server]\nhost = \xff")
     with pytest.raises(ConfigError, match=r"the file is not UTF-8$"):
-        read(file)
+        read_config_file(file)
     file.write_bytes(b"\xef\xbb\xbf[server]\nport = 1")
-    assert read(file).server.port == 1
+    assert read_config_file(file).server.port == 1

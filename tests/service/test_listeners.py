@@ -18,21 +18,23 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
 
 from mig.errors import ListenerError
-from mig.service.endpoints import ACCEPTED, parse
-from mig.service.listeners import Listener, bind, bind_all
+from mig.service.endpoints import ACCEPTED_FORMS, parse_endpoint
+from mig.service.listeners import Listener, bind_listener, bind_listeners
 from tests.support.reactor import reactor, stop_listening
 
 SOMEWHERE_ELSE = "other machines could reach it, and there is no authentication yet"
 
 
 @pytest.fixture
-def short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def short_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder where the path of a socket is short enough: its own, as the current one."""
     monkeypatch.chdir(tmp_path)
     yield tmp_path
 
 
-def listening(family: socket.AddressFamily = socket.AF_INET, address: str = "127.0.0.1") -> int:
+def open_listening_descriptor(
+    family: socket.AddressFamily = socket.AF_INET, address: str = "127.0.0.1"
+) -> int:
     """A descriptor as a parent process leaves it."""
     made = socket.socket(family, socket.SOCK_STREAM)
     made.bind((address, 0))
@@ -56,15 +58,15 @@ def listening(family: socket.AddressFamily = socket.AF_INET, address: str = "127
 def test_texts_are_read_as_twisted_reads_them(
     text: str, kind: str, arguments: dict[str, str]
 ) -> None:
-    assert parse(text) == (kind, arguments)
+    assert parse_endpoint(text) == (kind, arguments)
 
 
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("ssl:1", f"'ssl:1' is no listener; accepted is {ACCEPTED}"),
-        ("", f"'' is no listener; accepted is {ACCEPTED}"),
-        ("port=80", f"'port=80' is no listener; accepted is {ACCEPTED}"),
+        ("ssl:1", f"'ssl:1' is no listener; accepted is {ACCEPTED_FORMS}"),
+        ("", f"'' is no listener; accepted is {ACCEPTED_FORMS}"),
+        ("port=80", f"'port=80' is no listener; accepted is {ACCEPTED_FORMS}"),
         ("tcp:80\\", "it ends with a backslash"),
         ("tcp:80:backlog=1:backlog=2", "it gives backlog twice"),
         ("tcp:80:port=80", "tcp takes port, interface, backlog, each once"),
@@ -90,23 +92,25 @@ def test_texts_are_read_as_twisted_reads_them(
         ("fd:99999", "the descriptor 99999 is no socket"),
     ],
 )
-def test_what_is_no_listener_is_refused_with_the_reason(text: str, why: str, short: Path) -> None:
+def test_what_is_no_listener_is_refused_with_the_reason(
+    text: str, why: str, short_folder: Path
+) -> None:
     with pytest.raises(ListenerError) as told:
-        bind(text)
+        bind_listener(text)
     assert why in str(told.value)
     assert "\n" not in str(told.value)
 
 
 def test_a_public_address_is_refused_with_a_way_out() -> None:
     with pytest.raises(ListenerError, match="let a reverse proxy on this host authenticate"):
-        bind("tcp:0:interface=0.0.0.0")
+        bind_listener("tcp:0:interface=0.0.0.0")
 
 
 def test_a_public_address_is_refused_whether_its_port_is_free_or_taken() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ListenerError, match=SOMEWHERE_ELSE):
-            bind(f"tcp:{port}:interface=0.0.0.0")
+            bind_listener(f"tcp:{port}:interface=0.0.0.0")
 
 
 @pytest.mark.parametrize(
@@ -119,74 +123,81 @@ def test_a_public_address_is_refused_whether_its_port_is_free_or_taken() -> None
     ],
 )
 def test_loopback_addresses_listen(text: str, address: str) -> None:
-    listener = bind(text)
+    listener = bind_listener(text)
     assert listener.socket.getsockname()[0] == address
     socket.create_connection((address, listener.port)).close()
     listener.close()
 
 
-def test_when_one_fails_the_others_are_undone(short: Path) -> None:
-    taken = bind("tcp:0")
+def test_when_one_fails_the_others_are_undone(short_folder: Path) -> None:
+    taken = bind_listener("tcp:0")
     with pytest.raises(ListenerError, match="Address already in use"):
-        bind_all(["unix:first", "tcp:0", f"tcp:{taken.port}"])
-    assert not list(short.iterdir())
+        bind_listeners(["unix:first", "tcp:0", f"tcp:{taken.port}"])
+    assert not list(short_folder.iterdir())
     taken.close()
 
 
-def test_a_unix_socket_has_its_mode_and_is_deleted_at_the_end(short: Path) -> None:
+def test_a_unix_socket_has_its_mode_and_is_deleted_at_the_end(short_folder: Path) -> None:
     for text, mode in (("unix:s", 0o660), ("unix:s:mode=600:lockfile=0", 0o600)):
-        listener = bind(text)
+        listener = bind_listener(text)
         assert stat.S_IMODE(Path("s").stat().st_mode) == mode
         assert listener.port is None
-        assert listener.made and listener.made.path == short / "s"
+        assert listener.socket_file and listener.socket_file.path == short_folder / "s"
         listener.close()
         assert not Path("s").exists()
 
 
-def test_a_stale_socket_is_replaced_a_used_one_and_a_file_are_not(short: Path) -> None:
-    bind("unix:s").socket.close()
-    listener = bind("unix:s")
+def test_a_stale_socket_is_replaced_a_used_one_and_a_file_are_not(short_folder: Path) -> None:
+    bind_listener("unix:s").socket.close()
+    listener = bind_listener("unix:s")
     with pytest.raises(ListenerError, match="Address already in use"):
-        bind("unix:s")
+        bind_listener("unix:s")
     assert Path("s").exists()
     listener.close()
     Path("s").write_text("a file of somebody")
     with pytest.raises(ListenerError, match="there is a file in this place, and it is no socket"):
-        bind("unix:s")
+        bind_listener("unix:s")
     assert Path("s").read_text()
 
 
-def test_the_file_of_another_process_is_left_alone(short: Path) -> None:
-    listener = bind("unix:s")
+def test_the_file_of_another_process_is_left_alone(short_folder: Path) -> None:
+    listener = bind_listener("unix:s")
     Path("s").unlink()
-    other = bind("unix:s")
+    other = bind_listener("unix:s")
     listener.close()
     assert Path("s").is_socket()
     other.close()
 
 
-def test_an_inherited_socket_must_listen_and_be_private(short: Path) -> None:
-    def refusal(fd: int, arguments: str = "") -> str:
+def test_an_inherited_socket_must_listen_and_be_private(short_folder: Path) -> None:
+    def refuse_descriptor(fd: int, arguments: str = "") -> str:
         with pytest.raises(ListenerError) as told:
-            bind(f"fd:{fd}{arguments}")
+            bind_listener(f"fd:{fd}{arguments}")
         os.fstat(fd)
         os.close(fd)
         return str(told.value)
 
-    assert "is no socket" in refusal(os.open("/dev/null", os.O_RDONLY))
-    assert "does not listen" in refusal(socket.socket().detach())
+    assert "is no socket" in refuse_descriptor(os.open("/dev/null", os.O_RDONLY))
+    assert "does not listen" in refuse_descriptor(socket.socket().detach())
     datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    assert "is no stream socket" in refusal(datagrams.detach())
-    assert SOMEWHERE_ELSE in refusal(listening(address="0.0.0.0"))
-    assert SOMEWHERE_ELSE in refusal(listening(socket.AF_INET6, "::"))
-    assert "is not of the domain INET6" in refusal(listening(), ":domain=INET6")
-    assert "domain must be INET, INET6, UNIX" in refusal(listening(), ":domain=INET4")
+    assert "is no stream socket" in refuse_descriptor(datagrams.detach())
+    assert SOMEWHERE_ELSE in refuse_descriptor(open_listening_descriptor(address="0.0.0.0"))
+    assert SOMEWHERE_ELSE in refuse_descriptor(open_listening_descriptor(socket.AF_INET6, "::"))
+    assert "is not of the domain INET6" in refuse_descriptor(
+        open_listening_descriptor(), ":domain=INET6"
+    )
+    assert "domain must be INET, INET6, UNIX" in refuse_descriptor(
+        open_listening_descriptor(), ":domain=INET4"
+    )
 
 
-def test_inherited_sockets_are_taken(short: Path) -> None:
-    for fd, domain in ((listening(), "INET"), (listening(socket.AF_INET6, "::1"), "INET6")):
+def test_inherited_sockets_are_taken(short_folder: Path) -> None:
+    for fd, domain in (
+        (open_listening_descriptor(), "INET"),
+        (open_listening_descriptor(socket.AF_INET6, "::1"), "INET6"),
+    ):
         for text in (f"fd:{fd}", f"fd:{fd}:domain={domain}"):
-            listener = bind(text)
+            listener = bind_listener(text)
             assert listener.port
             assert not listener.socket.get_inheritable()
             listener.close()
@@ -207,10 +218,10 @@ os.environ.update(LISTEN_FDS="2", LISTEN_FDNAMES="web:local")
 os.execv(sys.executable, [sys.executable, "-c", '''
 from twisted.internet import endpoints  # takes LISTEN_PID out of os.environ
 from mig.errors import ListenerError
-from mig.service.listeners import bind
+from mig.service.listeners import bind_listener
 for text in {texts}:
     try:
-        listener = bind(text)
+        listener = bind_listener(text)
         print(listener.socket.family.name)
         listener.close()
     except ListenerError as reason:
@@ -219,7 +230,7 @@ for text in {texts}:
 """
 
 
-def from_systemd(*texts: str, pid_offset: int = 0) -> list[str]:
+def bind_in_systemd_process(*texts: str, pid_offset: int = 0) -> list[str]:
     """What a process that systemd passes two sockets to makes of endpoint texts."""
     program = SYSTEMD.format(texts=texts, pid_offset=pid_offset)
     return subprocess.check_output(
@@ -230,8 +241,8 @@ def from_systemd(*texts: str, pid_offset: int = 0) -> list[str]:
     ).splitlines()
 
 
-def test_sockets_from_systemd(short: Path) -> None:
-    assert from_systemd(
+def test_sockets_from_systemd(short_folder: Path) -> None:
+    assert bind_in_systemd_process(
         "systemd:domain=INET:index=0",
         "systemd:INET:0",
         "systemd:domain=UNIX:name=local",
@@ -251,12 +262,12 @@ def test_sockets_from_systemd(short: Path) -> None:
     assert Path("by-systemd").is_socket(), "the file belongs to systemd"
 
 
-def test_sockets_for_another_process_are_not_taken(short: Path) -> None:
-    [told] = from_systemd("systemd:domain=INET:index=0", pid_offset=1)
+def test_sockets_for_another_process_are_not_taken(short_folder: Path) -> None:
+    [told] = bind_in_systemd_process("systemd:domain=INET:index=0", pid_offset=1)
     assert told.endswith("systemd has passed 0 sockets to this process")
 
 
-def mode_of(path: str) -> int | None:
+def read_mode(path: str) -> int | None:
     """The permissions of a file, ``None`` when there is none."""
     return stat.S_IMODE(Path(path).stat().st_mode) if Path(path).exists() else None
 
@@ -268,7 +279,7 @@ class Greeting(Protocol):
         self.transport.loseConnection()
 
 
-async def greeted(connection: socket.socket) -> bytes:
+async def read_greeting(connection: socket.socket) -> bytes:
     """What a server in this reactor sends, read without blocking it."""
     connection.setblocking(False)
     for _ in range(200):
@@ -280,44 +291,44 @@ async def greeted(connection: socket.socket) -> bytes:
     return b""
 
 
-async def served(listener: Listener, address: str | tuple[str, int | None]) -> None:
-    port = listener.accept(reactor, Factory.forProtocol(Greeting))
+async def check_greeting(listener: Listener, address: str | tuple[str, int | None]) -> None:
+    port = listener.start_accepting(reactor, Factory.forProtocol(Greeting))
     with closing(socket.socket(listener.socket.family)) as client:
         client.connect(address)
-        assert await greeted(client) == b"hello"
+        assert await read_greeting(client) == b"hello"
     await stop_listening(port)
 
 
 @pytest_twisted.ensureDeferred
 async def test_connections_are_accepted() -> None:
-    listener = bind("tcp:0")
+    listener = bind_listener("tcp:0")
     address = ("127.0.0.1", listener.port)
-    await served(listener, address)
+    await check_greeting(listener, address)
 
 
 @pytest_twisted.ensureDeferred
 async def test_accepting_opens_a_unix_socket_to_nobody_else(
-    short: Path, twisted_greenlet: object
+    short_folder: Path, twisted_greenlet: object
 ) -> None:
     """Twisted's own adoption would make it 0666."""
-    listener = bind("unix:s")
-    await served(listener, "s")
-    assert mode_of("s") == 0o660
+    listener = bind_listener("unix:s")
+    await check_greeting(listener, "s")
+    assert read_mode("s") == 0o660
     listener.close()
-    assert mode_of("s") is None
+    assert read_mode("s") is None
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_inherited_unix_socket_stays_as_it_is(short: Path) -> None:
+async def test_an_inherited_unix_socket_stays_as_it_is(short_folder: Path) -> None:
     """systemd made the file and listens on after us."""
     theirs = socket.socket(socket.AF_UNIX)
     theirs.bind("theirs")
     Path("theirs").chmod(0o640)
     theirs.listen()
-    listener = bind(f"fd:{theirs.fileno()}:domain=UNIX")
-    await served(listener, "theirs")
+    listener = bind_listener(f"fd:{theirs.fileno()}:domain=UNIX")
+    await check_greeting(listener, "theirs")
     listener.close()
-    assert mode_of("theirs") == 0o640
+    assert read_mode("theirs") == 0o640
     with closing(socket.socket(socket.AF_UNIX)) as client:
         client.connect("theirs")
     theirs.close()
@@ -334,13 +345,13 @@ class Counting(Factory):
 
 
 @pytest_twisted.ensureDeferred
-async def test_one_connection_is_taken_at_a_time(short: Path) -> None:
+async def test_one_connection_is_taken_at_a_time(short_folder: Path) -> None:
     """So daemons that share a socket share a burst of connections."""
     for text in ("tcp:0", "unix:socket"):
         factory = Counting()
-        listener = bind(text)
+        listener = bind_listener(text)
         family, address = listener.socket.family, listener.socket.getsockname()
-        port = listener.accept(reactor, factory)
+        port = listener.start_accepting(reactor, factory)
         with ExitStack() as stack:
             for _ in range(5):
                 client = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))

@@ -15,15 +15,15 @@ from twisted.scripts._twistd_unix import ServerOptions
 
 from mig.errors import LogError
 from mig.service import logs
-from mig.service.apicfg import Logging
+from mig.service.config_file import Logging
 from mig.web.request import RequestEnded
 from tests.support.reactor import record_log
 
 FOREGROUND: dict[str, object] = {"nodaemon": True}
 
 
-def logger(logging: Logging, syslog_socket: Path = logs.SYSLOG_SOCKET) -> Logger:
-    observer = logs.redirect(logging, FOREGROUND, syslog_socket=syslog_socket)
+def make_logger(logging: Logging, syslog_socket: Path = logs.SYSLOG_SOCKET) -> Logger:
+    observer = logs.configure_log(logging, FOREGROUND, syslog_socket=syslog_socket)
     assert observer is not None
     return Logger(namespace="test", observer=observer)
 
@@ -32,7 +32,7 @@ def test_a_file_is_appended_to_and_closed_to_others(tmp_path: Path) -> None:
     file = tmp_path / "api.log"
     file.write_text("before\n")
     file.chmod(0o666)
-    log = logger(Logging(mode="file", file=file, level="warning"))
+    log = make_logger(Logging(mode="file", file=file, level="warning"))
     log.info("not this")
     log.warn("but {what}", what="this")
     before, line = file.read_text().splitlines()
@@ -42,7 +42,7 @@ def test_a_file_is_appended_to_and_closed_to_others(tmp_path: Path) -> None:
 
 def test_a_file_that_cannot_be_opened_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(LogError) as told:
-        logs.redirect(Logging(mode="file", file=tmp_path / "no" / "log"), FOREGROUND)
+        logs.configure_log(Logging(mode="file", file=tmp_path / "no" / "log"), FOREGROUND)
     assert str(told.value) == f"[logging] cannot open {tmp_path}/no/log: No such file or directory"
 
 
@@ -55,7 +55,7 @@ def test_syslog_gets_datagrams_and_never_blocks(tmp_path: Path) -> None:
     for server, protocol in ((udp, "udp"), (unix, "unix")):
         server.settimeout(10)
         logging = Logging(mode="syslog", host="127.0.0.1", port=port, protocol=protocol)
-        log = logger(logging, tmp_path / "log")
+        log = make_logger(logging, tmp_path / "log")
         log.debug("not this")
         log.critical("this")
         log.info("this too")
@@ -73,12 +73,12 @@ def test_a_log_server_that_cannot_be_named_is_one_line(tmp_path: Path) -> None:
         (Logging(mode="syslog", host="no-such-host.invalid"), "cannot be resolved"),
     ):
         with pytest.raises(LogError, match=why):
-            logs.redirect(logging, FOREGROUND, syslog_socket=tmp_path / "log")
+            logs.configure_log(logging, FOREGROUND, syslog_socket=tmp_path / "log")
 
 
 def test_in_the_background_twistd_is_left_alone() -> None:
-    assert logs.redirect(Logging(), {"nodaemon": 0}) is None
-    assert logs.redirect(Logging(level="error"), {"nodaemon": 0}) is None
+    assert logs.configure_log(Logging(), {"nodaemon": 0}) is None
+    assert logs.configure_log(Logging(level="error"), {"nodaemon": 0}) is None
 
 
 def test_what_is_not_configured_is_left_to_twist() -> None:
@@ -87,13 +87,13 @@ def test_what_is_not_configured_is_left_to_twist() -> None:
         "fileLogObserverFactory": None,
         "logLevel": LogLevel.info,
     }
-    assert logs.redirect(Logging(), parent) is None
+    assert logs.configure_log(Logging(), parent) is None
     assert parent["fileLogObserverFactory"] is None
 
 
 def test_lines_are_those_of_twistd(capsys: pytest.CaptureFixture[str]) -> None:
     twistd = StringIO()
-    ours, theirs = logs.redirect(Logging(), FOREGROUND), textFileLogObserver(twistd)
+    ours, theirs = logs.configure_log(Logging(), FOREGROUND), textFileLogObserver(twistd)
     assert ours is not None
     for seconds in (0.0, 0.9, 1.1, 3600.0, 180 * 86_400.0):
         event = {
@@ -108,7 +108,7 @@ def test_lines_are_those_of_twistd(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_level_counts_in_the_foreground(capsys: pytest.CaptureFixture[str]) -> None:
-    log = logger(Logging(level="error"))
+    log = make_logger(Logging(level="error"))
     log.warn("not this")
     log.error("this")
     assert capsys.readouterr().out.endswith("[test#error] this\n")
@@ -123,7 +123,7 @@ def test_an_option_of_twistd_wins(options: list[str], tmp_path: Path) -> None:
         parent[name] = value
     parent[options[0].removeprefix("--")] = options[-1]
     file = tmp_path / "log"
-    assert logs.redirect(Logging(mode="file", file=file), parent) is None
+    assert logs.configure_log(Logging(mode="file", file=file), parent) is None
     assert not file.exists()
 
 
@@ -133,12 +133,12 @@ def test_twist_is_told_through_its_options(tmp_path: Path) -> None:
         "fileLogObserverFactory": None,
         "logLevel": LogLevel.info,
     }
-    assert logs.redirect(Logging(mode="file", file=tmp_path / "log"), parent) is None
+    assert logs.configure_log(Logging(mode="file", file=tmp_path / "log"), parent) is None
     Logger(namespace="test", observer=parent["fileLogObserverFactory"](sys.stdout)).info("this")
     assert (tmp_path / "log").read_text().endswith("this\n")
     with (tmp_path / "own").open("w") as own:
         parent = {"logFile": own, "fileLogObserverFactory": None}
-        assert logs.redirect(Logging(mode="file", file=tmp_path / "log"), parent) is None
+        assert logs.configure_log(Logging(mode="file", file=tmp_path / "log"), parent) is None
         assert parent["fileLogObserverFactory"] is None
 
 

@@ -21,7 +21,7 @@ import pytest
 from psycopg2.extensions import parse_dsn
 
 from mig import __version__
-from tests.support.daemon import BIN, Daemon, run, wait_for
+from tests.support.daemon import BIN, Daemon, run_program, wait_for
 from tests.support.postgres import TestDatabase
 
 PROGRAMS = [["twistd", "-n"], ["twistd"], ["twist"]]
@@ -44,11 +44,11 @@ def test_the_package_holds_the_plugin_and_no_tests() -> None:
 
 
 def test_help_and_version() -> None:
-    [line] = [line for line in run("--help")[1].splitlines() if "mig-api" in line]
+    [line] = [line for line in run_program("--help")[1].splitlines() if "mig-api" in line]
     assert "The MIG API" in line
-    status, output = run("mig-api", "--help")
+    status, output = run_program("mig-api", "--help")
     assert status == 0 and "--database" in output and "--listen" in output
-    assert run("mig-api", "--version") == (0, f"mig-api {__version__}\n")
+    assert run_program("mig-api", "--version") == (0, f"mig-api {__version__}\n")
 
 
 @pytest.fixture(scope="module")
@@ -68,10 +68,10 @@ def in_use(embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     daemon.stop()
 
 
-def cannot_start(program: list[str], folder: Path, arguments: list[str]) -> tuple[int, str]:
+def fail_to_start(program: list[str], folder: Path, arguments: list[str]) -> tuple[int, str]:
     """Status and output of a start that must fail; a daemon has pid file and log in *folder*."""
     where = ["--pidfile", f"{folder}/mig.pid"] if program == ["twistd"] else []
-    return run(*program[1:], *where, "mig-api", *arguments, cwd=folder, program=program[0])
+    return run_program(*program[1:], *where, "mig-api", *arguments, cwd=folder, program=program[0])
 
 
 FAULTS: dict[str, tuple[list[str], str]] = {
@@ -129,15 +129,15 @@ def test_a_start_that_cannot_work_says_one_line(
     (folder / "log.cfg").write_text("[logging]\nmode = file\nfile = no/log\n")
     port = in_use.base.split(":")[2].partition("/")[0]
 
-    def filled(text: str) -> str:
+    def fill_in(text: str) -> str:
         text = text.replace("EMBEDDED", str(embedded)).replace("FOLDER/", f"{folder}/")
         return text.replace("PORT", port) if fault == "port in use" else text
 
     arguments, line = FAULTS[fault]
     before = set(folder.iterdir())
-    status, output = cannot_start(program, folder, [filled(text) for text in arguments])
+    status, output = fail_to_start(program, folder, [fill_in(text) for text in arguments])
     assert status == 1
-    assert output.startswith(f"mig-api: {filled(line)}") and output.count("\n") == 1, output
+    assert output.startswith(f"mig-api: {fill_in(line)}") and output.count("\n") == 1, output
     assert set(folder.iterdir()) == before
 
 
@@ -146,7 +146,7 @@ def test_an_unreachable_database_ends_the_start(program: list[str], folder: Path
     """Only a running reactor can find out. A daemon's parent has ended with 0 by then, so it is
     the log that has the line; the pid file is gone."""
     log = folder / "twistd.log"
-    status, output = cannot_start(program, folder, [*UNREACHABLE, "--listen", "unix:s"])
+    status, output = fail_to_start(program, folder, [*UNREACHABLE, "--listen", "unix:s"])
     if program == ["twistd"]:
         assert (status, output) == (0, "")
         wait_for(lambda: "Server Shut Down" in log.read_text() or None)
@@ -207,13 +207,13 @@ def test_a_start_that_is_stopped_early_leaves_nothing(embedded: Path, folder: Pa
         assert process.wait(30) == -signal.SIGTERM
         assert "Traceback" not in output, output
         assert not (folder / "s").exists()
-        wait_for(lambda: not processes_with(str(other)))
+        wait_for(lambda: not find_processes(str(other)))
     finally:
         process.stdout.close()
         shutil.rmtree(other, ignore_errors=True)
 
 
-def processes_with(text: str) -> list[str]:
+def find_processes(text: str) -> list[str]:
     """The command lines that hold a text."""
     found = []
     for file in Path("/proc").glob("[0-9]*/cmdline"):
@@ -266,9 +266,9 @@ def test_a_daemon_in_the_background(embedded: Path, folder: Path) -> None:
     listen = ["--listen", "unix:s", "--listen", "tcp:0"]
     try:
         where = ["--pidfile", str(pid_file)]
-        assert run(*where, "mig-api", *arguments, *listen, cwd=folder) == (0, "")
+        assert run_program(*where, "mig-api", *arguments, *listen, cwd=folder) == (0, "")
         text = wait_for(lambda: log.read_text() if "ready at " in log.read_text() else None)
-        status, output = run("mig-api", *arguments, cwd=folder)
+        status, output = run_program("mig-api", *arguments, cwd=folder)
         assert (status, output) == (1, f"mig-api: {other} is in use by another mig-api\n")
         base = text.partition("ready at ")[2].split()[0]
         assert base.startswith("http://localhost:") and base.endswith("/api/v1/")
@@ -279,7 +279,7 @@ def test_a_daemon_in_the_background(embedded: Path, folder: Path) -> None:
         os.kill(int(pid_file.read_text()), signal.SIGTERM)
         wait_for(lambda: not pid_file.exists())
         assert {file.name for file in folder.iterdir()} == {"api.cfg", "log"}
-        assert not processes_with(str(other))
+        assert not find_processes(str(other))
     finally:
         shutil.rmtree(other, ignore_errors=True)
 
@@ -287,7 +287,7 @@ def test_a_daemon_in_the_background(embedded: Path, folder: Path) -> None:
 def test_a_database_of_a_newer_version_ends_the_start(database: TestDatabase, folder: Path) -> None:
     database.execute("insert into mig_schema values (99)")
     arguments = ["--database", database.dsn, "--listen", "tcp:0"]
-    status, output = cannot_start(["twistd", "-n"], folder, arguments)
+    status, output = fail_to_start(["twistd", "-n"], folder, arguments)
     assert status == 1
     assert "made by a newer mig-api" in output and "Traceback" not in output
 

@@ -14,7 +14,7 @@ import pytest_twisted
 from twisted.internet.threads import deferToThread
 
 from mig.limits import Limits
-from mig.service.listeners import bind
+from mig.service.listeners import bind_listener
 from mig.web.request import RequestEnded
 from tests.support.reactor import port_number, reactor, stop_listening
 from tests.support.site_client import (
@@ -41,7 +41,7 @@ class Server:
     def __init__(self) -> None:
         self.echo_routes = EchoRoutes()
         self.site = make_echo_site(reactor, BASE, self.echo_routes)
-        self.port = bind("tcp:0").accept(reactor, self.site)
+        self.port = bind_listener("tcp:0").start_accepting(reactor, self.site)
 
     async def exchange_bytes(self, *data: bytes) -> bytes:
         """All that is answered to *data*, read to the end; only then the client closes."""

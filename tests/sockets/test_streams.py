@@ -16,7 +16,7 @@ from mig.limits import Limits
 from tests.support import fleet
 from tests.support.api import Api
 from tests.support.postgres import MANY_COMMANDS, TestDatabase
-from tests.support.reactor import Log, port_number, reactor, record_log
+from tests.support.reactor import LogRecorder, port_number, reactor, record_log
 
 REPORT = f"/api/v1/search?type=command&report=complianceitems&limit=100000&{fleet.ALWAYS}"
 BACKENDS = (
@@ -26,7 +26,7 @@ BACKENDS = (
 
 
 @pytest.fixture
-def log() -> Iterator[Log]:
+def log() -> Iterator[LogRecorder]:
     """What is logged during the test."""
     with record_log() as log:
         yield log
@@ -75,13 +75,13 @@ class ReportClient:
 @pytest.mark.parametrize("how", ["disconnect", "half_close"])
 @pytest_twisted.ensureDeferred
 async def test_a_client_that_leaves_frees_its_backend(
-    api: Api, many: TestDatabase, how: str, log: Log
+    api: Api, large_database: TestDatabase, how: str, log: LogRecorder
 ) -> None:
     client = await deferToThread(ReportClient, api)
     await deferToThread(client.read_at_least, 300_000)
-    assert len(many.execute(BACKENDS)) == 1
+    assert len(large_database.execute(BACKENDS)) == 1
     await deferToThread(getattr(client, how))
-    await wait_until(lambda: not many.execute(BACKENDS))
+    await wait_until(lambda: not large_database.execute(BACKENDS))
     assert not log.failures
     again = await api.get(f"/search?type=command&limit=1&{fleet.ALWAYS}")
     assert again.code == 200
@@ -89,49 +89,55 @@ async def test_a_client_that_leaves_frees_its_backend(
 
 @pytest_twisted.ensureDeferred
 async def test_a_client_that_leaves_before_the_first_row_cancels_the_query(
-    api: Api, many: TestDatabase
+    api: Api, large_database: TestDatabase
 ) -> None:
-    many.execute(
+    large_database.execute(
         "create function slow(json) returns text language sql as"
         " $$ select pg_sleep(600)::text $$;"
         " alter table commands rename to stored;"
         " create view commands as select s.*, slow(results) from stored s where slow(results) = ''"
     )
     client = await deferToThread(ReportClient, api)
-    await wait_until(lambda: many.execute(BACKENDS))
+    await wait_until(lambda: large_database.execute(BACKENDS))
     await deferToThread(client.disconnect)
-    await wait_until(lambda: not many.execute(BACKENDS))
+    await wait_until(lambda: not large_database.execute(BACKENDS))
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_stalled_client_is_cut_and_frees_its_backend(
-    limited: Callable[[Limits], Api], many: TestDatabase
+    start_api: Callable[[Limits], Api], large_database: TestDatabase
 ) -> None:
-    api = limited(Limits(stall_seconds=0.2, stall_bytes_per_second=10**9))
+    api = start_api(Limits(stall_seconds=0.2, stall_bytes_per_second=10**9))
     client = await deferToThread(ReportClient, api)
     await deferToThread(client.read_at_least, 300_000)
-    await wait_until(lambda: not many.execute(BACKENDS))
+    await wait_until(lambda: not large_database.execute(BACKENDS))
     with pytest.raises(ConnectionResetError):
         await deferToThread(client.read_to_end)
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_stream_has_an_end(limited: Callable[[Limits], Api], many: TestDatabase) -> None:
-    client = await deferToThread(ReportClient, limited(Limits(stream_seconds=0.3)))
+async def test_a_stream_has_an_end(
+    start_api: Callable[[Limits], Api], large_database: TestDatabase
+) -> None:
+    client = await deferToThread(ReportClient, start_api(Limits(stream_seconds=0.3)))
     await deferToThread(client.read_at_least, 300_000)
-    await wait_until(lambda: not many.execute(BACKENDS))
+    await wait_until(lambda: not large_database.execute(BACKENDS))
     with pytest.raises(ConnectionResetError):
         await deferToThread(client.read_to_end)
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_administrator_finds_and_stops_a_stream(api: Api, many: TestDatabase) -> None:
+async def test_an_administrator_finds_and_stops_a_stream(
+    api: Api, large_database: TestDatabase
+) -> None:
     client = await deferToThread(ReportClient, api)
     await deferToThread(client.read_at_least, 300_000)
-    [(pid, name)] = many.execute(BACKENDS.replace("select pid", "select pid, application_name"))
+    [(pid, name)] = large_database.execute(
+        BACKENDS.replace("select pid", "select pid, application_name")
+    )
     head = await deferToThread(lambda: client.first)
     assert name == f"mig-api {head.partition(b'X-Request-Id: ')[2].split()[0].decode()}"
-    many.execute("select pg_terminate_backend(%s)", (pid,))
+    large_database.execute("select pg_terminate_backend(%s)", (pid,))
     with pytest.raises(ConnectionResetError):
         await deferToThread(client.read_to_end)
 
@@ -139,18 +145,18 @@ async def test_an_administrator_finds_and_stops_a_stream(api: Api, many: TestDat
 @pytest.mark.parametrize("byte_count", [1, *Random(8).sample(range(2, 20_000_000), 6)])
 @pytest_twisted.ensureDeferred
 async def test_a_killed_backend_is_seen_by_the_client(
-    api: Api, many: TestDatabase, byte_count: int
+    api: Api, large_database: TestDatabase, byte_count: int
 ) -> None:
     client = await deferToThread(ReportClient, api)
     await deferToThread(client.read_at_least, byte_count)
-    many.execute(f"select pg_terminate_backend(pid) from ({BACKENDS}) b")
+    large_database.execute(f"select pg_terminate_backend(pid) from ({BACKENDS}) b")
     with pytest.raises(ConnectionResetError):
         await deferToThread(client.read_to_end)
-    await wait_until(lambda: not many.execute(BACKENDS))
+    await wait_until(lambda: not large_database.execute(BACKENDS))
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_whole_report_ends_as_http_demands(api: Api, many: TestDatabase) -> None:
+async def test_a_whole_report_ends_as_http_demands(api: Api, large_database: TestDatabase) -> None:
     def count_items() -> int:
         connection = http.client.HTTPConnection("127.0.0.1", port_number(api.port), timeout=60)
         connection.request("GET", REPORT, headers={"Host": "localhost"})

@@ -19,7 +19,7 @@ from mig.actions.submit import Submitter
 from mig.database.database import Database
 from mig.investigators.registry import InvestigatorRegistry
 from mig.limits import Limits
-from mig.service.listeners import bind
+from mig.service.listeners import bind_listener
 from mig.service.site import make_site
 from mig.signing.gpg.verify import Gpg
 from mig.signing.keyring import Keyring
@@ -66,7 +66,7 @@ class Api:
         else:
             self.handoff = DatabaseHandoff() if handoff == "database" else NoHandoff()
         self.pool = HTTPConnectionPool(reactor, persistent=False)
-        listener = bind("tcp:0")
+        listener = bind_listener("tcp:0")
         self.root = f"http://localhost:{listener.port}"
         self.base = f"{self.root}/api/v1"
         query, keyring = self.database.query, Keyring()
@@ -79,7 +79,7 @@ class Api:
             investigators=InvestigatorRegistry(self.database, self.gpg, keyring),
             limits=limits,
         )
-        self.port = listener.accept(reactor, site)
+        self.port = listener.start_accepting(reactor, site)
 
     async def request(self, method: str, path: str, **options: Any) -> Answer:
         """The answer to a request below the base route; *options* are those of treq."""

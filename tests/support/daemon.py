@@ -11,13 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-T = TypeVar("T")
+Result = TypeVar("Result")
 
 BIN = Path(sys.executable).parent
 TWISTD = (BIN / "twistd",)
 
 
-def run(*arguments: str, cwd: Path | str = "/", program: str = "twistd") -> tuple[int, str]:
+def run_program(*arguments: str, cwd: Path | str = "/", program: str = "twistd") -> tuple[int, str]:
     """Exit status and output of a start that must end by itself."""
     done = subprocess.run(
         [BIN / program, *arguments], cwd=cwd, capture_output=True, text=True, timeout=60
@@ -25,7 +25,7 @@ def run(*arguments: str, cwd: Path | str = "/", program: str = "twistd") -> tupl
     return done.returncode, done.stdout + done.stderr
 
 
-def wait_for(condition: Callable[[], T | None]) -> T:
+def wait_for(condition: Callable[[], Result | None]) -> Result:
     """What *condition* answers as soon as it is true, within a bound."""
     for _ in range(1200):
         answer = condition()
@@ -57,9 +57,9 @@ class Daemon:
             pass_fds=inherited,
             env={**os.environ, **(environment or {})},
         )
-        self.base = wait_for(self._ready)
+        self.base = wait_for(self._find_base_url)
 
-    def _ready(self) -> str | None:
+    def _find_base_url(self) -> str | None:
         text = self.log.read_text() if self.log.exists() else ""
         assert self.process.poll() is None, text + self.output.read_text()
         return text.partition("ready at ")[2].split()[0] if "ready at " in text else None

@@ -149,7 +149,7 @@ class FaultyService:
 
     def makeService(self, options: Options) -> IService:
         calls = make_calls(self.failures)
-        return make_service(options, calls=calls, database_class=FaultyDatabase)
+        return make_service(options, system_calls=calls, database_class=FaultyDatabase)
 
 
 class FaultyOptions(twistd.ServerOptions):  # type: ignore[name-defined,misc]  # not in its __all__

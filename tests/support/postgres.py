@@ -32,16 +32,16 @@ def run_server() -> Iterator[EmbeddedPostgres]:
     server = EmbeddedPostgres(reactor, folder, FAST_SETTINGS)
 
     async def start() -> None:
-        server.lock()
+        server.lock_folder()
         await server.start()
-        database = Database(reactor, server.dsn(database="template1"))
+        database = Database(reactor, server.format_dsn(database="template1"))
         await migrate.ensure_schema(database, upgrade=True)
         database.stop()
 
     pytest_twisted.blockon(Deferred.fromCoroutine(start()))
     yield server
     pytest_twisted.blockon(Deferred.fromCoroutine(server.stop()))
-    server.remove()
+    server.delete_folder()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,12 +79,12 @@ class Databases:
         Databases._created += 1
         name = f"test_{Databases._created}"
         self._names.append(name)
-        admin = TestDatabase(dsn=self._server.dsn())
+        admin = TestDatabase(dsn=self._server.format_dsn())
         admin.execute(f"create database {name} template {template}")
-        return TestDatabase(dsn=self._server.dsn(database=name))
+        return TestDatabase(dsn=self._server.format_dsn(database=name))
 
     def drop_all(self) -> None:
-        admin = TestDatabase(dsn=self._server.dsn())
+        admin = TestDatabase(dsn=self._server.format_dsn())
         for name in self._names:
             admin.execute(f"drop database {name} with (force)")
 

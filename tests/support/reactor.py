@@ -18,7 +18,7 @@ from zope.interface import implementer
 
 from mig.reactor import get_reactor
 
-T = TypeVar("T")
+Result = TypeVar("Result")
 
 
 reactor = get_reactor()
@@ -26,7 +26,7 @@ reactor = get_reactor()
 
 
 @implementer(ILogObserver)
-class Log:
+class LogRecorder:
     """The events that were logged."""
 
     def __init__(self) -> None:
@@ -47,9 +47,9 @@ class Log:
 
 
 @contextmanager
-def record_log() -> Iterator[Log]:
+def record_log() -> Iterator[LogRecorder]:
     """Record what is logged until the end of the block."""
-    log = Log()
+    log = LogRecorder()
     globalLogPublisher.addObserver(log)
     try:
         yield log
@@ -69,15 +69,15 @@ async def stop_listening(port: IListeningPort) -> None:
     await maybeDeferred(port.stopListening)
 
 
-def call_in_reactor(start: Callable[[], Coroutine[Deferred[Any], Any, T]]) -> T:
+def call_in_reactor(start: Callable[[], Coroutine[Deferred[Any], Any, Result]]) -> Result:
     """Run a coroutine in the reactor's thread, and wait in this one for what it returns."""
-    result: Future[T] = Future()
+    result: Future[Result] = Future()
 
-    def fail(failure: Failure) -> None:
+    def set_failure(failure: Failure) -> None:
         result.set_exception(failure.value)
 
-    def begin() -> None:
-        Deferred.fromCoroutine(start()).addCallbacks(result.set_result, fail)
+    def start_coroutine() -> None:
+        Deferred.fromCoroutine(start()).addCallbacks(result.set_result, set_failure)
 
-    reactor.callFromThread(begin)
+    reactor.callFromThread(start_coroutine)
     return result.result()

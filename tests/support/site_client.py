@@ -20,7 +20,7 @@ from mig.hypermedia import templates as home
 from mig.hypermedia import urls
 from mig.hypermedia.document import Template
 from mig.limits import Limits
-from mig.service.site import let_anyone_in, make_site
+from mig.service.site import authenticate_anonymously, make_site
 from mig.web.forms import parse_form
 from mig.web.gate import Authenticator
 from mig.web.request import Request, RequestEnded
@@ -86,7 +86,7 @@ def make_echo_site(
     base: str,
     echo_routes: EchoRoutes,
     limits: Limits = Limits(),  # noqa: B008 - it is frozen
-    authenticate: Authenticator = let_anyone_in,
+    authenticate: Authenticator = authenticate_anonymously,
     observers: Sequence[RequestObserver] = (),
 ) -> ApiSite:
     """A site that has nothing to answer from but *echo_routes*."""
@@ -114,7 +114,7 @@ class SiteClient:
         self,
         base: str = BASE,
         limits: Limits = Limits(),  # noqa: B008 - it is frozen
-        authenticate: Authenticator = let_anyone_in,
+        authenticate: Authenticator = authenticate_anonymously,
         observers: Sequence[RequestObserver] = (),
     ) -> None:
         self.clock = Clock()

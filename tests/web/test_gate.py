@@ -17,10 +17,10 @@ from mig.access.caller import ANONYMOUS, Caller
 from mig.access.permissions import Permission
 from mig.errors import ForbiddenError
 from mig.limits import Limits
-from mig.service.listeners import bind
+from mig.service.listeners import bind_listener
 from mig.web.gate import Authenticator
 from mig.web.request import Request
-from tests.support.reactor import Log, port_number, reactor, record_log, stop_listening
+from tests.support.reactor import LogRecorder, port_number, reactor, record_log, stop_listening
 from tests.support.site_client import (
     BASE,
     CREATE,
@@ -55,7 +55,7 @@ def site_client(authenticator: PendingAuthenticator) -> SiteClient:
 
 
 @pytest.fixture
-def log() -> Iterator[Log]:
+def log() -> Iterator[LogRecorder]:
     """What is logged during the test."""
     with record_log() as log:
         yield log
@@ -286,7 +286,10 @@ def test_no_other_deadline_passes_while_the_gate_is_asked(
 
 @pytest.mark.parametrize("request_bytes", [HEARTBEAT, EXPECTING, HEAD + BODY])
 def test_a_client_that_leaves_ends_its_gate(
-    site_client: SiteClient, authenticator: PendingAuthenticator, request_bytes: bytes, log: Log
+    site_client: SiteClient,
+    authenticator: PendingAuthenticator,
+    request_bytes: bytes,
+    log: LogRecorder,
 ) -> None:
     site_client.send(request_bytes)
     [waiting] = authenticator.waiting
@@ -304,7 +307,10 @@ def test_a_client_that_leaves_ends_its_gate(
 
 @pytest.mark.parametrize("request_bytes", [HEARTBEAT, EXPECTING, HEAD + BODY])
 def test_a_gate_that_fails_shows_an_id_and_nothing_else(
-    site_client: SiteClient, authenticator: PendingAuthenticator, request_bytes: bytes, log: Log
+    site_client: SiteClient,
+    authenticator: PendingAuthenticator,
+    request_bytes: bytes,
+    log: LogRecorder,
 ) -> None:
     site_client.send(request_bytes)
     authenticator.refuse_next(ValueError("a secret"))
@@ -334,7 +340,7 @@ class Server:
         self.authenticator = PendingAuthenticator()
         self.echo_routes = EchoRoutes()
         site = make_echo_site(reactor, BASE, self.echo_routes, authenticate=self.authenticator)
-        self.port = bind("tcp:0").accept(reactor, site)
+        self.port = bind_listener("tcp:0").start_accepting(reactor, site)
 
     def connect(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", port_number(self.port)), timeout=20)

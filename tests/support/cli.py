@@ -6,13 +6,13 @@ import os
 import subprocess
 import sys
 
-COMMAND = [sys.executable, "-P", "-m", "mig.cli"]
+CLI = [sys.executable, "-P", "-m", "mig.cli"]
 
 
-def command(*arguments: str, **environment: str) -> tuple[int, str, str]:
+def run_cli(*arguments: str, **environment: str) -> tuple[int, str, str]:
     """Status, output and error output."""
     done = subprocess.run(
-        [*COMMAND, *arguments],
+        [*CLI, *arguments],
         env={**os.environ, **environment},
         capture_output=True,
         text=True,

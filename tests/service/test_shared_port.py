@@ -13,8 +13,8 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 
-from mig.service.listeners import bind
-from mig.service.shared_port import MOST_PAUSES
+from mig.service.listeners import bind_listener
+from mig.service.shared_port import MAX_PAUSES
 from tests.support.reactor import reactor, stop_listening
 
 
@@ -25,8 +25,8 @@ class Connections(Factory):
     port: IListeningPort
 
     def __init__(self) -> None:
-        self.open = 0
-        self.taken = 0
+        self.open_count = 0
+        self.accepted_count = 0
 
     def buildProtocol(self, addr: object) -> Protocol:
         return Connection(self)
@@ -37,11 +37,11 @@ class Connection(Protocol):
         self._connections = connections
 
     def connectionMade(self) -> None:
-        self._connections.open += 1
-        self._connections.taken += 1
+        self._connections.open_count += 1
+        self._connections.accepted_count += 1
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self._connections.open -= 1
+        self._connections.open_count -= 1
 
 
 class Daemons:
@@ -53,17 +53,19 @@ class Daemons:
         self._family = listening.family
         self.two = [Connections(), Connections()]
         for one in self.two:
-            one.port = bind(f"fd:{listening.fileno()}").accept(reactor, one, **options)
+            one.port = bind_listener(f"fd:{listening.fileno()}").start_accepting(
+                reactor, one, **options
+            )
         listening.close()
         self.clients: list[socket.socket] = []
 
     @property
-    def open(self) -> list[int]:
-        return [one.open for one in self.two]
+    def open_count(self) -> list[int]:
+        return [one.open_count for one in self.two]
 
     @property
-    def taken(self) -> int:
-        return sum(one.taken for one in self.two)
+    def accepted_count(self) -> int:
+        return sum(one.accepted_count for one in self.two)
 
     def connect(self) -> socket.socket:
         client = socket.socket(self._family)
@@ -71,25 +73,25 @@ class Daemons:
         self.clients.append(client)
         return client
 
-    async def until(self, condition: Callable[[], bool]) -> None:
+    async def wait_until(self, condition: Callable[[], bool]) -> None:
         while not condition():
-            await turn()
+            await run_reactor_once()
 
-    async def until_open(self, count: int) -> None:
-        await self.until(lambda: sum(self.open) == count)
+    async def wait_until_open(self, count: int) -> None:
+        await self.wait_until(lambda: sum(self.open_count) == count)
 
-    async def until_taken(self, count: int) -> None:
-        await self.until(lambda: self.taken == count)
+    async def wait_until_accepted(self, count: int) -> None:
+        await self.wait_until(lambda: self.accepted_count == count)
 
     async def stop(self) -> None:
         for client in self.clients:
             client.close()
-        await self.until(lambda: self.open == [0, 0])
+        await self.wait_until(lambda: self.open_count == [0, 0])
         for one in self.two:
             await stop_listening(one.port)
 
 
-async def turn() -> None:
+async def run_reactor_once() -> None:
     waiting: Deferred[None] = Deferred()
     reactor.callLater(0, waiting.callback, None)
     await waiting
@@ -118,7 +120,7 @@ async def daemons(listening: socket.socket) -> AsyncIterator[Daemons]:
 
 
 @pytest_twisted.async_yield_fixture
-async def patient(listening: socket.socket) -> AsyncIterator[Daemons]:
+async def slow_daemons(listening: socket.socket) -> AsyncIterator[Daemons]:
     """Daemons that leave a connection to each other for an hour."""
     running = Daemons(listening, pause_seconds=3600.0)
     yield running
@@ -127,32 +129,32 @@ async def patient(listening: socket.socket) -> AsyncIterator[Daemons]:
 
 @pytest_twisted.ensureDeferred
 async def test_connections_that_stay_go_to_who_has_fewer(daemons: Daemons) -> None:
-    for count in range(1, 2 * MOST_PAUSES + 1):
+    for count in range(1, 2 * MAX_PAUSES + 1):
         daemons.connect()
-        await daemons.until_open(count)
-        assert abs(daemons.open[0] - daemons.open[1]) <= 1
+        await daemons.wait_until_open(count)
+        assert abs(daemons.open_count[0] - daemons.open_count[1]) <= 1
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_burst_is_shared(daemons: Daemons) -> None:
     for _ in range(48):
         daemons.connect()
-    await daemons.until(lambda: sum(daemons.open) == 48)
-    assert min(daemons.open) >= 12
+    await daemons.wait_until(lambda: sum(daemons.open_count) == 48)
+    assert min(daemons.open_count) >= 12
 
 
 @pytest_twisted.ensureDeferred
 async def test_the_place_of_a_connection_that_has_closed_is_taken_at_once(
-    patient: Daemons,
+    slow_daemons: Daemons,
 ) -> None:
-    daemons = patient
+    daemons = slow_daemons
     first, second, waiting = (daemons.connect() for _ in range(3))
-    await daemons.until(lambda: daemons.open == [1, 1])
+    await daemons.wait_until(lambda: daemons.open_count == [1, 1])
     for count, leaving in enumerate((first, second, waiting), 3):
         for _ in range(20):
-            await turn()
-        assert daemons.taken == count - 1
+            await run_reactor_once()
+        assert daemons.accepted_count == count - 1
         daemons.connect()
         leaving.close()
-        await daemons.until_taken(count)
-        await daemons.until(lambda: daemons.open == [1, 1])
+        await daemons.wait_until_accepted(count)
+        await daemons.wait_until(lambda: daemons.open_count == [1, 1])

@@ -11,9 +11,9 @@ from click.testing import CliRunner
 
 from mig import __version__
 from mig.cli import main
-from mig.demo.postgres import API, EmbeddedPostgres
+from mig.demo.postgres import API_ROLE, EmbeddedPostgres
 from tests.support import catalog
-from tests.support.command import COMMAND, command
+from tests.support.cli import CLI, run_cli
 from tests.support.generations import set_up_2014
 from tests.support.postgres import NewDatabase, TestDatabase, hold_transaction
 
@@ -48,33 +48,33 @@ def test_no_usable_database_is_given(arguments: list[str], says: str) -> None:
 def test_the_plan_is_sql_that_does_the_same(old: TestDatabase, new_database: NewDatabase) -> None:
     """It changes nothing itself; psql takes it."""
     before = catalog.describe_all(old)
-    status, sql, errors = command("migrate", "--plan", "--database", old.dsn)
+    status, sql, errors = run_cli("migrate", "--plan", "--database", old.dsn)
     assert (status, errors) == (0, "")
     assert catalog.describe_all(old) == before
     by_hand = set_up_2014(new_database("template0"))
     psql = ["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", by_hand.dsn]
     subprocess.run(psql, input=sql, text=True, check=True)
-    assert command("migrate", "--database", old.dsn)[0] == 0
+    assert run_cli("migrate", "--database", old.dsn)[0] == 0
     assert catalog.describe_all(by_hand) == catalog.describe_all(old)
 
 
 def test_each_step_is_told_and_a_second_run_has_none(old: TestDatabase) -> None:
-    _, sql, _ = command("migrate", "--plan", MIG_DATABASE=old.dsn)
+    _, sql, _ = run_cli("migrate", "--plan", MIG_DATABASE=old.dsn)
     role, *steps = [line[3:] for line in sql.splitlines() if line.startswith("-- ")]
     assert role == "as migadmin:"
-    status, output, errors = command("migrate", MIG_DATABASE=old.dsn)
+    status, output, errors = run_cli("migrate", MIG_DATABASE=old.dsn)
     assert (status, errors) == (0, "")
     assert output.splitlines() == [
         *(f"done: {step}" for step in steps),
         "the database is up to date",
     ]
-    assert command("migrate", MIG_DATABASE=old.dsn) == (0, "nothing to do\n", "")
-    assert command("migrate", "--plan", MIG_DATABASE=old.dsn) == (0, "-- nothing to do\n", "")
+    assert run_cli("migrate", MIG_DATABASE=old.dsn) == (0, "nothing to do\n", "")
+    assert run_cli("migrate", "--plan", MIG_DATABASE=old.dsn) == (0, "-- nothing to do\n", "")
 
 
 def test_an_empty_database_is_set_up(new_database: NewDatabase) -> None:
     empty = new_database("template0")
-    status, output, _ = command("migrate", "--database", empty.dsn)
+    status, output, _ = run_cli("migrate", "--database", empty.dsn)
     assert (status, output) == (
         0,
         "done: set up an empty database\nthe database is up to date\n",
@@ -92,10 +92,10 @@ def test_a_failure_is_one_line_and_status_1(
         database.dsn: "made by a newer mig-api",
         "postgresql://x@127.0.0.1:1/x": "the database cannot be reached",
         "postgresql://x@no-such-host.invalid/x": "the database cannot be reached",
-        f"{postgres.dsn(database='no_such_database')}": "no_such_database",
+        f"{postgres.format_dsn(database='no_such_database')}": "no_such_database",
     }
     for dsn, says in faults.items():
-        status, output, errors = command(*arguments, "--database", dsn)
+        status, output, errors = run_cli(*arguments, "--database", dsn)
         assert (status, output) == (1, "")
         assert errors.startswith("mig-api: ")
         assert errors.count("\n") == 1
@@ -106,10 +106,10 @@ def test_a_plan_that_needs_another_role_ends_with_2(
     old: TestDatabase, postgres: EmbeddedPostgres
 ) -> None:
     """The same plan, for everybody; the status says whether this user can run it."""
-    limited = postgres.dsn(API, old.execute("select current_database()")[0][0])
-    status, sql, errors = command("migrate", "--plan", "--database", limited)
+    limited = postgres.format_dsn(API_ROLE, old.execute("select current_database()")[0][0])
+    status, sql, errors = run_cli("migrate", "--plan", "--database", limited)
     assert (status, errors) == (2, "")
-    assert (0, sql, "") == command("migrate", "--plan", "--database", old.dsn)
+    assert (0, sql, "") == run_cli("migrate", "--plan", "--database", old.dsn)
     assert sql.startswith("-- as migadmin:\nset role migadmin;\n")
 
 
@@ -118,8 +118,8 @@ def test_a_migration_that_needs_another_role_prints_its_steps(
 ) -> None:
     """Nothing is done; one line says who must run what is printed as SQL."""
     before = catalog.describe_all(old)
-    limited = postgres.dsn(API, old.execute("select current_database()")[0][0])
-    status, sql, errors = command("migrate", "--database", limited)
+    limited = postgres.format_dsn(API_ROLE, old.execute("select current_database()")[0][0])
+    status, sql, errors = run_cli("migrate", "--database", limited)
     assert status == 2
     assert errors.startswith("mig-api: migapi may not create table mig_schema, and ")
     assert errors.count("\n") == 1
@@ -127,7 +127,7 @@ def test_a_migration_that_needs_another_role_prints_its_steps(
     assert catalog.describe_all(old) == before
     psql = ["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", old.dsn]
     subprocess.run(psql, input=sql, text=True, check=True)
-    assert command("migrate", "--database", limited) == (0, "nothing to do\n", "")
+    assert run_cli("migrate", "--database", limited) == (0, "nothing to do\n", "")
 
 
 def test_a_plan_has_the_steps_of_one_role_together(
@@ -139,21 +139,21 @@ def test_a_plan_has_the_steps_of_one_role_together(
         database.execute("alter table modules owner to migapi; alter table agents owner to migapi")
         database.execute("revoke select on modules, agents from migapi")
         database.execute("revoke create on schema public from public")
-    status, sql, _ = command("migrate", "--plan", "--database", old.dsn)
+    status, sql, _ = run_cli("migrate", "--plan", "--database", old.dsn)
     assert status == 0
     roles = [line for line in sql.splitlines() if line.startswith("-- as ")]
     assert roles == ["-- as migadmin:", "-- as migapi:", "-- as migadmin:"]
     psql = ["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", by_hand.dsn]
     subprocess.run(psql, input=sql, text=True, check=True)
-    assert command("migrate", "--database", old.dsn)[0] == 0
+    assert run_cli("migrate", "--database", old.dsn)[0] == 0
     assert catalog.describe_all(by_hand) == catalog.describe_all(old)
-    assert command("migrate", "--plan", "--database", by_hand.dsn)[1] == "-- nothing to do\n"
+    assert run_cli("migrate", "--plan", "--database", by_hand.dsn)[1] == "-- nothing to do\n"
 
 
 def test_interrupted_it_says_so_and_can_be_repeated(old: TestDatabase) -> None:
     with hold_transaction(old, "update commands set status = 'sent'"):
         process = subprocess.Popen(
-            [*COMMAND, "migrate", "--database", old.dsn],
+            [*CLI, "migrate", "--database", old.dsn],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -166,7 +166,7 @@ def test_interrupted_it_says_so_and_can_be_repeated(old: TestDatabase) -> None:
     assert process.returncode == 130
     assert output.splitlines()[-1] == "mig-api: interrupted; run it again to complete it"
     assert "Traceback" not in output
-    assert command("migrate", "--database", old.dsn)[0] == 0
+    assert run_cli("migrate", "--database", old.dsn)[0] == 0
     assert catalog.list_invalid_indexes(old) == []
 
 
@@ -175,6 +175,6 @@ def test_investigators_of_a_database_that_was_not_migrated(
     database: TestDatabase, verb: list[str]
 ) -> None:
     database.execute("alter table investigators drop column permissions")
-    status, output, errors = command("investigator", *verb, "--database", database.dsn)
+    status, output, errors = run_cli("investigator", *verb, "--database", database.dsn)
     assert (status, output, errors.count("\n")) == (1, "", 1)
     assert "mig-api migrate" in errors

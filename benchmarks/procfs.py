@@ -15,7 +15,7 @@ _PEAK = re.compile(r"^VmHWM:\s+([0-9]+) kB$", re.MULTILINE)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stat:
+class ProcessStat:
     """One process: its parent, its own seconds, and those of its children that it has reaped."""
 
     parent: int
@@ -23,42 +23,42 @@ class Stat:
     reaped: float
 
 
-def parse_stat(text: str) -> Stat:
+def parse_stat(text: str) -> ProcessStat:
     """The text of a ``/proc/PID/stat``; the name of a program may hold spaces and brackets."""
     fields = text.rpartition(")")[2].split()
     user, system, reaped_user, reaped_system = map(int, fields[11:15])
-    return Stat(
+    return ProcessStat(
         parent=int(fields[1]),
         own=(user + system) / _TICKS,
         reaped=(reaped_user + reaped_system) / _TICKS,
     )
 
 
-def family_seconds(stats: Mapping[int, Stat], root: int) -> float:
+def sum_family_seconds(stats: Mapping[int, ProcessStat], root: int) -> float:
     """Processor time of a process and of all its children, those that have ended included."""
-    return sum(stats[pid].own + stats[pid].reaped for pid in _family(stats, root))
+    return sum(stats[pid].own + stats[pid].reaped for pid in _list_members(stats, root))
 
 
-def family(root: int) -> list[int]:
+def list_family(root: int) -> list[int]:
     """A process and its children."""
-    return _family(dict(_all()), root)
+    return _list_members(dict(_read_all()), root)
 
 
-def _family(stats: Mapping[int, Stat], root: int) -> list[int]:
+def _list_members(stats: Mapping[int, ProcessStat], root: int) -> list[int]:
     return [root, *(pid for pid, stat in stats.items() if stat.parent == root)]
 
 
-def seconds(pid: int) -> float:
+def read_seconds(pid: int) -> float:
     """Processor time of one process so far."""
     return parse_stat((PROC / str(pid) / "stat").read_text()).own
 
 
-def seconds_with_children(pid: int) -> float:
+def read_seconds_with_children(pid: int) -> float:
     """Processor time of a process and its children so far, gone ones included."""
-    return family_seconds(dict(_all()), pid)
+    return sum_family_seconds(dict(_read_all()), pid)
 
 
-def _all() -> Iterator[tuple[int, Stat]]:
+def _read_all() -> Iterator[tuple[int, ProcessStat]]:
     for entry in PROC.iterdir():
         if entry.name.isdigit():
             try:
@@ -73,7 +73,7 @@ def parse_peak(text: str) -> float:
     return int(kilobytes) * 1024 / 1e6
 
 
-def peak_megabytes(pid: int) -> float:
+def read_peak_megabytes(pid: int) -> float:
     """The most resident memory of a process since the last reset."""
     return parse_peak((PROC / str(pid) / "status").read_text())
 

@@ -1,7 +1,8 @@
 """The floor of a small request: a bare Klein route with one bare txpostgres SELECT.
 
-``python -m benchmarks.bare DSN FD`` serves on an inherited socket, from eight connections. A route
-answers the rows that the service needs for its document, as text, and looks at nothing.
+``python -m benchmarks.baseline_server DSN FD`` serves on an inherited socket, from eight
+connections. A route answers the rows that the service needs for its document, as text, and looks at
+nothing.
 """
 
 from __future__ import annotations
@@ -62,28 +63,28 @@ FIXED: Final = {
 }
 
 
-def application(pool: Any) -> Klein:
+def make_application(pool: Any) -> Klein:
     """The routes."""
     app = Klein()
 
-    def route(path: str, parameter: bytes | None, sql: str) -> None:
+    def add_route(path: str, parameter: bytes | None, sql: str) -> None:
         @app.route(path, endpoint=path)  # the name of the function would be the same for all
-        async def answer(request: Any) -> bytes:
+        async def answer_rows(request: Any) -> bytes:
             values = (request.args[parameter][0].decode(),) if parameter else None
-            return _text(await pool.runQuery(sql, values))
+            return _format_rows(await pool.runQuery(sql, values))
 
     @app.route("/heartbeat")
-    def heartbeat(_request: Any) -> bytes:
+    def answer_heartbeat(_request: Any) -> bytes:
         return b"gatorz say hi"
 
     for path, (parameter, sql) in BY_ID.items():
-        route(path, parameter, sql)
+        add_route(path, parameter, sql)
     for path, sql in FIXED.items():
-        route(path, None, sql)
+        add_route(path, None, sql)
     return app
 
 
-def _text(rows: list[tuple[Any, ...]]) -> bytes:
+def _format_rows(rows: list[tuple[Any, ...]]) -> bytes:
     return b"\n".join("\t".join(map(str, row)).encode() for row in rows)
 
 
@@ -95,13 +96,15 @@ def main() -> None:
     listening.setblocking(False)
     pool = txpostgres.ConnectionPool(None, dsn, min=CONNECTIONS)
 
-    def ready(_: Any) -> None:
-        site: Any = Site(application(pool).resource())
+    def start_listening(_: Any) -> None:
+        site: Any = Site(make_application(pool).resource())
         site.log = lambda _request: None  # its access log would cost a tenth of the rate
         reactor.adoptStreamPort(number, listening.family, site)
         print(f"ready at http://127.0.0.1:{listening.getsockname()[1]}", flush=True)
 
-    pool.start().addCallbacks(ready, lambda failure: (failure.printTraceback(), reactor.stop()))
+    pool.start().addCallbacks(
+        start_listening, lambda failure: (failure.printTraceback(), reactor.stop())
+    )
     reactor.run()
 
 

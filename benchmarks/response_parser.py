@@ -9,11 +9,11 @@ _CHUNKED = re.compile(rb"\r\ntransfer-encoding:[ \t]*chunked", re.IGNORECASE)
 _SIZE, _LINE_END, _TRAILER = range(3)
 
 
-class Malformed(Exception):
+class MalformedAnswerError(Exception):
     """The answer is no HTTP, or ended before it was whole."""
 
 
-class Answer:
+class ResponseParser:
     """One answer, as its bytes arrive; :meth:`feed` says when it is whole.
 
     :param needle: count how often this stands in the body.
@@ -21,8 +21,8 @@ class Answer:
 
     def __init__(self, needle: bytes = b"") -> None:
         self.status = 0
-        self.bytes = 0
-        self.found = 0
+        self.body_bytes = 0
+        self.needle_count = 0
         self._needle = needle
         self._tail = b""
         self._line: bytes | None = b""
@@ -33,7 +33,7 @@ class Answer:
     def feed(self, data: bytes) -> bool:
         """Take *data*; whether the answer is whole.
 
-        :raises Malformed: for what is no HTTP/1.
+        :raises MalformedAnswerError: for what is no HTTP/1.
         """
         at = 0
         if not self.status:
@@ -42,45 +42,47 @@ class Answer:
             if end < 0:
                 self._line = head
                 return False
-            self._start(head[:end])
+            self._parse_head(head[:end])
             data, at, self._line = head, end + 4, b""
             if not self._chunked and self._skip == 0:
                 return True
-        return self._chunks(data, at) if self._chunked else self._body(data, at)
+        return self._read_chunks(data, at) if self._chunked else self._read_body(data, at)
 
-    def ended(self) -> None:
+    def check_complete(self) -> None:
         """The server closed the connection.
 
-        :raises Malformed: when something is missing.
+        :raises MalformedAnswerError: when something is missing.
         """
         if not (self.status and self._skip < 0 and not self._chunked):
-            raise Malformed(f"the answer breaks off after {self.bytes} bytes of its body")
+            raise MalformedAnswerError(
+                f"the answer breaks off after {self.body_bytes} bytes of its body"
+            )
 
-    def _start(self, head: bytes) -> None:
+    def _parse_head(self, head: bytes) -> None:
         if not head.startswith((b"HTTP/1.1 ", b"HTTP/1.0 ")) or not head[9:12].isdigit():
-            raise Malformed(f"no HTTP/1: {head[:40]!r}")
+            raise MalformedAnswerError(f"no HTTP/1: {head[:40]!r}")
         self.status = int(head[9:12])
         self._chunked = _CHUNKED.search(head) is not None
         length = _LENGTH.search(head)
         self._skip = 0 if self._chunked else int(length[1]) if length else -1
 
-    def _body(self, data: bytes, at: int) -> bool:
+    def _read_body(self, data: bytes, at: int) -> bool:
         """A body with a length, or, without one, up to the end of the connection."""
-        self._took(data, at, len(data))
+        self._count_bytes(data, at, len(data))
         if self._skip < 0:
             return False
         self._skip -= len(data) - at
         if self._skip < 0:
-            raise Malformed("more than the answer's length came")
+            raise MalformedAnswerError("more than the answer's length came")
         return self._skip == 0
 
-    def _chunks(self, data: bytes, at: int) -> bool:
+    def _read_chunks(self, data: bytes, at: int) -> bool:
         """Chunks; ``_skip`` is what the current one still has."""
         while at < len(data):
             if self._skip:
                 end = min(len(data), at + self._skip)
                 self._skip -= end - at
-                self._took(data, at, end)
+                self._count_bytes(data, at, end)
                 at = end
                 continue
             end = data.find(b"\n", at)
@@ -89,29 +91,29 @@ class Answer:
                 return False
             line = ((self._line or b"") + data[at:end]).strip()
             at, self._line = end + 1, b""
-            if self._last(line):
+            if self._parse_chunk_line(line):
                 return True
         return False
 
-    def _last(self, line: bytes) -> bool:
+    def _parse_chunk_line(self, line: bytes) -> bool:
         """Take a line between chunks: a size, the end of a chunk, or what follows the last one."""
         if self._next == _SIZE:
             try:
                 self._skip = int(line.partition(b";")[0], 16)
             except ValueError:
-                raise Malformed(f"no chunk size: {line[:40]!r}") from None
+                raise MalformedAnswerError(f"no chunk size: {line[:40]!r}") from None
             self._next = _LINE_END if self._skip else _TRAILER
             return False
         if self._next == _TRAILER:
             return not line
         if line:
-            raise Malformed(f"a chunk is longer than its size: {line[:40]!r}")
+            raise MalformedAnswerError(f"a chunk is longer than its size: {line[:40]!r}")
         self._next = _SIZE
         return False
 
-    def _took(self, data: bytes, begin: int, end: int) -> None:
-        self.bytes += end - begin
+    def _count_bytes(self, data: bytes, begin: int, end: int) -> None:
+        self.body_bytes += end - begin
         if self._needle:
             text = self._tail + data[begin:end]
-            self.found += text.count(self._needle)
+            self.needle_count += text.count(self._needle)
             self._tail = text[-len(self._needle) + 1 :]

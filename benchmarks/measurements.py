@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 
-def percentile(values: Sequence[float], share: float) -> float:
+def compute_percentile(values: Sequence[float], share: float) -> float:
     """The smallest of the sorted *values* that at least *share* percent of them do not exceed."""
     if not values:
         raise ValueError("no values")
@@ -17,7 +17,7 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class Measurement:
     """One line of the table; ``None`` is what was not measured.
 
     :param floor: what the floor did, in the unit of *rate*; *floor_is* says what that is.
@@ -53,10 +53,10 @@ class Row:
         return self.floor / self.rate if self.floor and self.rate else None
 
 
-def medians(rows: Sequence[Row]) -> Row:
+def take_medians(rows: Sequence[Measurement]) -> Measurement:
     """One row of the same scenario's runs: each number is the median of those measured."""
     middle: dict[str, Any] = {}
-    for one in fields(Row):
+    for one in fields(Measurement):
         values = [getattr(row, one.name) for row in rows]
         numbers = [value for value in values if isinstance(value, int | float)]
         if numbers:

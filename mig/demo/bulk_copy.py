@@ -11,24 +11,24 @@ def copy_rows(
     cursor: extensions.cursor, table: str, columns: str, rows: Iterable[tuple[object, ...]]
 ) -> None:
     """Append *rows* to *table*; ``None`` is null."""
-    cursor.copy_expert(f"copy {table} ({columns}) from stdin", _Lines(iter(rows)))
+    cursor.copy_expert(f"copy {table} ({columns}) from stdin", _CopyStream(iter(rows)))
 
 
-class _Lines:
+class _CopyStream:
     """Rows as the text that COPY reads."""
 
     def __init__(self, rows: Iterator[tuple[object, ...]]) -> None:
         self._rows = rows
-        self._rest = b""
+        self._buffer = b""
 
     def read(self, size: int = -1, /) -> bytes:
         parts: list[str] = []
-        length = len(self._rest)
+        length = len(self._buffer)
         while length < size and (row := next(self._rows, None)) is not None:
-            parts.append("\t".join(map(_field, row)) + "\n")
+            parts.append("\t".join(map(_escape_field, row)) + "\n")
             length += len(parts[-1])
-        text = self._rest + "".join(parts).encode()
-        self._rest = text[size:]
+        text = self._buffer + "".join(parts).encode()
+        self._buffer = text[size:]
         return text[:size]
 
     def readline(self, size: int = -1, /) -> bytes:
@@ -36,7 +36,7 @@ class _Lines:
         raise OSError("COPY reads blocks, not lines")
 
 
-def _field(value: object) -> str:
+def _escape_field(value: object) -> str:
     if value is None:
         return "\\N"
     text = str(value)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from benchmarks.figures import Row
 from benchmarks.machine import Machine
+from benchmarks.measurements import Measurement
 
 _PERCENT: Final = ("requests",)
 
@@ -45,19 +45,21 @@ SCALING: Final = """\
 """
 
 
-def page(command: str, machine: Machine, fleet: str, rows: Sequence[Row], runs: int) -> str:
+def format_page(
+    command: str, machine: Machine, fleet: str, rows: Sequence[Measurement], runs: int
+) -> str:
     """The text of docs/performance.md."""
     return PAGE.format(
         command=command,
         machine=str(machine),
         fleet=fleet,
-        table=table(rows),
+        table=format_table(rows),
         runs=runs,
         scaling=SCALING if any(row.scaling for row in rows) else "",
     )
 
 
-def table(rows: Sequence[Row]) -> str:
+def format_table(rows: Sequence[Measurement]) -> str:
     """The rows, in columns of equal width; columns without any figure are left out."""
     names = [*COLUMNS]
     cells = [[render(row) for render in COLUMNS.values()] for row in rows]
@@ -74,7 +76,7 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join([texts[0], rule, *texts[1:]])
 
 
-def ratio(row: Row) -> str:
+def format_ratio(row: Measurement) -> str:
     """The ratio to the floor: as a share for requests, as times for what is read as a whole."""
     times = row.times_floor
     if not times:
@@ -82,7 +84,7 @@ def ratio(row: Row) -> str:
     return f"{100 / times:.0f} %" if row.unit in _PERCENT else f"{times:.2f} ×"
 
 
-def number(value: float | None) -> str:
+def format_number(value: float | None) -> str:
     """Three significant digits, thousands separated; nothing for what was not measured."""
     if value is None:
         return ""
@@ -91,23 +93,23 @@ def number(value: float | None) -> str:
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
-COLUMNS: Final[Mapping[str, Callable[[Row], str]]] = {
+COLUMNS: Final[Mapping[str, Callable[[Measurement], str]]] = {
     "scenario": lambda row: row.scenario,
     "clients": lambda row: str(int(row.connections)),
     "processes": lambda row: str(int(row.processes)) if row.processes != 1 else "",
-    "per second": lambda row: f"{number(row.rate)} {row.unit}" if row.rate else "",
-    "floor": lambda row: number(row.floor),
-    "to floor": ratio,
-    "first byte ms": lambda row: number(row.first_byte_ms),
-    "p50 ms": lambda row: number(row.p50_ms),
-    "p95 ms": lambda row: number(row.p95_ms),
-    "p99 ms": lambda row: number(row.p99_ms),
-    "max ms": lambda row: number(row.max_ms),
-    "peak MB": lambda row: number(row.peak_mb),
-    "CPU daemon s": lambda row: number(row.daemon_cpu_s),
-    "CPU PostgreSQL s": lambda row: number(row.postgres_cpu_s),
-    "scaling": lambda row: number(row.scaling),
-    "failed": lambda row: number(row.failures) if row.failures else "",
+    "per second": lambda row: f"{format_number(row.rate)} {row.unit}" if row.rate else "",
+    "floor": lambda row: format_number(row.floor),
+    "to floor": format_ratio,
+    "first byte ms": lambda row: format_number(row.first_byte_ms),
+    "p50 ms": lambda row: format_number(row.p50_ms),
+    "p95 ms": lambda row: format_number(row.p95_ms),
+    "p99 ms": lambda row: format_number(row.p99_ms),
+    "max ms": lambda row: format_number(row.max_ms),
+    "peak MB": lambda row: format_number(row.peak_mb),
+    "CPU daemon s": lambda row: format_number(row.daemon_cpu_s),
+    "CPU PostgreSQL s": lambda row: format_number(row.postgres_cpu_s),
+    "scaling": lambda row: format_number(row.scaling),
+    "failed": lambda row: format_number(row.failures) if row.failures else "",
     "note": lambda row: row.note,
 }
 """Each column's title, and a row's cell in it."""

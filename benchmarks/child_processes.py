@@ -10,15 +10,15 @@ from typing import Any, Final
 STOP_SECONDS: Final = 20.0
 
 
-class Interrupted(Exception):
+class InterruptedRunError(Exception):
     """The benchmark was told to stop."""
 
 
-class ChildFailed(Exception):
+class ChildFailedError(Exception):
     """A process ended with a failure; the message has what it said."""
 
 
-class Children:
+class ChildProcesses:
     """Starts processes, each in a session of its own, so that a Ctrl-C does not reach them first.
 
     May be stopped from another thread than the one that waits for a process.
@@ -27,16 +27,16 @@ class Children:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._running: list[subprocess.Popen[Any]] = []
-        self.stopped = False
+        self.is_stopped = False
 
     def start(self, command: Sequence[Any], **options: Any) -> subprocess.Popen[Any]:
         """Start a process.
 
-        :raises Interrupted: after :meth:`stop`.
+        :raises InterruptedRunError: after :meth:`stop`.
         """
         with self._lock:
-            if self.stopped:
-                raise Interrupted
+            if self.is_stopped:
+                raise InterruptedRunError
             self._running = [child for child in self._running if child.poll() is None]
             child = subprocess.Popen([*map(str, command)], start_new_session=True, **options)
             self._running.append(child)
@@ -45,21 +45,21 @@ class Children:
     def run(self, command: Sequence[Any], text: str = "", **options: Any) -> str:
         """Run a process to its end; its standard output.
 
-        :raises ChildFailed: when it ends with a failure.
-        :raises Interrupted: when the benchmark is stopped meanwhile.
+        :raises ChildFailedError: when it ends with a failure.
+        :raises InterruptedRunError: when the benchmark is stopped meanwhile.
         """
-        return self.finish(self.start(command, **PIPES | options), text)
+        return self.wait(self.start(command, **PIPES | options), text)
 
-    def finish(self, child: subprocess.Popen[Any], text: str = "") -> str:
+    def wait(self, child: subprocess.Popen[Any], text: str = "") -> str:
         """Wait for a process that was started with :data:`PIPES`; as :meth:`run`."""
         output, said = child.communicate(text)
-        if self.stopped:
-            raise Interrupted
+        if self.is_stopped:
+            raise InterruptedRunError
         if child.returncode:
-            raise ChildFailed(f"{child.args!r} ended with {child.returncode}:\n{said}")
+            raise ChildFailedError(f"{child.args!r} ended with {child.returncode}:\n{said}")
         return str(output)
 
-    def end(self, child: subprocess.Popen[Any]) -> None:
+    def terminate(self, child: subprocess.Popen[Any]) -> None:
         """Ask a process to end, and wait for it."""
         child.terminate()
         try:
@@ -71,12 +71,12 @@ class Children:
     def stop(self) -> None:
         """End all processes, and let no other start."""
         with self._lock:
-            self.stopped = True
+            self.is_stopped = True
             running, self._running = self._running, []
         for child in running:
             child.terminate()
         for child in running:
-            self.end(child)
+            self.terminate(child)
 
 
 PIPES: Final[dict[str, Any]] = {

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.answer import Answer, Malformed
+from benchmarks.response_parser import MalformedAnswerError, ResponseParser
 
 PLAIN = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
 CHUNKED = (
@@ -20,39 +20,39 @@ def test_an_answer_is_whole_with_its_last_byte_and_not_before(
     sizes: list[int], example: tuple[bytes, int]
 ) -> None:
     text, size = example
-    answer, at, turn = Answer(b"one"), 0, 0
+    answer, at, turn = ResponseParser(b"one"), 0, 0
     while at < len(text):
         part = text[at : at + sizes[turn % len(sizes)]]
         at, turn = at + len(part), turn + 1
         assert answer.feed(part) == (at == len(text))
-    assert (answer.status, answer.found) == (200, 3 if text == CHUNKED else 0)
-    assert answer.bytes == size
+    assert (answer.status, answer.needle_count) == (200, 3 if text == CHUNKED else 0)
+    assert answer.body_bytes == size
 
 
 def test_an_answer_without_length_ends_with_the_connection() -> None:
-    answer = Answer()
+    answer = ResponseParser()
     assert not answer.feed(b"HTTP/1.1 200 OK\r\n\r\nall of it")
-    answer.ended()
-    assert answer.bytes == 9
+    answer.check_complete()
+    assert answer.body_bytes == 9
 
 
 @pytest.mark.parametrize(
     "text", [b"", PLAIN[:-1], CHUNKED[:-2], CHUNKED[:70], CHUNKED[:90], b"HTTP/1.1 200"]
 )
 def test_an_answer_that_breaks_off_is_no_answer(text: bytes) -> None:
-    answer = Answer()
+    answer = ResponseParser()
     assert not answer.feed(text)
-    with pytest.raises(Malformed):
-        answer.ended()
+    with pytest.raises(MalformedAnswerError):
+        answer.check_complete()
 
 
 @pytest.mark.parametrize("text", [b"SSH-2.0-x\r\n\r\n", PLAIN + b"!", b"HTTP/1.1 xx\r\n\r\n"])
 def test_what_is_no_answer_is_refused(text: bytes) -> None:
-    with pytest.raises(Malformed):
-        Answer().feed(text)
+    with pytest.raises(MalformedAnswerError):
+        ResponseParser().feed(text)
 
 
 def test_an_answer_without_body_is_whole_after_its_head() -> None:
-    answer = Answer()
+    answer = ResponseParser()
     assert answer.feed(b"HTTP/1.1 405 No\r\ncontent-length: 0\r\n\r\n")
     assert answer.status == 405

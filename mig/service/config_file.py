@@ -24,20 +24,20 @@ from mig.values import suggest_name
 DEFAULT_IP: Final = "127.0.0.1"
 DEFAULT_PORT: Final = 1664
 DEFAULT_BASEROUTE: Final = "/api/v1"
-HOST: Final = "http://NAME or https://NAME, perhaps with :PORT, and nothing behind"
+PUBLIC_URL_FORM: Final = "http://NAME or https://NAME, perhaps with :PORT, and nothing behind"
 
-_HOST = re.compile(
+_PUBLIC_URL = re.compile(
     r"https?://(?:[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*|\[([0-9A-Fa-f:.]+)\])(?::([0-9]{1,5}))?/?",
     re.ASCII,
 )
 _BASEROUTE = re.compile(r"(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~-]+)*", re.ASCII)
 _DURATION = re.compile(r"(?:([0-9]{1,6})h)?(?:([0-9]{1,6})m)?(?:([0-9]{1,9})s)?", re.ASCII)
-_FORWARDED = re.compile(r"peer|x-forwarded-for:[0-9]{1,3}", re.ASCII)
+_CLIENT_IP_SOURCE = re.compile(r"peer|x-forwarded-for:[0-9]{1,3}", re.ASCII)
 _BEFORE_COMMENT = re.compile(r'(?:"(?:\\.|[^"\\])*"|\\.|[^"\\;#])*')
-_SECTION = re.compile(r"\[.+\]")
-_QUOTING = re.compile(r'\\([\\"])|"')
+_SECTION_HEADER = re.compile(r"\[.+\]")
+_QUOTE_OR_ESCAPE = re.compile(r'\\([\\"])|"')
 _KNOWN_ESCAPES = re.compile(r'(?:\\[\\"]|[^\\])*')
-_SWITCH: Final = {
+_BOOLEANS: Final = {
     **dict.fromkeys(("on", "yes", "true", "1"), True),
     **dict.fromkeys(("off", "no", "false", "0"), False),
 }
@@ -49,7 +49,7 @@ _LEVELS: Final = {
     "err": "error",
     "notice": "info",
 }
-_RETIRED: Final = {
+_OBSOLETE_KEYS: Final = {
     ("pgp", "pubring"),
     ("postgres", "maxconn"),
     ("logging", "maxfilesize"),
@@ -57,7 +57,7 @@ _RETIRED: Final = {
     ("directories", "tmp"),
 }
 """What older files hold and this program has no use for."""
-_IDLE: Final = {
+_RESERVED_KEYS: Final = {
     ("server", "clientpublicip"),
     ("authentication", "tokenduration"),
     ("manifest", "requiredsignatures"),
@@ -66,15 +66,15 @@ _IDLE: Final = {
 """What is read and checked, but belongs to a part that does not exist yet."""
 
 
-def host(text: str) -> str:
+def parse_public_url(text: str) -> str:
     """The public URL of the server, without a path or a slash at its end.
 
     :raises ValueError: saying what is accepted.
     """
-    match = _HOST.fullmatch(text)
+    match = _PUBLIC_URL.fullmatch(text)
     if match and 0 < int(match[2] or 1) <= 65535 and (match[1] is None or _is_ipv6(match[1])):
         return text.removesuffix("/")
-    raise ValueError(HOST)
+    raise ValueError(PUBLIC_URL_FORM)
 
 
 def _is_ipv6(text: str) -> bool:
@@ -84,76 +84,76 @@ def _is_ipv6(text: str) -> bool:
         return False
 
 
-def _ip(text: str) -> str:
+def _parse_ip(text: str) -> str:
     try:
         return str(ip_address(DEFAULT_IP if text == "localhost" else text.strip("[]")))
     except ValueError:
         raise ValueError("an IP address, for example 127.0.0.1 or ::1") from None
 
 
-def _whole(low: int, high: int) -> Callable[[str], int]:
-    def read(text: str) -> int:
+def _integer_parser(low: int, high: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
         if re.fullmatch(r"[0-9]{1,9}", text, re.ASCII) and low <= int(text) <= high:
             return int(text)
         raise ValueError(f"a whole number from {low} to {high}")
 
-    return read
+    return parse
 
 
-def _baseroute(text: str) -> str:
+def _parse_base_route(text: str) -> str:
     text = text.rstrip("/")
     if not _BASEROUTE.fullmatch(text):
         raise ValueError("a path such as /api/v1, of letters, digits and . _ ~ -")
     return text
 
 
-def _clientpublicip(text: str) -> str:
-    if not _FORWARDED.fullmatch(text):
+def _parse_client_ip_source(text: str) -> str:
+    if not _CLIENT_IP_SOURCE.fullmatch(text):
         raise ValueError("peer or x-forwarded-for:NUMBER")
     return text
 
 
-def _text(text: str) -> str:
+def _parse_text(text: str) -> str:
     if not text or not text.isprintable():
         raise ValueError("a text of one line, not empty")
     return text
 
 
-def _secret(text: str) -> str:
+def _parse_secret(text: str) -> str:
     if "\0" in text:
         raise ValueError("a text without NUL")
     return text
 
 
-def _path(text: str) -> Path:
-    return Path(_text(text)).absolute()
+def _parse_path(text: str) -> Path:
+    return Path(_parse_text(text)).absolute()
 
 
-def _one_of(*accepted: str) -> Callable[[str], str]:
-    def read(text: str) -> str:
+def _choice_parser(*accepted: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
         if text.lower() in accepted:
             return text.lower()
-        raise ValueError(_either(accepted))
+        raise ValueError(_join_choices(accepted))
 
-    return read
+    return parse
 
 
-def _level(text: str) -> str:
+def _parse_level(text: str) -> str:
     try:
         return _LEVELS[text.lower()]
     except KeyError:
-        raise ValueError(_either(("debug", "info", "warning", "error", "critical"))) from None
+        raise ValueError(_join_choices(("debug", "info", "warning", "error", "critical"))) from None
 
 
-def _enabled(text: str) -> bool:
-    if text.lower() not in _SWITCH:
+def _parse_enabled(text: str) -> bool:
+    if text.lower() not in _BOOLEANS:
         raise ValueError("on or off")
-    if _SWITCH[text.lower()]:
+    if _BOOLEANS[text.lower()]:
         raise ValueError("off: there is no authentication yet, and it would be missed in silence")
     return False
 
 
-def _duration(text: str) -> timedelta:
+def _parse_duration(text: str) -> timedelta:
     match = _DURATION.fullmatch(text)
     hours, minutes, seconds = (int(part or 0) for part in match.groups()) if match else (0, 0, 0)
     duration = timedelta(hours=hours, minutes=minutes, seconds=seconds)
@@ -162,14 +162,14 @@ def _duration(text: str) -> timedelta:
     return duration
 
 
-def _either(names: Iterable[str]) -> str:
+def _join_choices(names: Iterable[str]) -> str:
     *most, last = names
     return f"{', '.join(most)} or {last}" if most else last
 
 
-def _by(read: Callable[[str], object]) -> Mapping[str, object]:
+def _with_parser(parser: Callable[[str], object]) -> Mapping[str, object]:
     """How a field's text is read."""
-    return {"read": read}
+    return {"parser": parser}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,16 +180,18 @@ class Server:
     in bytes.
     """
 
-    ip: str | None = field(default=None, metadata=_by(_ip))
-    port: int | None = field(default=None, metadata=_by(_whole(1, 65535)))
-    host: str | None = field(default=None, metadata=_by(host))
-    baseroute: str = field(default=DEFAULT_BASEROUTE, metadata=_by(_baseroute))
-    clientpublicip: str = field(default="peer", metadata=_by(_clientpublicip))
-    actionsize: int = field(default=1_048_576, metadata=_by(_whole(1024, 67_108_864)))
-    keysize: int = field(default=65_536, metadata=_by(_whole(1024, 1_048_576)))
+    ip: str | None = field(default=None, metadata=_with_parser(_parse_ip))
+    port: int | None = field(default=None, metadata=_with_parser(_integer_parser(1, 65535)))
+    host: str | None = field(default=None, metadata=_with_parser(parse_public_url))
+    baseroute: str = field(default=DEFAULT_BASEROUTE, metadata=_with_parser(_parse_base_route))
+    clientpublicip: str = field(default="peer", metadata=_with_parser(_parse_client_ip_source))
+    actionsize: int = field(
+        default=1_048_576, metadata=_with_parser(_integer_parser(1024, 67_108_864))
+    )
+    keysize: int = field(default=65_536, metadata=_with_parser(_integer_parser(1024, 1_048_576)))
 
     @property
-    def listener(self) -> str | None:
+    def endpoint(self) -> str | None:
         """The endpoint text of *ip* and *port*, ``None`` when neither is given."""
         if self.ip is None and self.port is None:
             return None
@@ -203,14 +205,16 @@ class Server:
 class Postgres:
     """The database; what is ``None`` is left to libpq and its environment."""
 
-    host: str | None = field(default=None, metadata=_by(_text))
-    port: int | None = field(default=None, metadata=_by(_whole(1, 65535)))
-    dbname: str | None = field(default=None, metadata=_by(_text))
-    user: str | None = field(default=None, metadata=_by(_text))
-    password: str | None = field(default=None, repr=False, metadata=_by(_secret))
+    host: str | None = field(default=None, metadata=_with_parser(_parse_text))
+    port: int | None = field(default=None, metadata=_with_parser(_integer_parser(1, 65535)))
+    dbname: str | None = field(default=None, metadata=_with_parser(_parse_text))
+    user: str | None = field(default=None, metadata=_with_parser(_parse_text))
+    password: str | None = field(default=None, repr=False, metadata=_with_parser(_parse_secret))
     sslmode: str | None = field(
         default=None,
-        metadata=_by(_one_of("disable", "allow", "prefer", "require", "verify-ca", "verify-full")),
+        metadata=_with_parser(
+            _choice_parser("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+        ),
     )
 
     @property
@@ -224,53 +228,64 @@ class Postgres:
 class Directories:
     """Where the scheduler finds actions."""
 
-    spool: Path | None = field(default=None, metadata=_by(_path))
+    spool: Path | None = field(default=None, metadata=_with_parser(_parse_path))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scheduler:
     """How actions reach the scheduler: through its spool, or because it polls the database."""
 
-    handoff: str = field(default="spool", metadata=_by(_one_of("spool", "database")))
+    handoff: str = field(
+        default="spool", metadata=_with_parser(_choice_parser("spool", "database"))
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Logging:
     """Where the log goes. *host* and *port* are those of a syslog server."""
 
-    mode: str = field(default="stdout", metadata=_by(_one_of("stdout", "file", "syslog")))
-    level: str = field(default="info", metadata=_by(_level))
-    file: Path | None = field(default=None, metadata=_by(_path))
-    host: str = field(default="localhost", metadata=_by(_text))
-    port: int = field(default=514, metadata=_by(_whole(1, 65535)))
-    protocol: str = field(default="udp", metadata=_by(_one_of("udp", "tcp", "unix")))
+    mode: str = field(
+        default="stdout", metadata=_with_parser(_choice_parser("stdout", "file", "syslog"))
+    )
+    level: str = field(default="info", metadata=_with_parser(_parse_level))
+    file: Path | None = field(default=None, metadata=_with_parser(_parse_path))
+    host: str = field(default="localhost", metadata=_with_parser(_parse_text))
+    port: int = field(default=514, metadata=_with_parser(_integer_parser(1, 65535)))
+    protocol: str = field(
+        default="udp", metadata=_with_parser(_choice_parser("udp", "tcp", "unix"))
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Authentication:
     """Who may do what; not there yet."""
 
-    enabled: bool = field(default=False, metadata=_by(_enabled))
-    tokenduration: timedelta = field(default=timedelta(minutes=10), metadata=_by(_duration))
+    enabled: bool = field(default=False, metadata=_with_parser(_parse_enabled))
+    tokenduration: timedelta = field(
+        default=timedelta(minutes=10), metadata=_with_parser(_parse_duration)
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
     """How many investigators must sign a manifest."""
 
-    requiredsignatures: int = field(default=1, metadata=_by(_whole(1, 1000)))
+    requiredsignatures: int = field(default=1, metadata=_with_parser(_integer_parser(1, 1000)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Maxmind:
     """The database of places by address."""
 
-    path: Path | None = field(default=None, metadata=_by(_path))
+    path: Path | None = field(default=None, metadata=_with_parser(_parse_path))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """All sections. *idle* names the keys that were given but have no effect yet or any more."""
+    """All sections.
+
+    *ineffective_keys* names the keys that were given but have no effect yet or any more.
+    """
 
     server: Server = Server()
     postgres: Postgres = Postgres()
@@ -280,7 +295,7 @@ class Config:
     authentication: Authentication = Authentication()
     manifest: Manifest = Manifest()
     maxmind: Maxmind = Maxmind()
-    idle: tuple[str, ...] = ()
+    ineffective_keys: tuple[str, ...] = ()
 
 
 SECTIONS: Final[Mapping[str, type[Any]]] = {
@@ -295,13 +310,13 @@ SECTIONS: Final[Mapping[str, type[Any]]] = {
 }
 
 
-def read(path: Path) -> Config:
+def read_config_file(path: Path) -> Config:
     """The configuration in a file.
 
     :raises ConfigError: when it cannot be read, or with everything that is wrong in it.
     """
     try:
-        return parse(path.read_text(encoding="utf-8-sig"))
+        return parse_config(path.read_text(encoding="utf-8-sig"))
     except OSError as reason:
         raise ConfigError(f"cannot read {path}: {reason.strerror}") from None
     except UnicodeDecodeError:
@@ -310,31 +325,31 @@ def read(path: Path) -> Config:
         raise ConfigError(f"{path}: {faults}") from None
 
 
-def parse(text: str) -> Config:
+def parse_config(text: str) -> Config:
     """The configuration in the text of a file. A key that is given twice has its last value.
 
     :raises ConfigError: with everything that is wrong in it, joined by ``; ``.
     """
     faults: list[str] = []
-    parser = _parsed(text, faults)
+    parser = _load_parser(text, faults)
     values: dict[str, dict[str, object]] = {name: {} for name in SECTIONS}
-    idle = []
-    for section, key, raw in _keys(parser, faults):
-        if (section, key) in _RETIRED | _IDLE:
-            idle.append(f"[{section}] {key}")
-        if (section, key) not in _RETIRED:
+    ineffective_keys = []
+    for section, key, raw in _iterate_keys(parser, faults):
+        if (section, key) in _OBSOLETE_KEYS | _RESERVED_KEYS:
+            ineffective_keys.append(f"[{section}] {key}")
+        if (section, key) not in _OBSOLETE_KEYS:
             try:
-                values[section][key] = _value(section, key, raw)
+                values[section][key] = _parse_value(section, key, raw)
             except ValueError as fault:
                 faults.append(str(fault))
-    faults.extend(_faults_together(values["logging"]))
+    faults.extend(_check_combinations(values["logging"]))
     if faults:
         raise ConfigError("; ".join(dict.fromkeys(faults)))
     sections = {name: kind(**values[name]) for name, kind in SECTIONS.items()}
-    return Config(**sections, idle=tuple(dict.fromkeys(idle)))
+    return Config(**sections, ineffective_keys=tuple(dict.fromkeys(ineffective_keys)))
 
 
-def _parsed(text: str, faults: list[str]) -> ConfigParser:
+def _load_parser(text: str, faults: list[str]) -> ConfigParser:
     """What can be made out of a file; lines that mean nothing are added to *faults*."""
     parser = ConfigParser(
         interpolation=None,
@@ -345,13 +360,13 @@ def _parsed(text: str, faults: list[str]) -> ConfigParser:
         default_section="",
     )
     try:
-        parser.read_string("\n".join(_uncommented(text, faults)))
+        parser.read_string("\n".join(_strip_comments(text, faults)))
     except ParsingError as reason:
         faults.extend(f"line {n} is neither [section] nor key = value" for n, _ in reason.errors)
     return parser
 
 
-def _uncommented(text: str, faults: list[str]) -> Iterator[str]:
+def _strip_comments(text: str, faults: list[str]) -> Iterator[str]:
     """The lines without comments, and without indentation, which would make configparser join them.
 
     A quote or an escape that does not end on its line, and a line before the first section, are
@@ -365,43 +380,47 @@ def _uncommented(text: str, faults: list[str]) -> Iterator[str]:
             faults.append(f'line {number} has an open " or ends with a backslash')
             kept = ""
         kept = kept.strip()
-        in_section = in_section or bool(_SECTION.match(kept))
+        in_section = in_section or bool(_SECTION_HEADER.match(kept))
         if kept and not in_section:
             faults.append(f"line {number} stands before the first [section]")
             kept = ""
         yield kept
 
 
-def _keys(parser: ConfigParser, faults: list[str]) -> Iterator[tuple[str, str, str]]:
+def _iterate_keys(parser: ConfigParser, faults: list[str]) -> Iterator[tuple[str, str, str]]:
     """Section, key and raw value of each key in a known section; other sections are *faults*."""
-    known = {*SECTIONS, *(section for section, _ in _RETIRED)}
+    known = {*SECTIONS, *(section for section, _ in _OBSOLETE_KEYS)}
     for name in parser.sections():
         section = name.strip().lower()
         if section in known:
             yield from ((section, key, raw) for key, raw in parser.items(name))
         else:
-            faults.append(f"[{_shown(name)}] is no section, {_nearest(section, SECTIONS)}")
+            faults.append(
+                f"[{_escape_name(name)}] is no section, {_suggest_names(section, SECTIONS)}"
+            )
 
 
-def _value(section: str, key: str, raw: str) -> object:
+def _parse_value(section: str, key: str, raw: str) -> object:
     keys = {f.name: f for f in fields(SECTIONS[section])} if section in SECTIONS else {}
     if key not in keys:
-        known = [*keys, *(name for of, name in _RETIRED if of == section)]
-        raise ValueError(f"[{section}] {_shown(key)} is no key, {_nearest(key, sorted(known))}")
+        known = [*keys, *(name for of, name in _OBSOLETE_KEYS if of == section)]
+        raise ValueError(
+            f"[{section}] {_escape_name(key)} is no key, {_suggest_names(key, sorted(known))}"
+        )
     try:
-        read: Callable[[str], object] = keys[key].metadata["read"]
-        return read(_unquoted(raw))
+        parse: Callable[[str], object] = keys[key].metadata["parser"]
+        return parse(_unquote(raw))
     except ValueError as accepted:
         raise ValueError(f"[{section}] {key} must be {accepted}") from None
 
 
-def _unquoted(raw: str) -> str:
+def _unquote(raw: str) -> str:
     if not _KNOWN_ESCAPES.fullmatch(raw):
         raise ValueError('written with \\\\ for a backslash and \\" for a quote')
-    return _QUOTING.sub(lambda match: match[1] or "", raw)
+    return _QUOTE_OR_ESCAPE.sub(lambda match: match[1] or "", raw)
 
 
-def _faults_together(logging: Mapping[str, object]) -> Iterator[str]:
+def _check_combinations(logging: Mapping[str, object]) -> Iterator[str]:
     """What is wrong with keys that are right each for itself."""
     if logging.get("mode") == "file" and "file" not in logging:
         yield "[logging] file must be given, as mode is file"
@@ -412,11 +431,11 @@ def _faults_together(logging: Mapping[str, object]) -> Iterator[str]:
         )
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
+def _suggest_names(name: str, known: Iterable[str]) -> str:
     names = list(known)
-    return suggest_name(name, names, f"accepted is {_either(names)}")
+    return suggest_name(name, names, f"accepted is {_join_choices(names)}")
 
 
-def _shown(name: str) -> str:
+def _escape_name(name: str) -> str:
     """A name from the file as a message can bear it."""
     return ascii(name[:40])[1:-1]
