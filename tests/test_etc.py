@@ -21,7 +21,7 @@ from tests.support.postgres import MANY_COMMANDS, TestDatabase
 
 ETC = Path(__file__).parent.parent / "etc"
 PROXIES = ("nginx", "haproxy")
-REPORT = f"search?type=command&report=complianceitems&limit=100000&{fleet.ALWAYS}"
+REPORT = f"search?type=command&report=complianceitems&limit=100000&{fleet.ANY_TIME}"
 SYSTEM = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
 
 

@@ -6,8 +6,14 @@ from http import HTTPStatus
 
 from mig.access.caller import Caller
 from mig.actions.submit import Submitter
-from mig.api.documents import Documents, not_found, not_stored, read_id, refuse_parameters
-from mig.api.errors import refused
+from mig.api.errors import answer_refusal
+from mig.api.responder import (
+    Responder,
+    make_deleted_error,
+    make_not_found_error,
+    parse_id_parameter,
+    refuse_parameters,
+)
 from mig.database.database import Database
 from mig.errors import ConflictError
 from mig.formats.collection_json import write_document
@@ -21,49 +27,51 @@ from mig.web.forms import parse_form
 from mig.web.request import Request
 
 
-class Actions:
+class ActionResource:
     """Answers with actions, and takes signed ones."""
 
-    def __init__(self, database: Database, documents: Documents, submitter: Submitter) -> None:
+    def __init__(self, database: Database, responder: Responder, submitter: Submitter) -> None:
         self._database = database
-        self._documents = documents
+        self._responder = responder
         self._submitter = submitter
 
-    async def get(self, request: Request, caller: Caller) -> bytes | None:
+    async def get_action(self, request: Request, caller: Caller) -> bytes | None:
         """One action by its id, with links to its commands."""
-        action_id = read_id(Action.noun, request)
+        action_id = parse_id_parameter(Action.noun, request)
         found = await find_action(self._database.query, action_id)
         if found is None:
-            raise not_found(Action.noun, action_id)
-        return await self._answer(request, action_id, found)
+            raise make_not_found_error(Action.noun, action_id)
+        return await self._answer_action(request, action_id, found)
 
-    async def template(self, request: Request, caller: Caller) -> bytes:
+    async def get_template(self, request: Request, caller: Caller) -> bytes:
         """What to fill in for a new action."""
         refuse_parameters(request)
         return request.prepare_response(
             write_document(request.build_url(), template=templates.ACTION)
         )
 
-    async def create(self, request: Request, caller: Caller) -> bytes | None:
+    async def create_action(self, request: Request, caller: Caller) -> bytes | None:
         """Take a signed action: 202 when it is new, 200 when it was accepted before."""
         action = parse_form(request, templates.ACTION, object_field="action")["action"]
         value = parse_json(action, "action") if isinstance(action, str) else action
-        urls = self._documents.urls
+        urls = self._responder.urls
         try:
             accepted = await self._submitter.submit(value)
         except ConflictError as conflict:
             link = Link(rel="action", href=urls.for_action(conflict.existing_id))
-            return refused(request, conflict, links=[link] if conflict.existing_id else None)
+            return answer_refusal(request, conflict, links=[link] if conflict.existing_id else None)
         request.setHeader(b"location", urls.for_action(accepted.id).encode())
         if accepted.new_row is None:
             earlier = await find_action(self._database.query, accepted.id)
             if earlier is None:
-                raise not_stored()
-            return await self._answer(request, accepted.id, earlier)
+                raise make_deleted_error()
+            return await self._answer_action(request, accepted.id, earlier)
         record = read_record(Action.noun, Action.from_row, accepted.new_row, {})
-        return await self._documents.answer(request, record, status=HTTPStatus.ACCEPTED)
+        return await self._responder.answer_record(request, record, status=HTTPStatus.ACCEPTED)
 
-    async def _answer(self, request: Request, action_id: int, found: LinkedAction) -> bytes | None:
-        urls = self._documents.urls
+    async def _answer_action(
+        self, request: Request, action_id: int, found: LinkedAction
+    ) -> bytes | None:
+        urls = self._responder.urls
         links = link_commands(urls, action_id, found.commands, has_more=found.has_more)
-        return await self._documents.answer(request, found.action, links)
+        return await self._responder.answer_record(request, found.action, links)

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from mig.access.caller import Caller
-from mig.api.documents import Documents, not_found, read_id
+from mig.api.responder import Responder, make_not_found_error, parse_id_parameter
 from mig.database.database import Database
 from mig.model.agent import Agent, find_agent
 from mig.web.request import Request
 
 
-class Agents:
+class AgentResource:
     """Answers with agents."""
 
-    def __init__(self, database: Database, documents: Documents) -> None:
+    def __init__(self, database: Database, responder: Responder) -> None:
         self._database = database
-        self._documents = documents
+        self._responder = responder
 
-    async def get(self, request: Request, caller: Caller) -> bytes | None:
+    async def get_agent(self, request: Request, caller: Caller) -> bytes | None:
         """One agent by its id."""
-        agent_id = read_id(Agent.noun, request)
+        agent_id = parse_id_parameter(Agent.noun, request)
         found = await find_agent(self._database.query, agent_id)
         if found is None:
-            raise not_found(Agent.noun, agent_id)
-        return await self._documents.answer(request, found)
+            raise make_not_found_error(Agent.noun, agent_id)
+        return await self._responder.answer_record(request, found)

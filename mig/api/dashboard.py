@@ -18,9 +18,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from mig.access.caller import Caller
-from mig.api.documents import refuse_parameters
+from mig.api.responder import refuse_parameters
 from mig.formats.collection_json import CollectionJson
-from mig.formats.format import Ending
+from mig.formats.format import DocumentTail
 from mig.hypermedia.document import Data, Item
 from mig.hypermedia.urls import DASHBOARD, Urls
 from mig.limits import Limits
@@ -37,9 +37,9 @@ from mig.model.statement import QueryFunction, Statement
 from mig.search.records import ActionEncoder
 from mig.web.request import Request
 
-LAST_ACTIONS: Final = 10
+MAX_LAST_ACTIONS: Final = 10
 
-PAUSE: Final = 20
+RENEWAL_FACTOR: Final = 20
 """A kept count is renewed after so many times the seconds that it took."""
 
 
@@ -84,26 +84,27 @@ version that says how many endpoints there are of each kind."""
 
 _ACTIONS = Statement(
     f"select {ACTION.sql} from actions a"
-    f" order by a.starttime desc nulls last, a.id desc limit {LAST_ACTIONS}",
+    f" order by a.starttime desc nulls last, a.id desc limit {MAX_LAST_ACTIONS}",
     ACTION,
 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Counted:
+class _FleetCount:
     """What one count found: the data that it becomes, and the counters of the last actions.
 
-    ``began`` and ``seconds`` say when, and how long it took; ``large``, that it is to be kept.
+    ``started_at`` and ``seconds`` say when, and how long it took; ``is_large``, that
+    it is kept.
     """
 
     data: list[Data]
     counters: dict[str, dict[str, int]]
-    began: float
+    started_at: float
     seconds: float
-    large: bool
+    is_large: bool
 
 
-class Dashboard:
+class DashboardResource:
     """Answers with the dashboard.
 
     :param clock: the reactor, or what has its ``seconds``.
@@ -119,100 +120,102 @@ class Dashboard:
         self._urls = urls
         self._limits = limits
         self._format = CollectionJson(urls)
-        self._kept: _Counted | None = None
-        self._counting = False
-        self._waiting: list[Deferred[_Counted]] = []
+        self._last_count: _FleetCount | None = None
+        self._is_counting = False
+        self._waiters: list[Deferred[_FleetCount]] = []
 
-    async def get(self, request: Request, caller: Caller) -> bytes:
+    async def get_dashboard(self, request: Request, caller: Caller) -> bytes:
         """What the agents do now, and the last actions."""
         refuse_parameters(request)
         href, format_ = request.build_url(), self._format
-        items = await self.items()
+        items = await self.encode_items()
         return request.prepare_response(
-            format_.head(href) + items + format_.tail(Ending(href=href, is_empty=False))
+            format_.encode_head(href)
+            + items
+            + format_.encode_tail(DocumentTail(href=href, is_empty=False))
         )
 
-    async def items(self) -> bytes:
+    async def encode_items(self) -> bytes:
         """The item of counts, and the last actions, newest first; encoded and separated."""
-        counted = self._usable() or await self._next()
+        counted = self._find_usable_count() or await self._wait_for_count()
         rows = await self._query(_ACTIONS, ())
         await self._count_new_actions(counted, rows)
         actions = ActionEncoder(self._format, counted.counters)
-        counts = encode_json(Item(href=self._urls.base + DASHBOARD, data=self._aged(counted)))
-        return self._format.separator.join([counts, *map(actions.encode, rows)])
+        counts = encode_json(Item(href=self._urls.base + DASHBOARD, data=self._add_age(counted)))
+        return self._format.separator.join([counts, *map(actions.encode_row, rows)])
 
-    def _usable(self) -> _Counted | None:
+    def _find_usable_count(self) -> _FleetCount | None:
         """The last count, if it is kept and not too old; renewed when it is time."""
-        kept = self._kept
-        if kept is None or not kept.large:
+        kept = self._last_count
+        if kept is None or not kept.is_large:
             return None
-        age = self._clock.seconds() - kept.began
-        if age > PAUSE * kept.seconds:
-            self._begin()
+        age = self._clock.seconds() - kept.started_at
+        if age > RENEWAL_FACTOR * kept.seconds:
+            self._start_counting()
         return kept if age <= self._limits.count_age_seconds else None
 
-    def _next(self) -> Deferred[_Counted]:
+    def _wait_for_count(self) -> Deferred[_FleetCount]:
         """The next count to begin; who leaves stops waiting, the count goes on."""
-        waiter: Deferred[_Counted] = Deferred()
-        self._waiting.append(waiter)
-        self._begin()
+        waiter: Deferred[_FleetCount] = Deferred()
+        self._waiters.append(waiter)
+        self._start_counting()
         return waiter
 
-    def _begin(self) -> None:
-        if not self._counting:
-            self._counting = True
-            Deferred.fromCoroutine(self._run())
+    def _start_counting(self) -> None:
+        if not self._is_counting:
+            self._is_counting = True
+            Deferred.fromCoroutine(self._run_count())
 
-    async def _run(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        outcome: _Counted | Failure
+    async def _run_count(self) -> None:
+        waiting, self._waiters = self._waiters, []
+        outcome: _FleetCount | Failure
         try:
-            outcome = self._kept = await self._count()
-            if outcome.large:
-                waiting, self._waiting = waiting + self._waiting, []
+            outcome = self._last_count = await self._count_fleet()
+            if outcome.is_large:
+                waiting, self._waiters = waiting + self._waiters, []
         except Exception as reason:
             outcome = Failure()
             if not waiting:
                 self.log.warn("could not renew the dashboard's counts: {reason}", reason=reason)
-        self._counting = False
-        if self._waiting:
-            self._begin()
+        self._is_counting = False
+        if self._waiters:
+            self._start_counting()
         for waiter in waiting:
             if not waiter.called:
                 waiter.callback(outcome)
 
-    async def _count(self) -> _Counted:
-        began = self._clock.seconds()
-        agents, data = _data(await self._query(_COUNTS, ()))
+    async def _count_fleet(self) -> _FleetCount:
+        started_at = self._clock.seconds()
+        agents, data = _build_data(await self._query(_COUNTS, ()))
         rows = await self._query(_ACTIONS, ())
         statuses = await count_commands_by_status(self._query, [row.id for row in rows])
         commands = sum(sum(numbers.values()) for numbers in statuses.values())
-        return _Counted(
+        return _FleetCount(
             data=data,
             counters={id_: make_counters(numbers) for id_, numbers in statuses.items()},
-            began=began,
-            seconds=self._clock.seconds() - began,
-            large=agents + commands > self._limits.counted_rows,
+            started_at=started_at,
+            seconds=self._clock.seconds() - started_at,
+            is_large=agents + commands > self._limits.counted_rows,
         )
 
-    async def _count_new_actions(self, counted: _Counted, rows: Sequence[ActionRow]) -> None:
+    async def _count_new_actions(self, counted: _FleetCount, rows: Sequence[ActionRow]) -> None:
         """Count the commands of actions that came since, once for each of them."""
         if new := [row.id for row in rows if row.id not in counted.counters]:
             counted.counters.update(await load_counters(self._query, new))
 
-    def _aged(self, counted: _Counted) -> list[Data]:
+    def _add_age(self, counted: _FleetCount) -> list[Data]:
         """The data of a count, and how old it is when it is one that is kept."""
-        if not counted.large:
+        if not counted.is_large:
             return counted.data
         age = Data(
             name="counts age",
-            value=round(self._clock.seconds() - counted.began),
+            value=round(self._clock.seconds() - counted.started_at),
             prompt="seconds since agents, endpoints and the commands of actions were counted",
         )
         return [*counted.data, age]
 
 
-def _data(rows: Sequence[_CountRow]) -> tuple[int, list[Data]]:
+def _build_data(rows: Sequence[_CountRow]) -> tuple[int, list[Data]]:
     """How many agents there are, and what is said of them.
 
     The names of 2014 come first, then those of 2017; one that both have stands once.
@@ -220,15 +223,17 @@ def _data(rows: Sequence[_CountRow]) -> tuple[int, list[Data]]:
     endpoints, versions = rows[0] if rows else _NO_AGENTS, rows[1:]
     values = {
         "active agents": sum(row.active for row in versions),
-        "agents versions count": _by_version((row.version, row.active) for row in versions),
+        "agents versions count": _group_by_version((row.version, row.active) for row in versions),
         "agents started in the last 24 hours": sum(row.started for row in versions),
         "endpoints running 2 or more agents": endpoints.double,
         "endpoints that have disappeared over last 7 days": endpoints.disappeared,
         "online agents": sum(row.online for row in versions),
-        "online agents by version": _by_version((row.version, row.online) for row in versions),
+        "online agents by version": _group_by_version(
+            (row.version, row.online) for row in versions
+        ),
         "online endpoints": endpoints.online_endpoints,
         "idle agents": sum(row.idle for row in versions),
-        "idle agents by version": _by_version((row.version, row.idle) for row in versions),
+        "idle agents by version": _group_by_version((row.version, row.idle) for row in versions),
         "idle endpoints": endpoints.idle_endpoints,
         "new endpoints": endpoints.new,
         "disappeared endpoints": endpoints.disappeared,
@@ -241,5 +246,7 @@ def _data(rows: Sequence[_CountRow]) -> tuple[int, list[Data]]:
 _NO_AGENTS: Final = _CountRow(None, *[0] * (len(_CountRow._fields) - 1))
 
 
-def _by_version(counts: Iterable[tuple[str | None, int]]) -> list[dict[str, str | int | None]]:
+def _group_by_version(
+    counts: Iterable[tuple[str | None, int]],
+) -> list[dict[str, str | int | None]]:
     return [{"version": version, "count": count} for version, count in counts if count]

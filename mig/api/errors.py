@@ -18,7 +18,7 @@ from mig.web.request import Request
 log = Logger()
 
 
-def refused(
+def answer_refusal(
     request: Request,
     refusal: RequestError,
     items: list[Item] | None = None,
@@ -28,10 +28,10 @@ def refused(
     for name, value in refusal.headers:
         request.setHeader(name, value)
     request.outcome = f"refused: {describe_error(refusal)}"
-    return _answer(request, refusal.status, refusal.client_message, items, links)
+    return _answer_error(request, refusal.status, refusal.client_message, items, links)
 
 
-def _answer(
+def _answer_error(
     request: Request,
     status: HTTPStatus,
     message: str,
@@ -43,22 +43,22 @@ def _answer(
     return request.prepare_response(document, status)
 
 
-def render_error(request: Request, error: BaseException) -> bytes:
+def answer_exception(request: Request, error: BaseException) -> bytes:
     """The answer that tells of any error; one that is no refusal is logged and not shown."""
     if isinstance(error, RequestError):
-        return refused(request, error)
+        return answer_refusal(request, error)
     log.failure("operation {operation} failed", Failure(error), operation=request.operation)
     request.outcome = "failed"
-    return _answer(request, HTTPStatus.INTERNAL_SERVER_ERROR, INTERNAL_ERROR_MESSAGE)
+    return _answer_error(request, HTTPStatus.INTERNAL_SERVER_ERROR, INTERNAL_ERROR_MESSAGE)
 
 
-def install(app: Klein) -> None:
+def install_error_handler(app: Klein) -> None:
     """Answer every exception of a handler."""
 
     @app.handle_errors(Exception)
-    def answer_exception(request: IRequest, failure: Failure) -> bytes:
+    def answer_failure(request: IRequest, failure: Failure) -> bytes:
         error = failure.value
         if error is None or isinstance(error, CancelledError):
             return b""
         assert isinstance(request, Request)  # what our site makes
-        return render_error(request, error)
+        return answer_exception(request, error)

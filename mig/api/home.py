@@ -5,7 +5,7 @@ from __future__ import annotations
 from http import HTTPStatus
 
 from mig.access.caller import Caller
-from mig.api.documents import refuse_parameters
+from mig.api.responder import refuse_parameters
 from mig.formats.collection_json import write_document
 from mig.hypermedia import templates
 from mig.hypermedia.document import Data, Item, Link
@@ -14,13 +14,13 @@ from mig.search.parameters import PARAMETERS
 from mig.web.request import Request
 
 
-class Home:
+class HomeResource:
     """Answers what needs no database."""
 
     def __init__(self, urls: Urls) -> None:
         self._urls = urls
 
-    async def home(self, request: Request, caller: Caller) -> bytes:
+    async def get_home(self, request: Request, caller: Caller) -> bytes:
         """What there is to find and to submit, for clients that know nothing of MIG."""
         refuse_parameters(request)
         search = [Data(name=p.name, value="", prompt=p.prompt) for p in PARAMETERS]
@@ -31,7 +31,7 @@ class Home:
         )
         return request.prepare_response(document)
 
-    async def root(self, request: Request, caller: Caller) -> bytes:
+    async def redirect_to_home(self, request: Request, caller: Caller) -> bytes:
         """The server's root: the way to the API."""
         request.setHeader(b"location", self._urls.for_home().encode())
         link = Link(rel="home", href=self._urls.for_home())
@@ -39,7 +39,7 @@ class Home:
             write_document(request.build_url(), links=[link]), HTTPStatus.FOUND
         )
 
-    async def heartbeat(self, request: Request, caller: Caller) -> bytes:
+    async def get_heartbeat(self, request: Request, caller: Caller) -> bytes:
         """That the service runs, in the words that existing monitoring looks for."""
         refuse_parameters(request)
         data = [Data(name="heartbeat", value="gatorz say hi")]

@@ -5,8 +5,14 @@ from __future__ import annotations
 from http import HTTPStatus
 
 from mig.access.caller import Caller
-from mig.api.documents import Documents, not_found, not_stored, read_id, refuse_parameters
-from mig.api.errors import refused
+from mig.api.errors import answer_refusal
+from mig.api.responder import (
+    Responder,
+    make_deleted_error,
+    make_not_found_error,
+    parse_id_parameter,
+    refuse_parameters,
+)
 from mig.database.database import Database
 from mig.errors import ConflictError
 from mig.formats.collection_json import write_document
@@ -21,69 +27,69 @@ from mig.web.forms import parse_form
 from mig.web.request import Request
 
 
-class Investigators:
+class InvestigatorResource:
     """Answers with investigators, and adds and changes them."""
 
     def __init__(
-        self, database: Database, documents: Documents, registry: InvestigatorRegistry
+        self, database: Database, responder: Responder, registry: InvestigatorRegistry
     ) -> None:
         self._database = database
-        self._documents = documents
+        self._responder = responder
         self._registry = registry
 
-    async def get(self, request: Request, caller: Caller) -> bytes | None:
+    async def get_investigator(self, request: Request, caller: Caller) -> bytes | None:
         """One investigator by its id, with the public key."""
-        investigator_id = read_id(Investigator.noun, request)
+        investigator_id = parse_id_parameter(Investigator.noun, request)
         found = await find_investigator(self._database.query, investigator_id)
         if found is None:
-            raise not_found(Investigator.noun, investigator_id)
-        return await self._answer(request, investigator_id, found, HTTPStatus.OK)
+            raise make_not_found_error(Investigator.noun, investigator_id)
+        return await self._answer_investigator(request, investigator_id, found, HTTPStatus.OK)
 
-    async def template(self, request: Request, caller: Caller) -> bytes:
+    async def get_template(self, request: Request, caller: Caller) -> bytes:
         """What to fill in for a new investigator."""
         return _answer_template(request, templates.INVESTIGATOR)
 
-    async def update_template(self, request: Request, caller: Caller) -> bytes:
+    async def get_update_template(self, request: Request, caller: Caller) -> bytes:
         """What to fill in to change an investigator."""
         return _answer_template(request, templates.INVESTIGATOR_UPDATE)
 
-    async def create(self, request: Request, caller: Caller) -> bytes | None:
+    async def create_investigator(self, request: Request, caller: Caller) -> bytes | None:
         """Add an investigator with a public key: 201, or 409 with a link to the key's owner."""
         fields = parse_form(request, templates.INVESTIGATOR)
         try:
             added = await self._registry.add(fields["name"], fields["publickey"].encode())
         except ConflictError as conflict:
-            href = self._documents.urls.for_investigator(conflict.existing_id)
+            href = self._responder.urls.for_investigator(conflict.existing_id)
             links = [Link(rel="investigator", href=href)] if conflict.existing_id else None
-            return refused(request, conflict, links=links)
-        return await self._answer_stored(request, added, HTTPStatus.CREATED)
+            return answer_refusal(request, conflict, links=links)
+        return await self._answer_stored_investigator(request, added, HTTPStatus.CREATED)
 
-    async def update(self, request: Request, caller: Caller) -> bytes | None:
+    async def update_investigator(self, request: Request, caller: Caller) -> bytes | None:
         """Enable or disable an investigator."""
         fields = parse_form(request, templates.INVESTIGATOR_UPDATE)
         investigator_id = parse_id("id", fields["id"])
         await self._registry.set_status(investigator_id, fields["status"])
-        return await self._answer_stored(request, investigator_id, HTTPStatus.OK)
+        return await self._answer_stored_investigator(request, investigator_id, HTTPStatus.OK)
 
-    async def _answer_stored(
+    async def _answer_stored_investigator(
         self, request: Request, investigator_id: int, status: HTTPStatus
     ) -> bytes | None:
         stored = await find_investigator(self._database.query, investigator_id)
         if stored is None:
-            raise not_stored()
-        href = self._documents.urls.for_investigator(investigator_id)
+            raise make_deleted_error()
+        href = self._responder.urls.for_investigator(investigator_id)
         request.setHeader(b"location", href.encode())
-        return await self._answer(request, investigator_id, stored, status)
+        return await self._answer_investigator(request, investigator_id, stored, status)
 
-    async def _answer(
+    async def _answer_investigator(
         self,
         request: Request,
         investigator_id: int,
         investigator: Investigator | UnreadableRecord,
         status: HTTPStatus,
     ) -> bytes | None:
-        links = link_history(self._documents.urls, str(investigator_id))
-        return await self._documents.answer(request, investigator, links, status=status)
+        links = link_history(self._responder.urls, str(investigator_id))
+        return await self._responder.answer_record(request, investigator, links, status=status)
 
 
 def _answer_template(request: Request, template: Template) -> bytes:

@@ -17,13 +17,13 @@ from werkzeug.routing import Map, MapAdapter, Rule
 from mig.access.caller import Caller
 from mig.access.permissions import Permission
 from mig.api import errors
-from mig.api.actions import Actions
-from mig.api.agents import Agents
-from mig.api.commands import Commands
-from mig.api.dashboard import Dashboard
-from mig.api.home import Home
-from mig.api.investigators import Investigators
-from mig.api.search import Searches
+from mig.api.actions import ActionResource
+from mig.api.agents import AgentResource
+from mig.api.commands import CommandResource
+from mig.api.dashboard import DashboardResource
+from mig.api.home import HomeResource
+from mig.api.investigators import InvestigatorResource
+from mig.api.search import SearchResource
 from mig.errors import MethodNotAllowedError, NotFoundError
 from mig.hypermedia import urls
 from mig.limits import Limits
@@ -32,7 +32,7 @@ from mig.web.request import Request
 DEFAULT_LIMITS: Final = Limits()
 
 
-class Body(Enum):
+class BodyPolicy(Enum):
     """What a route does with a request's body, by the limit of its length."""
 
     DISCARDED = "discarded_body_bytes"
@@ -44,74 +44,104 @@ class Body(Enum):
 class Route:
     """One method of one path: what the caller must be allowed to do, and what then happens.
 
-    :param owner: whose method the handler is called as.
+    :param resource_class: whose method the handler is called as.
     """
 
     path: str
     method: str
     permission: Permission | None
-    body: Body
-    owner: type
+    body_policy: BodyPolicy
+    resource_class: type
     handler: Callable[[Any, Request, Caller], Awaitable[bytes | None]]
 
 
-Owner = TypeVar("Owner")
-Answer = Coroutine[Any, Any, bytes | None]
+Resource = TypeVar("Resource")
+AnswerCoroutine = Coroutine[Any, Any, bytes | None]
 
 
-def _get(
+def _define_get(
     path: str,
     permission: Permission | None,
-    owner: type[Owner],
-    handler: Callable[[Owner, Request, Caller], Answer],
+    resource_class: type[Resource],
+    handler: Callable[[Resource, Request, Caller], AnswerCoroutine],
 ) -> Route:
-    body = Body.DISCARDED
+    body_policy = BodyPolicy.DISCARDED
     return Route(
-        path=path, method="GET", permission=permission, body=body, owner=owner, handler=handler
+        path=path,
+        method="GET",
+        permission=permission,
+        body_policy=body_policy,
+        resource_class=resource_class,
+        handler=handler,
     )
 
 
-def _post(
+def _define_post(
     path: str,
     permission: Permission,
-    body: Body,
-    owner: type[Owner],
-    handler: Callable[[Owner, Request, Caller], Answer],
+    body_policy: BodyPolicy,
+    resource_class: type[Resource],
+    handler: Callable[[Resource, Request, Caller], AnswerCoroutine],
 ) -> Route:
     return Route(
-        path=path, method="POST", permission=permission, body=body, owner=owner, handler=handler
+        path=path,
+        method="POST",
+        permission=permission,
+        body_policy=body_policy,
+        resource_class=resource_class,
+        handler=handler,
     )
 
 
 ROUTES: Final = (
-    _get(urls.HOME, None, Home, Home.home),
-    _get(urls.HEARTBEAT, None, Home, Home.heartbeat),
-    _get(urls.DASHBOARD, Permission.DASHBOARD, Dashboard, Dashboard.get),
-    _get(urls.ACTION, Permission.ACTION, Actions, Actions.get),
-    _get(urls.AGENT, Permission.AGENT, Agents, Agents.get),
-    _get(urls.COMMAND, Permission.COMMAND, Commands, Commands.get),
-    _get(urls.INVESTIGATOR, Permission.INVESTIGATOR, Investigators, Investigators.get),
-    _get(urls.SEARCH, Permission.SEARCH, Searches, Searches.get),
-    _get(urls.CREATE_ACTION, None, Actions, Actions.template),
-    _get(urls.CREATE_INVESTIGATOR, None, Investigators, Investigators.template),
-    _get(urls.UPDATE_INVESTIGATOR, None, Investigators, Investigators.update_template),
-    _post(urls.CREATE_ACTION, Permission.ACTION_CREATE, Body.ACTION, Actions, Actions.create),
-    _post(
+    _define_get(urls.HOME, None, HomeResource, HomeResource.get_home),
+    _define_get(urls.HEARTBEAT, None, HomeResource, HomeResource.get_heartbeat),
+    _define_get(
+        urls.DASHBOARD, Permission.DASHBOARD, DashboardResource, DashboardResource.get_dashboard
+    ),
+    _define_get(urls.ACTION, Permission.ACTION, ActionResource, ActionResource.get_action),
+    _define_get(urls.AGENT, Permission.AGENT, AgentResource, AgentResource.get_agent),
+    _define_get(urls.COMMAND, Permission.COMMAND, CommandResource, CommandResource.get_command),
+    _define_get(
+        urls.INVESTIGATOR,
+        Permission.INVESTIGATOR,
+        InvestigatorResource,
+        InvestigatorResource.get_investigator,
+    ),
+    _define_get(urls.SEARCH, Permission.SEARCH, SearchResource, SearchResource.run_search),
+    _define_get(urls.CREATE_ACTION, None, ActionResource, ActionResource.get_template),
+    _define_get(
+        urls.CREATE_INVESTIGATOR, None, InvestigatorResource, InvestigatorResource.get_template
+    ),
+    _define_get(
+        urls.UPDATE_INVESTIGATOR,
+        None,
+        InvestigatorResource,
+        InvestigatorResource.get_update_template,
+    ),
+    _define_post(
+        urls.CREATE_ACTION,
+        Permission.ACTION_CREATE,
+        BodyPolicy.ACTION,
+        ActionResource,
+        ActionResource.create_action,
+    ),
+    _define_post(
         urls.CREATE_INVESTIGATOR,
         Permission.INVESTIGATOR_CREATE,
-        Body.KEY,
-        Investigators,
-        Investigators.create,
+        BodyPolicy.KEY,
+        InvestigatorResource,
+        InvestigatorResource.create_investigator,
     ),
-    _post(
+    _define_post(
         urls.UPDATE_INVESTIGATOR,
         Permission.INVESTIGATOR_UPDATE,
-        Body.KEY,
-        Investigators,
-        Investigators.update,
+        BodyPolicy.KEY,
+        InvestigatorResource,
+        InvestigatorResource.update_investigator,
     ),
 )
-_ROOT: Final = _get("/", None, Home, Home.root)
+_ROOT: Final = _define_get("/", None, HomeResource, HomeResource.redirect_to_home)
 
 
 Endpoint = Callable[[Request], Awaitable[bytes | None] | bytes]
@@ -129,20 +159,20 @@ class ServedRoute:
     endpoint: Endpoint
 
 
-class Application:
+class Router:
     """The Klein application that serves *routes* below *base_path*.
 
-    :param owners: whose method each handler is called as.
+    :param resources: whose method each handler is called as.
     """
 
     def __init__(
         self,
         base_path: str,
-        owners: Iterable[object],
+        resources: Iterable[object],
         routes: Iterable[Route] = ROUTES,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
-        self._owners = {type(owner): owner for owner in owners}
+        self._resources = {type(resource): resource for resource in resources}
         self._limits = limits
         self._klein = Klein()
         self._klein.url_map.merge_slashes = False
@@ -154,42 +184,46 @@ class Application:
         if base_path:
             by_path["/"] = {"GET": _ROOT}
         for path, methods in by_path.items():
-            self._served[path] = self._serve(path, methods)
+            self._served[path] = self._declare_path(path, methods)
 
-    def _serve(self, path: str, methods: Mapping[str, Route]) -> dict[str, ServedRoute]:
+    def _declare_path(self, path: str, methods: Mapping[str, Route]) -> dict[str, ServedRoute]:
         """Declare *path* to Klein; return what its methods do."""
-        self._klein.route(path, strict_slashes=False, endpoint=path)(_handle)
+        self._klein.route(path, strict_slashes=False, endpoint=path)(_handle_request)
         [rule] = self._klein.url_map.iter_rules(path)
-        resource = _OneRoute(self._klein, rule).resource()
+        klein_resource = _SingleRouteApplication(self._klein, rule).resource()
         served = {
-            method: self._served_route(route, resource, self._endpoint(route))
+            method: self._make_served_route(route, klein_resource, self._bind_endpoint(route))
             for method, route in methods.items()
         }
         if "GET" in served:
             served["HEAD"] = served["GET"]
         [some, *_] = methods.values()
-        options = replace(some, method="OPTIONS", permission=None, body=Body.DISCARDED)
+        options = replace(some, method="OPTIONS", permission=None, body_policy=BodyPolicy.DISCARDED)
         allowed = ", ".join([*served, "OPTIONS"])
-        served["OPTIONS"] = self._served_route(options, resource, _tell_methods(allowed))
+        served["OPTIONS"] = self._make_served_route(
+            options, klein_resource, _make_options_endpoint(allowed)
+        )
         return served
 
-    def _served_route(self, route: Route, resource: IResource, endpoint: Endpoint) -> ServedRoute:
+    def _make_served_route(
+        self, route: Route, klein_resource: IResource, endpoint: Endpoint
+    ) -> ServedRoute:
         return ServedRoute(
             path=route.path,
             permission=route.permission,
-            max_body_bytes=getattr(self._limits, route.body.value),
-            keeps_body=route.body is not Body.DISCARDED,
-            resource=resource,
+            max_body_bytes=getattr(self._limits, route.body_policy.value),
+            keeps_body=route.body_policy is not BodyPolicy.DISCARDED,
+            resource=klein_resource,
             endpoint=endpoint,
         )
 
-    def _endpoint(self, route: Route) -> Endpoint:
-        handler, owner = route.handler, self._owners[route.owner]
+    def _bind_endpoint(self, route: Route) -> Endpoint:
+        handler, resource = route.handler, self._resources[route.resource_class]
 
         def endpoint(request: Request) -> Awaitable[bytes | None]:
             caller = request.caller
             assert isinstance(caller, Caller)  # what authentication here returns
-            return handler(owner, request, caller)
+            return handler(resource, request, caller)
 
         return endpoint
 
@@ -209,14 +243,14 @@ class Application:
         return methods[method]
 
 
-def _handle(request: Request) -> Awaitable[bytes | None] | bytes:
+def _handle_request(request: Request) -> Awaitable[bytes | None] | bytes:
     """Call what answers the route that the gate found."""
     route = request.route
     assert isinstance(route, ServedRoute)  # what our router returns
     return route.endpoint(request)
 
 
-def _tell_methods(allowed: str) -> Endpoint:
+def _make_options_endpoint(allowed: str) -> Endpoint:
     def endpoint(request: Request) -> bytes:
         request.setHeader(b"allow", allowed.encode())
         request.setResponseCode(HTTPStatus.NO_CONTENT)
@@ -225,7 +259,7 @@ def _tell_methods(allowed: str) -> Endpoint:
     return endpoint
 
 
-class _OneRoute(Klein):
+class _SingleRouteApplication(Klein):
     """An application of one route, which Klein finds without looking the path up again.
 
     ``KleinResource.render`` (klein 24.8) binds the URL map to the request and asks for the rule
@@ -236,12 +270,12 @@ class _OneRoute(Klein):
     def __init__(self, application: Klein, rule: Rule) -> None:
         super().__init__()
         self._application = application
-        self._found = _Found(rule)
-        errors.install(self)
+        self._rule_map = _SingleRuleMap(rule)
+        errors.install_error_handler(self)
 
     @property
     def url_map(self) -> Map:
-        return self._found
+        return self._rule_map
 
     @property
     def endpoints(self) -> dict[str, KleinRouteHandler]:
@@ -253,20 +287,20 @@ class _OneRoute(Klein):
         return self._application.execute_endpoint(endpoint, request, *args, **kwargs)
 
 
-class _Found(Map):
+class _SingleRuleMap(Map):
     """A URL map in which only one rule is ever looked for; no path of ours has arguments."""
 
     def __init__(self, rule: Rule) -> None:
         super().__init__()
-        self._match = _Match(self, rule)
+        self._adapter = _SingleRuleAdapter(self, rule)
 
     def bind(self, *_: object, **__: object) -> MapAdapter:
-        return self._match
+        return self._adapter
 
 
-class _Match(MapAdapter):
-    def __init__(self, map: Map, rule: Rule) -> None:
-        super().__init__(map, "localhost", "/", None, "http", "/", "GET")
+class _SingleRuleAdapter(MapAdapter):
+    def __init__(self, url_map: Map, rule: Rule) -> None:
+        super().__init__(url_map, "localhost", "/", None, "http", "/", "GET")
         self._rule = rule
 
     def match(self, *_: object, **__: object) -> Any:

@@ -1,7 +1,7 @@
 """What a compliance item is made of: the readable definition (seed, section 2).
 
-:func:`compliance_items` is what the fast encoder is proven equal to. It is small and slow, says
-what every stored form means, and refuses (:class:`~mig.errors.UnreadableError`) what has no
+:func:`build_compliance_items` is what the fast encoder is proven equal to. It is small and slow,
+says what every stored form means, and refuses (:class:`~mig.errors.UnreadableError`) what has no
 meaning.
 """
 
@@ -17,8 +17,8 @@ from mig.errors import UnreadableError
 from mig.model.compliance import Check, ComplianceItem, Policy, Test
 from mig.values import format_time
 
-Object = dict[str, object]
-Wanted = TypeVar("Wanted")
+JsonObject = dict[str, object]
+Expected = TypeVar("Expected")
 
 SEARCH_FILTERS = (
     ("name", "names"),
@@ -34,35 +34,35 @@ SEARCH_FILTERS = (
 """The filters of a search of the module ``file``, in the order in which a check names them, and
 the members that hold their values."""
 
-NOT_READ = "the stored results cannot be read"
+UNREADABLE_RESULTS = "the stored results cannot be read"
 
 
-def target(agent_name: str) -> str:
+def build_target(agent_name: str) -> str:
     """The condition that selects the agent, as investigators write targets."""
     quoted = agent_name.replace("'", "''")
     return f"agents.name='{quoted}'"
 
 
-def text(value: object) -> str:
+def format_text(value: object) -> str:
     """A member that clients expect to be a string: never null."""
     if value is None:
         return ""
     if isinstance(value, str):
-        return without_nul(value)
+        return refuse_nul(value)
     return msgspec.json.encode(value).decode()
 
 
-def without_nul(text: str) -> str:
+def refuse_nul(text: str) -> str:
     """*text* itself.
 
     :raises UnreadableError: when it holds U+0000, which most readers of a report cannot hold.
     """
     if "\0" in text:
-        raise UnreadableError(f"{NOT_READ}: a text holds the character U+0000")
+        raise UnreadableError(f"{UNREADABLE_RESULTS}: a text holds the character U+0000")
     return text
 
 
-def compliance_items(
+def build_compliance_items(
     *,
     link: str,
     agent_name: str,
@@ -80,12 +80,12 @@ def compliance_items(
 
     :raises UnreadableError: when the command or its action cannot be read.
     """
-    modules = modules_of(operations)
-    policy, ref = policy_and_ref(description, threat)
+    modules = read_modules(operations)
+    policy, ref = read_policy_and_ref(description, threat)
     timestamp = format_time(finishtime)
     return [
         ComplianceItem(
-            target=target(agent_name),
+            target=build_target(agent_name),
             policy=policy,
             check=Check(
                 ref=ref,
@@ -99,11 +99,11 @@ def compliance_items(
             timestamp=timestamp,
             utctimestamp=timestamp,
         )
-        for found in _checks(modules, results)
+        for found in _read_checks(modules, results)
     ]
 
 
-class Found(NamedTuple):
+class CheckResult(NamedTuple):
     """One check of a command's results, and whether the agent complies with it."""
 
     name: str
@@ -113,22 +113,22 @@ class Found(NamedTuple):
     compliance: bool
 
 
-def policy_and_ref(description: str | None, threat: str | None) -> tuple[Policy, str]:
+def read_policy_and_ref(description: str | None, threat: str | None) -> tuple[Policy, str]:
     """An action's policy, and the reference of its checks.
 
     :raises UnreadableError: when description or threat cannot be read.
     """
-    threat_value = _object(threat, "the action's threat")
-    description_value = _object(description, "the action's description")
+    threat_value = _parse_object(threat, "the action's threat")
+    description_value = _parse_object(description, "the action's description")
     policy = Policy(
-        level=text(threat_value.get("level")),
-        name=text(threat_value.get("type")),
-        url=text(description_value.get("url")),
+        level=format_text(threat_value.get("level")),
+        name=format_text(threat_value.get("type")),
+        url=format_text(description_value.get("url")),
     )
-    return policy, text(threat_value.get("ref"))
+    return policy, format_text(threat_value.get("ref"))
 
 
-def parse(stored: str, what: str) -> object:
+def parse_stored_json(stored: str, what: str) -> object:
     """The value of a stored JSON text.
 
     :raises UnreadableError: naming *what*, for a text with half a surrogate pair or nested too
@@ -141,8 +141,8 @@ def parse(stored: str, what: str) -> object:
         raise UnreadableError(f"{what} cannot be read: {error}") from None
 
 
-def _object(stored: str | None, what: str) -> Object:
-    value = parse(stored or "null", what)
+def _parse_object(stored: str | None, what: str) -> JsonObject:
+    value = parse_stored_json(stored or "null", what)
     if value is None:
         return {}
     if not isinstance(value, dict):
@@ -150,13 +150,13 @@ def _object(stored: str | None, what: str) -> Object:
     return value
 
 
-def modules_of(operations: str | None) -> list[tuple[str, str]]:
+def read_modules(operations: str | None) -> list[tuple[str, str]]:
     """Module and parameters, as compact JSON, of each operation of an action.
 
     :raises UnreadableError: when they cannot be read.
     """
     what = "the action's operations"
-    value = parse(operations or "[]", what)
+    value = parse_stored_json(operations or "[]", what)
     if not isinstance(value, list) or not all(
         isinstance(operation, dict) and isinstance(operation.get("module"), str)
         for operation in value
@@ -165,21 +165,21 @@ def modules_of(operations: str | None) -> list[tuple[str, str]]:
     raw = msgspec.json.decode(operations or "[]", type=list[dict[str, msgspec.Raw]])
     return [
         (
-            without_nul(operation["module"]),
-            compact(parameters["parameters"]) if "parameters" in parameters else "null",
+            refuse_nul(operation["module"]),
+            compact_json(parameters["parameters"]) if "parameters" in parameters else "null",
         )
         for operation, parameters in zip(value, raw, strict=True)
     ]
 
 
-def compact(raw: msgspec.Raw) -> str:
+def compact_json(raw: msgspec.Raw) -> str:
     """JSON without white space between its tokens, numbers and strings as they were written."""
     return msgspec.json.format(bytes(raw), indent=-1).decode()
 
 
-def _checks(modules: list[tuple[str, str]], results: str | None) -> Iterator[Found]:
+def _read_checks(modules: list[tuple[str, str]], results: str | None) -> Iterator[CheckResult]:
     """Each check of a command's results, and whether the agent complies with it."""
-    value = parse(results or "null", "the stored results")
+    value = parse_stored_json(results or "null", "the stored results")
     if value is None:
         return
     if not isinstance(value, list):
@@ -188,74 +188,80 @@ def _checks(modules: list[tuple[str, str]], results: str | None) -> Iterator[Fou
         raise UnreadableError(f"{len(value)} results are stored for {len(modules)} operations")
     for (module, parameters), result in zip(modules, value, strict=False):
         if not isinstance(result, dict):
-            raise UnreadableError(f"{NOT_READ}: a result is no object")
+            raise UnreadableError(f"{UNREADABLE_RESULTS}: a result is no object")
         if module == "file":
-            yield from _file_checks(result)
+            yield from _read_file_checks(result)
         elif module == "filechecker":
-            yield from _filechecker_checks(result)
+            yield from _read_filechecker_checks(result)
         else:
-            found = _typed(result, "foundanything", bool, False)
-            yield found_check(module, module, parameters, "", found)
+            found = _read_member(result, "foundanything", bool, False)
+            yield make_check_result(module, module, parameters, "", found)
 
 
-def found_check(name: str, type_: str, value: str, location: str, compliance: bool) -> Found:
+def make_check_result(
+    name: str, type_: str, value: str, location: str, compliance: bool
+) -> CheckResult:
     """Return what was found.
 
     :raises UnreadableError: when a text in it holds U+0000.
     """
     for part in (name, type_, value, location):
-        without_nul(part)
-    return Found(name, type_, value, location, compliance)
+        refuse_nul(part)
+    return CheckResult(name, type_, value, location, compliance)
 
 
-def _file_checks(result: Object) -> Iterator[Found]:
+def _read_file_checks(result: JsonObject) -> Iterator[CheckResult]:
     """elements[label] = [{"file", "search", "fileinfo"}]"""
-    for label, entries in _typed(result, "elements", dict, {}).items():
-        for entry in _instance(entries, list, [], "an entry of elements"):
-            entry = _instance(entry, dict, None, "a file")
-            file = _typed(entry, "file", str, "")
-            search = _typed(entry, "search", dict, {})
+    for label, entries in _read_member(result, "elements", dict, {}).items():
+        for entry in _require_type(entries, list, [], "an entry of elements"):
+            entry = _require_type(entry, dict, None, "a file")
+            file = _read_member(entry, "file", str, "")
+            search = _read_member(entry, "search", dict, {})
             tests = [
                 f"{name}='{value}'"
                 for name, member in SEARCH_FILTERS
-                for value in _strings(search, member)
+                for value in _read_strings(search, member)
             ]
-            paths = ", ".join(_strings(search, "paths"))
-            yield found_check(label, "file", " and ".join(tests), file or paths, file != "")
+            paths = ", ".join(_read_strings(search, "paths"))
+            yield make_check_result(label, "file", " and ".join(tests), file or paths, file != "")
 
 
-def _filechecker_checks(result: Object) -> Iterator[Found]:
+def _read_filechecker_checks(result: JsonObject) -> Iterator[CheckResult]:
     """elements[path][method][check name][test value] = {"filecount", "matchcount", "files"}"""
-    for path, methods in _typed(result, "elements", dict, {}).items():
-        for method, names in _instance(methods, dict, {}, "a path").items():
-            for name, values in _instance(names, dict, {}, "a method").items():
-                for value, counts in _instance(values, dict, {}, "a check").items():
-                    counts = _instance(counts, dict, {}, "a test")
-                    matches = _typed(counts, "matchcount", float, 0.0)
-                    yield found_check(name, method, value, path, matches > 0)
+    for path, methods in _read_member(result, "elements", dict, {}).items():
+        for method, names in _require_type(methods, dict, {}, "a path").items():
+            for name, values in _require_type(names, dict, {}, "a method").items():
+                for value, counts in _require_type(values, dict, {}, "a check").items():
+                    counts = _require_type(counts, dict, {}, "a test")
+                    matches = _read_member(counts, "matchcount", float, 0.0)
+                    yield make_check_result(name, method, value, path, matches > 0)
 
 
-def _strings(search: Object, member: str) -> list[str]:
-    values = _typed(search, member, list, [])
-    return [_instance(value, str, None, f"a value of {member}") for value in values]
+def _read_strings(search: JsonObject, member: str) -> list[str]:
+    values = _read_member(search, member, list, [])
+    return [_require_type(value, str, None, f"a value of {member}") for value in values]
 
 
-def _typed(value: Object, member: str, type_: type[Wanted], absent: Wanted | None) -> Wanted:
-    return _instance(value.get(member), type_, absent, member)
+def _read_member(
+    value: JsonObject, member: str, type_: type[Expected], default: Expected | None
+) -> Expected:
+    return _require_type(value.get(member), type_, default, member)
 
 
-def _instance(value: object, type_: type[Wanted], absent: Wanted | None, what: str) -> Wanted:
-    """*value* when it is of the type that it must be; *absent* for null, as Go reads it."""
-    if value is None and absent is not None:
-        return absent
+def _require_type(
+    value: object, type_: type[Expected], default: Expected | None, what: str
+) -> Expected:
+    """*value* when it is of the type that it must be; *default* for null, as Go reads it."""
+    if value is None and default is not None:
+        return default
     if type_ is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value) if abs(value) < 10**308 else float("inf")
     if not isinstance(value, type_) or value == float("inf"):
-        raise UnreadableError(f"{NOT_READ}: {what} is no {_NAMES[type_]}")
+        raise UnreadableError(f"{UNREADABLE_RESULTS}: {what} is no {_TYPE_NAMES[type_]}")
     return value
 
 
-_NAMES: dict[type, str] = {
+_TYPE_NAMES: dict[type, str] = {
     dict: "object",
     list: "array",
     str: "string",

@@ -33,8 +33,8 @@ from mig.model.row import Columns
 from mig.model.statement import QueryFunction, Statement
 from mig.values import format_time
 
-CACHED_ACTIONS: Final = 1_000
-CACHED_AGENTS: Final = 20_000
+MAX_CACHED_ACTIONS: Final = 1_000
+MAX_CACHED_AGENTS: Final = 20_000
 
 
 class _ActionRow(NamedTuple):
@@ -56,31 +56,31 @@ _ACTIONS = Statement(f"select {_ACTION.sql} from actions where id = any(%s::nume
 _AGENTS = Statement(f"select {_AGENT.sql} from agents where id = any(%s::numeric[])", _AGENT)
 
 
-class _Hit(msgspec.Struct, gc=False):
+class _FileHit(msgspec.Struct, gc=False):
     file: str = ""
     search: Raw = Raw("null")
 
 
 class _FileResult(msgspec.Struct, gc=False):
-    elements: dict[str, list[_Hit]] | None = None
+    elements: dict[str, list[_FileHit]] | None = None
 
 
-class _Counts(msgspec.Struct, gc=False):
+class _MatchCounts(msgspec.Struct, gc=False):
     matchcount: float | None = None
 
 
-_Values = dict[str, _Counts | None]
+_CountsByValue = dict[str, _MatchCounts | None]
 
 
 class _FilecheckerResult(msgspec.Struct, gc=False):
-    elements: dict[str, dict[str, dict[str, _Values | None] | None] | None] | None = None
+    elements: dict[str, dict[str, dict[str, _CountsByValue | None] | None] | None] | None = None
 
 
 class _OtherResult(msgspec.Struct, gc=False):
     foundanything: bool | None = None
 
 
-class _Search(msgspec.Struct):
+class _SearchFields(msgspec.Struct):
     paths: list[str] | None = None
     names: list[str] | None = None
     sizes: list[str] | None = None
@@ -93,58 +93,68 @@ class _Search(msgspec.Struct):
     sha3: list[str] | None = None
 
 
-_search = msgspec.json.Decoder(_Search | None).decode
-_DecodeAll = Callable[[str], list[Any] | None]
-_raw_results: _DecodeAll = msgspec.json.Decoder(list[Raw] | None).decode
+_decode_search = msgspec.json.Decoder(_SearchFields | None).decode
+_DecodeResults = Callable[[str], list[Any] | None]
+_decode_raw_results: _DecodeResults = msgspec.json.Decoder(list[Raw] | None).decode
 
 
-class _Kind:
-    """How the results of a module are decoded: ``one``, or ``all`` of a command."""
+class _ModuleDecoder:
+    """Decoders of a module's results: ``decode_result`` one, ``decode_results`` of a command."""
 
     def __init__(self, shape: Any) -> None:
-        self.one: Callable[[Raw], Any] = msgspec.json.Decoder(shape).decode
-        self.all: _DecodeAll = msgspec.json.Decoder(list[shape] | None).decode
+        self.decode_result: Callable[[Raw], Any] = msgspec.json.Decoder(shape).decode
+        self.decode_results: _DecodeResults = msgspec.json.Decoder(list[shape] | None).decode
 
 
-_OTHER = _Kind(_OtherResult)
-_KINDS = {"file": _Kind(_FileResult), "filechecker": _Kind(_FilecheckerResult)}
+_OTHER_DECODER = _ModuleDecoder(_OtherResult)
+_MODULE_DECODERS = {
+    "file": _ModuleDecoder(_FileResult),
+    "filechecker": _ModuleDecoder(_FilecheckerResult),
+}
 
 
-class _Action:
+class _ActionParts:
     """What the items of an action's commands share."""
 
     def __init__(self, format_: Format, row: _ActionRow) -> None:
         self.row = row
-        self.modules = definition.modules_of(row.operations)
-        self._kinds = [_KINDS.get(module, _OTHER) for module, _ in self.modules]
-        self._decode = self._kinds[0].all if len({*self._kinds}) == 1 else _raw_results
-        policy, ref = definition.policy_and_ref(row.description, row.threat)
-        self.encoded = format_.action(ActionFields(policy, ref, row.name))
-        self.others = [
+        self.modules = definition.read_modules(row.operations)
+        self._decoders = [
+            _MODULE_DECODERS.get(module, _OTHER_DECODER) for module, _ in self.modules
+        ]
+        self._decode = (
+            self._decoders[0].decode_results if len({*self._decoders}) == 1 else _decode_raw_results
+        )
+        policy, ref = definition.read_policy_and_ref(row.description, row.threat)
+        self.encoded = format_.encode_action_part(ActionFields(policy, ref, row.name))
+        self.other_checks = [
             {
-                found: _prepare_check(format_, module, module, parameters, found)("")
+                found: _make_check_encoder(format_, module, module, parameters, found)("")
                 for found in (False, True)
             }
             for module, parameters in self.modules
         ]
 
-    def results(self, stored: str) -> list[Any]:
+    def decode_results(self, stored: str) -> list[Any]:
         """The results of a command, each in the shape of its operation's module."""
         results = self._decode(stored) or []
         if len(results) > len(self.modules):
-            raise _Unusual
-        if self._decode is _raw_results:
-            return [kind.one(raw) for kind, raw in zip(self._kinds, results, strict=False)]
+            raise _UnusualShapeError
+        if self._decode is _decode_raw_results:
+            return [
+                decoder.decode_result(raw)
+                for decoder, raw in zip(self._decoders, results, strict=False)
+            ]
         return results
 
 
-class _Agent:
+class _AgentParts:
     """What the items of an agent's commands share."""
 
     def __init__(self, format_: Format, row: _AgentRow) -> None:
         self.name = row.name
-        self.target = definition.target(row.name)
-        self.encoded = format_.agent(self.target)
+        self.target = definition.build_target(row.name)
+        self.encoded = format_.encode_agent_part(self.target)
 
 
 class _FileSearch:
@@ -153,22 +163,22 @@ class _FileSearch:
     def __init__(self, format_: Format, label: str, raw: bytes) -> None:
         self.raw = Raw(raw)
         self.checks: dict[str, bytes] = {}
-        search = _search(raw) or _Search()
+        search = _decode_search(raw) or _SearchFields()
         tests = " and ".join(
             f"{name}='{value}'"
             for name, member in definition.SEARCH_FILTERS
             for value in getattr(search, member) or ()
         )
         self._paths = ", ".join(search.paths or ())
-        self._missing = _prepare_check(format_, label, "file", tests, False)
-        self.found = _prepare_check(format_, label, "file", tests, True)
+        self._encode_missing = _make_check_encoder(format_, label, "file", tests, False)
+        self.encode_found = _make_check_encoder(format_, label, "file", tests, True)
 
-    def missing(self) -> bytes:
+    def encode_missing(self) -> bytes:
         """Return the check of a search that found no file."""
-        return self._missing(definition.without_nul(self._paths))
+        return self._encode_missing(definition.refuse_nul(self._paths))
 
 
-def _prepare_check(
+def _make_check_encoder(
     format_: Format, name: str, type_: str, value: str, compliance: bool
 ) -> Callable[[str], bytes]:
     """What makes the encoded check of its location.
@@ -176,8 +186,8 @@ def _prepare_check(
     :raises UnreadableError: when a text holds U+0000.
     """
     for text in (name, type_, value):
-        definition.without_nul(text)
-    return format_.check(name=name, type_=type_, value=value, compliance=compliance)
+        definition.refuse_nul(text)
+    return format_.make_check_encoder(name=name, type_=type_, value=value, compliance=compliance)
 
 
 class ComplianceEncoder:
@@ -190,22 +200,24 @@ class ComplianceEncoder:
         self._urls = urls
         self._limits = limits
         self._max_checks = limits.cached_checks
-        self._max_key = limits.cached_check_bytes
-        self._link = urls.for_command("")
+        self._max_key_bytes = limits.cached_check_bytes
+        self._link_prefix = urls.for_command("")
         self.separator = format_.separator
-        self._actions = RecordCache(_ACTIONS, partial(_Action, format_), bound=CACHED_ACTIONS)
-        self._agents = RecordCache(_AGENTS, partial(_Agent, format_), bound=CACHED_AGENTS)
+        self._actions = RecordCache(
+            _ACTIONS, partial(_ActionParts, format_), bound=MAX_CACHED_ACTIONS
+        )
+        self._agents = RecordCache(_AGENTS, partial(_AgentParts, format_), bound=MAX_CACHED_AGENTS)
         self._file_searches: dict[tuple[str, bytes], _FileSearch] = {}
         self._last_searches: dict[str, _FileSearch] = {}
-        self._files_kept = 0
+        self._cached_files = 0
         self._filechecker_checks: dict[tuple[str, str, str, str, bool], bytes] = {}
 
-    async def prepare(self, query: QueryFunction, rows: Sequence[ResultsRow]) -> None:
+    async def load_related(self, query: QueryFunction, rows: Sequence[ResultsRow]) -> None:
         """Load the actions and agents that *rows* belong to."""
         await self._actions.load(query, (row.actionid for row in rows))
         await self._agents.load(query, (row.agentid for row in rows))
 
-    def weigh(self, rows: Sequence[ResultsRow]) -> int:
+    def weigh_rows(self, rows: Sequence[ResultsRow]) -> int:
         """Return the length of all results."""
         return measure_results(rows)
 
@@ -213,11 +225,11 @@ class ComplianceEncoder:
         """Return how many rows come before the first one without its results."""
         return count_complete_rows(rows)
 
-    async def complete(self, query: QueryFunction, row: ResultsRow) -> ResultsRow:
+    async def complete_row(self, query: QueryFunction, row: ResultsRow) -> ResultsRow:
         """Return the row with its results, unless they are too large."""
         return await load_omitted_results(query, row, max_bytes=self._limits.result_bytes)
 
-    def encode(self, row: ResultsRow) -> bytes:
+    def encode_row(self, row: ResultsRow) -> bytes:
         """Return the items of one command, separated; nothing when there are none.
 
         A command that cannot be read becomes one item that says so.
@@ -230,26 +242,32 @@ class ComplianceEncoder:
             action = self._actions.get(row.actionid)
             if action is None:
                 raise UnreadableError("its action is not in the database")
-            link = self._link + check_numeric_id(row.id)
+            link = self._link_prefix + check_numeric_id(row.id)
             if row.omitted_bytes is not None:
                 reject_omitted_results(row.omitted_bytes, self._limits.result_bytes)
             timestamp = format_time(row.finishtime)
             try:
-                checks = self._checks(action, row.results)
-            except (msgspec.MsgspecError, RecursionError, _Unusual):
+                checks = self._encode_checks(action, row.results)
+            except (msgspec.MsgspecError, RecursionError, _UnusualShapeError):
                 return self._encode_slowly(link, action, agent, row)
         except UnreadableError as reason:
             target = agent.target if agent else ""
-            return self._format.record(UnreadableRecord("command", row.id, str(reason), target))
+            return self._format.encode_record(
+                UnreadableRecord("command", row.id, str(reason), target)
+            )
         if not checks:
             return b""
-        head, tail = self._format.command(link, agent.encoded, action.encoded, timestamp)
+        head, tail = self._format.encode_command_parts(
+            link, agent.encoded, action.encoded, timestamp
+        )
         checks[0] = head + checks[0]
         checks[-1] += tail
         return (tail + self.separator + head).join(checks)
 
-    def _encode_slowly(self, link: str, action: _Action, agent: _Agent, row: ResultsRow) -> bytes:
-        items = definition.compliance_items(
+    def _encode_slowly(
+        self, link: str, action: _ActionParts, agent: _AgentParts, row: ResultsRow
+    ) -> bytes:
+        items = definition.build_compliance_items(
             link=link,
             agent_name=agent.name,
             action_name=action.row.name,
@@ -259,55 +277,55 @@ class ComplianceEncoder:
             finishtime=row.finishtime,
             results=row.results,
         )
-        return self.separator.join(map(self._format.record, items))
+        return self.separator.join(map(self._format.encode_record, items))
 
-    def _checks(self, action: _Action, results: str | None) -> list[bytes]:
+    def _encode_checks(self, action: _ActionParts, results: str | None) -> list[bytes]:
         checks: list[bytes] = []
         if results is None:
             return checks
-        for index, result in enumerate(action.results(results)):
+        for index, result in enumerate(action.decode_results(results)):
             if type(result) is _FileResult:
-                self._file(result, checks)
+                self._add_file_checks(result, checks)
             elif type(result) is _FilecheckerResult:
-                self._filechecker(result, checks)
+                self._add_filechecker_checks(result, checks)
             else:
-                checks.append(action.others[index][bool(result.foundanything)])
+                checks.append(action.other_checks[index][bool(result.foundanything)])
         return checks
 
-    def _file(self, result: _FileResult, checks: list[bytes]) -> None:
+    def _add_file_checks(self, result: _FileResult, checks: list[bytes]) -> None:
         last_searches = self._last_searches
         append = checks.append
         for label, hits in (result.elements or {}).items():
             search = last_searches.get(label)
             for hit in hits:
                 if search is None or search.raw != hit.search:
-                    search = self._file_search(label, hit.search)
-                append(search.checks.get(hit.file) or self._file_check(search, hit.file))
+                    search = self._find_file_search(label, hit.search)
+                append(search.checks.get(hit.file) or self._encode_file_check(search, hit.file))
 
-    def _file_search(self, label: str, raw: Raw) -> _FileSearch:
+    def _find_file_search(self, label: str, raw: Raw) -> _FileSearch:
         key = (label, bytes(raw))
         search = self._file_searches.get(key) or _FileSearch(self._format, *key)
-        if len(label) + len(key[1]) <= self._max_key:
+        if len(label) + len(key[1]) <= self._max_key_bytes:
             if len(self._file_searches) >= self._max_checks:
                 self._file_searches.clear()
                 self._last_searches.clear()
             self._file_searches[key] = self._last_searches[label] = search
         return search
 
-    def _file_check(self, search: _FileSearch, file: str) -> bytes:
-        if self._files_kept >= self._max_checks:
-            self._files_kept = 0
+    def _encode_file_check(self, search: _FileSearch, file: str) -> bytes:
+        if self._cached_files >= self._max_checks:
+            self._cached_files = 0
             for one in (search, *self._file_searches.values()):
                 one.checks.clear()
         if "\0" in file:  # asked here, since a call would cost more than the question
-            definition.without_nul(file)
-        check = search.found(file) if file else search.missing()
-        if len(file) <= self._max_key:
+            definition.refuse_nul(file)
+        check = search.encode_found(file) if file else search.encode_missing()
+        if len(file) <= self._max_key_bytes:
             search.checks[file] = check
-            self._files_kept += 1
+            self._cached_files += 1
         return check
 
-    def _filechecker(self, result: _FilecheckerResult, checks: list[bytes]) -> None:
+    def _add_filechecker_checks(self, result: _FilecheckerResult, checks: list[bytes]) -> None:
         kept = self._filechecker_checks
         for path, methods in (result.elements or {}).items():
             for method, names in (methods or {}).items():
@@ -317,17 +335,19 @@ class ComplianceEncoder:
                         key = (path, method, name, value, complies)
                         check = kept.get(key)
                         if check is None:
-                            prepared = _prepare_check(self._format, name, method, value, complies)
-                            check = prepared(definition.without_nul(path))
-                            if len(path) + len(name) + len(value) <= self._max_key:
-                                self._keep(key, check)
+                            prepared = _make_check_encoder(
+                                self._format, name, method, value, complies
+                            )
+                            check = prepared(definition.refuse_nul(path))
+                            if len(path) + len(name) + len(value) <= self._max_key_bytes:
+                                self._cache_check(key, check)
                         checks.append(check)
 
-    def _keep(self, key: tuple[str, str, str, str, bool], check: bytes) -> None:
+    def _cache_check(self, key: tuple[str, str, str, str, bool], check: bytes) -> None:
         if len(self._filechecker_checks) >= self._max_checks:
             self._filechecker_checks.clear()
         self._filechecker_checks[key] = check
 
 
-class _Unusual(Exception):
+class _UnusualShapeError(Exception):
     """The results are of a shape that the readable definition decides on."""

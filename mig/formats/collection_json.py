@@ -7,7 +7,7 @@ from typing import Final
 
 from msgspec import UnsetType
 
-from mig.formats.format import ActionFields, AnyRecord, Ending
+from mig.formats.format import ActionFields, AnyRecord, DocumentTail
 from mig.hypermedia.document import Collection, Data, Document, Error, Item, Link, Query, Template
 from mig.hypermedia.urls import Urls
 from mig.model.compliance import ComplianceItem
@@ -53,24 +53,24 @@ class CollectionJson:
     def __init__(self, urls: Urls) -> None:
         self._urls = urls
 
-    def head(self, href: str) -> bytes:
+    def encode_head(self, href: str) -> bytes:
         """Return the document up to its first item."""
         return _HEAD % encode_json(href)
 
-    def tail(self, ending: Ending) -> bytes:
+    def encode_tail(self, tail: DocumentTail) -> bytes:
         """Return the item "search parameters", if there is one, and the rest of the document."""
-        written = b"" if ending.is_empty else b"\n"
-        if ending.parameters is not None:
-            data = [Data(name=ending.parameters.noun, value=ending.parameters)]
-            item = encode_json(Item(href=ending.href, data=data))
-            written = (b"" if ending.is_empty else _SEPARATOR) + item + b"\n"
-        links = b',"links":' + encode_json(ending.links) if ending.links else b""
+        written = b"" if tail.is_empty else b"\n"
+        if tail.parameters is not None:
+            data = [Data(name=tail.parameters.noun, value=tail.parameters)]
+            item = encode_json(Item(href=tail.href, data=data))
+            written = (b"" if tail.is_empty else _SEPARATOR) + item + b"\n"
+        links = b',"links":' + encode_json(tail.links) if tail.links else b""
         return written + b"]" + links + b"}}\n"
 
-    def record(self, record: AnyRecord, links: Sequence[Link] = ()) -> bytes:
+    def encode_record(self, record: AnyRecord, links: Sequence[Link] = ()) -> bytes:
         """Return a record as an item; one that cannot be read says why."""
         if isinstance(record, UnreadableRecord):
-            return self._unreadable(record)
+            return self._encode_unreadable(record)
         if isinstance(record, ComplianceItem):
             href = record.link
         else:
@@ -78,33 +78,36 @@ class CollectionJson:
         data = [Data(name=record.noun, value=record)]
         return encode_json(Item(href=href, data=data, links=links or None))
 
-    def _unreadable(self, record: UnreadableRecord) -> bytes:
+    def _encode_unreadable(self, record: UnreadableRecord) -> bytes:
         href = self._urls.for_record(record.kind, record.id)
         target = {} if isinstance(record.target, UnsetType) else {"target": record.target}
         value = {"link": href, **target, "reason": record.reason}
         data = [Data(name=f"unreadable {record.kind}", value=value)]
         return encode_json(Item(href=href, data=data))
 
-    def check(
+    def make_check_encoder(
         self, *, name: str, type_: str, value: str, compliance: bool
     ) -> Callable[[str], bytes]:
         """Return what makes the members from ``check.location`` to ``compliance``."""
         rest = {"name": name, "test": {"type": type_, "value": value}}
-        end = b",%b,%b" % (_members(rest) + b"}", _members({"compliance": compliance}))
+        end = b",%b,%b" % (
+            _encode_members(rest) + b"}",
+            _encode_members({"compliance": compliance}),
+        )
 
         encode = encode_json  # a local name: this runs for each item of some reports
         return lambda location: b'"location":' + encode(location) + end
 
-    def action(self, action: ActionFields) -> bytes:
+    def encode_action_part(self, action: ActionFields) -> bytes:
         """Return the members from ``policy`` to ``check.description``."""
         check = {"ref": action.ref, "description": action.description}
-        return _members({"policy": action.policy}) + b',"check":{' + _members(check)
+        return _encode_members({"policy": action.policy}) + b',"check":{' + _encode_members(check)
 
-    def agent(self, target: str) -> bytes:
+    def encode_agent_part(self, target: str) -> bytes:
         """Return the member ``target``."""
-        return _members({"target": target})
+        return _encode_members({"target": target})
 
-    def command(
+    def encode_command_parts(
         self, link: str, agent: bytes, action: bytes, timestamp: str
     ) -> tuple[bytes, bytes]:
         """Return an item of a command around its check."""
@@ -113,6 +116,6 @@ class CollectionJson:
         return _COMPLIANCE_HEAD % (href, agent, action), _COMPLIANCE_TAIL % (href, time, time)
 
 
-def _members(value: object) -> bytes:
+def _encode_members(value: object) -> bytes:
     """Return the members of an object without its braces."""
     return encode_json(value)[1:-1]

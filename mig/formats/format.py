@@ -23,7 +23,7 @@ class ActionFields(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ending:
+class DocumentTail:
     """What is only known at the end of a document.
 
     :param href: the document's address.
@@ -54,19 +54,19 @@ class Format(Protocol):
         """What is written between two records or items."""
         ...
 
-    def head(self, href: str) -> bytes:
+    def encode_head(self, href: str) -> bytes:
         """Return what is written before the first record; *href* is the document's address."""
         ...
 
-    def tail(self, ending: Ending) -> bytes:
+    def encode_tail(self, tail: DocumentTail) -> bytes:
         """Return what is written after the last record."""
         ...
 
-    def record(self, record: AnyRecord, links: Sequence[Link] = ()) -> bytes:
+    def encode_record(self, record: AnyRecord, links: Sequence[Link] = ()) -> bytes:
         """Return one record or item; *links* lead to what belongs to it."""
         ...
 
-    def check(
+    def make_check_encoder(
         self, *, name: str, type_: str, value: str, compliance: bool
     ) -> Callable[[str], bytes]:
         """Return what makes the part of a compliance item that the check decides, of its location.
@@ -75,21 +75,21 @@ class Format(Protocol):
         """
         ...
 
-    def action(self, action: ActionFields) -> bytes:
+    def encode_action_part(self, action: ActionFields) -> bytes:
         """Return the part of a compliance item that the action decides."""
         ...
 
-    def agent(self, target: str) -> bytes:
+    def encode_agent_part(self, target: str) -> bytes:
         """Return the part of a compliance item that the agent decides: its target."""
         ...
 
-    def command(
+    def encode_command_parts(
         self, link: str, agent: bytes, action: bytes, timestamp: str
     ) -> tuple[bytes, bytes]:
         """Return what is written before and after the part of the check in each item.
 
         :param link: the command's URL.
-        :param agent: what :meth:`agent` returned.
-        :param action: what :meth:`action` returned.
+        :param agent: what :meth:`encode_agent_part` returned.
+        :param action: what :meth:`encode_action_part` returned.
         """
         ...

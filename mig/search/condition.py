@@ -17,6 +17,6 @@ class Condition:
             return self if self.sql else other
         return Condition(f"{self.sql} and {other.sql}", self.parameters + other.parameters)
 
-    def where(self) -> str:
+    def build_where_clause(self) -> str:
         """Return the clause of a statement."""
         return f" where {self.sql}" if self.sql else ""

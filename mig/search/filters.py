@@ -13,12 +13,12 @@ from mig.model.statement import QueryFunction, id_array, select_ids
 from mig.search.condition import Condition
 from mig.search.parameters import PARAMETERS, Search
 
-MAX_IDS: Final = 20_000
+MAX_INLINE_IDS: Final = 20_000
 """More matching rows than this are not written into the query but left a subselect."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class SearchedTable:
     """The table of a type, and the time that its rows are ordered by."""
 
     table: str
@@ -26,11 +26,11 @@ class Source:
     time: str
 
 
-SOURCES: Final = {
-    "action": Source(table="actions", alias="a", time="validfrom"),
-    "command": Source(table="commands", alias="c", time="starttime"),
-    "agent": Source(table="agents", alias="g", time="starttime"),
-    "investigator": Source(table="investigators", alias="i", time="createdat"),
+SEARCHED_TABLES: Final = {
+    "action": SearchedTable(table="actions", alias="a", time="validfrom"),
+    "command": SearchedTable(table="commands", alias="c", time="starttime"),
+    "agent": SearchedTable(table="agents", alias="g", time="starttime"),
+    "investigator": SearchedTable(table="investigators", alias="i", time="createdat"),
 }
 
 
@@ -40,68 +40,72 @@ async def resolve_filters(query: QueryFunction, search: Search) -> Condition:
     What is demanded of another table holds for one and the same command: an agent found by an
     action's name and a command's id has that command, and it is of such an action.
     """
-    own = _conditions(search, SOURCES[search.type].table)
+    own = _build_condition(search, SEARCHED_TABLES[search.type].table)
     if search.type == "command":
-        return own & await _of_actions(query, search) & await _of_agents(query, search)
-    commands = _conditions(search, "commands")
+        return own & await _match_actions(query, search) & await _match_agents(query, search)
+    commands = _build_condition(search, "commands")
     if search.type == "agent":
-        commands &= await _of_actions(query, search)
-        return own & _within("id", "select agentid from commands", commands)
-    commands &= await _of_agents(query, search)
-    has_command = _within("id", "select actionid from commands", commands)
+        commands &= await _match_actions(query, search)
+        return own & _match_subselect("id", "select agentid from commands", commands)
+    commands &= await _match_agents(query, search)
+    has_command = _match_subselect("id", "select actionid from commands", commands)
     if search.type == "action":
-        return own & await _signed(query, search) & has_command
-    actions = _conditions(search, "actions") & has_command
-    signed = await _belongs(query, "actionid", "actions", actions)
-    return own & _within("id", "select investigatorid from signatures", signed)
+        return own & await _match_signers(query, search) & has_command
+    actions = _build_condition(search, "actions") & has_command
+    signed = await _match_ids(query, "actionid", "actions", actions)
+    return own & _match_subselect("id", "select investigatorid from signatures", signed)
 
 
-def _conditions(search: Search, table: str) -> Condition:
+def _build_condition(search: Search, table: str) -> Condition:
     """Return what the search's parameters demand of the rows of *table*."""
     condition = Condition()
-    is_own = SOURCES[search.type].table == table
+    is_own = SEARCHED_TABLES[search.type].table == table
     for parameter in PARAMETERS:
         sql = parameter.conditions.get(table)
-        value = search.effective.get(parameter.name)
-        if sql is not None and value is not None and (is_own or not parameter.own):
-            condition &= parameter.kind.condition(table, sql, value)
+        value = search.effective_values.get(parameter.name)
+        if sql is not None and value is not None and (is_own or not parameter.searched_table_only):
+            condition &= parameter.kind.build_condition(table, sql, value)
     return condition
 
 
-async def _of_actions(query: QueryFunction, search: Search) -> Condition:
-    actions = _conditions(search, "actions") & await _signed(query, search)
-    return await _belongs(query, "actionid", "actions", actions)
+async def _match_actions(query: QueryFunction, search: Search) -> Condition:
+    actions = _build_condition(search, "actions") & await _match_signers(query, search)
+    return await _match_ids(query, "actionid", "actions", actions)
 
 
-async def _of_agents(query: QueryFunction, search: Search) -> Condition:
-    return await _belongs(query, "agentid", "agents", _conditions(search, "agents"))
+async def _match_agents(query: QueryFunction, search: Search) -> Condition:
+    return await _match_ids(query, "agentid", "agents", _build_condition(search, "agents"))
 
 
-async def _signed(query: QueryFunction, search: Search) -> Condition:
+async def _match_signers(query: QueryFunction, search: Search) -> Condition:
     """Return that an action is signed by the investigators that the search names."""
-    signers = _conditions(search, "investigators")
-    signer = await _belongs(query, "investigatorid", "investigators", signers)
-    return _within("id", "select actionid from signatures", signer)
+    signers = _build_condition(search, "investigators")
+    signer = await _match_ids(query, "investigatorid", "investigators", signers)
+    return _match_subselect("id", "select actionid from signatures", signer)
 
 
-async def _belongs(
+async def _match_ids(
     query: QueryFunction, column: str, table: str, condition: Condition
 ) -> Condition:
     """Return that *column* is the id of a row of *table* that matches."""
     if not condition.sql:
         return Condition()
-    select = Condition(f"select id from {table}{condition.where()}", condition.parameters)
-    limited = select_ids(f"select id::text from ({select.sql} limit {MAX_IDS + 1}) few")
+    select = Condition(
+        f"select id from {table}{condition.build_where_clause()}", condition.parameters
+    )
+    limited = select_ids(f"select id::text from ({select.sql} limit {MAX_INLINE_IDS + 1}) few")
     ids = [row.id for row in await query(limited, select.parameters)]
-    if len(ids) > MAX_IDS:
+    if len(ids) > MAX_INLINE_IDS:
         return Condition(f"{column} in ({select.sql})", select.parameters)
     if len(ids) == 1:  # an index on the column then also has the order
         return Condition(f"{column} = %s::numeric", (ids[0],))
     return Condition(f"{column} = any(%s::numeric[])", (id_array(ids),))
 
 
-def _within(column: str, select: str, condition: Condition) -> Condition:
+def _match_subselect(column: str, select: str, condition: Condition) -> Condition:
     """Return that *column* is among what *select* answers; nothing when nothing is demanded."""
     if not condition.sql:
         return condition
-    return Condition(f"{column} in ({select}{condition.where()})", condition.parameters)
+    return Condition(
+        f"{column} in ({select}{condition.build_where_clause()})", condition.parameters
+    )

@@ -14,86 +14,86 @@ from mig.search.condition import Condition
 from mig.values import MAX_ID, parse_id, parse_time, suggest_name
 
 MAX_COUNT: Final = 2**63 - 1
-MAX_PATTERN: Final = 256
+MAX_PATTERN_CHARACTERS: Final = 256
 MAX_WILDCARDS: Final = 8
 
-_COUNT = re.compile(r"[0-9]{1,20}", re.ASCII)
-_STORED_TIME = re.compile(
+_WHOLE_NUMBER = re.compile(r"[0-9]{1,20}", re.ASCII)
+_CURSOR_TIME = re.compile(
     r"-?infinity|[0-9]{4,6}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?\+00( BC)?",
     re.ASCII,
 )
-_STORED_ID = re.compile(r"NaN|-?[0-9]{1,1000}(\.[0-9]{1,100})?", re.ASCII)
+_CURSOR_ID = re.compile(r"NaN|-?[0-9]{1,1000}(\.[0-9]{1,100})?", re.ASCII)
 
 Value = TypeVar("Value")
 JsonSchema = dict[str, object]
 
 
-class Kind(Generic[Value]):
+class ParameterKind(Generic[Value]):
     """What a parameter takes: its text, its JSON schema, and its condition."""
 
-    def parse(self, name: str, text: str) -> Value:
+    def parse_text(self, name: str, text: str) -> Value:
         """Return the value of *text*, which is not empty.
 
         :raises InvalidInputError: naming the parameter *name*, and saying what it takes.
         """
         raise NotImplementedError
 
-    def json_schema(self) -> JsonSchema:
+    def build_json_schema(self) -> JsonSchema:
         """Return the JSON schema of the value."""
         raise NotImplementedError
 
-    def condition(self, table: str, sql: str, value: Value) -> Condition:
+    def build_condition(self, table: str, sql: str, value: Value) -> Condition:
         """Return what *value* demands of the rows of *table*.
 
         :param sql: the condition of the parameter, with one ``%s``.
         """
         return Condition(sql, (value,))
 
-    def show(self, value: Value) -> object:
+    def to_json_value(self, value: Value) -> object:
         """Return the value as the item "search parameters" repeats it."""
         return value
 
 
-class Id(Kind[int]):
+class IdKind(ParameterKind[int]):
     """An id of MIG."""
 
-    def parse(self, name: str, text: str) -> int:
+    def parse_text(self, name: str, text: str) -> int:
         return parse_id(name, text)
 
-    def json_schema(self) -> JsonSchema:
+    def build_json_schema(self) -> JsonSchema:
         return {"type": "integer", "minimum": 1, "maximum": MAX_ID}
 
 
 @dataclass(frozen=True)
-class Time(Kind[Instant]):
+class TimeKind(ParameterKind[Instant]):
     """A time, of which a column holds microseconds: *rounding* says which one is compared."""
 
     rounding: Literal["floor", "ceil"]
 
-    def parse(self, name: str, text: str) -> Instant:
+    def parse_text(self, name: str, text: str) -> Instant:
         return parse_time(name, text)
 
-    def json_schema(self) -> JsonSchema:
+    def build_json_schema(self) -> JsonSchema:
         return {"type": "string", "format": "date-time"}
 
-    def condition(self, table: str, sql: str, value: Instant) -> Condition:
+    def build_condition(self, table: str, sql: str, value: Instant) -> Condition:
         try:
             time = value.round("microsecond", mode=self.rounding).format_iso()
         except ValueError:  # the last microsecond of the year 9999, rounded up
             time = "10000-01-01T00:00:00Z"
         return Condition(sql, (time,))
 
-    def show(self, value: Instant) -> object:
+    def to_json_value(self, value: Instant) -> object:
         return value.format_iso()
 
 
-class Pattern(Kind[str]):
+class PatternKind(ParameterKind[str]):
     """An ILIKE pattern."""
 
-    def parse(self, name: str, text: str) -> str:
-        if len(text) > MAX_PATTERN or text.count("%") > MAX_WILDCARDS:
+    def parse_text(self, name: str, text: str) -> str:
+        if len(text) > MAX_PATTERN_CHARACTERS or text.count("%") > MAX_WILDCARDS:
             raise InvalidInputError(
-                f"{name} must be an ILIKE pattern of at most {MAX_PATTERN} letters"
+                f"{name} must be an ILIKE pattern of at most {MAX_PATTERN_CHARACTERS} letters"
                 f" and {MAX_WILDCARDS} %",
                 name,
             )
@@ -103,33 +103,33 @@ class Pattern(Kind[str]):
             )
         return text
 
-    def json_schema(self) -> JsonSchema:
-        return {"type": "string", "maxLength": MAX_PATTERN}
+    def build_json_schema(self) -> JsonSchema:
+        return {"type": "string", "maxLength": MAX_PATTERN_CHARACTERS}
 
-    def condition(self, table: str, sql: str, value: str) -> Condition:
+    def build_condition(self, table: str, sql: str, value: str) -> Condition:
         return Condition() if value == "%" else Condition(sql, (value,))
 
 
 @dataclass(frozen=True)
-class Status(Pattern):
+class StatusKind(PatternKind):
     """A pattern for a status, or a word that stands for several statuses of a table's rows."""
 
     words: Mapping[str, Mapping[str, Sequence[str]]]
 
-    def condition(self, table: str, sql: str, value: str) -> Condition:
+    def build_condition(self, table: str, sql: str, value: str) -> Condition:
         statuses = self.words.get(table, {}).get(value.lower())
         if statuses:
             return Condition("status = any(%s)", (list(statuses),))
-        return super().condition(table, sql, value)
+        return super().build_condition(table, sql, value)
 
 
 @dataclass(frozen=True)
-class Choice(Kind[str]):
+class ChoiceKind(ParameterKind[str]):
     """One of some words."""
 
     words: Sequence[str]
 
-    def parse(self, name: str, text: str) -> str:
+    def parse_text(self, name: str, text: str) -> str:
         if text in self.words:
             return text
         hint = suggest_name(text, self.words)
@@ -137,44 +137,44 @@ class Choice(Kind[str]):
             f"{name} must be one of {', '.join(self.words)}{f'; {hint}' if hint else ''}", name
         )
 
-    def json_schema(self) -> JsonSchema:
+    def build_json_schema(self) -> JsonSchema:
         return {"type": "string", "enum": list(self.words)}
 
 
-class Flag(Kind[bool]):
+class FlagKind(ParameterKind[bool]):
     """True or false."""
 
-    _words = Choice(("true", "false"))
+    _words = ChoiceKind(("true", "false"))
 
-    def parse(self, name: str, text: str) -> bool:
-        return self._words.parse(name, text) == "true"
+    def parse_text(self, name: str, text: str) -> bool:
+        return self._words.parse_text(name, text) == "true"
 
-    def json_schema(self) -> JsonSchema:
+    def build_json_schema(self) -> JsonSchema:
         return {"type": "boolean"}
 
-    def condition(self, table: str, sql: str, value: bool) -> Condition:
+    def build_condition(self, table: str, sql: str, value: bool) -> Condition:
         return Condition(sql, ("true" if value else "false",))
 
 
 @dataclass(frozen=True)
-class Count(Kind[int]):
+class CountKind(ParameterKind[int]):
     """A whole number from *minimum* on."""
 
     minimum: int
 
-    def parse(self, name: str, text: str) -> int:
-        if _COUNT.fullmatch(text) and self.minimum <= int(text) <= MAX_COUNT:
+    def parse_text(self, name: str, text: str) -> int:
+        if _WHOLE_NUMBER.fullmatch(text) and self.minimum <= int(text) <= MAX_COUNT:
             return int(text)
         raise InvalidInputError(
             f"{name} must be a whole number from {self.minimum} to {MAX_COUNT}", name
         )
 
-    def json_schema(self) -> JsonSchema:
+    def build_json_schema(self) -> JsonSchema:
         return {"type": "integer", "minimum": self.minimum, "maximum": MAX_COUNT}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Position:
+class PagePosition:
     """Where a page ended: the sort time as PostgreSQL writes it, and the id, of its last row."""
 
     time: str
@@ -184,17 +184,17 @@ class Position:
         return f"{self.time},{self.id}"
 
 
-class Cursor(Kind[Position]):
+class CursorKind(ParameterKind[PagePosition]):
     """Where an earlier page ended, as its next link says."""
 
-    def parse(self, name: str, text: str) -> Position:
+    def parse_text(self, name: str, text: str) -> PagePosition:
         time, _, row_id = text.rpartition(",")
-        if _STORED_TIME.fullmatch(time) and _STORED_ID.fullmatch(row_id):
-            return Position(time=time, id=row_id)
+        if _CURSOR_TIME.fullmatch(time) and _CURSOR_ID.fullmatch(row_id):
+            return PagePosition(time=time, id=row_id)
         raise InvalidInputError(f"{name} must be taken from the next link of an earlier page", name)
 
-    def json_schema(self) -> JsonSchema:
+    def build_json_schema(self) -> JsonSchema:
         return {"type": "string"}
 
-    def show(self, value: Position) -> object:
+    def to_json_value(self, value: PagePosition) -> object:
         return str(value)

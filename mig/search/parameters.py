@@ -12,25 +12,25 @@ from mig.errors import InvalidInputError
 from mig.model.action import FINISHED_COMMAND_STATUSES
 from mig.model.search import SearchParameters
 from mig.search.kinds import (
-    Choice,
-    Count,
-    Cursor,
-    Flag,
-    Id,
-    Kind,
-    Pattern,
-    Position,
-    Status,
-    Time,
+    ChoiceKind,
+    CountKind,
+    CursorKind,
+    FlagKind,
+    IdKind,
+    PagePosition,
+    ParameterKind,
+    PatternKind,
+    StatusKind,
+    TimeKind,
 )
 from mig.values import suggest_name
 
-TYPES: Final = ("action", "command", "agent", "investigator")
-REPORTS: Final = ("complianceitems",)
+SEARCH_TYPES: Final = ("action", "command", "agent", "investigator")
+REPORT_NAMES: Final = ("complianceitems",)
 DEFAULT_LIMIT: Final = 10_000
 
-WEEK_DAYS: Final = 7
-FOREVER_YEARS: Final = 1_000
+DEFAULT_WINDOW_DAYS: Final = 7
+INVESTIGATOR_WINDOW_YEARS: Final = 1_000
 
 _TABLES: Final = ("actions", "commands", "agents", "investigators")
 _STATUS_WORDS: Final[Mapping[str, Mapping[str, Sequence[str]]]] = {
@@ -45,41 +45,42 @@ class Parameter:
     """One parameter: what it takes, what it means, and the condition that it adds.
 
     ``conditions`` maps the table that a condition is about to its SQL, with one ``%s`` for the
-    value. A parameter about the searched type itself is ``own``: of its conditions only the one
-    of the searched table counts. ``default`` is the value for a type when none is set.
+    value. A parameter about the searched type itself is ``searched_table_only``: of its
+    conditions only the one of the searched table counts.
+    ``default`` is the value for a type when none is set.
     """
 
     name: str
-    kind: Kind[Any]
+    kind: ParameterKind[Any]
     prompt: str
-    types: Sequence[str] = TYPES
+    types: Sequence[str] = SEARCH_TYPES
     conditions: Mapping[str, str] = field(default_factory=dict)
-    own: bool = False
+    searched_table_only: bool = False
     default: Callable[[str, Instant], object] | None = None
 
 
-def _id_of(noun: str, article: str) -> Parameter:
+def _make_id_parameter(noun: str, article: str) -> Parameter:
     return Parameter(
         name=f"{noun}id",
-        kind=Id(),
+        kind=IdKind(),
         conditions={f"{noun}s": "id = %s"},
         prompt=f"{article} {noun}'s id, 1 to 18446744073709551615",
     )
 
 
-def _name_of(noun: str, article: str) -> Parameter:
+def _make_name_parameter(noun: str, article: str) -> Parameter:
     return Parameter(
         name=f"{noun}name",
-        kind=Pattern(),
+        kind=PatternKind(),
         conditions={f"{noun}s": "name ilike %s"},
         prompt=f"{article} {noun}'s name, as an ILIKE pattern",
     )
 
 
-def _default_after(type_: str, now: Instant) -> Instant:
+def _choose_default_after(type_: str, now: Instant) -> Instant:
     if type_ == "investigator":
-        return now.subtract(hours=24 * 365.25 * FOREVER_YEARS)
-    return now.subtract(hours=24 * WEEK_DAYS)
+        return now.subtract(hours=24 * 365.25 * INVESTIGATOR_WINDOW_YEARS)
+    return now.subtract(hours=24 * DEFAULT_WINDOW_DAYS)
 
 
 _LONE_SURROGATES = (
@@ -88,7 +89,7 @@ _LONE_SURROGATES = (
 )
 
 
-def member_text(column: str, member: str) -> str:
+def build_member_sql(column: str, member: str) -> str:
     """SQL for a member of a json column as text, where one odd row must not fail the query.
 
     ``->>`` refuses U+0000 and half surrogate pairs anywhere in the document: they are replaced,
@@ -106,16 +107,16 @@ def member_text(column: str, member: str) -> str:
 PARAMETERS: Final[tuple[Parameter, ...]] = (
     Parameter(
         name="type",
-        kind=Choice(TYPES),
+        kind=ChoiceKind(SEARCH_TYPES),
         prompt="what to search for: action (default), command, agent or investigator",
     ),
-    _id_of("action", "an"),
-    _name_of("action", "an"),
+    _make_id_parameter("action", "an"),
+    _make_name_parameter("action", "an"),
     Parameter(
         name="after",
-        kind=Time("ceil"),
-        own=True,
-        default=_default_after,
+        kind=TimeKind("ceil"),
+        searched_table_only=True,
+        default=_choose_default_after,
         conditions={
             "actions": "validfrom >= %s",
             "commands": "starttime >= %s",
@@ -125,12 +126,12 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         prompt="an RFC 3339 date; default 7 days ago (investigators: 1,000 years)."
         " Actions valid from then on, commands started, agents heard of, investigators created",
     ),
-    _id_of("agent", "an"),
-    _name_of("agent", "an"),
+    _make_id_parameter("agent", "an"),
+    _make_name_parameter("agent", "an"),
     Parameter(
         name="before",
-        kind=Time("floor"),
-        own=True,
+        kind=TimeKind("floor"),
+        searched_table_only=True,
         conditions={
             "actions": "expireafter <= %s",
             "commands": "starttime <= %s",
@@ -140,55 +141,55 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         prompt="an RFC 3339 date; default no bound. Actions that expire until then,"
         " commands started, agents heard of, investigators modified",
     ),
-    _id_of("command", "a"),
+    _make_id_parameter("command", "a"),
     Parameter(
         name="foundanything",
-        kind=Flag(),
+        kind=FlagKind(),
         types=("command",),
         conditions={"commands": r"results::text ~ ('[{,]\s*\"foundanything\"\s*:\s*' || %s)"},
         prompt="true or false: commands with a result whose foundanything is that",
     ),
-    _id_of("investigator", "an"),
-    _name_of("investigator", "an"),
+    _make_id_parameter("investigator", "an"),
+    _make_name_parameter("investigator", "an"),
     Parameter(
         name="limit",
-        kind=Count(1),
+        kind=CountKind(1),
         prompt="at most so many results; default 10000. A report's limit counts commands",
     ),
     Parameter(
         name="offset",
-        kind=Count(0),
+        kind=CountKind(0),
         prompt="leave out so many results first; following next links is faster",
     ),
     Parameter(
         name="cursor",
-        kind=Cursor(),
+        kind=CursorKind(),
         prompt="where an earlier page ended, as its next link says",
     ),
     Parameter(
         name="report",
-        kind=Choice(REPORTS),
+        kind=ChoiceKind(REPORT_NAMES),
         types=("command",),
         prompt="complianceitems: one item for each check that a command's results hold",
     ),
     Parameter(
         name="status",
-        kind=Status(words=_STATUS_WORDS),
-        own=True,
+        kind=StatusKind(words=_STATUS_WORDS),
+        searched_table_only=True,
         conditions=dict.fromkeys(_TABLES, "status ilike %s"),
         prompt="a status, as an ILIKE pattern; done is every finished status",
     ),
     Parameter(
         name="threatfamily",
-        kind=Pattern(),
+        kind=PatternKind(),
         types=("action", "command"),
-        conditions={"actions": f"{member_text('threat', 'family')} ilike %s"},
+        conditions={"actions": f"{build_member_sql('threat', 'family')} ilike %s"},
         prompt="the threat family of the action, as an ILIKE pattern",
     ),
 )
 
-BY_NAME: Final = {parameter.name: parameter for parameter in PARAMETERS}
-_REPEATED: Final = frozenset(SearchParameters.__struct_fields__)
+PARAMETERS_BY_NAME: Final = {parameter.name: parameter for parameter in PARAMETERS}
+_ECHOED_NAMES: Final = frozenset(SearchParameters.__struct_fields__)
 """The parameters that the item "search parameters" has: clients of 2014 know no paging."""
 
 
@@ -196,51 +197,51 @@ _REPEATED: Final = frozenset(SearchParameters.__struct_fields__)
 class Search:
     """What a search asks.
 
-    ``texts`` are the parameters that were set, as they came, and ``values`` what these mean;
-    ``effective`` also has the defaults of the others.
+    ``raw_values`` are the parameters that were set, as they came, and ``parsed_values`` what
+    these mean; ``effective_values`` also has the defaults of the others.
     """
 
     type: str
-    texts: Mapping[str, str]
-    values: Mapping[str, Any]
-    effective: Mapping[str, Any]
+    raw_values: Mapping[str, str]
+    parsed_values: Mapping[str, Any]
+    effective_values: Mapping[str, Any]
 
     @property
     def after(self) -> Instant:
         """Return from when on things are found."""
-        after: Instant = self.effective["after"]
+        after: Instant = self.effective_values["after"]
         return after
 
     @property
     def limit(self) -> int:
         """Return how many results are asked for."""
-        limit: int = self.values.get("limit", DEFAULT_LIMIT)
+        limit: int = self.parsed_values.get("limit", DEFAULT_LIMIT)
         return limit
 
     @property
     def offset(self) -> int:
         """Return how many results are left out first."""
-        offset: int = self.values.get("offset", 0)
+        offset: int = self.parsed_values.get("offset", 0)
         return offset
 
     @property
-    def cursor(self) -> Position | None:
+    def cursor(self) -> PagePosition | None:
         """Return where an earlier page ended."""
-        cursor: Position | None = self.values.get("cursor")
+        cursor: PagePosition | None = self.parsed_values.get("cursor")
         return cursor
 
     @property
     def report(self) -> str:
         """Return which report is asked for, if not the records themselves."""
-        report: str = self.values.get("report", "")
+        report: str = self.parsed_values.get("report", "")
         return report
 
-    def parameters(self) -> SearchParameters:
+    def echo_parameters(self) -> SearchParameters:
         """Return the record that repeats the search, as existing clients parse it."""
         shown: dict[str, Any] = {
-            name: BY_NAME[name].kind.show(value)
-            for name, value in self.effective.items()
-            if name in _REPEATED
+            name: PARAMETERS_BY_NAME[name].kind.to_json_value(value)
+            for name, value in self.effective_values.items()
+            if name in _ECHOED_NAMES
         }
         return SearchParameters(**{**shown, "type": self.type})
 
@@ -254,23 +255,25 @@ def parse_search(pairs: Sequence[tuple[str, str]], now: Instant) -> Search:
     texts: dict[str, str] = {}
     values: dict[str, Any] = {}
     for name, text in pairs:
-        if name not in BY_NAME:
-            hint = suggest_name(name.lower(), BY_NAME, f"there are {', '.join(BY_NAME)}")
+        if name not in PARAMETERS_BY_NAME:
+            hint = suggest_name(
+                name.lower(), PARAMETERS_BY_NAME, f"there are {', '.join(PARAMETERS_BY_NAME)}"
+            )
             raise InvalidInputError(f"unknown parameter {name!r}; {hint}", name)
         if name in texts:
             raise InvalidInputError(f"{name} is given twice", name)
         texts[name] = text
         if text:
-            values[name] = BY_NAME[name].kind.parse(name, text)
+            values[name] = PARAMETERS_BY_NAME[name].kind.parse_text(name, text)
     type_ = values.get("type", "action")
     for name in values:
-        if type_ not in BY_NAME[name].types:
-            takers = " and ".join(BY_NAME[name].types)
+        if type_ not in PARAMETERS_BY_NAME[name].types:
+            takers = " and ".join(PARAMETERS_BY_NAME[name].types)
             raise InvalidInputError(f"{name} fits only searches of type {takers}", name)
     defaults = {p.name: p.default(type_, now) for p in PARAMETERS if p.default is not None}
     return Search(
         type=type_,
-        texts={name: text for name, text in texts.items() if text},
-        values=values,
-        effective=defaults | values,
+        raw_values={name: text for name, text in texts.items() if text},
+        parsed_values=values,
+        effective_values=defaults | values,
     )

@@ -27,15 +27,15 @@ from mig.model.investigator import INVESTIGATOR, Investigator
 from mig.model.record import UnreadableRecord, read_record
 from mig.model.row import Columns
 from mig.model.statement import QueryFunction
-from mig.search.results import Encoder, StoredRow
+from mig.search.results import RowEncoder, SearchRow
 
-CACHED_ACTIONS: Final = 1_000
-CACHED_AGENTS: Final = 2_000
+MAX_CACHED_ACTIONS: Final = 1_000
+MAX_CACHED_AGENTS: Final = 2_000
 
-Stored = TypeVar("Stored", bound=StoredRow)
+AnySearchRow = TypeVar("AnySearchRow", bound=SearchRow)
 
 
-class RecordEncoder(Generic[Stored]):
+class RecordEncoder(Generic[AnySearchRow]):
     """Writes a record for each row.
 
     :param read: makes the record of a row.
@@ -45,32 +45,32 @@ class RecordEncoder(Generic[Stored]):
     def __init__(
         self,
         format_: Format,
-        columns: Columns[Stored],
-        read: Callable[[Stored], AnyRecord],
-        links: Callable[[Stored], Sequence[Link]] = lambda row: (),
+        columns: Columns[AnySearchRow],
+        read: Callable[[AnySearchRow], AnyRecord],
+        links: Callable[[AnySearchRow], Sequence[Link]] = lambda row: (),
     ) -> None:
         self.columns = columns
         self.separator = format_.separator
-        self._write = format_.record
-        self._read = read
-        self._links = links
+        self._encode_record = format_.encode_record
+        self._read_record = read
+        self._find_links = links
 
-    async def prepare(self, query: QueryFunction, rows: Sequence[Stored]) -> None:
+    async def load_related(self, query: QueryFunction, rows: Sequence[AnySearchRow]) -> None:
         """Load nothing: these rows are all that is needed."""
 
-    def encode(self, row: Stored) -> bytes:
+    def encode_row(self, row: AnySearchRow) -> bytes:
         """Return the record of a row."""
-        return self._write(self._read(row), self._links(row))
+        return self._encode_record(self._read_record(row), self._find_links(row))
 
-    def weigh(self, rows: Sequence[Stored]) -> int:
+    def weigh_rows(self, rows: Sequence[AnySearchRow]) -> int:
         """Return 0: nothing in these rows may be large."""
         return 0
 
-    def count_complete(self, rows: Sequence[Stored]) -> int:
+    def count_complete(self, rows: Sequence[AnySearchRow]) -> int:
         """Return the number of rows: nothing is left out of them."""
         return len(rows)
 
-    async def complete(self, query: QueryFunction, row: Stored) -> Stored:
+    async def complete_row(self, query: QueryFunction, row: AnySearchRow) -> AnySearchRow:
         """Return the row."""
         return row
 
@@ -79,15 +79,15 @@ class ActionEncoder(RecordEncoder[ActionRow]):
     """Writes actions with the counters of their commands."""
 
     def __init__(self, format_: Format, counters: dict[str, dict[str, int]] | None = None) -> None:
-        """Take the *counters* of actions by id, for use without :meth:`prepare`."""
-        super().__init__(format_, ACTION, self._action)
+        """Take the *counters* of actions by id, for use without :meth:`load_related`."""
+        super().__init__(format_, ACTION, self._read_action)
         self._counters = counters or {}
 
-    async def prepare(self, query: QueryFunction, rows: Sequence[ActionRow]) -> None:
+    async def load_related(self, query: QueryFunction, rows: Sequence[ActionRow]) -> None:
         """Count the commands of the actions in *rows*."""
         self._counters = await load_counters(query, [row.id for row in rows])
 
-    def _action(self, row: ActionRow) -> AnyRecord:
+    def _read_action(self, row: ActionRow) -> AnyRecord:
         return read_record(Action.noun, Action.from_row, row, self._counters.get(row.id, {}))
 
 
@@ -99,18 +99,18 @@ class CommandEncoder(RecordEncoder[CommandRow]):
 
     def __init__(self, format_: Format, urls: Urls, max_bytes: int) -> None:
         super().__init__(
-            format_, COMMAND, self._command, lambda row: link_action(urls, row.actionid)
+            format_, COMMAND, self._read_command, lambda row: link_action(urls, row.actionid)
         )
         self._max_bytes = max_bytes
-        self._actions = RecordCache(ACTIONS_BY_IDS, encode_action, bound=CACHED_ACTIONS)
-        self._agents = RecordCache(AGENTS_BY_IDS, encode_agent, bound=CACHED_AGENTS)
+        self._actions = RecordCache(ACTIONS_BY_IDS, encode_action, bound=MAX_CACHED_ACTIONS)
+        self._agents = RecordCache(AGENTS_BY_IDS, encode_agent, bound=MAX_CACHED_AGENTS)
 
-    async def prepare(self, query: QueryFunction, rows: Sequence[CommandRow]) -> None:
+    async def load_related(self, query: QueryFunction, rows: Sequence[CommandRow]) -> None:
         """Load the actions and agents that *rows* belong to."""
         await self._actions.load(query, (row.actionid for row in rows))
         await self._agents.load(query, (row.agentid for row in rows))
 
-    def weigh(self, rows: Sequence[CommandRow]) -> int:
+    def weigh_rows(self, rows: Sequence[CommandRow]) -> int:
         """Return the length of all results."""
         return measure_results(rows)
 
@@ -118,22 +118,22 @@ class CommandEncoder(RecordEncoder[CommandRow]):
         """Return how many rows come before the first one without its results."""
         return count_complete_rows(rows)
 
-    async def complete(self, query: QueryFunction, row: CommandRow) -> CommandRow:
+    async def complete_row(self, query: QueryFunction, row: CommandRow) -> CommandRow:
         """Return the row with its results, unless they are too large."""
         return await load_omitted_results(query, row, max_bytes=self._max_bytes)
 
-    def _command(self, row: CommandRow) -> AnyRecord:
-        record = read_record(Command.noun, self._join, row)
+    def _read_command(self, row: CommandRow) -> AnyRecord:
+        record = read_record(Command.noun, self._make_command, row)
         if isinstance(record, UnreadableRecord):
             record.target = ""  # what takes reports expects the member
         return record
 
-    def _join(self, row: CommandRow) -> Command:
+    def _make_command(self, row: CommandRow) -> Command:
         action, agent = self._actions.get(row.actionid), self._agents.get(row.agentid)
         return Command.from_row(row, action, agent, max_bytes=self._max_bytes)
 
 
-def encode_records(kind: str, format_: Format, urls: Urls, max_bytes: int) -> Encoder[Any]:
+def make_record_encoder(kind: str, format_: Format, urls: Urls, max_bytes: int) -> RowEncoder[Any]:
     """Return what writes the records of a search of type *kind*.
 
     :param max_bytes: the largest results that are read.

@@ -10,15 +10,15 @@ from twisted.internet.interfaces import IReactorTime
 from mig.access.caller import ANONYMOUS, Caller
 from mig.actions.submit import Submitter
 from mig.api import errors
-from mig.api.actions import Actions
-from mig.api.agents import Agents
-from mig.api.commands import Commands
-from mig.api.dashboard import Dashboard
-from mig.api.documents import Documents
-from mig.api.home import Home
-from mig.api.investigators import Investigators
-from mig.api.routes import DEFAULT_LIMITS, ROUTES, Application, Route
-from mig.api.search import Searches
+from mig.api.actions import ActionResource
+from mig.api.agents import AgentResource
+from mig.api.commands import CommandResource
+from mig.api.dashboard import DashboardResource
+from mig.api.home import HomeResource
+from mig.api.investigators import InvestigatorResource
+from mig.api.responder import Responder
+from mig.api.routes import DEFAULT_LIMITS, ROUTES, Route, Router
+from mig.api.search import SearchResource
 from mig.database.database import Database
 from mig.formats.collection_json import MEDIA_TYPES
 from mig.hypermedia.urls import Urls
@@ -48,22 +48,22 @@ def make_site(
 ) -> ApiSite:
     """Return the site that serves *routes* at the public URL *base*."""
     urls = Urls(base)
-    documents = Documents(reactor, urls, limits)
+    responder = Responder(reactor, urls, limits)
     resources = (
-        Home(urls),
-        Dashboard(reactor, database.query, urls, limits),
-        Actions(database, documents, actions),
-        Agents(database, documents),
-        Commands(database, documents, limits),
-        Investigators(database, documents, investigators),
-        Searches(reactor, database, documents, limits),
+        HomeResource(urls),
+        DashboardResource(reactor, database.query, urls, limits),
+        ActionResource(database, responder, actions),
+        AgentResource(database, responder),
+        CommandResource(database, responder, limits),
+        InvestigatorResource(database, responder, investigators),
+        SearchResource(reactor, database, responder, limits),
     )
     return ApiSite(
         reactor,
         base,
-        router=Application(urlsplit(base).path.rstrip("/"), resources, routes, limits),
+        router=Router(urlsplit(base).path.rstrip("/"), resources, routes, limits),
         authenticate=authenticate,
-        render_error=errors.render_error,
+        render_error=errors.answer_exception,
         media_types=MEDIA_TYPES,
         limits=limits,
         observers=observers,

@@ -16,7 +16,7 @@ import pytest_twisted
 
 from mig.openpgp.packet import split_packets
 from tests.support.api import Api
-from tests.support.documents import Json
+from tests.support.json_types import Json
 from tests.support.keys import (
     FAR_AHEAD,
     LONG_AGO,

@@ -17,7 +17,7 @@ import pytest
 from tests.support import faulty_daemon
 from tests.support.daemon import TWISTD, Daemon, wait_for
 from tests.support.faulty_daemon import POINTS
-from tests.support.fleet import VECTORS, load
+from tests.support.fleet import VECTORS, load_fleet
 from tests.support.postgres import TestDatabase
 
 ACTION = (VECTORS / "actions" / "unix-plain.json").read_text()
@@ -29,7 +29,7 @@ class Service:
     """A daemon with a spool, its database, and what became of an action."""
 
     def __init__(self, database: TestDatabase, folder: Path) -> None:
-        load(database.dsn)
+        load_fleet(database.dsn)
         database.execute("delete from signatures")
         database.execute("delete from commands")
         database.execute("delete from actions")

@@ -15,8 +15,8 @@ from mig.errors import InvalidInputError
 from mig.signing.canonical import encode_operations
 from mig.values import parse_json
 from tests.support.api import Answer, Api
-from tests.support.documents import Json, JsonObject
-from tests.support.fleet import VECTORS, load
+from tests.support.fleet import VECTORS, load_fleet
+from tests.support.json_types import Json, JsonObject
 from tests.support.postgres import TestDatabase
 
 ACTIONS = sorted((VECTORS / "actions").glob("*.json"))
@@ -37,11 +37,11 @@ async def post_action(api: Api, action: Json) -> Answer:
 async def test_every_recorded_action_is_taken_stored_and_handed_over(
     api: Api, database: TestDatabase, path: Path
 ) -> None:
-    load(database.dsn)
+    load_fleet(database.dsn)
     response = await post_action(api, path.read_text())
     assert response.code == 202, response.body
     (item,) = response.document["items"]
-    assert response.header("Location") == item["href"]
+    assert response.get_header("Location") == item["href"]
     served = item["data"][0]["value"]
     assert served["status"] == "init" and served["investigators"][0]["name"] == "Bob Kelso"
     (file,) = list_spool(api)
@@ -105,7 +105,7 @@ def same_operations(action: JsonObject, other: JsonObject) -> bool:
 async def test_no_recorded_action_is_taken_when_anything_signed_is_changed(
     api: Api, database: TestDatabase, path: Path
 ) -> None:
-    load(database.dsn)
+    load_fleet(database.dsn)
     before = database.execute("select count(*) from actions")
     action = parse_json(path.read_text(), "action")
     tried = 0

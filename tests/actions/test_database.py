@@ -9,7 +9,7 @@ import pytest_twisted
 
 from mig.errors import RequestError
 from tests.support.api import Api
-from tests.support.fleet import VECTORS, load
+from tests.support.fleet import VECTORS, load_fleet
 from tests.support.postgres import TestDatabase
 
 ACTION = (VECTORS / "actions" / "unix-plain.json").read_text()
@@ -25,7 +25,7 @@ async def answer(api: Api, path: str, **fields: str) -> tuple[int, object]:
 async def test_a_row_that_somebody_holds_is_not_waited_for_long(
     api: Api, database: TestDatabase
 ) -> None:
-    load(database.dsn)
+    load_fleet(database.dsn)
     with closing(psycopg2.connect(database.dsn)) as other, other.cursor() as cursor:
         cursor.execute("update investigators set name = name where id = 1")
         code, document = await answer(api, "/investigator/update/", id="1", status="disabled")
@@ -39,7 +39,7 @@ async def test_a_row_that_somebody_holds_is_not_waited_for_long(
 
 @pytest_twisted.ensureDeferred
 async def test_a_database_that_takes_no_changes(api: Api, database: TestDatabase) -> None:
-    load(database.dsn)
+    load_fleet(database.dsn)
     name = psycopg2.extensions.parse_dsn(database.dsn)["dbname"]
     database.execute(f"alter database {name} set default_transaction_read_only = on")
     code, document = await answer(api, "/investigator/update/", id="1", status="disabled")
@@ -52,7 +52,7 @@ async def test_a_database_that_takes_no_changes(api: Api, database: TestDatabase
 async def test_what_cannot_be_read_back_is_stored_and_said_to_be(
     api: Api, database: TestDatabase
 ) -> None:
-    load(database.dsn)
+    load_fleet(database.dsn)
     database.execute("update investigators set createdat = 'infinity' where id = 2")
     code, document = await answer(api, "/investigator/update/", id="2", status="disabled")
     assert (code, "unreadable investigator" in str(document)) == (200, True)
@@ -65,7 +65,7 @@ async def test_what_cannot_be_read_back_is_stored_and_said_to_be(
 
 @pytest_twisted.ensureDeferred
 async def test_a_key_changed_by_hand_counts_at_once(api: Api, database: TestDatabase) -> None:
-    load(database.dsn)
+    load_fleet(database.dsn)
     assert (await answer(api, "/action/create/", action=ACTION))[0] == 202
     bob = database.execute("select publickey from investigators where id = 1")[0][0]
     swap = "update investigators set publickey = %s where id = %s"
@@ -83,7 +83,7 @@ async def test_a_key_changed_by_hand_counts_at_once(api: Api, database: TestData
 async def test_a_row_put_back_by_hand_without_a_document_is_passed_over(
     api: Api, database: TestDatabase
 ) -> None:
-    load(database.dsn)
+    load_fleet(database.dsn)
     assert (await answer(api, "/action/create/", action=ACTION))[0] == 202
     database.execute("update submissions set handedover = null")
     other = (VECTORS / "actions" / "unix-two-signers.json").read_text()

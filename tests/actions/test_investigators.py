@@ -16,7 +16,7 @@ from mig.openpgp import certificate
 from mig.openpgp.packet import split_packets
 from tests.support.api import Answer, Api
 from tests.support.cli import run_cli
-from tests.support.documents import Json
+from tests.support.json_types import Json
 from tests.support.keys import (
     FAR_AHEAD,
     Key,
@@ -59,7 +59,7 @@ async def add_key(api: Api, key: Key) -> str:
     response = await create_investigator(api, key.name, key.armored)
     assert response.code == 201, response.document
     (item,) = response.document["items"]
-    assert response.header("Location") == item["href"]
+    assert response.get_header("Location") == item["href"]
     value = item["data"][0]["value"]
     assert (value["name"], value["status"]) == (key.name, "active")
     assert value["pgpfingerprint"] == key.fingerprint
@@ -469,7 +469,7 @@ async def test_update(api: Api, database: TestDatabase, keys: Keys) -> None:
         assert response.code == 200, response.document
         (item,) = response.document["items"]
         assert item["data"][0]["value"]["status"] == status
-        assert response.header("Location") == item["href"]
+        assert response.get_header("Location") == item["href"]
         if status == "disabled":
             await assert_refused(api, submission, "is not active")
     await assert_accepted(api, submission)

@@ -20,8 +20,8 @@ from mig.openpgp.certificate import Certificate
 from mig.openpgp.certificate import Key as CertificateKey
 from mig.signing.keyring import Signer, find_key_owners
 from tests.support.api import Api
-from tests.support.documents import Json, JsonObject
 from tests.support.generations import GENERATIONS
+from tests.support.json_types import Json, JsonObject
 from tests.support.keys import Key, Keys
 from tests.support.postgres import TestDatabase
 from tests.support.properties import REPETITIONS
@@ -198,7 +198,7 @@ async def test_one_of_equal_posts_at_once_makes_the_action(
         for n in range(EQUAL)
     )
     assert sorted(answer.code for answer in answers) == [200] * (EQUAL - 1) + [202]
-    places = {answer.header("Location").split("=")[1] for answer in answers}
+    places = {answer.get_header("Location").split("=")[1] for answer in answers}
     assert [f"{action_id}.json" for action_id in places] == [path.name for path in list_spool(api)]
     assert database.execute("select count(*) from actions") == [(1,)]
     assert database.execute("select count(*) from signatures") == [(1,)]

@@ -18,14 +18,14 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
 
-from mig.api.dashboard import PAUSE, Dashboard
+from mig.api.dashboard import RENEWAL_FACTOR, DashboardResource
 from mig.database.database import Database
 from mig.errors import UnavailableError
 from mig.hypermedia.urls import Urls
 from mig.limits import Limits
 from mig.model.statement import Parameters, Statement
 from tests.support import fleet
-from tests.support.documents import Json, JsonObject
+from tests.support.json_types import Json, JsonObject
 from tests.support.postgres import TestDatabase
 from tests.support.reactor import call_in_reactor, reactor
 
@@ -48,13 +48,13 @@ AGENTS = st.lists(
 )
 
 
-class Counted:
+class DashboardDriver:
     """A dashboard on a database and a clock; its counts can be held back, and are numbered."""
 
     def __init__(self, dsn: str, limits: Limits) -> None:
         self.clock = Clock()
         self.database = Database(reactor, dsn, limits=limits)
-        self.dashboard = Dashboard(self.clock, self.query, Urls("http://x/api/v1"), limits)
+        self.dashboard = DashboardResource(self.clock, self.query, Urls("http://x/api/v1"), limits)
         self.counts = 0
         self.takes_a_second = False
         self.gate: Deferred[None] | None = None
@@ -72,48 +72,48 @@ class Counted:
             self.clock.advance(1)
         return records
 
-    def ask(self) -> Deferred[list[Json]]:
-        return Deferred.fromCoroutine(self.items())
+    def start_reading(self) -> Deferred[list[Json]]:
+        return Deferred.fromCoroutine(self.read_items())
 
-    async def items(self) -> list[Json]:
+    async def read_items(self) -> list[Json]:
         """The dashboard's items: data by name, then the actions."""
-        found = json.loads(b"[%b]" % await self.dashboard.items())
+        found = json.loads(b"[%b]" % await self.dashboard.encode_items())
         counts = {data["name"]: data["value"] for data in found[0]["data"]}
         return [counts, *(item["data"][0]["value"] for item in found[1:])]
 
 
 @pytest.fixture
-def counted(database: TestDatabase) -> Iterator[Counted]:
-    counted = Counted(database.dsn, LIMITS)
+def counted(database: TestDatabase) -> Iterator[DashboardDriver]:
+    counted = DashboardDriver(database.dsn, LIMITS)
     yield counted
     counted.database.stop()
 
 
 @pytest.fixture
-def large(database: TestDatabase) -> Iterator[Counted]:
+def large(database: TestDatabase) -> Iterator[DashboardDriver]:
     """Every fleet is large, and counting it takes a second."""
-    counted = Counted(database.dsn, replace(LIMITS, counted_rows=-1))
+    counted = DashboardDriver(database.dsn, replace(LIMITS, counted_rows=-1))
     counted.takes_a_second = True
     yield counted
     counted.database.stop()
 
 
-def stored(agents: list[JsonObject]) -> list[JsonObject]:
+def make_agents(agents: list[JsonObject]) -> list[JsonObject]:
     now = datetime.now(UTC)
     return [
-        fleet.agent(
-            id,
+        fleet.make_agent(
+            agent_id,
             queueloc=agent["queueloc"],
             version=agent["version"],
             status=agent["status"],
             heartbeattime=now - timedelta(hours=agent["heartbeat"]),
             starttime=now - timedelta(hours=agent["start"]),
         )
-        for id, agent in enumerate(agents, 1)
+        for agent_id, agent in enumerate(agents, 1)
     ]
 
 
-def expected(agents: list[JsonObject]) -> JsonObject:
+def count_expected(agents: list[JsonObject]) -> JsonObject:
     active = [agent for agent in agents if agent["heartbeat"] < 5 / 60]
     online = [agent for agent in agents if agent["status"] in ONLINE]
     idle = [agent for agent in agents if agent["status"] in IDLE]
@@ -122,44 +122,46 @@ def expected(agents: list[JsonObject]) -> JsonObject:
     earlier = [agent for agent in recent if agent["heartbeat"] > 24]
     double = sum(count > 1 for count in Counter(a["queueloc"] for a in active).values())
     flapping = Counter(agent["queueloc"] for agent in online + idle)
-    disappeared = len(endpoints(recent) - endpoints(online + idle))
+    disappeared = len(list_endpoints(recent) - list_endpoints(online + idle))
     return {
         "active agents": len(active),
-        "agents versions count": versions(active),
+        "agents versions count": count_versions(active),
         "agents started in the last 24 hours": len(started),
         "endpoints running 2 or more agents": double,
         "endpoints that have disappeared over last 7 days": disappeared,
         "online agents": len(online),
-        "online agents by version": versions(online),
-        "online endpoints": len(endpoints(online)),
+        "online agents by version": count_versions(online),
+        "online endpoints": len(list_endpoints(online)),
         "idle agents": len(idle),
-        "idle agents by version": versions(idle),
-        "idle endpoints": len(endpoints(idle)),
-        "new endpoints": len(endpoints(started) - endpoints(earlier)),
+        "idle agents by version": count_versions(idle),
+        "idle endpoints": len(list_endpoints(idle)),
+        "new endpoints": len(list_endpoints(started) - list_endpoints(earlier)),
         "disappeared endpoints": disappeared,
         "flapping endpoints": sum(count > 1 for count in flapping.values()),
     }
 
 
-def endpoints(agents: list[JsonObject]) -> set[str]:
+def list_endpoints(agents: list[JsonObject]) -> set[str]:
     return {agent["queueloc"] for agent in agents}
 
 
-def versions(agents: list[JsonObject]) -> list[JsonObject]:
+def count_versions(agents: list[JsonObject]) -> list[JsonObject]:
     counts = Counter(agent["version"] for agent in agents)
     return [{"version": version, "count": counts[version]} for version in sorted(counts)]
 
 
 @pytest_twisted.ensureDeferred
-async def test_counts_what_a_plain_count_does(database: TestDatabase, counted: Counted) -> None:
+async def test_counts_what_a_plain_count_does(
+    database: TestDatabase, counted: DashboardDriver
+) -> None:
     connection = psycopg2.connect(database.dsn)
     connection.autocommit = True
 
     @given(agents=AGENTS)
     def check(agents: list[JsonObject]) -> None:
         connection.cursor().execute("truncate agents cascade")
-        fleet.insert(database.dsn, "agents", stored(agents))
-        assert call_in_reactor(counted.items) == [expected(agents)]
+        fleet.insert_rows(database.dsn, "agents", make_agents(agents))
+        assert call_in_reactor(counted.read_items) == [count_expected(agents)]
 
     await deferToThread(check)
     connection.close()
@@ -167,82 +169,88 @@ async def test_counts_what_a_plain_count_does(database: TestDatabase, counted: C
 
 @pytest_twisted.ensureDeferred
 async def test_a_small_fleet_is_counted_for_each_request_that_came_before_the_count_began(
-    database: TestDatabase, counted: Counted
+    database: TestDatabase, counted: DashboardDriver
 ) -> None:
-    fleet.insert(database.dsn, "agents", [fleet.agent(1)])
+    fleet.insert_rows(database.dsn, "agents", [fleet.make_agent(1)])
     gate = counted.gate = Deferred()
-    first = counted.ask()
-    fleet.insert(database.dsn, "agents", [fleet.agent(2)])
-    others = [counted.ask() for _ in range(5)]
+    first = counted.start_reading()
+    fleet.insert_rows(database.dsn, "agents", [fleet.make_agent(2)])
+    others = [counted.start_reading() for _ in range(5)]
     counted.gate = None
     gate.callback(None)
     await first
     assert [(await other)[0]["online agents"] for other in others] == [2] * 5
     assert counted.counts == 2
-    fleet.insert(database.dsn, "agents", [fleet.agent(3)])
-    assert (await counted.ask())[0]["online agents"] == 3
+    fleet.insert_rows(database.dsn, "agents", [fleet.make_agent(3)])
+    assert (await counted.start_reading())[0]["online agents"] == 3
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_large_fleet_s_counts_are_kept_with_their_age_and_renewed_once(
-    database: TestDatabase, large: Counted
+    database: TestDatabase, large: DashboardDriver
 ) -> None:
-    fleet.insert(database.dsn, "agents", [fleet.agent(1)])
-    [counts] = await large.ask()
+    fleet.insert_rows(database.dsn, "agents", [fleet.make_agent(1)])
+    [counts] = await large.start_reading()
     assert counts == {**counts, "online agents": 1, "counts age": 1}
-    fleet.insert(database.dsn, "agents", [fleet.agent(2)])
-    large.clock.advance(PAUSE - 1)
-    assert (await large.ask())[0]["counts age"] == PAUSE
+    fleet.insert_rows(database.dsn, "agents", [fleet.make_agent(2)])
+    large.clock.advance(RENEWAL_FACTOR - 1)
+    assert (await large.start_reading())[0]["counts age"] == RENEWAL_FACTOR
     assert large.counts == 1
     gate = large.gate = Deferred()
     large.clock.advance(10)
     for _ in range(5):
-        [counts] = await large.ask()
-        assert counts == {**counts, "online agents": 1, "counts age": PAUSE + 10}
+        [counts] = await large.start_reading()
+        assert counts == {**counts, "online agents": 1, "counts age": RENEWAL_FACTOR + 10}
     assert large.counts == 2
     large.gate = None
-    await renewed(large, gate)
-    [counts] = await large.ask()
+    await finish_renewal(large, gate)
+    [counts] = await large.start_reading()
     assert counts == {**counts, "online agents": 2, "counts age": 1}
 
 
-async def renewed(counted: Counted, gate: Deferred[None]) -> None:
+async def finish_renewal(counted: DashboardDriver, gate: Deferred[None]) -> None:
     """Let a count that is held back go on, and wait for its end."""
     counted.clock.advance(LIMITS.count_age_seconds)
-    waiting = counted.ask()
+    waiting = counted.start_reading()
     gate.callback(None)
     await waiting
 
 
 @pytest_twisted.ensureDeferred
-async def test_nobody_gets_counts_that_are_too_old(database: TestDatabase, large: Counted) -> None:
-    await large.ask()
-    fleet.insert(database.dsn, "agents", [fleet.agent(1)])
+async def test_nobody_gets_counts_that_are_too_old(
+    database: TestDatabase, large: DashboardDriver
+) -> None:
+    await large.start_reading()
+    fleet.insert_rows(database.dsn, "agents", [fleet.make_agent(1)])
     large.clock.advance(LIMITS.count_age_seconds)
-    [counts] = await large.ask()
+    [counts] = await large.start_reading()
     assert counts == {**counts, "online agents": 1, "counts age": 1}
 
 
 @pytest_twisted.ensureDeferred
 async def test_the_last_actions_are_fresh_and_new_ones_are_counted(
-    database: TestDatabase, large: Counted
+    database: TestDatabase, large: DashboardDriver
 ) -> None:
-    fleet.insert(database.dsn, "agents", [fleet.agent(1)])
-    fleet.insert(database.dsn, "actions", [fleet.action(1, starttime="2026-01-01T00:00:00Z")])
-    fleet.insert(database.dsn, "commands", [fleet.command(1, 1, 1)])
-    await large.ask()
-    fleet.insert(database.dsn, "actions", [fleet.action(2, starttime="2026-01-02T00:00:00Z")])
-    fleet.insert(database.dsn, "commands", [fleet.command(n, 2, 1) for n in (2, 3)])
-    _, newest, oldest = await large.ask()
+    fleet.insert_rows(database.dsn, "agents", [fleet.make_agent(1)])
+    fleet.insert_rows(
+        database.dsn, "actions", [fleet.make_action(1, starttime="2026-01-01T00:00:00Z")]
+    )
+    fleet.insert_rows(database.dsn, "commands", [fleet.make_command(1, 1, 1)])
+    await large.start_reading()
+    fleet.insert_rows(
+        database.dsn, "actions", [fleet.make_action(2, starttime="2026-01-02T00:00:00Z")]
+    )
+    fleet.insert_rows(database.dsn, "commands", [fleet.make_command(n, 2, 1) for n in (2, 3)])
+    _, newest, oldest = await large.start_reading()
     assert (newest["id"], newest["counters"]) == (2, {"sent": 2, "done": 2, "success": 2})
     assert (oldest["id"], oldest["counters"]) == (1, {"sent": 1, "done": 1, "success": 1})
     assert large.counts == 1
 
 
 @pytest_twisted.ensureDeferred
-async def test_who_leaves_stops_nobody_else_s_count(counted: Counted) -> None:
+async def test_who_leaves_stops_nobody_else_s_count(counted: DashboardDriver) -> None:
     gate = counted.gate = Deferred()
-    leaving, staying = counted.ask(), counted.ask()
+    leaving, staying = counted.start_reading(), counted.start_reading()
     leaving.addErrback(lambda _: None)
     leaving.cancel()
     counted.gate = None
@@ -251,25 +259,27 @@ async def test_who_leaves_stops_nobody_else_s_count(counted: Counted) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_count_that_fails_is_told_to_who_waits_and_tried_again(counted: Counted) -> None:
+async def test_a_count_that_fails_is_told_to_who_waits_and_tried_again(
+    counted: DashboardDriver,
+) -> None:
     gate = counted.gate = Deferred()
-    asked = counted.ask()
+    asked = counted.start_reading()
     gate.errback(UnavailableError("gone"))
     with pytest.raises(UnavailableError):
         await asked
     counted.gate = None
-    assert (await counted.ask())[0]["active agents"] == 0
+    assert (await counted.start_reading())[0]["active agents"] == 0
 
 
 @pytest_twisted.ensureDeferred
 async def test_kept_counts_stay_when_they_cannot_be_renewed(
-    large: Counted,
+    large: DashboardDriver,
 ) -> None:
-    await large.ask()
+    await large.start_reading()
     gate = large.gate = Deferred()
-    large.clock.advance(2 * PAUSE)
-    await large.ask()
+    large.clock.advance(2 * RENEWAL_FACTOR)
+    await large.start_reading()
     gate.errback(UnavailableError("gone"))
     large.gate = None
-    assert (await large.ask())[0]["counts age"] > 2 * PAUSE
+    assert (await large.start_reading())[0]["counts age"] > 2 * RENEWAL_FACTOR
     assert large.counts == 3

@@ -7,7 +7,7 @@ import pytest_twisted
 
 from tests.support import fleet
 from tests.support.api import Api
-from tests.support.documents import Json, JsonObject
+from tests.support.json_types import Json, JsonObject
 from tests.support.postgres import TestDatabase
 
 RECORDED_BASE = "http://localhost:12346/api/v1"
@@ -15,48 +15,48 @@ RECORDED_BASE = "http://localhost:12346/api/v1"
 
 @pytest.fixture
 def api_with_fleet(api: Api, database: TestDatabase) -> Api:
-    fleet.load(database.dsn)
+    fleet.load_fleet(database.dsn)
     return api
 
 
-def recorded_collection(name: str, base: str) -> Json:
-    def here(value: Json) -> Json:
+def read_recorded_collection(name: str, base: str) -> Json:
+    def replace_base(value: Json) -> Json:
         if isinstance(value, str):
             value = value.replace("http://127.0.0.1:12346/api/v1", base)
             return value.replace(RECORDED_BASE, base)
         if isinstance(value, list):
-            return [here(v) for v in value]
+            return [replace_base(v) for v in value]
         if isinstance(value, dict):
-            return {k: here(v) for k, v in value.items()}
+            return {k: replace_base(v) for k, v in value.items()}
         return value
 
-    return here(fleet.recorded(name)["body"]["collection"])
+    return replace_base(fleet.read_recording(name)["body"]["collection"])
 
 
-def stored(table: str, id: int) -> Json:
-    [row] = [row for row in fleet.FLEET[table] if row["id"] == id]
+def find_row(table: str, row_id: int) -> Json:
+    [row] = [row for row in fleet.FLEET[table] if row["id"] == row_id]
     return row
 
 
-def agent_now(recorded: JsonObject) -> JsonObject:
+def update_agent(recorded: JsonObject) -> JsonObject:
     """The recorded agent with what the original dropped (platform.md)."""
-    row = stored("agents", recorded["id"])
+    row = find_row("agents", recorded["id"])
     times = {
-        "starttime": short(row["starttime"]),
-        "destructiontime": short(row["destructiontime"] or "0001-01-01T00:00:00.000000Z"),
-        "heartbeatts": short(row["heartbeattime"]),
+        "starttime": shorten_time(row["starttime"]),
+        "destructiontime": shorten_time(row["destructiontime"] or "0001-01-01T00:00:00.000000Z"),
+        "heartbeatts": shorten_time(row["heartbeattime"]),
     }
     rest = {name: row[name] for name in ("pid", "status", "environment", "tags")}
     return {**recorded, **times, **rest}
 
 
-def action_now(recorded: JsonObject, nested: bool) -> JsonObject:
-    row = stored("actions", recorded["id"])
-    times = {n: short(row[n]) for n in ("starttime", "finishtime", "lastupdatetime")}
+def update_action(recorded: JsonObject, nested: bool) -> JsonObject:
+    row = find_row("actions", recorded["id"])
+    times = {n: shorten_time(row[n]) for n in ("starttime", "finishtime", "lastupdatetime")}
     signers = [
         {
             **{n: i[n] for n in ("id", "name", "pgpfingerprint", "status")},
-            **{n: short(i[n]) for n in ("createdat", "lastmodified")},
+            **{n: shorten_time(i[n]) for n in ("createdat", "lastmodified")},
         }
         for i in fleet.FLEET["investigators"]
         if i["id"] in row["signers"]
@@ -65,28 +65,28 @@ def action_now(recorded: JsonObject, nested: bool) -> JsonObject:
     return {**recorded, **times, "status": row["status"], "investigators": signers, **counters}
 
 
-def command_now(recorded: JsonObject) -> JsonObject:
-    row = stored("commands", recorded["id"])
+def update_command(recorded: JsonObject) -> JsonObject:
+    row = find_row("commands", recorded["id"])
     return {
         **recorded,
-        "action": action_now(recorded["action"], nested=True),
-        "agent": agent_now(recorded["agent"]),
+        "action": update_action(recorded["action"], nested=True),
+        "agent": update_agent(recorded["agent"]),
         "results": row["results"] or [],
     }
 
 
-def short(time: str) -> str:
+def shorten_time(time: str) -> str:
     return time.rstrip("Z").rstrip("0").rstrip(".") + "Z"
 
 
 @pytest.mark.parametrize(
     ("name", "now"),
     [
-        ("action", lambda v: action_now(v, nested=False)),
-        ("action-two-signers", lambda v: action_now(v, nested=False)),
-        ("agent", agent_now),
-        ("command", command_now),
-        ("command-sent", command_now),
+        ("action", lambda v: update_action(v, nested=False)),
+        ("action-two-signers", lambda v: update_action(v, nested=False)),
+        ("agent", update_agent),
+        ("command", update_command),
+        ("command-sent", update_command),
         ("investigator", lambda v: v),
     ],
 )
@@ -94,10 +94,10 @@ def short(time: str) -> str:
 async def test_single_documents_are_the_recorded_ones(
     api_with_fleet: Api, name: str, now: Json
 ) -> None:
-    expected = recorded_collection(name, api_with_fleet.base)["items"]
+    expected = read_recorded_collection(name, api_with_fleet.base)["items"]
     expected[0]["data"][0]["value"] = now(expected[0]["data"][0]["value"])
-    path = fleet.recorded(name)["request"]["path"]
-    collection = await api_with_fleet.collection(path)
+    path = fleet.read_recording(name)["request"]["path"]
+    collection = await api_with_fleet.get_collection(path)
     assert collection["items"] == expected
     assert collection["href"] == api_with_fleet.base + path
     assert set(collection) == {"version", "href", "items"}
@@ -106,19 +106,19 @@ async def test_single_documents_are_the_recorded_ones(
 @pytest.mark.parametrize(
     ("name", "noun", "now"),
     [
-        ("search-action", "action", lambda v: action_now(v, nested=False)),
-        ("search-agent", "agent", agent_now),
+        ("search-action", "action", lambda v: update_action(v, nested=False)),
+        ("search-agent", "agent", update_agent),
         ("search-investigator", "investigator", lambda v: v),
-        ("search-command-limit", "command", command_now),
+        ("search-command-limit", "command", update_command),
     ],
 )
 @pytest_twisted.ensureDeferred
 async def test_searches_hold_the_recorded_records(
     api_with_fleet: Api, name: str, noun: str, now: Json
 ) -> None:
-    *expected, parameters = recorded_collection(name, api_with_fleet.base)["items"]
-    path = fleet.recorded(name)["request"]["path"].replace("limit=2&", "")
-    *items, shown = (await api_with_fleet.collection(path))["items"]
+    *expected, parameters = read_recorded_collection(name, api_with_fleet.base)["items"]
+    path = fleet.read_recording(name)["request"]["path"].replace("limit=2&", "")
+    *items, shown = (await api_with_fleet.get_collection(path))["items"]
     assert shown["data"][0]["name"] == parameters["data"][0]["name"] == "search parameters"
     assert set(shown["data"][0]["value"]) == set(parameters["data"][0]["value"])
     found = {item["href"]: item["data"] for item in items}
@@ -129,9 +129,9 @@ async def test_searches_hold_the_recorded_records(
 
 @pytest_twisted.ensureDeferred
 async def test_the_compliance_report_has_the_recorded_items(api_with_fleet: Api) -> None:
-    *expected, _ = recorded_collection("compliance", api_with_fleet.base)["items"]
-    path = fleet.recorded("compliance")["request"]["path"]
-    items = (await api_with_fleet.collection(path))["items"]
+    *expected, _ = read_recorded_collection("compliance", api_with_fleet.base)["items"]
+    path = fleet.read_recording("compliance")["request"]["path"]
+    items = (await api_with_fleet.get_collection(path))["items"]
     assert {item["data"][0]["name"] for item in items} == {"compliance item"}
     values = [item["data"][0]["value"] for item in items]
     assert [item["href"] for item in items] == [value["link"] for value in values]
@@ -146,33 +146,35 @@ async def test_the_compliance_report_has_the_recorded_items(api_with_fleet: Api)
         quoted = recorded["target"].replace("'", "''")
         assert one.pop("timestamp") == recorded["utctimestamp"]
         assert one == {**recorded, "target": f"agents.name='{quoted}'"}
-    assert [v["link"] for v in values] == sorted((v["link"] for v in values), key=_newest)
+    assert [v["link"] for v in values] == sorted(
+        (v["link"] for v in values), key=_order_newest_first
+    )
 
 
-def _newest(link: str) -> tuple[str, int]:
-    id = int(link.rpartition("=")[2])
-    day = -int(stored("commands", id)["starttime"][8:10])
-    seconds = -int(stored("commands", id)["starttime"][17:19])
-    return (f"{100 + day}", seconds * 10**15 - id)
+def _order_newest_first(link: str) -> tuple[str, int]:
+    record_id = int(link.rpartition("=")[2])
+    day = -int(find_row("commands", record_id)["starttime"][8:10])
+    seconds = -int(find_row("commands", record_id)["starttime"][17:19])
+    return (f"{100 + day}", seconds * 10**15 - record_id)
 
 
 @pytest.mark.parametrize("noun", ["action", "agent", "command", "investigator"])
 @pytest_twisted.ensureDeferred
 async def test_ids(api: Api, noun: str) -> None:
-    unknown = await api.collection(f"/{noun}?{noun}id=18446744073709551615", 404)
+    unknown = await api.get_collection(f"/{noun}?{noun}id=18446744073709551615", 404)
     assert unknown["error"]["message"] == f"there is no {noun} 18446744073709551615"
     for bad in ("", "=", "=0", "=-1", "=1%20", "=18446744073709551616", "=%D9%A3", "=1&x=1"):
-        error = (await api.collection(f"/{noun}?{noun}id{bad}", 400))["error"]
+        error = (await api.get_collection(f"/{noun}?{noun}id{bad}", 400))["error"]
         assert error["title"] == "Bad Request"
-    twice = await api.collection(f"/{noun}?{noun}id=1&{noun}id=1", 400)
+    twice = await api.get_collection(f"/{noun}?{noun}id=1&{noun}id=1", 400)
     assert twice["error"]["message"] == f"{noun}id is given twice"
 
 
 @pytest_twisted.ensureDeferred
 async def test_the_largest_id_is_exact(api: Api, database: TestDatabase) -> None:
-    id = 18446744073709551615
-    fleet.insert(database.dsn, "agents", [fleet.agent(id)])
-    response = await api.get(f"/agent?agentid={id}")
+    record_id = 18446744073709551615
+    fleet.insert_rows(database.dsn, "agents", [fleet.make_agent(record_id)])
+    response = await api.get(f"/agent?agentid={record_id}")
     assert b'"id":18446744073709551615,' in response.body
 
 
@@ -180,13 +182,15 @@ async def test_the_largest_id_is_exact(api: Api, database: TestDatabase) -> None
 async def test_a_command_without_action_or_agent_is_served(
     api: Api, database: TestDatabase
 ) -> None:
-    fleet.insert(database.dsn, "commands", [fleet.command(7, None, None)])
-    [item] = (await api.collection("/command?commandid=7"))["items"]
+    fleet.insert_rows(database.dsn, "commands", [fleet.make_command(7, None, None)])
+    [item] = (await api.get_collection("/command?commandid=7"))["items"]
     value = item["data"][0]["value"]
     assert (value["id"], value["action"], value["agent"]) == (7, {}, {})
-    search = await api.collection(f"/search?type=command&{fleet.ALWAYS}")
+    search = await api.get_collection(f"/search?type=command&{fleet.ANY_TIME}")
     assert search["items"][0] == item
-    report = await api.collection(f"/search?type=command&report=complianceitems&{fleet.ALWAYS}")
+    report = await api.get_collection(
+        f"/search?type=command&report=complianceitems&{fleet.ANY_TIME}"
+    )
     [item] = report["items"]
     assert item["data"][0]["name"] == "unreadable command"
 
@@ -194,6 +198,8 @@ async def test_a_command_without_action_or_agent_is_served(
 @pytest_twisted.ensureDeferred
 async def test_stored_json_is_served_to_the_letter(api: Api, database: TestDatabase) -> None:
     results = r'[ {"a": 1.0, "b": 9007199254740993, "c": "\u0000\ud800", "c": 1e400} ]'
-    fleet.insert(database.dsn, "commands", [fleet.command(7, None, None, results=results)])
+    fleet.insert_rows(
+        database.dsn, "commands", [fleet.make_command(7, None, None, results=results)]
+    )
     response = await api.get("/command?commandid=7")
     assert results.encode() in response.body

@@ -15,17 +15,17 @@ from mig.formats.collection_json import MEDIA_TYPE
 from mig.limits import Limits
 from tests.support import fleet
 from tests.support.api import Api
-from tests.support.documents import Json
+from tests.support.json_types import Json
 from tests.support.postgres import TestDatabase
 from tests.support.reactor import port_number
 
 PATHS = sorted({route.path for route in ROUTES})
 
 
-async def raw(api: Api, request: bytes) -> tuple[str, dict[str, str], bytes]:
+async def send_bytes(api: Api, request: bytes) -> tuple[str, dict[str, str], bytes]:
     """Status line, headers and body of the answer to bytes on a socket, read to its end."""
 
-    def talk() -> bytes:
+    def exchange_bytes() -> bytes:
         with socket.create_connection(("127.0.0.1", port_number(api.port)), timeout=20) as client:
             client.sendall(request)
             parts = []
@@ -33,18 +33,18 @@ async def raw(api: Api, request: bytes) -> tuple[str, dict[str, str], bytes]:
                 parts.append(part)
             return b"".join(parts)
 
-    head, _, body = (await deferToThread(talk)).partition(b"\r\n\r\n")
+    head, _, body = (await deferToThread(exchange_bytes)).partition(b"\r\n\r\n")
     status, *lines = head.decode().split("\r\n")
     headers = {k.lower(): v for k, v in (line.split(": ", 1) for line in lines)}
     return status, headers, body
 
 
-def get(path: str, *headers: str, version: str = "1.1", method: str = "GET") -> bytes:
+def build_request(path: str, *headers: str, version: str = "1.1", method: str = "GET") -> bytes:
     lines = [f"{method} {path} HTTP/{version}", *headers, "Connection: close", "", ""]
     return "\r\n".join(lines).encode("latin-1")
 
 
-def error_of(body: bytes) -> Json:
+def parse_error(body: bytes) -> Json:
     return json.loads(body)["collection"]["error"]
 
 
@@ -53,22 +53,22 @@ def error_of(body: bytes) -> Json:
 async def test_methods(api: Api, path: str) -> None:
     options = await api.request("OPTIONS", path)
     assert (options.code, options.body) == (204, b"")
-    allowed = options.header("allow").split(", ")
+    allowed = options.get_header("allow").split(", ")
     assert {"GET", "HEAD", "OPTIONS"} <= set(allowed)
     refused = await api.request("DELETE", path)
     assert refused.code == 405
-    assert refused.header("allow") == ", ".join(allowed)
-    assert "the method DELETE is not allowed here" in error_of(refused.body)["message"]
+    assert refused.get_header("allow") == ", ".join(allowed)
+    assert "the method DELETE is not allowed here" in parse_error(refused.body)["message"]
     whole, head = await api.get(path), await api.request("HEAD", path)
     assert (head.code, head.body) == (whole.code, b"")
     for name in ("content-type", "vary"):
-        assert head.header(name) == whole.header(name)
+        assert head.get_header(name) == whole.get_header(name)
 
 
 @pytest_twisted.ensureDeferred
 async def test_head_of_a_report_runs_no_query(api: Api, database: TestDatabase) -> None:
     database.execute("alter table commands rename to hidden")
-    path = f"/search?type=command&report=complianceitems&{fleet.ALWAYS}"
+    path = f"/search?type=command&report=complianceitems&{fleet.ANY_TIME}"
     assert (await api.request("HEAD", path)).code == 200
     assert (await api.get(path)).code == 500
     assert (await api.request("HEAD", "/search?type=nothing")).code == 400
@@ -77,34 +77,50 @@ async def test_head_of_a_report_runs_no_query(api: Api, database: TestDatabase) 
 @pytest.mark.parametrize(
     ("request_bytes", "status", "message"),
     [
-        (get("/api/v1/", "Host: a..b"), 400, "the header Host must be"),
-        (get("/api/v1/", "Host: evil.example"), 400, "the header Host must be"),
-        (get("/api/v1/", "Host: \xff"), 400, "the header Host must be"),
-        (get("/api/v1/", "Host: " + "a" * 64), 400, "the header Host must be"),
-        (get("/api/v1/", "Host: localhost", "Host: localhost"), 400, "Host is given twice"),
-        (get("/api/v1/"), 400, "the header Host is missing"),
-        (get("http://evil.example/api/v1/", "Host: localhost"), 400, "the header Host must be"),
-        (get("@evil/x", "Host: localhost"), 400, "target must be a path"),
-        (get("/api/v1/%ff", "Host: localhost"), 400, "the path is not UTF-8"),
-        (get("/api/v1/%00", "Host: localhost"), 400, "the path holds a NUL"),
-        (get("/api/v1/", "Host: localhost", method="get"), 400, "in capital letters"),
-        (get("//evil/api/v1/", "Host: localhost"), 404, "nothing at this path"),
-        (get("/api/v1//action", "Host: localhost"), 404, "nothing at this path"),
-        (get("/api/v1/%2e%2e/etc/passwd", "Host: localhost"), 404, "nothing at this path"),
-        (get("/api/v1/search?a=%zz", "Host: localhost"), 400, "two hexadecimal digits"),
-        (get("/api/v1/search?type=%ff", "Host: localhost"), 400, "type is not UTF-8"),
-        (get("/api/v1/search?type=%00", "Host: localhost"), 400, "type holds a NUL"),
-        (get("/api/v1/search?limit=1;type=agent", "Host: localhost"), 400, "limit must be"),
-        (get("/api/v1/search?" + "a&" * 65, "Host: localhost"), 400, "more than 64"),
+        (build_request("/api/v1/", "Host: a..b"), 400, "the header Host must be"),
+        (build_request("/api/v1/", "Host: evil.example"), 400, "the header Host must be"),
+        (build_request("/api/v1/", "Host: \xff"), 400, "the header Host must be"),
+        (build_request("/api/v1/", "Host: " + "a" * 64), 400, "the header Host must be"),
+        (
+            build_request("/api/v1/", "Host: localhost", "Host: localhost"),
+            400,
+            "Host is given twice",
+        ),
+        (build_request("/api/v1/"), 400, "the header Host is missing"),
+        (
+            build_request("http://evil.example/api/v1/", "Host: localhost"),
+            400,
+            "the header Host must be",
+        ),
+        (build_request("@evil/x", "Host: localhost"), 400, "target must be a path"),
+        (build_request("/api/v1/%ff", "Host: localhost"), 400, "the path is not UTF-8"),
+        (build_request("/api/v1/%00", "Host: localhost"), 400, "the path holds a NUL"),
+        (build_request("/api/v1/", "Host: localhost", method="get"), 400, "in capital letters"),
+        (build_request("//evil/api/v1/", "Host: localhost"), 404, "nothing at this path"),
+        (build_request("/api/v1//action", "Host: localhost"), 404, "nothing at this path"),
+        (
+            build_request("/api/v1/%2e%2e/etc/passwd", "Host: localhost"),
+            404,
+            "nothing at this path",
+        ),
+        (build_request("/api/v1/search?a=%zz", "Host: localhost"), 400, "two hexadecimal digits"),
+        (build_request("/api/v1/search?type=%ff", "Host: localhost"), 400, "type is not UTF-8"),
+        (build_request("/api/v1/search?type=%00", "Host: localhost"), 400, "type holds a NUL"),
+        (
+            build_request("/api/v1/search?limit=1;type=agent", "Host: localhost"),
+            400,
+            "limit must be",
+        ),
+        (build_request("/api/v1/search?" + "a&" * 65, "Host: localhost"), 400, "more than 64"),
     ],
 )
 @pytest_twisted.ensureDeferred
 async def test_bad_requests_are_explained(
     api: Api, request_bytes: bytes, status: int, message: str
 ) -> None:
-    line, headers, body = await raw(api, request_bytes)
+    line, headers, body = await send_bytes(api, request_bytes)
     assert line.split()[1] == str(status), (line, body)
-    error = error_of(body)
+    error = parse_error(body)
     assert message in error["message"]
     assert error["code"] == headers["x-request-id"]
     assert headers["content-type"] == MEDIA_TYPE
@@ -129,8 +145,8 @@ async def test_bad_requests_are_explained(
 async def test_media_types(api: Api, accept: str | None, answered: str) -> None:
     headers = {} if accept is None else {"accept": accept}
     response = await api.get("/heartbeat", headers=headers)
-    assert response.header("content-type") == answered
-    assert response.header("vary") == "Accept"
+    assert response.get_header("content-type") == answered
+    assert response.get_header("vary") == "Accept"
     item = response.document["items"][0]
     assert item["data"] == [{"name": "heartbeat", "value": "gatorz say hi"}]
 
@@ -139,21 +155,23 @@ async def test_media_types(api: Api, accept: str | None, answered: str) -> None:
 async def test_the_servers_root_points_to_the_api(api: Api) -> None:
     response = await api.get(api.root + "/")
     assert response.code == 302
-    assert response.header("location") == api.base + "/"
+    assert response.get_header("location") == api.base + "/"
 
 
 @pytest_twisted.ensureDeferred
 async def test_http_1_0_gets_a_length_or_is_refused(
     api: Api, start_api: Callable[[Limits], Api], database: TestDatabase
 ) -> None:
-    fleet.load(database.dsn)
-    path = f"/api/v1/search?type=agent&{fleet.ALWAYS}"
-    line, headers, body = await raw(api, get(path, "Host: localhost", version="1.0"))
+    fleet.load_fleet(database.dsn)
+    path = f"/api/v1/search?type=agent&{fleet.ANY_TIME}"
+    line, headers, body = await send_bytes(
+        api, build_request(path, "Host: localhost", version="1.0")
+    )
     assert line.split()[1] == "200" and int(headers["content-length"]) == len(body) > 2000
     strict = start_api(Limits(whole_answer_bytes=2000))
-    line, _, body = await raw(strict, get(path, "Host: localhost", version="1.0"))
+    line, _, body = await send_bytes(strict, build_request(path, "Host: localhost", version="1.0"))
     assert line.split()[1] == "505"
-    assert "proxy_http_version 1.1" in error_of(body)["message"]
+    assert "proxy_http_version 1.1" in parse_error(body)["message"]
 
 
 @pytest_twisted.ensureDeferred
@@ -161,14 +179,16 @@ async def test_a_failure_shows_its_id_and_nothing_else(api: Api, database: TestD
     database.execute("alter table agents rename to hidden")
     response = await api.get("/agent?agentid=1")
     assert response.code == 500
-    error = error_of(response.body)
-    assert error["code"] == response.header("x-request-id")
+    error = parse_error(response.body)
+    assert error["code"] == response.get_header("x-request-id")
     assert "agents" not in error["message"] and "select" not in error["message"]
     assert b"Traceback" not in response.body
 
 
 @pytest_twisted.ensureDeferred
 async def test_the_absolute_form_is_a_path_like_any_other(api: Api) -> None:
-    line, _, body = await raw(api, get("http://localhost/api/v1/heartbeat?", "Host: localhost"))
+    line, _, body = await send_bytes(
+        api, build_request("http://localhost/api/v1/heartbeat?", "Host: localhost")
+    )
     assert line.split()[1] == "200"
     assert json.loads(body)["collection"]["href"] == f"{api.base}/heartbeat?"

@@ -10,11 +10,11 @@ import pytest_twisted
 from mig.limits import Limits
 from tests.support import fleet
 from tests.support.api import Api
-from tests.support.documents import Json, JsonObject
+from tests.support.json_types import Json, JsonObject
 from tests.support.postgres import TestDatabase
 
-REPORT = f"/search?type=command&report=complianceitems&limit=100000&{fleet.ALWAYS}"
-GOOD = fleet.found(fleet.hit())
+REPORT = f"/search?type=command&report=complianceitems&limit=100000&{fleet.ANY_TIME}"
+GOOD = fleet.make_results(fleet.make_hit())
 ODD: dict[int, JsonObject] = {
     101: {"results": r'[{"elements":{"a":[{"file":"\u0000"}]}}]'},
     102: {"results": r'[{"elements":{"a":[{"file":"\ud800"}]}}]'},
@@ -27,24 +27,24 @@ ODD: dict[int, JsonObject] = {
 }
 
 
-def load(database: TestDatabase, odd: dict[int, JsonObject]) -> None:
-    fleet.insert(database.dsn, "agents", [fleet.agent(1)])
-    fleet.insert(database.dsn, "actions", [fleet.action(1)])
-    rows = [fleet.command(n, 1, 1, results=GOOD) for n in (99, 110)]
-    rows += [fleet.command(n, 1, 1, **other) for n, other in odd.items()]
-    fleet.insert(database.dsn, "commands", rows)
+def load_commands(database: TestDatabase, odd: dict[int, JsonObject]) -> None:
+    fleet.insert_rows(database.dsn, "agents", [fleet.make_agent(1)])
+    fleet.insert_rows(database.dsn, "actions", [fleet.make_action(1)])
+    rows = [fleet.make_command(n, 1, 1, results=GOOD) for n in (99, 110)]
+    rows += [fleet.make_command(n, 1, 1, **other) for n, other in odd.items()]
+    fleet.insert_rows(database.dsn, "commands", rows)
 
 
-def named(items: list[Json]) -> dict[int, str]:
+def list_names(items: list[Json]) -> dict[int, str]:
     return {int(i["href"].rpartition("=")[2]): i["data"][0]["name"] for i in items}
 
 
 @pytest_twisted.ensureDeferred
 async def test_unreadable_commands_stand_in_the_report(api: Api, database: TestDatabase) -> None:
-    load(database, ODD)
-    items = (await api.collection(REPORT))["items"]
+    load_commands(database, ODD)
+    items = (await api.get_collection(REPORT))["items"]
     good = {99: "compliance item", 110: "compliance item"}
-    assert named(items) == good | dict.fromkeys(ODD, "unreadable command")
+    assert list_names(items) == good | dict.fromkeys(ODD, "unreadable command")
     for item in items:
         value = item["data"][0]["value"]
         assert value["link"] == item["href"]
@@ -54,8 +54,8 @@ async def test_unreadable_commands_stand_in_the_report(api: Api, database: TestD
 
 @pytest_twisted.ensureDeferred
 async def test_year_one_is_a_time_like_any_other(api: Api, database: TestDatabase) -> None:
-    load(database, {103: {"results": GOOD, "finishtime": "0001-01-01T00:00:00Z"}})
-    items = (await api.collection(REPORT))["items"]
+    load_commands(database, {103: {"results": GOOD, "finishtime": "0001-01-01T00:00:00Z"}})
+    items = (await api.get_collection(REPORT))["items"]
     [value] = [i["data"][0]["value"] for i in items if i["href"].endswith("=103")]
     assert value["timestamp"] == value["utctimestamp"] == "0001-01-01T00:00:00Z"
 
@@ -63,14 +63,16 @@ async def test_year_one_is_a_time_like_any_other(api: Api, database: TestDatabas
 @pytest_twisted.ensureDeferred
 async def test_odd_rows_stand_in_searches(api: Api, database: TestDatabase) -> None:
     parseable = {n: other for n, other in ODD.items() if n != 108}  # served as stored, too deep
-    load(database, parseable | {111: {"starttime": "infinity"}})
-    fleet.insert(database.dsn, "actions", [fleet.action(2, validfrom="infinity")])
-    found = named((await api.collection(f"/search?type=command&{fleet.ALWAYS}"))["items"][:-1])
+    load_commands(database, parseable | {111: {"starttime": "infinity"}})
+    fleet.insert_rows(database.dsn, "actions", [fleet.make_action(2, validfrom="infinity")])
+    found = list_names(
+        (await api.get_collection(f"/search?type=command&{fleet.ANY_TIME}"))["items"][:-1]
+    )
     unreadable = {104, 105, 106, 111}
     readable = {99, 110, 101, 102, 103, 107}
     expected = dict.fromkeys(readable, "command") | dict.fromkeys(unreadable, "unreadable command")
     assert found == expected
-    actions = (await api.collection(f"/search?type=action&{fleet.ALWAYS}"))["items"][:-1]
+    actions = (await api.get_collection(f"/search?type=action&{fleet.ANY_TIME}"))["items"][:-1]
     assert [i["data"][0]["name"] for i in actions] == ["unreadable action", "action"]
 
 
@@ -79,16 +81,18 @@ async def test_large_results_are_served_and_huge_ones_named(
     start_api: Callable[[Limits], Api],
     database: TestDatabase,
 ) -> None:
-    large = fleet.found(*[fleet.hit(f"/{n:099d}") for n in range(4_000)])
-    huge = fleet.found(fleet.hit("/" + "x" * 3_000_000))
+    large = fleet.make_results(*[fleet.make_hit(f"/{n:099d}") for n in range(4_000)])
+    huge = fleet.make_results(fleet.make_hit("/" + "x" * 3_000_000))
     api = start_api(Limits(result_bytes=2_000_000))
-    load(database, {101: {"results": large}, 102: {"results": huge}, 103: {"results": large}})
-    items = (await api.collection(REPORT))["items"]
+    load_commands(
+        database, {101: {"results": large}, 102: {"results": huge}, 103: {"results": large}}
+    )
+    items = (await api.get_collection(REPORT))["items"]
     assert len(items) == 2 + 2 * 4_000 + 1
     [value] = [i["data"][0]["value"] for i in items if "unreadable" in i["data"][0]["name"]]
     assert value["link"].endswith("=102")
     assert "bytes, more than 2000000" in value["reason"]
-    [one] = (await api.collection("/command?commandid=101"))["items"]
+    [one] = (await api.get_collection("/command?commandid=101"))["items"]
     assert one["data"][0]["value"]["results"] == large
     under_a_mebibyte = await start_api(Limits(large_documents=0)).get("/command?commandid=101")
     assert under_a_mebibyte.code == 200
@@ -97,32 +101,32 @@ async def test_large_results_are_served_and_huge_ones_named(
     assert refused.code == 503 and refused.headers.hasHeader("retry-after")
     one_at_once = start_api(Limits(whole_answer_bytes=100_000, large_documents=1))
     for _ in range(2):
-        [again] = (await one_at_once.collection("/command?commandid=101"))["items"]
+        [again] = (await one_at_once.get_collection("/command?commandid=101"))["items"]
         assert again["data"] == one["data"]
-    [none] = (await api.collection("/command?commandid=102"))["items"]
+    [none] = (await api.get_collection("/command?commandid=102"))["items"]
     assert none["data"][0]["name"] == "unreadable command"
-    found = (await api.collection(f"/search?type=command&{fleet.ALWAYS}"))["items"][:-1]
-    assert named(found)[102] == "unreadable command" and named(found)[103] == "command"
+    found = (await api.get_collection(f"/search?type=command&{fleet.ANY_TIME}"))["items"][:-1]
+    assert list_names(found)[102] == "unreadable command" and list_names(found)[103] == "command"
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_hundred_megabytes_do_not_pass_through_us(api: Api, database: TestDatabase) -> None:
-    load(database, {})
+    load_commands(database, {})
     database.execute(
         "insert into commands values (101, 1, 1, 'success',"
         " ('[\"' || repeat('x', 100000000) || '\"]')::json, now(), now())"
     )
-    items = (await api.collection(REPORT))["items"]
-    assert named(items)[101] == "unreadable command"
+    items = (await api.get_collection(REPORT))["items"]
+    assert list_names(items)[101] == "unreadable command"
     assert "100000004 bytes, more than" in items[0]["data"][0]["value"]["reason"]
 
 
 @pytest_twisted.ensureDeferred
 async def test_single_documents_of_odd_rows_say_so(api: Api, database: TestDatabase) -> None:
-    fleet.insert(database.dsn, "agents", [fleet.agent(1, destructiontime="infinity")])
-    fleet.insert(database.dsn, "actions", [fleet.action(1, expireafter="infinity")])
+    fleet.insert_rows(database.dsn, "agents", [fleet.make_agent(1, destructiontime="infinity")])
+    fleet.insert_rows(database.dsn, "actions", [fleet.make_action(1, expireafter="infinity")])
     for noun in ("agent", "action"):
-        [item] = (await api.collection(f"/{noun}?{noun}id=1"))["items"]
+        [item] = (await api.get_collection(f"/{noun}?{noun}id=1"))["items"]
         assert item["data"][0]["name"] == f"unreadable {noun}"
         assert item["href"] == f"{api.base}/{noun}?{noun}id=1"
 
@@ -132,20 +136,22 @@ async def test_signatures_that_are_no_json_break_no_document(
     api: Api, database: TestDatabase
 ) -> None:
     database.execute("alter table actions alter pgpsignatures type varchar(4096)")
-    fleet.insert(database.dsn, "actions", [fleet.action(1, pgpsignatures="iQEcBAAB")])
-    [item] = (await api.collection("/action?actionid=1"))["items"]
+    fleet.insert_rows(database.dsn, "actions", [fleet.make_action(1, pgpsignatures="iQEcBAAB")])
+    [item] = (await api.get_collection("/action?actionid=1"))["items"]
     assert item["data"][0]["name"] == "unreadable action"
-    found = (await api.collection(f"/search?{fleet.ALWAYS}"))["items"]
+    found = (await api.get_collection(f"/search?{fleet.ANY_TIME}"))["items"]
     assert found[0]["data"][0]["name"] == "unreadable action"
 
 
 @pytest_twisted.ensureDeferred
 async def test_pages_lead_past_odd_ids(api: Api, database: TestDatabase) -> None:
     ids: list[int | str] = ["NaN", "1e30", "-5", "1.5", "7"]
-    fleet.insert(database.dsn, "commands", [fleet.command(id, None, None) for id in ids])
-    href, pages = f"/search?type=command&limit=1&{fleet.ALWAYS}", 0
+    fleet.insert_rows(
+        database.dsn, "commands", [fleet.make_command(row_id, None, None) for row_id in ids]
+    )
+    href, pages = f"/search?type=command&limit=1&{fleet.ANY_TIME}", 0
     while href:
-        collection = await api.collection(href)
+        collection = await api.get_collection(href)
         href = next((link["href"] for link in collection.get("links", ())), "")
         pages += 1
     assert pages == len(ids)
@@ -157,7 +163,7 @@ async def test_pages_lead_past_odd_ids(api: Api, database: TestDatabase) -> None
 )
 @pytest_twisted.ensureDeferred
 async def test_impossible_cursors_are_refused(api: Api, time: str) -> None:
-    error = (await api.collection(f"/search?cursor={time.replace(' ', '%20')}%2B00,1", 400))[
+    error = (await api.get_collection(f"/search?cursor={time.replace(' ', '%20')}%2B00,1", 400))[
         "error"
     ]
     assert error["message"] == "cursor must be taken from the next link of an earlier page"
@@ -165,4 +171,4 @@ async def test_impossible_cursors_are_refused(api: Api, time: str) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_the_last_nanosecond_is_a_time(api: Api) -> None:
-    await api.collection("/search?after=9999-12-31T23:59:59.9999999Z")
+    await api.get_collection("/search?after=9999-12-31T23:59:59.9999999Z")

@@ -9,7 +9,7 @@ import pytest_twisted
 from mig.formats.collection_json import MEDIA_TYPE
 from tests.support import fleet
 from tests.support.api import Api
-from tests.support.documents import JsonObject
+from tests.support.json_types import JsonObject
 from tests.support.postgres import TestDatabase
 
 MEMBERS = {
@@ -36,34 +36,34 @@ class Walker:
             href = self.waiting.pop()
             if href not in self.seen:
                 self.seen.add(href)
-                await self.open(href)
+                await self.open_page(href)
 
-    async def open(self, href: str) -> None:
+    async def open_page(self, href: str) -> None:
         response = await self.api.get(href)
         assert response.code == 200, (href, response.body)
-        assert response.header("content-type") == MEDIA_TYPE
+        assert response.get_header("content-type") == MEDIA_TYPE
         self.check_collection(response.document, href)
 
     def check_collection(self, collection: JsonObject, href: str) -> None:
         assert collection["version"] == "1.0"
         assert collection["href"] == href
-        self.check("collection", collection)
+        self.check_members("collection", collection)
         for link in collection.get("links", ()):
-            self.follow("link", link)
+            self.follow_link("link", link)
         for item in collection.get("items", ()):
-            self.follow("item", item)
+            self.follow_link("item", item)
             for data in item["data"]:
-                self.check("data", data)
+                self.check_members("data", data)
                 self.names.add(data["name"])
             for link in item.get("links", ()):
-                self.follow("link", link)
+                self.follow_link("link", link)
         for query in collection.get("queries", ()):
-            self.submit(query)
+            self.submit_query(query)
         for data in collection.get("template", {"data": []})["data"]:
             assert isinstance(data["value"], str)
 
-    def follow(self, kind: str, found: JsonObject) -> None:
-        self.check(kind, found)
+    def follow_link(self, kind: str, found: JsonObject) -> None:
+        self.check_members(kind, found)
         assert urlsplit(found["href"]).netloc == urlsplit(self.api.base).netloc
         assert found["href"].isascii() and found["href"].count("?") <= 1
         assert (
@@ -71,19 +71,19 @@ class Walker:
         )
         self.waiting.append(found["href"])
 
-    def submit(self, query: JsonObject) -> None:
+    def submit_query(self, query: JsonObject) -> None:
         """A form with every field sent, those that it does not fill in empty."""
-        self.check("query", query)
+        self.check_members("query", query)
         values = {d["name"]: d["value"] for d in query["data"]}
         if f"{query['rel']}id" in values and len(values) == 1:
             return  # needs an id; single documents are reached as items
-        for type in ("action", "command", "agent", "investigator", ""):
-            filled = {**values, "type": type, "after": "2014-05-01T00:00:00Z"}
+        for type_ in ("action", "command", "agent", "investigator", ""):
+            filled = {**values, "type": type_, "after": "2014-05-01T00:00:00Z"}
             pairs = "&".join(f"{name}={quote(value)}" for name, value in filled.items())
             self.waiting.append(f"{query['href']}?{pairs}")
 
     @staticmethod
-    def check(kind: str, found: JsonObject) -> None:
+    def check_members(kind: str, found: JsonObject) -> None:
         assert set(found) <= MEMBERS[kind], found
         assert "error" not in found
 
@@ -92,7 +92,7 @@ class Walker:
 async def test_everything_is_found_and_nothing_leads_nowhere(
     api: Api, database: TestDatabase
 ) -> None:
-    fleet.load(database.dsn)
+    fleet.load_fleet(database.dsn)
     walker = Walker(api)
     await walker.walk()
     assert {"action", "command", "agent", "investigator", "active agents"} <= walker.names
@@ -104,19 +104,19 @@ async def test_everything_is_found_and_nothing_leads_nowhere(
 
 @pytest_twisted.ensureDeferred
 async def test_next_links_lead_through_a_whole_search(api: Api, database: TestDatabase) -> None:
-    fleet.load(database.dsn)
-    for type in ("action", "agent", "command", "investigator"):
-        href = f"/search?type={type}&limit=2&after=2014-05-01T00:00:00-00:00"
+    fleet.load_fleet(database.dsn)
+    for type_ in ("action", "agent", "command", "investigator"):
+        href = f"/search?type={type_}&limit=2&after=2014-05-01T00:00:00-00:00"
         found: list[int] = []
         pages = 0
         while href:
-            collection = await api.collection(href)
+            collection = await api.get_collection(href)
             data = [item["data"][0] for item in collection["items"]]
             assert ("search parameters" in {d["name"] for d in data}) == (pages == 0)
-            found += [d["value"]["id"] for d in data if d["name"] == type]
+            found += [d["value"]["id"] for d in data if d["name"] == type_]
             href = next((li["href"] for li in collection.get("links", ())), "")
             pages += 1
-        whole = await api.collection(f"/search?type={type}&after=2014-05-01T00:00:00Z")
+        whole = await api.get_collection(f"/search?type={type_}&after=2014-05-01T00:00:00Z")
         expected = [i["data"][0]["value"]["id"] for i in whole["items"][:-1]]
-        assert found == expected and len(found) == len(set(found)) == len(fleet.FLEET[f"{type}s"])
+        assert found == expected and len(found) == len(set(found)) == len(fleet.FLEET[f"{type_}s"])
         assert pages == (len(found) + 1) // 2

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mig.compliance.definition import compliance_items
+from mig.compliance.definition import build_compliance_items
 from mig.compliance.encoder import ComplianceEncoder
 from mig.errors import UnreadableError
 from mig.formats.collection_json import CollectionJson
@@ -19,7 +19,7 @@ from mig.model.command import ResultsRow
 from mig.model.compliance import ComplianceItem
 from mig.model.record import encode_json
 from mig.model.statement import Parameters, Statement
-from tests.support.documents import Json, JsonObject
+from tests.support.json_types import Json, JsonObject
 
 URLS = Urls("http://localhost:1664/api/v1")
 DEFAULTS = Limits()
@@ -36,34 +36,38 @@ odd = st.one_of(
 )
 
 
-def mostly(usual: st.SearchStrategy[Json]) -> st.SearchStrategy[Json]:
+def mix_with_odd(usual: st.SearchStrategy[Json]) -> st.SearchStrategy[Json]:
     return st.integers(0, 30).flatmap(lambda n: odd if n == 0 else usual)
 
 
-def members(**usual: st.SearchStrategy[Json]) -> st.SearchStrategy[Json]:
+def draw_object(**usual: st.SearchStrategy[Json]) -> st.SearchStrategy[Json]:
     """An object with any of the members, now and then with something odd in one."""
-    return mostly(st.fixed_dictionaries({}, optional={k: mostly(v) for k, v in usual.items()}))
+    return mix_with_odd(
+        st.fixed_dictionaries({}, optional={k: mix_with_odd(v) for k, v in usual.items()})
+    )
 
 
-strings = st.lists(mostly(texts), max_size=3)
-searches = members(
+strings = st.lists(mix_with_odd(texts), max_size=3)
+searches = draw_object(
     paths=strings, names=strings, sizes=strings, modes=strings, mtimes=strings,
     contents=strings, md5=strings, sha1=strings, sha2=strings, sha3=strings, options=odd,
 )  # fmt: skip
-hits = st.lists(members(file=texts, search=searches, fileinfo=odd), max_size=3)
-file_elements = st.dictionaries(texts, mostly(hits), max_size=3)
-counts = members(matchcount=st.integers(0, 3) | st.floats(0, 2), filecount=odd, files=odd)
+hits = st.lists(draw_object(file=texts, search=searches, fileinfo=odd), max_size=3)
+file_elements = st.dictionaries(texts, mix_with_odd(hits), max_size=3)
+counts = draw_object(matchcount=st.integers(0, 3) | st.floats(0, 2), filecount=odd, files=odd)
 filechecker_elements = st.dictionaries(
     texts,
-    mostly(
+    mix_with_odd(
         st.dictionaries(
-            texts, mostly(st.dictionaries(texts, mostly(counts), max_size=2)), max_size=2
+            texts,
+            mix_with_odd(st.dictionaries(texts, mix_with_odd(counts), max_size=2)),
+            max_size=2,
         )
     ),
     max_size=2,
 )
 results = st.lists(
-    members(
+    draw_object(
         foundanything=st.booleans(),
         success=st.booleans(),
         elements=st.one_of(file_elements, filechecker_elements, odd),
@@ -86,26 +90,26 @@ times = st.sampled_from(
 )
 
 
-def written(value: Json, indent: int | None, escaped: str) -> str:
+def write_json(value: Json, indent: int | None, escaped: str) -> str:
     """JSON text as somebody may have stored it."""
     return json.dumps(value, indent=indent, ensure_ascii=bool(indent)).replace("~", escaped)
 
 
-def fast(command: JsonObject, agent_name: str) -> list[Json]:
-    row = stored_row(command["results"], command["finishtime"])
-    encoder = prepared(command, agent_name, row)
-    twice = [encoder.encode(row), encoder.encode(row)]
+def encode_fast(command: JsonObject, agent_name: str) -> list[Json]:
+    row = make_row(command["results"], command["finishtime"])
+    encoder = prepare_encoder(command, agent_name, row)
+    twice = [encoder.encode_row(row), encoder.encode_row(row)]
     assert twice[0] == twice[1]
     items: list[Json] = json.loads(b"[%b]" % twice[0])
     return items
 
 
-def stored_row(results: str | None, finishtime: str | None) -> ResultsRow:
+def make_row(results: str | None, finishtime: str | None) -> ResultsRow:
     """The row of command 3, of action 2 on agent 1."""
     return ResultsRow("3", "2", "1", "2014-05-30 14:55:40+00", finishtime, results, None)
 
 
-def prepared(
+def prepare_encoder(
     command: JsonObject, agent_name: str, row: ResultsRow, limits: Limits = DEFAULTS
 ) -> ComplianceEncoder:
     """An encoder that knows the action and the agent of *row*."""
@@ -117,35 +121,35 @@ def prepared(
         return statement.read_records([answer])
 
     with pytest.raises(StopIteration):
-        encoder.prepare(query, [row]).send(None)
+        encoder.load_related(query, [row]).send(None)
     return encoder
 
 
-def slow(command: JsonObject, agent_name: str) -> list[Json]:
+def encode_by_definition(command: JsonObject, agent_name: str) -> list[Json]:
     link = URLS.for_command(3)
     try:
-        items = compliance_items(link=link, agent_name=agent_name, **command)
+        items = build_compliance_items(link=link, agent_name=agent_name, **command)
     except UnreadableError as reason:
         quoted = agent_name.replace("'", "''")
         value = {"link": link, "target": f"agents.name='{quoted}'", "reason": str(reason)}
         return [{"href": link, "data": [{"name": "unreadable command", "value": value}]}]
     return [
-        {"href": link, "data": [{"name": ComplianceItem.noun, "value": written_item(item)}]}
+        {"href": link, "data": [{"name": ComplianceItem.noun, "value": encode_item(item)}]}
         for item in items
     ]
 
 
-def written_item(item: ComplianceItem) -> Json:
+def encode_item(item: ComplianceItem) -> Json:
     return json.loads(encode_json(item))
 
 
 @given(
     agent_name=texts.map(lambda t: t.replace("\0", "")),
     action_name=texts.map(lambda t: t.replace("\0", "")),
-    description=members(url=texts, author=odd) | st.none(),
-    threat=members(level=texts, family=texts, type=texts, ref=texts) | st.none(),
-    operations=mostly(operations),
-    results=mostly(results) | st.none(),
+    description=draw_object(url=texts, author=odd) | st.none(),
+    threat=draw_object(level=texts, family=texts, type=texts, ref=texts) | st.none(),
+    operations=mix_with_odd(operations),
+    results=mix_with_odd(results) | st.none(),
     finishtime=times,
     indent=st.sampled_from([None, 1]),
     escaped=surrogates,
@@ -154,11 +158,13 @@ def test_fast_equals_readable(
     agent_name: str, indent: int | None, escaped: str, finishtime: str | None, **values: Json
 ) -> None:
     command = {
-        name: value if name == "action_name" or value is None else written(value, indent, escaped)
+        name: value
+        if name == "action_name" or value is None
+        else write_json(value, indent, escaped)
         for name, value in values.items()
     }
     command["finishtime"] = finishtime
-    assert fast(command, agent_name) == slow(command, agent_name)
+    assert encode_fast(command, agent_name) == encode_by_definition(command, agent_name)
 
 
 @given(
@@ -169,12 +175,12 @@ def test_fast_equals_readable(
 def test_checks_are_right_whatever_was_forgotten(many: list[Json], kept: int, longest: int) -> None:
     limits = Limits(cached_checks=kept, cached_check_bytes=longest)
     rows = [
-        stored_row(json.dumps([{"elements": elements}]), COMMAND["finishtime"]) for elements in many
+        make_row(json.dumps([{"elements": elements}]), COMMAND["finishtime"]) for elements in many
     ]
-    encoder = prepared(COMMAND, "x", rows[0], limits)
+    encoder = prepare_encoder(COMMAND, "x", rows[0], limits)
     for row in rows + rows:
-        expected = slow({**COMMAND, "results": row.results}, "x")
-        assert json.loads(b"[%b]" % encoder.encode(row)) == expected
+        expected = encode_by_definition({**COMMAND, "results": row.results}, "x")
+        assert json.loads(b"[%b]" % encoder.encode_row(row)) == expected
 
 
 @pytest.mark.parametrize("name", ["file", "label", "search"])
@@ -184,13 +190,13 @@ def test_checks_that_never_come_again_take_a_bounded_amount_of_memory(name: str)
         file = other if name == "file" else "f"
         search = {"paths": [other if name == "search" else "p"]}
         elements = {other if name == "label" else "l": [{"file": file, "search": search}]}
-        return stored_row(json.dumps([{"elements": elements}]), COMMAND["finishtime"])
+        return make_row(json.dumps([{"elements": elements}]), COMMAND["finishtime"])
 
-    encoder = prepared(COMMAND, "x", row(0), Limits(cached_checks=10))
+    encoder = prepare_encoder(COMMAND, "x", row(0), Limits(cached_checks=10))
     tracemalloc.start()
     try:
         for n in range(500):
-            assert encoder.encode(row(n))
+            assert encoder.encode_row(row(n))
         kept, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -219,7 +225,7 @@ COMMAND = {
     ],
 )
 def test_what_cannot_be_read_stands_in_the_report(stored: str, reason: str) -> None:
-    [item] = fast({**COMMAND, "results": stored}, "x'y")
+    [item] = encode_fast({**COMMAND, "results": stored}, "x'y")
     assert item["data"][0]["name"] == "unreadable command"
     value = item["data"][0]["value"]
     assert value["link"] == item["href"] == "http://localhost:1664/api/v1/command?commandid=3"
@@ -230,7 +236,7 @@ def test_what_cannot_be_read_stands_in_the_report(stored: str, reason: str) -> N
 def test_a_check_names_the_searchs_filters_in_order() -> None:
     search = '{"sha1":["s"],"names":["n1","n2"],"paths":["/a","/b"],"sizes":["<1k"]}'
     stored = '[{"elements":{"label":[{"file":"","search":%s},{"file":"/f","search":%s}]}}]'
-    none, one = fast({**COMMAND, "results": stored % (search, search)}, "x")
+    none, one = encode_fast({**COMMAND, "results": stored % (search, search)}, "x")
     checks = [item["data"][0]["value"]["check"] for item in (none, one)]
     value = "name='n1' and name='n2' and size='<1k' and sha1='s'"
     assert [c["test"] for c in checks] == [{"type": "file", "value": value}] * 2
@@ -240,9 +246,9 @@ def test_a_check_names_the_searchs_filters_in_order() -> None:
 
 def test_a_search_for_an_odd_path_is_readable_where_it_found_a_file() -> None:
     hit = r'{"file":"%s","search":{"paths":["\u0000"]}}'
-    [found] = fast({**COMMAND, "results": '[{"elements":{"a":[%s]}}]' % (hit % "/f")}, "x")
+    [found] = encode_fast({**COMMAND, "results": '[{"elements":{"a":[%s]}}]' % (hit % "/f")}, "x")
     assert found["data"][0]["value"]["check"]["location"] == "/f"
-    [none] = fast({**COMMAND, "results": '[{"elements":{"a":[%s]}}]' % (hit % "")}, "x")
+    [none] = encode_fast({**COMMAND, "results": '[{"elements":{"a":[%s]}}]' % (hit % "")}, "x")
     assert none["data"][0]["name"] == "unreadable command"
 
 
@@ -251,7 +257,7 @@ def test_another_module_shows_its_parameters_as_compact_json() -> None:
         '[{"module":"netstat","parameters":{"port": [ 631, 1.0 ], "big": 9007199254740993}}]'
     )
     command = {**COMMAND, "operations": operations, "results": '[{"foundanything":true}]'}
-    [item] = fast(command, "x")
+    [item] = encode_fast(command, "x")
     check = item["data"][0]["value"]["check"]
     assert check["test"] == {
         "type": "netstat",

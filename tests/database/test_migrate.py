@@ -277,7 +277,7 @@ def leave_unfinished_index(database: TestDatabase, name: str) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_an_unfinished_index_is_built_anew(database: TestDatabase) -> None:
-    fleet.insert(database.dsn, "commands", [fleet.command(1, None, None)])
+    fleet.insert_rows(database.dsn, "commands", [fleet.make_command(1, None, None)])
     database.execute("drop index commands_newest")
     leave_unfinished_index(database, "commands_newest")
     line = await catch_schema_error(

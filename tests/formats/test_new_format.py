@@ -8,7 +8,7 @@ import pytest
 import pytest_twisted
 
 from mig.formats import FORMATS
-from mig.formats.format import ActionFields, AnyRecord, Ending
+from mig.formats.format import ActionFields, AnyRecord, DocumentTail
 from mig.hypermedia.document import Link
 from mig.hypermedia.urls import Urls
 from mig.model.record import Record, encode_json
@@ -20,7 +20,7 @@ LINES = "text/x-lines"
 KINDS = ("agent", "action", "command", "investigator")
 
 
-class Lines:
+class LinesFormat:
     """Writes a line for each record, with its noun before it, and one for each item."""
 
     media_types = (LINES,)
@@ -29,37 +29,37 @@ class Lines:
     def __init__(self, urls: Urls) -> None:
         pass
 
-    def head(self, href: str) -> bytes:
+    def encode_head(self, href: str) -> bytes:
         return b"begin\n"
 
-    def tail(self, ending: Ending) -> bytes:
+    def encode_tail(self, tail: DocumentTail) -> bytes:
         return b"end\n"
 
-    def record(self, record: AnyRecord, links: Sequence[Link] = ()) -> bytes:
+    def encode_record(self, record: AnyRecord, links: Sequence[Link] = ()) -> bytes:
         assert isinstance(record, Record)
         return record.noun.encode() + b" " + record.encode() + b"\n"
 
-    def check(
+    def make_check_encoder(
         self, *, name: str, type_: str, value: str, compliance: bool
     ) -> Callable[[str], bytes]:
         return lambda location: f"{location}|{name}|{compliance}".encode()
 
-    def action(self, action: ActionFields) -> bytes:
+    def encode_action_part(self, action: ActionFields) -> bytes:
         return action.policy.level.encode()
 
-    def agent(self, target: str) -> bytes:
+    def encode_agent_part(self, target: str) -> bytes:
         return target.encode()
 
-    def command(
+    def encode_command_parts(
         self, link: str, agent: bytes, action: bytes, timestamp: str
     ) -> tuple[bytes, bytes]:
         return b"item " + agent + b"|" + action + b"|", b"|" + timestamp.encode() + b"\n"
 
 
 @pytest.fixture
-def lines(monkeypatch: pytest.MonkeyPatch) -> None:
+def add_lines_format(monkeypatch: pytest.MonkeyPatch) -> None:
     """The format, added to the table."""
-    monkeypatch.setitem(FORMATS, "lines", Lines)
+    monkeypatch.setitem(FORMATS, "lines", LinesFormat)
 
 
 async def get_lines(api: Api, path: str) -> list[str]:
@@ -71,29 +71,29 @@ async def get_lines(api: Api, path: str) -> list[str]:
     return found
 
 
-@pytest.mark.usefixtures("lines")
+@pytest.mark.usefixtures("add_lines_format")
 @pytest_twisted.ensureDeferred
 async def test_every_record_and_item_is_written_in_a_new_format(
     database: TestDatabase, api: Api
 ) -> None:
-    fleet.load(database.dsn)
+    fleet.load_fleet(database.dsn)
     for kind in KINDS:
         rows = fleet.FLEET[f"{kind}s"]
-        found = await get_lines(api, f"/search?type={kind}&{fleet.ALWAYS}")
+        found = await get_lines(api, f"/search?type={kind}&{fleet.ANY_TIME}")
         assert len(found) == len(rows)
         assert {line.partition(" ")[0] for line in found} == {kind}
         [one] = await get_lines(api, f"/{kind}?{kind}id={rows[0]['id']}")
         assert one.startswith(f"{kind} {encode_json({'id': rows[0]['id']}).decode()[:-1]},")
 
 
-@pytest.mark.usefixtures("lines")
+@pytest.mark.usefixtures("add_lines_format")
 @pytest_twisted.ensureDeferred
 async def test_a_report_has_the_same_items_in_every_format(
     database: TestDatabase, api: Api
 ) -> None:
-    fleet.load(database.dsn)
-    report = f"/search?type=command&report=complianceitems&{fleet.ALWAYS}"
-    items = [item["data"][0]["value"] for item in (await api.collection(report))["items"]]
+    fleet.load_fleet(database.dsn)
+    report = f"/search?type=command&report=complianceitems&{fleet.ANY_TIME}"
+    items = [item["data"][0]["value"] for item in (await api.get_collection(report))["items"]]
     expected = [
         "item {target}|{level}|{location}|{name}|{compliance}|{timestamp}".format(
             target=item["target"],

@@ -58,7 +58,7 @@ def test_a_type_checker_refuses_to_index_or_unpack_a_row(tmp_path: Path) -> None
 
 
 def answers(database: Any, *options: str) -> str:
-    fleet.load(database.dsn)
+    fleet.load_fleet(database.dsn)
     return subprocess.run(
         [sys.executable, "-m", "tests.support.answers", database.dsn, *options],
         capture_output=True,

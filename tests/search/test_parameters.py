@@ -39,7 +39,7 @@ def test_bad_parameters_are_named(given: list[tuple[str, str]], message: str) ->
 def test_empty_values_are_not_given() -> None:
     given = [("type", ""), ("actionid", ""), ("limit", ""), ("foundanything", ""), ("after", "")]
     search = parse_search(given, NOW)
-    assert (search.type, search.limit, dict(search.values)) == ("action", 10_000, {})
+    assert (search.type, search.limit, dict(search.parsed_values)) == ("action", 10_000, {})
     assert search.after.format_iso() == "2026-01-03T00:00:00Z"
 
 
@@ -49,4 +49,4 @@ def test_investigators_are_found_whenever_they_were_created() -> None:
 
 def test_patterns_keep_what_ilike_gives_meaning_to() -> None:
     pattern = "%" * 8 + "_" * 100 + "\\\\"
-    assert parse_search([("actionname", pattern)], NOW).values["actionname"] == pattern
+    assert parse_search([("actionname", pattern)], NOW).parsed_values["actionname"] == pattern

@@ -1,4 +1,4 @@
-"""Every search reads commands by an index, in a database with a million of them.
+"""Every search reads commands by an index, in a database with a large_database of them.
 
 The queries are those that the product sends: each is explained on its way to PostgreSQL.
 """
@@ -13,7 +13,7 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 from whenever import Instant
 
-from mig.api.dashboard import Dashboard
+from mig.api.dashboard import DashboardResource
 from mig.compliance.encoder import ComplianceEncoder
 from mig.database.connection import Rows
 from mig.database.database import Database, Snapshot
@@ -23,10 +23,10 @@ from mig.hypermedia.urls import Urls
 from mig.limits import Limits
 from mig.model.row import make_row_reader
 from mig.model.statement import Parameters, Statement, select_ids
-from mig.search.parameters import PARAMETERS, TYPES, parse_search
-from mig.search.records import encode_records
-from mig.search.results import Encoder, Results
-from tests.support.documents import Json, JsonObject
+from mig.search.parameters import PARAMETERS, SEARCH_TYPES, parse_search
+from mig.search.records import make_record_encoder
+from mig.search.results import RowEncoder, SearchResults
+from tests.support.json_types import Json, JsonObject
 from tests.support.postgres import TestDatabase
 from tests.support.reactor import reactor
 
@@ -35,7 +35,7 @@ Record = TypeVar("Record")
 COMMANDS = 1_000_000
 AGENTS = 5_000
 ACTIONS = 200
-LARGEST_SORT = COMMANDS / 20
+MAX_SORTED_ROWS = COMMANDS / 20
 """Rows, as the planner expects them."""
 
 FLEET = f"""
@@ -92,10 +92,10 @@ VALUES = {
 """For each parameter but the type: values that find one, several, all and none."""
 
 ALONE = [
-    {"type": type, parameter.name: value, **window}
-    for type in TYPES
+    {"type": type_, parameter.name: value, **window}
+    for type_ in SEARCH_TYPES
     for parameter in PARAMETERS
-    if parameter.name != "type" and type in parameter.types
+    if parameter.name != "type" and type_ in parameter.types
     for value in VALUES[parameter.name]
     for window in ([{}] if parameter.name == "after" else [{}, LONG_AGO])
 ]
@@ -122,7 +122,7 @@ class Explanation(NamedTuple):
     plans: list[JsonObject]
 
 
-class Explained:
+class ExplainingSnapshot:
     """A snapshot whose statements are explained before they run."""
 
     def __init__(self, snapshot: Snapshot) -> None:
@@ -132,34 +132,34 @@ class Explained:
     async def query(
         self, statement: Statement[Record], parameters: Parameters = ()
     ) -> list[Record]:
-        await self._explain(statement.execute_sql, parameters)
+        await self._record_plans(statement.execute_sql, parameters)
         return await self._snapshot.query(statement, parameters)
 
     async def declare_cursor(self, sql: str, parameters: Parameters = ()) -> None:
-        await self._explain(f"declare rows no scroll cursor for {sql}", parameters)
+        await self._record_plans(f"declare rows no scroll cursor for {sql}", parameters)
         await self._snapshot.declare_cursor(sql, parameters)
 
     def fetch(self, count: int) -> Deferred[Rows]:
         return self._snapshot.fetch(count)
 
-    async def _explain(self, sql: str, parameters: Parameters) -> None:
+    async def _record_plans(self, sql: str, parameters: Parameters) -> None:
         explain = Statement(f"explain (format json) {sql}", make_row_reader(Explanation))
         [[plans]] = await self._snapshot.query(explain, parameters)
         assert not [plan for plan in plans if "JIT" in plan], "it is compiled before the first row"
         self.plans += [plan["Plan"] for plan in plans]
 
 
-def nodes(plan: JsonObject) -> Iterator[JsonObject]:
+def walk_nodes(plan: JsonObject) -> Iterator[JsonObject]:
     yield plan
     for below in plan.get("Plans", ()):
-        yield from nodes(below)
+        yield from walk_nodes(below)
 
 
-def faults(plans: list[JsonObject]) -> Iterator[str]:
+def find_faults(plans: list[JsonObject]) -> Iterator[str]:
     """What reads or sorts commands as a whole."""
     for plan in plans:
-        for node in nodes(plan):
-            kind, about = node["Node Type"], [n.get("Relation Name") for n in nodes(node)]
+        for node in walk_nodes(plan):
+            kind, about = node["Node Type"], [n.get("Relation Name") for n in walk_nodes(node)]
             if "Seq Scan" in kind and node["Relation Name"] == "commands":
                 yield f"{kind} of commands"
             if (
@@ -168,12 +168,12 @@ def faults(plans: list[JsonObject]) -> Iterator[str]:
                 and ("Index Cond" not in node)
             ):
                 yield f"{kind} of all commands"
-            if "Sort" in kind and "commands" in about and node["Plan Rows"] > LARGEST_SORT:
+            if "Sort" in kind and "commands" in about and node["Plan Rows"] > MAX_SORTED_ROWS:
                 yield f"{kind} of {node['Plan Rows']} rows"
 
 
 @pytest.fixture(scope="module")
-def million(postgres: EmbeddedPostgres) -> Iterator[Database]:
+def large_database(postgres: EmbeddedPostgres) -> Iterator[Database]:
     admin = TestDatabase(dsn=postgres.format_dsn())
     admin.execute("create database million")
     dsn = postgres.format_dsn(database="million")
@@ -185,19 +185,19 @@ def million(postgres: EmbeddedPostgres) -> Iterator[Database]:
     admin.execute("drop database million with (force)")
 
 
-async def plans(database: Database, given: dict[str, str]) -> list[JsonObject]:
+async def explain_search(database: Database, given: dict[str, str]) -> list[JsonObject]:
     """How PostgreSQL answers a search up to its first page."""
     search = parse_search(list(given.items()), NOW)
     urls = Urls("http://x/api/v1")
     format_, limits = CollectionJson(urls), Limits()
-    encoder: Encoder[Json] = encode_records(search.type, format_, urls, limits.result_bytes)
+    encoder: RowEncoder[Json] = make_record_encoder(search.type, format_, urls, limits.result_bytes)
     if search.report:
         encoder = ComplianceEncoder(format_, urls, limits)
     async with database.snapshot("test") as snapshot:
-        explained: Any = Explained(snapshot)
-        results = Results(explained, search, encoder)
+        explained: Any = ExplainingSnapshot(snapshot)
+        results = SearchResults(explained, search, encoder)
         await results.open()
-        pages = results.pages()
+        pages = results.encode_pages()
         await anext(pages)
         await pages.aclose()
     found: list[JsonObject] = explained.plans
@@ -209,10 +209,10 @@ def test_every_parameter_is_tried() -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_search_reads_commands_by_an_index(million: Database) -> None:
+async def test_a_search_reads_commands_by_an_index(large_database: Database) -> None:
     found = {}
-    for given in [*({"type": type} for type in TYPES), *ALONE, *SENT]:
-        wrong = sorted(set(faults(await plans(million, given))))
+    for given in [*({"type": type_} for type_ in SEARCH_TYPES), *ALONE, *SENT]:
+        wrong = sorted(set(find_faults(await explain_search(large_database, given))))
         if wrong:
             found[str(given)] = wrong
     assert found == {}
@@ -220,34 +220,36 @@ async def test_a_search_reads_commands_by_an_index(million: Database) -> None:
 
 def sorts_commands(node: JsonObject) -> bool:
     """Whether rows of commands are sorted; PostgreSQL 16 on also sorts the signers of an action."""
-    below = [inner.get("Relation Name") for inner in nodes(node)]
+    below = [inner.get("Relation Name") for inner in walk_nodes(node)]
     return "Sort" in node["Node Type"] and "commands" in below
 
 
 @pytest_twisted.ensureDeferred
 async def test_the_order_of_one_action_s_or_agent_s_commands_is_the_index_s(
-    million: Database,
+    large_database: Database,
 ) -> None:
     for given in ({"actionid": "50"}, {"agentid": "77"}):
-        found = await plans(million, {"type": "command", **given, **LONG_AGO})
-        assert not [sort for plan in found for sort in nodes(plan) if sorts_commands(sort)]
+        found = await explain_search(large_database, {"type": "command", **given, **LONG_AGO})
+        assert not [sort for plan in found for sort in walk_nodes(plan) if sorts_commands(sort)]
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_dashboard_reads_commands_by_an_index(million: Database) -> None:
-    async with million.snapshot("test") as snapshot:
-        explained = Explained(snapshot)
-        await Dashboard(reactor, explained.query, Urls("http://x/api/v1"), Limits()).items()
-    assert not list(faults(explained.plans))
+async def test_the_dashboard_reads_commands_by_an_index(large_database: Database) -> None:
+    async with large_database.snapshot("test") as snapshot:
+        explained = ExplainingSnapshot(snapshot)
+        await DashboardResource(
+            reactor, explained.query, Urls("http://x/api/v1"), Limits()
+        ).encode_items()
+    assert not list(find_faults(explained.plans))
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_query_that_does_not_would_be_seen(million: Database) -> None:
-    async with million.snapshot("test") as snapshot:
-        explained = Explained(snapshot)
+async def test_a_query_that_does_not_would_be_seen(large_database: Database) -> None:
+    async with large_database.snapshot("test") as snapshot:
+        explained = ExplainingSnapshot(snapshot)
         for sql in (
             "select min(status) from commands",
             "select id::text from commands order by finishtime desc, id limit 1",
         ):
             await explained.query(select_ids(sql))
-    assert len({fault.split()[0] for fault in faults(explained.plans)}) > 1
+    assert len({fault.split()[0] for fault in find_faults(explained.plans)}) > 1

@@ -22,12 +22,12 @@ from mig.formats.collection_json import CollectionJson
 from mig.hypermedia.urls import Urls
 from mig.limits import Limits
 from mig.model.action import FINISHED_COMMAND_STATUSES
-from mig.search.kinds import Position
+from mig.search.kinds import PagePosition
 from mig.search.parameters import Search, parse_search
-from mig.search.records import encode_records
-from mig.search.results import Results
+from mig.search.records import make_record_encoder
+from mig.search.results import SearchResults
 from tests.support import fleet
-from tests.support.documents import Json, JsonObject
+from tests.support.json_types import Json, JsonObject
 from tests.support.postgres import TestDatabase
 from tests.support.reactor import call_in_reactor, reactor, record_log
 
@@ -92,15 +92,15 @@ OWN_TIMES = {
 
 
 @st.composite
-def searches(draw: Callable[[Json], Json]) -> dict[str, str]:
-    type = draw(st.sampled_from(sorted(OWN_TIMES)))
-    fitting = {n: s for n, s in PARAMETERS.items() if type in ONLY.get(n, {type})}
+def draw_search(draw: Callable[[Json], Json]) -> dict[str, str]:
+    type_ = draw(st.sampled_from(sorted(OWN_TIMES)))
+    fitting = {n: s for n, s in PARAMETERS.items() if type_ in ONLY.get(n, {type_})}
     names = draw(st.sets(st.sampled_from(sorted(fitting)), max_size=4))
     given = {name: draw(fitting[name]) for name in sorted(names)}
-    return {"type": type, "after": "2026-01-01T00:00:00Z", **given}
+    return {"type": type_, "after": "2026-01-01T00:00:00Z", **given}
 
 
-def ilike(text: str | None, pattern: str) -> bool:
+def matches_ilike(text: str | None, pattern: str) -> bool:
     """What PostgreSQL's ILIKE says, from its documentation."""
     if text is None:
         return False
@@ -115,14 +115,14 @@ def ilike(text: str | None, pattern: str) -> bool:
     return re.fullmatch("".join(parts), text, re.IGNORECASE | re.DOTALL) is not None
 
 
-def status_matches(type: str, status: str, wanted: str) -> bool:
-    if type == "command" and wanted == "done":
+def status_matches(type_: str, status: str, pattern: str) -> bool:
+    if type_ == "command" and pattern == "done":
         return status in FINISHED_COMMAND_STATUSES
-    if type == "action" and wanted == "done":
+    if type_ == "action" and pattern == "done":
         return status == "completed"
-    if type == "action" and wanted == "sent":
+    if type_ == "action" and pattern == "sent":
         return status in ("inflight", "completed")
-    return ilike(status, wanted)
+    return matches_ilike(status, pattern)
 
 
 Fleet = dict[str, list[JsonObject]]
@@ -131,56 +131,60 @@ Combination = tuple[Record, Record, Record, Record]
 """A command, its action, its agent and a signer of the action, as far as there are any."""
 
 
-def expected(rows: Fleet, given: dict[str, str]) -> list[int]:
+def find_expected(rows: Fleet, given: dict[str, str]) -> list[int]:
     """The ids that a search finds, by joining everything and filtering."""
-    type = given["type"]
+    type_ = given["type"]
     by_id = {table: {row["id"]: row for row in rows[table]} for table in rows}
     found = []
-    for own in rows[f"{type}s"]:
-        candidates = [own] if type == "command" else rows["commands"]
+    for own in rows[f"{type_}s"]:
+        candidates = [own] if type_ == "command" else rows["commands"]
         combinations: list[Combination] = []
-        for command in [*candidates, None] if type != "command" else candidates:
+        for command in [*candidates, None] if type_ != "command" else candidates:
             action = by_id["actions"].get(command["actionid"]) if command else None
             agent = by_id["agents"].get(command["agentid"]) if command else None
-            if type == "action":
+            if type_ == "action":
                 if command and action is not own:
                     continue
                 action = own
-            if type == "agent":
+            if type_ == "agent":
                 if command and agent is not own:
                     continue
                 agent = own
-            if type == "investigator" and command is None:
+            if type_ == "investigator" and command is None:
                 combinations += [
                     (None, a, None, own) for a in rows["actions"] if own["id"] in a["signers"]
                 ] + [(None, None, None, own)]
                 continue
             for signer in [*sorted(action["signers"] if action else ()), None]:
                 investigator = by_id["investigators"].get(signer)
-                if type == "investigator" and investigator is not own:
+                if type_ == "investigator" and investigator is not own:
                     continue
                 combinations.append((command, action, agent, investigator))
-        if any(fits(*combination, own, given) for combination in combinations):
+        if any(matches_search(*combination, own, given) for combination in combinations):
             found.append(own)
-    order = OWN_TIMES[type][2]
+    order = OWN_TIMES[type_][2]
     found.sort(key=lambda row: (row[order], row["id"]), reverse=True)
     offset = int(given.get("offset", 0))
     return [row["id"] for row in found[offset : offset + int(given.get("limit", 10_000))]]
 
 
-def fits(
+def matches_search(
     command: Json, action: Json, agent: Json, investigator: Json, own: Json, given: Json
 ) -> bool:
     after, before, _ = OWN_TIMES[given["type"]]
     tests: dict[str, Callable[[str], object]] = {
         "actionid": lambda v: action and action["id"] == int(v),
-        "actionname": lambda v: v == "%" or (action and ilike(action["name"], v)),
+        "actionname": lambda v: v == "%" or (action and matches_ilike(action["name"], v)),
         "agentid": lambda v: agent and agent["id"] == int(v),
-        "agentname": lambda v: v == "%" or (agent and ilike(agent["name"], v)),
+        "agentname": lambda v: v == "%" or (agent and matches_ilike(agent["name"], v)),
         "commandid": lambda v: command and command["id"] == int(v),
         "investigatorid": lambda v: investigator and investigator["id"] == int(v),
-        "investigatorname": lambda v: v == "%" or (investigator and ilike(investigator["name"], v)),
-        "threatfamily": lambda v: action and ilike((action["threat"] or {}).get("family"), v),
+        "investigatorname": lambda v: (
+            v == "%" or (investigator and matches_ilike(investigator["name"], v))
+        ),
+        "threatfamily": lambda v: (
+            action and matches_ilike((action["threat"] or {}).get("family"), v)
+        ),
         "foundanything": lambda v: any(
             r["foundanything"] is (v == "true") for r in command["results"]
         ),
@@ -191,17 +195,18 @@ def fits(
     return all(tests[name](value) for name, value in given.items() if name in tests)
 
 
-def load(cursor: extensions.cursor, rows: Fleet) -> None:
+def load_rows(cursor: extensions.cursor, rows: Fleet) -> None:
     cursor.execute(f"truncate {', '.join(TABLES)} cascade")
     makers: dict[str, Callable[..., JsonObject]] = {
-        "agents": fleet.agent,
-        "actions": fleet.action,
-        "investigators": lambda id, **other: {"id": id, **other},
-        "commands": fleet.command,
+        "agents": fleet.make_agent,
+        "actions": fleet.make_action,
+        "investigators": lambda row_id, **other: {"id": row_id, **other},
+        "commands": fleet.make_command,
     }
     for table, make in makers.items():
         for row in rows[table]:
-            full = make(**{k: v for k, v in row.items() if k != "signers"})
+            other = {k: v for k, v in row.items() if k not in ("id", "signers")}
+            full = make(row["id"], **other)
             values = [json.dumps(v) if isinstance(v, dict | list) else v for v in full.values()]
             places = ", ".join(["%s"] * len(values))
             cursor.execute(f"insert into {table} ({', '.join(full)}) values ({places})", values)
@@ -210,11 +215,11 @@ def load(cursor: extensions.cursor, rows: Fleet) -> None:
             cursor.execute("insert into signatures values (%s, %s, 's')", (action["id"], signer))
 
 
-def open_results(snapshot: Snapshot, search: Search) -> Results[Json]:
+def open_results(snapshot: Snapshot, search: Search) -> SearchResults[Json]:
     urls = Urls("http://x/api/v1")
     format_ = CollectionJson(urls)
-    return Results(
-        snapshot, search, encode_records(search.type, format_, urls, Limits().result_bytes)
+    return SearchResults(
+        snapshot, search, make_record_encoder(search.type, format_, urls, Limits().result_bytes)
     )
 
 
@@ -225,15 +230,15 @@ class Searcher:
         self.database = Database(
             reactor, dsn, limits=Limits(query_connections=1, stream_connections=1)
         )
-        self.more: Position | None = None
+        self.next_position: PagePosition | None = None
 
-    async def ids(self, given: dict[str, str]) -> list[int]:
+    async def find_ids(self, given: dict[str, str]) -> list[int]:
         search = parse_search(list(given.items()), NOW)
         async with self.database.snapshot("test") as snapshot:
             results = open_results(snapshot, search)
             await results.open()
-            items = b"".join([page async for page in results.pages()])
-        self.more = results.next
+            items = b"".join([page async for page in results.encode_pages()])
+        self.next_position = results.next_position
         data = [item["data"][0] for item in json.loads(b"[%b]" % items)]
         assert {d["name"] for d in data} <= {search.type}
         return [d["value"]["id"] for d in data]
@@ -251,13 +256,13 @@ async def test_finds_what_a_plain_filter_finds(database: TestDatabase, searcher:
     connection = psycopg2.connect(database.dsn)
     connection.autocommit = True
 
-    @given(rows=fleets, asked=st.lists(searches(), min_size=5, max_size=10))
+    @given(rows=fleets, asked=st.lists(draw_search(), min_size=5, max_size=10))
     def check(rows: Fleet, asked: list[dict[str, str]]) -> None:
         numbered = {t: [{"id": n, **row} for n, row in enumerate(rows[t], 1)] for t in rows}
-        load(connection.cursor(), numbered)
+        load_rows(connection.cursor(), numbered)
         for parameters in asked:
-            found = call_in_reactor(partial(searcher.ids, parameters))
-            assert found == expected(numbered, parameters), parameters
+            found = call_in_reactor(partial(searcher.find_ids, parameters))
+            assert found == find_expected(numbered, parameters), parameters
 
     await deferToThread(check)
     connection.close()
@@ -267,19 +272,19 @@ async def test_finds_what_a_plain_filter_finds(database: TestDatabase, searcher:
 async def test_pages_by_cursor_miss_nothing_and_repeat_nothing_while_rows_are_added(
     database: TestDatabase, searcher: Searcher
 ) -> None:
-    fleet.insert(database.dsn, "actions", [fleet.action(1)])
-    fleet.insert(database.dsn, "agents", [fleet.agent(1)])
-    same_time = [fleet.command(n, 1, 1) for n in range(100, 150)]
-    fleet.insert(database.dsn, "commands", same_time)
+    fleet.insert_rows(database.dsn, "actions", [fleet.make_action(1)])
+    fleet.insert_rows(database.dsn, "agents", [fleet.make_agent(1)])
+    same_time = [fleet.make_command(n, 1, 1) for n in range(100, 150)]
+    fleet.insert_rows(database.dsn, "commands", same_time)
     found: list[int] = []
     given = {"type": "command", "limit": "7", "after": "2026-01-01T00:00:00Z"}
     for new in range(200, 300):
-        found += await searcher.ids(given)
-        if searcher.more is None:
+        found += await searcher.find_ids(given)
+        if searcher.next_position is None:
             break
-        given["cursor"] = str(searcher.more)
-        newer = fleet.command(new, 1, 1, starttime="2026-01-02T00:00:00Z")
-        fleet.insert(database.dsn, "commands", [newer])
+        given["cursor"] = str(searcher.next_position)
+        newer = fleet.make_command(new, 1, 1, starttime="2026-01-02T00:00:00Z")
+        fleet.insert_rows(database.dsn, "commands", [newer])
     assert found == list(range(149, 99, -1))
 
 
@@ -288,13 +293,17 @@ async def test_pages_by_cursor_miss_nothing_and_repeat_nothing_while_rows_are_ad
 async def test_a_limit_may_fall_on_the_end_of_a_fetched_page(
     database: TestDatabase, searcher: Searcher, limit: int
 ) -> None:
-    fleet.insert(database.dsn, "commands", [fleet.command(n, None, None) for n in range(1, 161)])
+    fleet.insert_rows(
+        database.dsn, "commands", [fleet.make_command(n, None, None) for n in range(1, 161)]
+    )
     given = {"type": "command", "limit": str(limit), "after": "2026-01-01T00:00:00Z"}
-    found = await searcher.ids(given)
+    found = await searcher.find_ids(given)
     assert found == list(range(160, 160 - limit, -1))
-    assert (searcher.more is None) == (limit == 160)
-    if searcher.more is not None:
-        rest = await searcher.ids({**given, "cursor": str(searcher.more), "limit": "1000"})
+    assert (searcher.next_position is None) == (limit == 160)
+    if searcher.next_position is not None:
+        rest = await searcher.find_ids(
+            {**given, "cursor": str(searcher.next_position), "limit": "1000"}
+        )
         assert found + rest == list(range(160, 0, -1))
 
 
@@ -304,24 +313,28 @@ async def test_a_threat_that_json_functions_refuse_hides_no_other_action(
 ) -> None:
     odd = [r'{"family":"x","a":"\u0000"}', r'{"family":"x","a":"\ud800"}', r'{"family":"\udc00"}']
     odd.append(r'{"family":"x","ref":"\\ud83d\udc00"}')
-    rows = [fleet.action(n, threat=text) for n, text in enumerate(odd, 1)]
-    fleet.insert(database.dsn, "actions", [*rows, fleet.action(9, threat={"family": "x"})])
+    rows = [fleet.make_action(n, threat=text) for n, text in enumerate(odd, 1)]
+    fleet.insert_rows(
+        database.dsn, "actions", [*rows, fleet.make_action(9, threat={"family": "x"})]
+    )
     given = {"type": "action", "threatfamily": "x", "after": "2026-01-01T00:00:00Z"}
-    assert await searcher.ids(given) == [9, 4, 2, 1]
+    assert await searcher.find_ids(given) == [9, 4, 2, 1]
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_search_left_while_the_next_page_is_fetched_fails_nowhere(
     database: TestDatabase, searcher: Searcher
 ) -> None:
-    fleet.insert(database.dsn, "commands", [fleet.command(n, None, None) for n in range(1, 61)])
+    fleet.insert_rows(
+        database.dsn, "commands", [fleet.make_command(n, None, None) for n in range(1, 61)]
+    )
     search = parse_search([("type", "command"), ("after", "2026-01-01T00:00:00Z")], NOW)
     with record_log() as log:
         for _ in range(20):
             async with searcher.database.snapshot("test") as snapshot:
                 results = open_results(snapshot, search)
                 await results.open()
-                pages = results.pages()
+                pages = results.encode_pages()
                 await anext(pages)
                 await pages.aclose()
             gc.collect()

@@ -15,7 +15,7 @@ from mig.signing.canonical import (
     encode_operations,
 )
 from mig.values import parse_json
-from tests.support.documents import Json
+from tests.support.json_types import Json
 from tests.support.signables import signables, values
 
 

@@ -28,7 +28,7 @@ def reverse_columns() -> None:
     rows._read_expressions = lambda shape: dict(reversed(in_order(shape).items()))
 
 
-async def answers(dsn: str) -> list[str]:
+async def collect_answers(dsn: str) -> list[str]:
     """The bodies of all answers, with the address of the server and what is random taken out."""
     from tests.support import fleet  # these import the records
     from tests.support.api import Api
@@ -38,7 +38,7 @@ async def answers(dsn: str) -> list[str]:
         api = Api(dsn, Path(folder) / "spool")
         ids = {table: [row["id"] for row in fleet.FLEET[table]] for table in fleet.TABLES}
         single = [f"/{table[:-1]}?{table[:-1]}id={id_}" for table in ids for id_ in ids[table]]
-        searches = [f"/search?type={search}&{fleet.ALWAYS}" for search in SEARCHES]
+        searches = [f"/search?type={search}&{fleet.ANY_TIME}" for search in SEARCHES]
         for path in (*PATHS, *single, *searches):
             found.append((await api.get(path)).body.decode())
         action = (fleet.VECTORS / "actions" / "unix-plain.json").read_text()
@@ -56,7 +56,7 @@ def main() -> None:
         reverse_columns()
 
     async def run() -> None:
-        for body in await answers(sys.argv[1]):
+        for body in await collect_answers(sys.argv[1]):
             print(body)
 
     task.react(lambda _: Deferred.fromCoroutine(run()))

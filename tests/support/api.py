@@ -23,7 +23,7 @@ from mig.service.listeners import bind_listener
 from mig.service.site import make_site
 from mig.signing.gpg.verify import Gpg
 from mig.signing.keyring import Keyring
-from tests.support.documents import Json
+from tests.support.json_types import Json
 from tests.support.reactor import reactor, stop_listening
 
 
@@ -35,7 +35,7 @@ class Answer:
     headers: Headers
     body: bytes
 
-    def header(self, name: str) -> str:
+    def get_header(self, name: str) -> str:
         """Return the value of a header that is there once."""
         values = self.headers.getRawHeaders(name, [])
         assert len(values) == 1, (name, values)
@@ -91,7 +91,7 @@ class Api:
     async def get(self, path: str, **options: Any) -> Answer:
         return await self.request("GET", path, **options)
 
-    async def collection(self, path: str, status: int = 200) -> Json:
+    async def get_collection(self, path: str, status: int = 200) -> Json:
         """The collection that a path answers with."""
         answer = await self.get(path)
         assert answer.code == status, answer.body

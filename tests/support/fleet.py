@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psycopg2
 
-from tests.support.documents import Json, JsonObject
+from tests.support.json_types import Json, JsonObject
 
 VECTORS = Path(__file__).parents[1] / "vectors"
 FLEET = json.loads((VECTORS / "fleet.json").read_text())
@@ -17,15 +17,15 @@ KEYS = {1: "bob", 2: "sher", 3: "mallory"}
 NOT_YET = "9998-01-11T11:11:11Z"
 NOT_DESTROYED = "0001-01-01T00:00:00Z"
 TABLES = ("agents", "investigators", "actions", "commands")
-ALWAYS = "after=0001-01-01T00:00:00Z"
+ANY_TIME = "after=0001-01-01T00:00:00Z"
 
 
-def recorded(name: str) -> Json:
+def read_recording(name: str) -> Json:
     """A recorded exchange with the original API."""
     return json.loads((VECTORS / "responses" / f"{name}.json").read_text())
 
 
-def insert(dsn: str, table: str, rows: Iterable[Mapping[str, Json]]) -> None:
+def insert_rows(dsn: str, table: str, rows: Iterable[Mapping[str, Json]]) -> None:
     """Insert rows; dicts and lists become JSON."""
     with closing(psycopg2.connect(dsn)) as connection, connection, connection.cursor() as cursor:
         for row in rows:
@@ -34,14 +34,14 @@ def insert(dsn: str, table: str, rows: Iterable[Mapping[str, Json]]) -> None:
             cursor.execute(f"insert into {table} ({', '.join(row)}) values ({places})", values)
 
 
-def load(dsn: str) -> None:
+def load_fleet(dsn: str) -> None:
     """Load the recorded fleet as tests/vectors/README.md says."""
-    insert(
+    insert_rows(
         dsn,
         "agents",
         ({**a, "destructiontime": a["destructiontime"] or NOT_DESTROYED} for a in FLEET["agents"]),
     )
-    insert(
+    insert_rows(
         dsn,
         "investigators",
         (
@@ -50,8 +50,8 @@ def load(dsn: str) -> None:
         ),
     )
     actions = [{k: v for k, v in a.items() if k != "signers"} for a in FLEET["actions"]]
-    insert(dsn, "actions", actions)
-    insert(
+    insert_rows(dsn, "actions", actions)
+    insert_rows(
         dsn,
         "signatures",
         (
@@ -60,7 +60,7 @@ def load(dsn: str) -> None:
             for signer, signature in zip(a["signers"], a["pgpsignatures"], strict=True)
         ),
     )
-    insert(
+    insert_rows(
         dsn,
         "commands",
         (
@@ -70,11 +70,11 @@ def load(dsn: str) -> None:
     )
 
 
-def agent(id: int, **other: Json) -> JsonObject:
+def make_agent(agent_id: int, **other: Json) -> JsonObject:
     return {
-        "id": id,
-        "name": f"agent{id}.example.net",
-        "queueloc": f"linux.agent{id}",
+        "id": agent_id,
+        "name": f"agent{agent_id}.example.net",
+        "queueloc": f"linux.agent{agent_id}",
         "version": "1",
         "pid": 1,
         "starttime": "2026-01-01T00:00:00Z",
@@ -84,10 +84,10 @@ def agent(id: int, **other: Json) -> JsonObject:
     }
 
 
-def action(id: int, module: str = "file", **other: Json) -> JsonObject:
+def make_action(action_id: int, module: str = "file", **other: Json) -> JsonObject:
     return {
-        "id": id,
-        "name": f"action {id}",
+        "id": action_id,
+        "name": f"action {action_id}",
         "target": "true",
         "description": {},
         "threat": {"family": "compliance"},
@@ -101,9 +101,11 @@ def action(id: int, module: str = "file", **other: Json) -> JsonObject:
     }
 
 
-def command(id: int | str, actionid: int | None, agentid: int | None, **other: Json) -> JsonObject:
+def make_command(
+    command_id: int | str, actionid: int | None, agentid: int | None, **other: Json
+) -> JsonObject:
     return {
-        "id": id,
+        "id": command_id,
         "actionid": actionid,
         "agentid": agentid,
         "status": "success",
@@ -114,10 +116,10 @@ def command(id: int | str, actionid: int | None, agentid: int | None, **other: J
     }
 
 
-def hit(file: str = "/etc/a", **search: Json) -> JsonObject:
+def make_hit(file: str = "/etc/a", **search: Json) -> JsonObject:
     return {"file": file, "search": search, "fileinfo": {"size": 1}}
 
 
-def found(*hits: Mapping[str, Json], label: str = "check") -> list[JsonObject]:
+def make_results(*hits: Mapping[str, Json], label: str = "check") -> list[JsonObject]:
     """The results of one operation of the module file."""
     return [{"foundanything": True, "success": True, "elements": {label: list(hits)}}]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tests.support import fleet
-from tests.support.documents import Json, JsonObject
+from tests.support.json_types import Json, JsonObject
 from tests.support.postgres import TestDatabase
 
 _SHARED = """
@@ -106,15 +106,15 @@ class Generation:
     action_columns: Mapping[str, Json]
 
     def make_agent(self, agent_id: int) -> JsonObject:
-        return {**fleet.agent(agent_id), **self.agent_columns}
+        return {**fleet.make_agent(agent_id), **self.agent_columns}
 
     def make_action(self, action_id: int) -> JsonObject:
-        return {**fleet.action(action_id), **self.action_columns}
+        return {**fleet.make_action(action_id), **self.action_columns}
 
     def insert_rows(self, dsn: str) -> None:
         """Three investigators, two actions and agents, and four commands."""
         statuses = ("active", "active", "disabled")
-        fleet.insert(
+        fleet.insert_rows(
             dsn,
             "investigators",
             (
@@ -129,12 +129,12 @@ class Generation:
                 for number, status in enumerate(statuses, 1)
             ),
         )
-        fleet.insert(dsn, "agents", map(self.make_agent, (1, 2)))
-        fleet.insert(dsn, "actions", map(self.make_action, (1, 2)))
+        fleet.insert_rows(dsn, "agents", map(self.make_agent, (1, 2)))
+        fleet.insert_rows(dsn, "actions", map(self.make_action, (1, 2)))
         commands = [
-            fleet.command(number, 1 + number % 2, 1 + number // 3) for number in range(1, 5)
+            fleet.make_command(number, 1 + number % 2, 1 + number // 3) for number in range(1, 5)
         ]
-        fleet.insert(dsn, "commands", commands)
+        fleet.insert_rows(dsn, "commands", commands)
 
 
 GENERATIONS = {

@@ -91,8 +91,8 @@ class Databases:
 
 def insert_many_commands(database: TestDatabase) -> None:
     """Insert commands whose report is some 40 MB."""
-    fleet.insert(database.dsn, "actions", [fleet.action(1)])
-    fleet.insert(database.dsn, "agents", [fleet.agent(1)])
+    fleet.insert_rows(database.dsn, "actions", [fleet.make_action(1)])
+    fleet.insert_rows(database.dsn, "agents", [fleet.make_agent(1)])
     database.execute(
         "insert into commands select n, 1, 1, 'success', %s::json, now() - n * interval '1 s',"
         f" now() from generate_series(1, {MANY_COMMANDS}) n",

@@ -10,8 +10,8 @@ from twisted.internet.defer import Deferred
 
 from mig.openpgp import certificate, packet
 from mig.openpgp.certificate import Certificate
-from tests.support.documents import Json
 from tests.support.fleet import VECTORS
+from tests.support.json_types import Json
 from tests.support.keys import (
     LONG_AGO,
     SOON_AFTER,

@@ -25,7 +25,7 @@ from mig.web.forms import parse_form
 from mig.web.gate import Authenticator
 from mig.web.request import Request, RequestEnded
 from mig.web.site import ApiSite, RequestObserver
-from tests.support.documents import Json
+from tests.support.json_types import Json
 
 BASE = "http://mig.example:1664/api/v1"
 CREATE = "/api/v1/action/create/"

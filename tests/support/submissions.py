@@ -11,7 +11,7 @@ from pathlib import Path
 from mig.actions.submission import parse_operations, parse_signed_time
 from mig.signing.canonical import Signable, build_signed_texts
 from tests.support.api import Answer, Api
-from tests.support.documents import Json, JsonObject
+from tests.support.json_types import Json, JsonObject
 from tests.support.keys import Key, Keys
 from tests.support.postgres import TestDatabase
 

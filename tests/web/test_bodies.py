@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tests.support.documents import Json, JsonObject
+from tests.support.json_types import Json, JsonObject
 from tests.support.site_client import FORM, SiteClient
 
 JSON = "Content-Type: application/json"

@@ -9,7 +9,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from mig.errors import InvalidInputError, NotFoundError, UnavailableError
 from mig.formats import FORMATS
-from mig.formats.format import AnyRecord, Ending, Format
+from mig.formats.format import AnyRecord, DocumentTail, Format
 from mig.hypermedia.document import Link
 from mig.hypermedia.urls import Urls
 from mig.limits import Limits
@@ -21,7 +21,7 @@ from mig.web.stream import stream_response
 SLICE_BYTES: Final = 262_144
 
 
-class Documents:
+class Responder:
     """Answers requests with records in one of the *formats*."""
 
     def __init__(
@@ -39,21 +39,23 @@ class Documents:
         self._formats = {name: format_ for format_ in made for name in format_.media_types}
         self._media_types = tuple(self._formats)
 
-    def choose(self, request: Request) -> Format:
+    def choose_format(self, request: Request) -> Format:
         """Return the format that the client prefers."""
         return self._formats[choose_media_type(request.accept_header, self._media_types)]
 
-    async def answer(
+    async def answer_record(
         self, request: Request, record: AnyRecord, links: Sequence[Link] = (), *, status: int = 200
     ) -> bytes | None:
         """Answer with the document of one record.
 
         :raises UnavailableError: when too many large documents are being sent.
         """
-        format_ = self.choose(request)
-        ending = Ending(href=request.build_url(), is_empty=False)
+        format_ = self.choose_format(request)
+        tail = DocumentTail(href=request.build_url(), is_empty=False)
         document = (
-            format_.head(request.build_url()) + format_.record(record, links) + format_.tail(ending)
+            format_.encode_head(request.build_url())
+            + format_.encode_record(record, links)
+            + format_.encode_tail(tail)
         )
         request.rows = 1
         is_whole = len(document) <= self._limits.whole_answer_bytes
@@ -63,30 +65,30 @@ class Documents:
             raise UnavailableError("too many large documents are being sent")
         self._large += 1
         try:
-            await self.stream(request, format_, _slices(document))
+            await self.stream_document(request, format_, _split_document(document))
         finally:
             self._large -= 1
         return None
 
-    async def stream(
+    async def stream_document(
         self, request: Request, format_: Format, chunks: AsyncGenerator[bytes, None]
     ) -> None:
         """Answer with *chunks* as fast as the client takes them."""
         await stream_response(request, self._reactor, chunks, format_.media_types)
 
 
-async def _slices(document: bytes) -> AsyncGenerator[bytes, None]:
+async def _split_document(document: bytes) -> AsyncGenerator[bytes, None]:
     """Yield a large document in pieces, so that a client that does not take them is cut."""
     for begin in range(0, len(document), SLICE_BYTES):
         yield document[begin : begin + SLICE_BYTES]
 
 
-def not_found(noun: str, record_id: int) -> NotFoundError:
+def make_not_found_error(noun: str, record_id: int) -> NotFoundError:
     """Return the error for a record that does not exist."""
     return NotFoundError(f"there is no {noun} {record_id}")
 
 
-def not_stored() -> UnavailableError:
+def make_deleted_error() -> UnavailableError:
     """Return the error for a record that was stored just now, and is gone already."""
     return UnavailableError("what was stored has been deleted again")
 
@@ -101,7 +103,7 @@ def refuse_parameters(request: Request) -> None:
             raise InvalidInputError(f"unknown parameter {name!r}; there are none here", name)
 
 
-def read_id(noun: str, request: Request) -> int:
+def parse_id_parameter(noun: str, request: Request) -> int:
     """Return the id of the one document that a request asks for.
 
     :raises InvalidInputError: naming the parameter, when it is not the only one, or no id.
