@@ -11,7 +11,7 @@ from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
 
 from mig.errors import INTERNAL_ERROR_MESSAGE, RequestError, describe_error
-from mig.formats.collection_json import write_document
+from mig.formats.collection_json import MEDIA_TYPES, write_document
 from mig.hypermedia.document import Error, Item, Link
 from mig.web.request import Request
 
@@ -38,6 +38,7 @@ def _answer_error(
     items: list[Item] | None = None,
     links: list[Link] | None = None,
 ) -> bytes:
+    request.choose_media_type(MEDIA_TYPES)  # whatever the answer would have been
     error = Error(title=status.phrase, code=request.operation, message=message)
     document = write_document(request.build_url(), items=items, links=links, error=error)
     return request.prepare_response(document, status)

@@ -14,7 +14,6 @@ from mig.hypermedia.document import Link
 from mig.hypermedia.urls import Urls
 from mig.limits import Limits
 from mig.values import parse_id, suggest_name
-from mig.web.negotiation import choose_media_type
 from mig.web.request import Request
 from mig.web.stream import stream_response
 
@@ -41,7 +40,7 @@ class Responder:
 
     def choose_format(self, request: Request) -> Format:
         """Return the format that the client prefers."""
-        return self._formats[choose_media_type(request.accept_header, self._media_types)]
+        return self._formats[request.choose_media_type(self._media_types)]
 
     async def answer_record(
         self, request: Request, record: AnyRecord, links: Sequence[Link] = (), *, status: int = 200
@@ -60,21 +59,19 @@ class Responder:
         request.rows = 1
         is_whole = len(document) <= self._limits.whole_answer_bytes
         if is_whole or status != 200 or request.clientproto == b"HTTP/1.0":
-            return request.prepare_response(document, status, format_.media_types)
+            return request.prepare_response(document, status)
         if self._large >= self._limits.large_documents:
             raise UnavailableError("too many large documents are being sent")
         self._large += 1
         try:
-            await self.stream_document(request, format_, _split_document(document))
+            await self.stream_document(request, _split_document(document))
         finally:
             self._large -= 1
         return None
 
-    async def stream_document(
-        self, request: Request, format_: Format, chunks: AsyncGenerator[bytes, None]
-    ) -> None:
+    async def stream_document(self, request: Request, chunks: AsyncGenerator[bytes, None]) -> None:
         """Answer with *chunks* as fast as the client takes them."""
-        await stream_response(request, self._reactor, chunks, format_.media_types)
+        await stream_response(request, self._reactor, chunks)
 
 
 async def _split_document(document: bytes) -> AsyncGenerator[bytes, None]:

@@ -12,15 +12,15 @@ from whenever import Instant
 from mig.access.caller import Caller
 from mig.api.errors import answer_refusal
 from mig.api.responder import Responder
-from mig.compliance.encoder import ComplianceEncoder
 from mig.database.database import Database
 from mig.errors import InvalidInputError
 from mig.formats.format import DocumentTail, Format
 from mig.hypermedia.document import Data, Item, Link
 from mig.limits import Limits
 from mig.model.search import SearchParameters
+from mig.search.kinds import PagePosition
 from mig.search.parameters import Search, parse_search
-from mig.search.records import make_record_encoder
+from mig.search.records import make_row_encoder
 from mig.search.results import RowEncoder, SearchResults
 from mig.web.request import Request
 
@@ -40,7 +40,7 @@ class SearchResource:
         self._limits = limits
 
     async def run_search(self, request: Request, caller: Caller) -> bytes | None:
-        """A search, streamed in the format that it asks for."""
+        """Answer a search or a report, streamed in the format that the client prefers."""
         now = Instant.from_timestamp(self._reactor.seconds())
         pairs = request.parse_query()
         try:
@@ -49,20 +49,20 @@ class SearchResource:
             return _answer_invalid_search(request, refusal, parse_search([], now).echo_parameters())
         format_ = self._responder.choose_format(request)
         if request.method == b"HEAD":
-            request.negotiate_media_type(format_.media_types)
+            request.set_headers()
             return b""
-        await self._responder.stream_document(
-            request, format_, self._encode_document(request, format_, search)
-        )
+        encoder = make_row_encoder(search, format_, self._responder.urls, self._limits)
+        document = self._encode_document(request, format_, search, encoder)
+        await self._responder.stream_document(request, document)
         return None
 
     async def _encode_document(
-        self, request: Request, format_: Format, search: Search
+        self, request: Request, format_: Format, search: Search, encoder: RowEncoder[Any]
     ) -> AsyncGenerator[bytes, None]:
         """Yield the document: its first chunk is the head and the first page."""
         href = request.build_url()
         async with self._database.snapshot(f"mig-api {request.operation}") as snapshot:
-            results = SearchResults(snapshot, search, self._make_encoder(format_, search))
+            results = SearchResults(snapshot, search, encoder)
             await results.open()
             pending = format_.encode_head(href)
             is_empty = True
@@ -77,23 +77,17 @@ class SearchResource:
             DocumentTail(
                 href=href,
                 is_empty=is_empty,
-                links=self._link_next_page(search, results),
+                links=self._link_next_page(search, results.next_position),
                 parameters=search.echo_parameters() if is_first_page_of_records else None,
             )
         )
 
-    def _make_encoder(self, format_: Format, search: Search) -> RowEncoder[Any]:
-        urls = self._responder.urls
-        if search.report == "complianceitems":
-            return ComplianceEncoder(format_, urls, self._limits)
-        return make_record_encoder(search.type, format_, urls, self._limits.result_bytes)
-
-    def _link_next_page(self, search: Search, results: SearchResults[Any]) -> list[Link]:
-        if results.next_position is None:
+    def _link_next_page(self, search: Search, position: PagePosition | None) -> list[Link]:
+        if position is None:
             return []
         parameters = dict(search.raw_values)
         parameters |= {"after": search.after.format_iso(), "limit": str(search.limit)}
-        parameters |= {"offset": "", "cursor": str(results.next_position)}
+        parameters |= {"offset": "", "cursor": str(position)}
         href = self._responder.urls.for_search((n, text) for n, text in parameters.items() if text)
         return [Link(rel="next", href=href)]
 

@@ -26,7 +26,8 @@ from mig.search.kinds import (
 from mig.values import suggest_name
 
 SEARCH_TYPES: Final = ("action", "command", "agent", "investigator")
-REPORT_NAMES: Final = ("complianceitems",)
+COMPLIANCE_ITEMS: Final = "complianceitems"
+REPORT_NAMES: Final = (COMPLIANCE_ITEMS,)
 DEFAULT_LIMIT: Final = 10_000
 
 DEFAULT_WINDOW_DAYS: Final = 7

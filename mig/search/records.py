@@ -6,10 +6,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
+from mig.compliance.encoder import ComplianceEncoder
 from mig.formats.format import AnyRecord, Format
 from mig.hypermedia.document import Link
 from mig.hypermedia.links import link_action, link_history
 from mig.hypermedia.urls import Urls
+from mig.limits import Limits
 from mig.model.action import ACTION, ACTIONS_BY_IDS, Action, ActionRow, load_counters
 from mig.model.agent import AGENT, AGENTS_BY_IDS, Agent
 from mig.model.cache import RecordCache
@@ -27,6 +29,7 @@ from mig.model.investigator import INVESTIGATOR, Investigator
 from mig.model.record import UnreadableRecord, read_record
 from mig.model.row import Columns
 from mig.model.statement import QueryFunction
+from mig.search.parameters import COMPLIANCE_ITEMS, Search
 from mig.search.results import RowEncoder, SearchRow
 
 MAX_CACHED_ACTIONS: Final = 1_000
@@ -133,16 +136,17 @@ class CommandEncoder(RecordEncoder[CommandRow]):
         return Command.from_row(row, action, agent, max_bytes=self._max_bytes)
 
 
-def make_record_encoder(kind: str, format_: Format, urls: Urls, max_bytes: int) -> RowEncoder[Any]:
-    """Return what writes the records of a search of type *kind*.
-
-    :param max_bytes: the largest results that are read.
-    """
-    if kind == Action.noun:
+def make_row_encoder(
+    search: Search, format_: Format, urls: Urls, limits: Limits
+) -> RowEncoder[Any]:
+    """Return what encodes the rows of a search: as a report, or as records."""
+    if search.report == COMPLIANCE_ITEMS:
+        return ComplianceEncoder(format_, urls, limits)
+    if search.type == Action.noun:
         return ActionEncoder(format_)
-    if kind == Command.noun:
-        return CommandEncoder(format_, urls, max_bytes)
-    if kind == Agent.noun:
+    if search.type == Command.noun:
+        return CommandEncoder(format_, urls, limits.result_bytes)
+    if search.type == Agent.noun:
         return RecordEncoder(format_, AGENT, partial(read_record, Agent.noun, Agent.from_row))
     return RecordEncoder(
         format_,

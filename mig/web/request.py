@@ -105,6 +105,7 @@ class Request(server.Request):
         self.body: RequestBody | None = None
         self.rows = 0
         self.outcome = "complete"
+        self._media_type = ""
         self.is_aborted = False
         self.has_request_line = False
         self.target = b""
@@ -197,32 +198,30 @@ class Request(server.Request):
         """The address that answers, under the public URL."""
         return self.site.public_root + _escape_uri(self.uri.decode("latin-1"))
 
-    @property
-    def accept_header(self) -> str:
-        """The values of the header Accept, joined by commas."""
-        values = self.requestHeaders.getRawHeaders(b"accept", [])
-        return ",".join(value.decode("latin-1") for value in values)
+    def choose_media_type(self, offered: tuple[str, ...]) -> str:
+        """Return the one of the media types *offered* that the client prefers.
 
-    def negotiate_media_type(self, media_types: tuple[str, ...] | None = None) -> None:
-        """Set the media type that the client prefers.
-
-        :param media_types: those that the document can be given as, the default first; if not
-            given, the site's.
+        The answer is sent as this one.
         """
-        media_type = choose_media_type(self.accept_header, media_types or self.site.media_types)
+        values = self.requestHeaders.getRawHeaders(b"accept", [])
+        accept = ",".join(value.decode("latin-1") for value in values)
+        self._media_type = choose_media_type(accept, offered)
+        return self._media_type
+
+    def set_headers(self) -> None:
+        """Set the headers that every answer has.
+
+        An answer whose media type was not chosen has one of those of the site.
+        """
+        media_type = self._media_type or self.choose_media_type(self.site.media_types)
         self.setHeader(b"server", b"mig-api")
         self.setHeader(b"content-type", media_type.encode())
         self.setHeader(b"vary", b"Accept")
 
-    def prepare_response(
-        self, document: bytes, status: int = 200, media_types: tuple[str, ...] | None = None
-    ) -> bytes:
-        """A whole document as the answer to this request; the caller writes it.
-
-        :param media_types: as of :meth:`negotiate_media_type`.
-        """
+    def prepare_response(self, document: bytes, status: int = 200) -> bytes:
+        """Return a whole document as the answer to this request; the caller writes it."""
         self.setResponseCode(status)
-        self.negotiate_media_type(media_types)
+        self.set_headers()
         self.setHeader(b"content-length", b"%d" % len(document))
         return document
 

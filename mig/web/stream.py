@@ -84,12 +84,9 @@ async def _join_chunks(first: bytes, chunks: AsyncGenerator[bytes, None], limit:
 
 
 async def stream_response(
-    request: Request,
-    clock: IReactorTime,
-    chunks: AsyncGenerator[bytes, None],
-    media_types: tuple[str, ...] | None = None,
+    request: Request, clock: IReactorTime, chunks: AsyncGenerator[bytes, None]
 ) -> None:
-    """Answer 200 with *chunks*, in one of *media_types* or of those of the site.
+    """Answer 200 with *chunks*.
 
     The first chunk is made before the status line is written: what fails until then is an
     ordinary error. What fails later aborts the connection, so that a cut answer is seen to be cut.
@@ -98,9 +95,9 @@ async def stream_response(
         first = await anext(chunks)
         if request.clientproto == b"HTTP/1.0":
             document = await _join_chunks(first, chunks, request.site.limits.whole_answer_bytes)
-            request.write(request.prepare_response(document, media_types=media_types))
+            request.write(request.prepare_response(document))
             return
-        request.negotiate_media_type(media_types)
+        request.set_headers()
         transport = request.channel.transport
         if isinstance(transport, FileDescriptor):
             transport.SEND_LIMIT = MAX_SEND_BYTES

@@ -14,7 +14,6 @@ from twisted.internet.defer import Deferred
 from whenever import Instant
 
 from mig.api.dashboard import DashboardResource
-from mig.compliance.encoder import ComplianceEncoder
 from mig.database.connection import Rows
 from mig.database.database import Database, Snapshot
 from mig.demo.postgres import EmbeddedPostgres
@@ -24,9 +23,9 @@ from mig.limits import Limits
 from mig.model.row import make_row_reader
 from mig.model.statement import Parameters, Statement, select_ids
 from mig.search.parameters import PARAMETERS, SEARCH_TYPES, parse_search
-from mig.search.records import make_record_encoder
-from mig.search.results import RowEncoder, SearchResults
-from tests.support.json_types import Json, JsonObject
+from mig.search.records import make_row_encoder
+from mig.search.results import SearchResults
+from tests.support.json_types import JsonObject
 from tests.support.postgres import TestDatabase
 from tests.support.reactor import reactor
 
@@ -189,10 +188,7 @@ async def explain_search(database: Database, given: dict[str, str]) -> list[Json
     """How PostgreSQL answers a search up to its first page."""
     search = parse_search(list(given.items()), NOW)
     urls = Urls("http://x/api/v1")
-    format_, limits = CollectionJson(urls), Limits()
-    encoder: RowEncoder[Json] = make_record_encoder(search.type, format_, urls, limits.result_bytes)
-    if search.report:
-        encoder = ComplianceEncoder(format_, urls, limits)
+    encoder = make_row_encoder(search, CollectionJson(urls), urls, Limits())
     async with database.snapshot("test") as snapshot:
         explained: Any = ExplainingSnapshot(snapshot)
         results = SearchResults(explained, search, encoder)

@@ -24,7 +24,7 @@ from mig.limits import Limits
 from mig.model.action import FINISHED_COMMAND_STATUSES
 from mig.search.kinds import PagePosition
 from mig.search.parameters import Search, parse_search
-from mig.search.records import make_record_encoder
+from mig.search.records import make_row_encoder
 from mig.search.results import SearchResults
 from tests.support import fleet
 from tests.support.json_types import Json, JsonObject
@@ -217,10 +217,8 @@ def load_rows(cursor: extensions.cursor, rows: Fleet) -> None:
 
 def open_results(snapshot: Snapshot, search: Search) -> SearchResults[Json]:
     urls = Urls("http://x/api/v1")
-    format_ = CollectionJson(urls)
-    return SearchResults(
-        snapshot, search, make_record_encoder(search.type, format_, urls, Limits().result_bytes)
-    )
+    encoder = make_row_encoder(search, CollectionJson(urls), urls, Limits())
+    return SearchResults(snapshot, search, encoder)
 
 
 class Searcher:
