@@ -1,0 +1,31 @@
+"""What the documentation names is there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+
+
+def test_every_file_that_a_page_names_exists() -> None:
+    named = {
+        (page.relative_to(ROOT), path)
+        for page in PAGES
+        for path in re.findall(
+            r"\b(?:mig|tests|benchmarks)/[a-z_/]+\.(?:py|sql)\b", page.read_text()
+        )
+    }
+    assert named
+    assert not [(page, path) for page, path in named if not (ROOT / path).exists()]
+
+
+def test_every_relative_link_leads_to_a_file() -> None:
+    broken = [
+        (page.relative_to(ROOT), target)
+        for page in PAGES
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text())
+        if not (page.parent / target).exists()
+    ]
+    assert not broken
