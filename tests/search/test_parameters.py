@@ -4,7 +4,7 @@ import pytest
 from whenever import Instant
 
 from mig.errors import InvalidInputError
-from mig.search.parameters import parse_search
+from mig.search.parameters import PARAMETERS, Parameter, parse_search
 
 NOW = Instant.from_utc(2026, 1, 10)
 
@@ -50,3 +50,25 @@ def test_investigators_are_found_whenever_they_were_created() -> None:
 def test_patterns_keep_what_ilike_gives_meaning_to() -> None:
     pattern = "%" * 8 + "_" * 100 + "\\\\"
     assert parse_search([("actionname", pattern)], NOW).parsed_values["actionname"] == pattern
+
+
+@pytest.mark.parametrize("parameter", PARAMETERS, ids=lambda parameter: parameter.name)
+def test_every_kind_describes_what_it_takes(parameter: Parameter) -> None:
+    schema = parameter.kind.build_json_schema()
+    accepted = {"integer": "7", "boolean": "true", "string": "x"}[str(schema["type"])]
+    words = schema.get("enum")
+    if isinstance(words, list):
+        accepted = words[0]
+    if schema.get("format") == "date-time":
+        accepted = "2026-01-01T00:00:00Z"
+    if parameter.name == "cursor":
+        accepted = "2026-01-01 00:00:00+00,7"
+    assert parameter.kind.parse_text(parameter.name, accepted) is not None
+    for bound, step in (("minimum", -1), ("maximum", 1)):
+        if bound in schema:
+            beyond = str(int(str(schema[bound])) + step)
+            with pytest.raises(InvalidInputError):
+                parameter.kind.parse_text(parameter.name, beyond)
+    if "maxLength" in schema:
+        with pytest.raises(InvalidInputError):
+            parameter.kind.parse_text(parameter.name, "x" * (int(str(schema["maxLength"])) + 1))
