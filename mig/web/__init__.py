@@ -1,1 +1,1 @@
-"""HTTP, and nothing of MIG: connections, requests, forms, streams."""
+"""HTTP without MIG: connections, requests, forms, streams."""

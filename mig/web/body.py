@@ -1,4 +1,4 @@
-"""A request's body while it comes: the one place that decides whether it is too long."""
+"""The body of a request as it arrives, and the one place that decides whether it is too long."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from mig.errors import BodyTooLargeError, UnavailableError
 
 
 class BufferBudget:
-    """Counts what is held of all bodies that are being received, up to a limit."""
+    """The bytes held of all bodies that are arriving, and their limit (docs/decisions/0022)."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self.total = 0
 
     def reserve(self, count: int) -> None:
-        """Count *count* bytes more.
+        """Add ``count`` bytes to the total.
 
-        :raises UnavailableError: when too much is held already.
+        :raises UnavailableError: when the total would exceed the limit.
         """
         if self.total + count > self._limit:
-            raise UnavailableError("too many requests are being sent at once")
+            raise UnavailableError("too many request bodies are being received at once")
         self.total += count
 
     def release(self, count: int) -> None:
-        """Count *count* bytes less."""
+        """Subtract ``count`` bytes from the total."""
         self.total -= count
 
 
@@ -32,8 +32,8 @@ class RequestBody:
     """The body of one request.
 
     :param limit: how many bytes it may have.
-    :param budget: where the bytes that are kept are counted; without it none is kept.
-    :param content_length: the length that the headers say; ``None`` when it comes in chunks.
+    :param budget: counts the bytes that are kept; without a budget, none are kept.
+    :param content_length: the announced length; ``None`` when the body arrives in chunks.
     :raises BodyTooLargeError: when the announced length is above the limit.
     """
 
@@ -50,10 +50,10 @@ class RequestBody:
             raise BodyTooLargeError(self._limit)
 
     def append(self, data: bytes) -> None:
-        """Take the next piece.
+        """Take the next piece of the body.
 
-        :raises BodyTooLargeError: when there is more than the limit.
-        :raises UnavailableError: when too much is held of all bodies together.
+        :raises BodyTooLargeError: when the body is longer than its limit.
+        :raises UnavailableError: when all bodies together exceed the budget.
         """
         self._check_length(self._received + len(data))
         if self._budget is not None:
@@ -62,7 +62,7 @@ class RequestBody:
         self._received += len(data)
 
     def release(self) -> None:
-        """Count the bytes as held no longer; nothing may be added afterwards."""
+        """Return the bytes to the budget; nothing may be appended afterwards."""
         if self._budget is not None:
             self._budget.release(self._received)
             self._budget = None

@@ -1,4 +1,4 @@
-"""One connection: its deadlines, and an end that a client which is still sending can read."""
+"""One connection: its deadlines, and an end that a client can read while it is still sending."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ class INetworkProducer(IPushProducer):
     """The transport as Twisted's channel uses it."""
 
     def unregisterProducer() -> None:
-        """Stop telling the channel when the client takes no more."""
+        """Stop telling the channel when the client cannot take more."""
 
 
 class Channel(BaseChannel):
-    """Reads requests one after the other and hands them to Twisted when they are let in.
+    """A connection that hands its requests to Twisted, one after the other, when the gate allows.
 
-    A request that is refused before it is whole ends its connection: the answer is sent, and what
-    still comes is dropped unread for ``linger_seconds``. Closing at once would reset the
-    connection, and with it the answer.
+    A request that is refused before it is complete ends its connection: the answer is sent, and
+    what still arrives is dropped for ``linger_seconds``. Closing at once would reset the
+    connection, and the client could not read the answer (docs/decisions/0019).
 
-    The gate may take its time. Twisted would begin to read the body, and have asked for it with
-    ``100 Continue``, so a request with a body is not shown to it before; what comes until then is
-    held here unread. A request without a body is whole: it is shown to Twisted, which then reads
-    ahead as while any request is handled, and waits to be decided about.
+    The gate may need time. Twisted would already send ``100 Continue`` and read the body, so a
+    request with a body is handed to Twisted only after the decision; until then, what arrives is
+    held here unread. A request without a body is complete: Twisted gets it at once and reads
+    ahead as it does while it handles any request (docs/decisions/0020).
     """
 
     log = Logger()
@@ -44,16 +44,18 @@ class Channel(BaseChannel):
     _deadline: IDelayedCall | None = None
     _decision: Deferred[None] | None = None
     _host: IAddress | None = None
-    # Private in Twisted, and all it has to stop reading while the response may go on.
+    # Private in Twisted, which has no public way to stop reading while the response may go on:
+    # docs/twisted-internals.md, as for every other private name of Twisted below.
     _networkProducer: INetworkProducer
 
     def getHost(self) -> IAddress:
-        """Our address, which stays the same: the operating system is asked once."""
+        """Return our address; the operating system is asked for it only once."""
         if self._host is None:
             self._host = super().getHost()
         return self._host
 
     def dataReceived(self, data: bytes) -> None:
+        """Parse what arrives, or drop it once the connection is ending."""
         if self._is_ending:
             self._discarded_bytes += len(data)
             if self._discarded_bytes > self.site.limits.linger_bytes:
@@ -67,11 +69,12 @@ class Channel(BaseChannel):
     # Deadlines
 
     def _set_deadline(self) -> None:
-        """Give the request that is being read an end; one that is whole has none."""
+        """Start the deadline of the request that is being read; a complete one has none."""
         if self._is_ending or self._handlingRequest or self._decision is not None:
             return
         if not self.line_mode:
             self._start_deadline(self.site.limits.body_seconds, "body")
+        # Without a byte of a request, Twisted's own timeout for idle connections applies.
         elif self.persistent and (self._buffer or self.requests):
             self._start_deadline(self.site.limits.header_seconds, "headers")
 
@@ -87,28 +90,30 @@ class Channel(BaseChannel):
 
     def _refuse_late_request(self, part: str, seconds: float) -> None:
         self._deadline = None
-        if not self.requests:
+        if not self.requests:  # Twisted creates the request when its first line is complete
             self.requests.append(Request(self))
         self.refuse_and_close(
-            RequestTimeoutError(f"the request's {part} must come within {seconds:g} seconds")
+            RequestTimeoutError(f"the request's {part} must arrive within {seconds:g} seconds")
         )
 
     def timeoutConnection(self) -> None:
+        """Close a connection that is idle; a request that is being read has its own deadline."""
         if self._deadline is None and self._decision is None:
             super().timeoutConnection()
-        # Otherwise a request is being read; its deadline is due and answers.
 
     # The gate
 
     def lineReceived(self, line: bytes) -> None:
+        """Take one line of the headers; refuse a folded header (RFC 9112, 5.2)."""
         if line[:1] in (b" ", b"\t") and self.requests:
             self.refuse_and_close(
-                InvalidInputError("a header is folded over several lines", "headers")
+                InvalidInputError("a header must not be folded over several lines", "headers")
             )
         else:
             super().lineReceived(line)
 
     def allHeadersReceived(self) -> None:
+        """Ask the gate about the request whose headers are complete."""
         self._cancel_deadline()
         request, length = self.requests[-1], self.length
         request.set_request_line(self._command, self._path, self._version)
@@ -128,11 +133,13 @@ class Channel(BaseChannel):
     def _await_decision(
         self, decision: Deferred[None], request: Request, length: int | None
     ) -> None:
-        """Give the gate an end, and keep from Twisted what it must not do before."""
+        """Wait for the gate, with a timeout; Twisted gets a body only after the decision."""
         self._decision = decision
         decision.addTimeout(self.site.limits.gate_seconds, self.site.clock, _raise_gate_timeout)
         if length != 0:
-            self.paused = True  # LineReceiver then keeps what comes in its buffer
+            # LineReceiver then keeps what arrives in its buffer. Its pauseProducing would pause
+            # the transport too, and a client that leaves would go unnoticed.
+            self.paused = True
         else:
             super().allHeadersReceived()
         decision.addCallbacks(
@@ -143,7 +150,7 @@ class Channel(BaseChannel):
         ).addErrback(self._abort_connection)
 
     def _resume_request(self, _: None, request: Request, length: int | None) -> None:
-        """Go on with a request that has waited."""
+        """Continue with a request that has waited for the gate."""
         self._decision = None
         request.apply_decision()
         if length != 0:
@@ -151,13 +158,15 @@ class Channel(BaseChannel):
             self._resume_reading()
 
     def _handle_gate_failure(self, failure: Failure, request: Request, length: int | None) -> None:
-        """Refuse a request that has waited, if its client still does."""
+        """Refuse a request that has waited for the gate, if its client is still connected."""
         self._decision = None
         if failure.value is not None and not request.is_disconnected:
             self._refuse_request(request, length, failure.value)
 
     def _refuse_request(self, request: Request, length: int | None, error: BaseException) -> None:
-        """Refuse a request; the connection goes on if nothing more of the request comes."""
+        """Refuse a request; keep the connection if nothing more of the request can arrive."""
+        # After a POST, or a target or Host that is not sound, what follows on the connection may be
+        # a body and not a request: docs/decisions/0019.
         if length == 0 and request.is_addressed and request.method != b"POST":
             request.apply_decision(error)
         else:
@@ -168,32 +177,34 @@ class Channel(BaseChannel):
         self.transport.abortConnection()
 
     def _resume_reading(self) -> None:
-        """Take what was held, and then what comes."""
+        """Take what was held, and then read on."""
         self.paused = False
-        if not self._waitingForTransport:  # private; the client takes what it is sent
+        if not self._waitingForTransport:  # only if the client takes what it is sent
             self._networkProducer.resumeProducing()
-        self.dataReceived(b"")
+        self.dataReceived(b"")  # makes LineReceiver parse its buffer, and starts the deadline
 
     def _limit_read_ahead(self) -> None:
-        """Stop when so much is held unread as Twisted reads ahead while it handles a request.
+        """Stop reading when more is held than Twisted reads ahead while it handles a request.
 
-        Until then reading goes on: a connection that is not read does not show that its client
-        has left. So at most this and one read of the transport are held, 80 KiB.
+        Until then reading goes on, since a connection that is not read does not reveal that its
+        client has left. At most 80 KiB are held: this limit of 16 KiB and one read of 64 KiB.
         """
         if self.paused and len(self._buffer) > self._optimisticEagerReadSize:
             self._networkProducer.pauseProducing()
 
     def resumeProducing(self) -> None:
+        """Resume as Twisted does, which may read on: the limit applies again."""
         super().resumeProducing()
         self._limit_read_ahead()
 
     def _send100Continue(self) -> None:
-        # Private in Twisted, which sends it with the headers' end whatever the gate says. Without
-        # a body there is nothing to go on with: a request that waits or is refused gets none.
+        # Twisted calls this at the end of the headers, whatever the gate decides. A request that
+        # is refused gets no 100, nor does one that waits here: it has no body to send.
         if self._decision is None and not self.requests[-1].is_refused:
             super()._send100Continue()
 
     def allContentReceived(self) -> None:
+        """Hand the complete request on, unless it has been refused."""
         if not self._is_ending:
             self._cancel_deadline()
             super().allContentReceived()
@@ -201,11 +212,11 @@ class Channel(BaseChannel):
     # The end
 
     def refuse_and_close(self, error: BaseException) -> None:
-        """Answer *error* to the request that is being read, and end the connection."""
+        """Answer the request that is being read with ``error``, and end the connection."""
         self._stop_receiving()
         request = self.requests[-1]
         if not request.has_request_line:
-            request.set_request_line(
+            request.set_request_line(  # Twisted sets these when it has parsed the first line
                 getattr(self, "_command", b"-"),
                 getattr(self, "_path", b"/"),
                 getattr(self, "_version", b"HTTP/1.1"),
@@ -213,7 +224,7 @@ class Channel(BaseChannel):
         request.send_error(error)
 
     def _stop_receiving(self) -> None:
-        """From here on nothing that the client sends is taken for a request."""
+        """Take nothing more that the client sends for a request."""
         self._is_ending = True
         self.paused = False
         self.persistent = False
@@ -227,22 +238,27 @@ class Channel(BaseChannel):
             super()._respondToBadRequestAndDisconnect()
 
     def loseConnection(self) -> None:
+        """Close the connection; after a refusal, close it only for writing at first."""
         if not self._is_ending:
             super().loseConnection()
             return
         self._networkProducer.unregisterProducer()
         limit = self.site.limits.linger_seconds
+        # Twisted cancels _abortingCall when the connection is lost.
         self._abortingCall = self.site.clock.callLater(limit, self.forceAbortClient)
+        # Only a plain socket can be closed for writing alone; TLS ends both directions.
         if ITCPTransport.providedBy(self.transport) and not self.isSecure():
             self.transport.loseWriteConnection()
         else:
             self.transport.loseConnection()
 
     def forceAbortClient(self) -> None:
+        """Cut a client that still sends after it was refused."""
         self._abortingCall = None
         self.transport.abortConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Cancel the deadline, and the gate's decision, which nobody waits for any more."""
         self._cancel_deadline()
         super().connectionLost(reason)
         if self._decision is not None:
@@ -251,6 +267,6 @@ class Channel(BaseChannel):
 
 def _raise_gate_timeout(result: object, seconds: float) -> None:
     raise UnavailableError(
-        "the service could not decide in time whether to let the request in",
-        f"the gate took more than {seconds:g} seconds",
+        "the service could not check the request in time",
+        f"the gate took longer than {seconds:g} seconds",
     )

@@ -1,4 +1,4 @@
-"""What a request's body says, in any of the four forms that clients send."""
+"""The fields of a request's body, in any of the four media types that clients send."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _HEADER_VALUE = re.compile(rf"([\w!#$%&'*+.^`|~/-]+)((?:{_PARAMETER})*)[ \t]*", 
 _UTF_8 = frozenset({"utf-8", "utf8"})
 
 FormItem = tuple[str, object]
-"""The name of a field, and its value: text, or what JSON has instead of it."""
+"""The name of a field, and its value: a string, or any other JSON value."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,15 +37,15 @@ class ContentType:
 
 
 def parse_content_type(headers: Headers) -> ContentType:
-    """The media type of a body, when it is one that :func:`parse_form` reads.
+    """Parse the media type of a body, which must be one that :func:`parse_form` reads.
 
-    :raises UnsupportedMediaTypeError: for another one, another charset than UTF-8, and for a body
-        in a content coding such as gzip.
-    :raises InvalidInputError: for a header Content-Type that is given twice or is not well formed.
+    :raises UnsupportedMediaTypeError: for any other media type, a charset other than UTF-8, and a
+        content coding such as gzip.
+    :raises InvalidInputError: when the header Content-Type is given twice or is malformed.
     """
     codings = headers.getRawHeaders(b"content-encoding", [])
     if any(coding.lower() != b"identity" for coding in codings):
-        raise UnsupportedMediaTypeError("a body must come as it is, without a Content-Encoding")
+        raise UnsupportedMediaTypeError("the body must be sent without a Content-Encoding")
     values = headers.getRawHeaders(b"content-type", [])
     if len(values) > 1:
         raise InvalidInputError("the header Content-Type is given twice", "Content-Type")
@@ -56,57 +56,63 @@ def parse_content_type(headers: Headers) -> ContentType:
         raise UnsupportedMediaTypeError(f"the header Content-Type must be {' or '.join(_PARSERS)}")
     charset = parameters.get("charset", "utf-8")
     if charset.lower() not in _UTF_8:
-        raise UnsupportedMediaTypeError("the charset of a body must be utf-8")
+        raise UnsupportedMediaTypeError("the charset of the body must be utf-8")
     if media_type == "multipart/form-data" and not parameters.get("boundary"):
-        raise InvalidInputError("the header Content-Type has no boundary", "Content-Type")
+        raise InvalidInputError("the header Content-Type must have a boundary", "Content-Type")
     return ContentType(media_type=media_type, parameters=parameters)
 
 
 class FormRequest(Protocol):
-    """A request whose body is whole."""
+    """A request whose body is complete."""
 
     @property
-    def content_type(self) -> ContentType: ...
+    def content_type(self) -> ContentType:
+        """The media type of the body."""
 
     @property
-    def content(self) -> ReadableBody: ...
+    def content(self) -> ReadableBody:
+        """The body."""
 
 
 class ReadableBody(Protocol):
-    """Where a body is read from."""
+    """A body that can be read."""
 
-    def read(self) -> bytes: ...
+    def read(self) -> bytes:
+        """Return the whole body."""
 
 
 class FormField(Protocol):
-    """One field of a form: its name, and what it takes, in words."""
+    """One field of a form."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The name of the field."""
 
     @property
-    def prompt(self) -> str | None: ...
+    def prompt(self) -> str | None:
+        """What the field accepts, in words."""
 
 
 class FormTemplate(Protocol):
     """The fields of a form."""
 
     @property
-    def data(self) -> Sequence[FormField]: ...
+    def data(self) -> Sequence[FormField]:
+        """The fields, each with a name of its own."""
 
 
 def parse_form(
     request: FormRequest, template: FormTemplate, *, object_field: str = ""
 ) -> dict[str, Any]:
-    """The value of every field of *template*, as a request submits it: text.
+    """Return the value of every field of ``template`` as a string.
 
-    An empty field is one that is not given. A whole number in JSON is taken for its digits.
+    An empty field counts as missing. A whole number in JSON becomes its digits.
 
-    :param object_field: the field whose value may be a JSON object as well, handed over as it was
-        parsed. A JSON body that has neither a field of the template nor a ``template`` is the
+    :param object_field: the field whose value may also be a JSON object, which is returned as it
+        was parsed. A JSON body that has neither a field of the template nor a ``template`` is the
         value of this field.
-    :raises InvalidInputError: for a body that is not well formed, and for a field that is unknown,
-        given twice or missing; the message names it and says what is accepted.
+    :raises InvalidInputError: when the body is malformed, or a field is unknown, duplicate or
+        missing; the message names the field and says what is accepted.
     """
     fields = _PARSERS[request.content_type.media_type](
         request.content.read(), request.content_type, template, object_field
@@ -121,12 +127,12 @@ def parse_form(
         values[name] = _check_value(name, value, may_be_object=name == object_field)
     for name, prompt in prompts.items():
         if values.get(name, "") == "":
-            raise InvalidInputError(f"the field {name} is missing; it takes: {prompt}", name)
+            raise InvalidInputError(f"the field {name} is missing; it accepts: {prompt}", name)
     return values
 
 
 def _make_unknown_field_error(name: str, known: list[str]) -> InvalidInputError:
-    excerpt = name[:MAX_NAME_CHARACTERS]
+    excerpt = name[:MAX_NAME_CHARACTERS]  # the message goes to the log too
     hint = suggest_name(excerpt.lower(), known, f"the fields are {' and '.join(known)}")
     return InvalidInputError(f"unknown field {excerpt!r}; {hint}", excerpt)
 
@@ -140,9 +146,10 @@ def _check_value(name: str, value: object, *, may_be_object: bool) -> str | dict
         return value
     if may_be_object and isinstance(value, dict):
         return value
+    # not isinstance: bool is a subclass of int
     if type(value) is int and 0 <= value <= MAX_ID:
         return str(value)
-    accepted = "a JSON object or its text" if may_be_object else "a text"
+    accepted = "a JSON object or its text" if may_be_object else "a string"
     raise InvalidInputError(f"the field {name} must be {accepted}", name)
 
 
@@ -173,12 +180,12 @@ def _parse_json_form(
 
 
 def _parse_template(members: dict[str, object]) -> Iterator[FormItem]:
-    """The fields of a filled-in Collection+JSON template."""
+    """Yield the fields of a filled-in Collection+JSON template."""
     template = members["template"]
     data = template.get("data") if isinstance(template, dict) else None
     if len(members) > 1 or not isinstance(data, list):
         raise InvalidInputError(
-            'a template must come as {"template": {"data": […]}} and nothing beside it', "template"
+            'a template must be {"template": {"data": […]}} without other members', "template"
         )
     for entry in data:
         if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
@@ -198,32 +205,40 @@ def _parse_multipart(body: bytes, content_type: ContentType, *_: object) -> Iter
         ) as parser:
             yield from _parse_parts(parser, body)
     except MultipartError as error:
-        raise InvalidInputError(f"the body is no multipart/form-data: {error.args[0]}") from None
+        raise InvalidInputError(
+            f"the body is not valid multipart/form-data: {error.args[0]}"
+        ) from None
 
 
 def _parse_parts(parser: PushMultipartParser, body: bytes) -> Iterator[FormItem]:
     name = ""
     pieces: list[bytes] = []
+    # An empty piece would tell the parser to close, which leaving its context does.
     for event in parser.parse(body) if body else ():
         if isinstance(event, MultipartSegment):
             name, pieces = _parse_part_name(event), []
-        elif event is None:
+        elif event is None:  # the end of a part
             yield name, _decode_text(b"".join(pieces), f"the field {escape_bytes(name.encode())}")
         else:
             pieces.append(bytes(event))
 
 
 def _parse_part_name(part: MultipartSegment) -> str:
-    """The name of the field that a part holds; a file and a text are alike."""
+    """Return the name of the field that a part holds; files and text are treated alike.
+
+    The library's own parser of this header is too lenient: docs/decisions/0023.
+    """
     headers = dict(part.headerlist)
     if len(headers) < len(part.headerlist):
-        raise InvalidInputError("a part of the body has a header twice")
+        raise InvalidInputError("a part of the body has the same header twice")
     _, parameters = _parse_header_value("Content-Disposition", headers["Content-Disposition"])
     if "name" not in parameters or "name*" in parameters:
-        raise InvalidInputError("a part of the body has no name, or one of the form name*=")
+        raise InvalidInputError("a part of the body must have a name, and not in the form name*=")
     encoding = headers.get("Content-Transfer-Encoding", "binary").strip().lower()
     if encoding not in ("7bit", "8bit", "binary"):
-        raise InvalidInputError("a part of the body has a Content-Transfer-Encoding; none is taken")
+        raise InvalidInputError(
+            "the Content-Transfer-Encoding of a part must be 7bit, 8bit or binary"
+        )
     if "Content-Type" in headers:
         _check_part_type(headers["Content-Type"])
     return parameters["name"]
@@ -232,15 +247,15 @@ def _parse_part_name(part: MultipartSegment) -> str:
 def _check_part_type(text: str) -> None:
     media_type, parameters = _parse_header_value("Content-Type", text)
     if media_type.startswith("multipart/"):
-        raise InvalidInputError("a part of the body is multipart itself; none is taken")
+        raise InvalidInputError("a part of the body must not be multipart itself")
     if parameters.get("charset", "utf-8").lower() not in _UTF_8 | {"us-ascii"}:
-        raise InvalidInputError("a part of the body has a charset other than utf-8")
+        raise InvalidInputError("the charset of a part of the body must be utf-8")
 
 
 def _parse_header_value(header: str, text: str) -> tuple[str, dict[str, str]]:
-    """A header's value in lower case, and its parameters (RFC 9110, 5.6.6).
+    """Return a header's value in lower case, and its parameters (RFC 9110, 5.6.6).
 
-    :raises InvalidInputError: when it is not well formed.
+    :raises InvalidInputError: when the value is malformed.
     """
     if not text:
         return "", {}
@@ -250,7 +265,7 @@ def _parse_header_value(header: str, text: str) -> tuple[str, dict[str, str]]:
     parameters: dict[str, str] = {}
     for name, value in _PARAMETERS.findall(match[2]):
         if name.lower() in parameters:
-            raise InvalidInputError(f"the header {header} has a parameter twice", header)
+            raise InvalidInputError(f"the header {header} has the same parameter twice", header)
         parameters[name.lower()] = _unquote(value)
     return match[1].lower(), parameters
 

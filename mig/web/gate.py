@@ -1,4 +1,4 @@
-"""What is decided about a request when its headers are complete, before a byte of its body."""
+"""The checks of a request when its headers are complete, before any byte of its body."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
 class Authenticator(Protocol):
-    """Finds out who sent a request."""
+    """A function that finds out who sent a request."""
 
     def __call__(self, request: Request) -> Caller | Awaitable[Caller]:
-        """Return the caller, at once when that is possible: most requests should not wait.
+        """Return the caller, not an awaitable, whenever that is possible: it saves a Deferred.
 
-        :raises RequestError: when the credentials are not good.
+        :raises RequestError: when the credentials are not valid.
         """
 
 
 class Gate:
-    """Lets a request in, or refuses it.
+    """The decision whether a request is handled or refused.
 
     :param base: the public URL of the service.
     """
@@ -53,13 +53,13 @@ class Gate:
     def check_request(self, request: Request, length: int | None) -> Deferred[None] | None:
         """Set the route, the body and the caller of a request whose request line is set.
 
-        The order is that of what a client may learn, the cheap before the dear: how it addresses
-        us, what is there, what it sends, who it is, what it may.
+        The cheap checks come before the expensive ones: the target and Host, the route, the body
+        and its origin, the caller, the permission.
 
-        :param length: of the body in bytes; ``None`` when it comes in chunks.
-        :returns: ``None`` for a request that is let in now; otherwise a Deferred that fires when
-            it is, and fails when it is refused.
-        :raises RequestError: for a request that must not be handled.
+        :param length: of the body in bytes; ``None`` when it arrives in chunks.
+        :returns: ``None`` when the request is accepted now; otherwise a Deferred that fires when
+            it is accepted and fails when it is refused.
+        :raises RequestError: when the request is refused now.
         """
         self._check_head(request, length)
         caller = self._authenticate(request)
@@ -74,15 +74,17 @@ class Gate:
 
     def _check_permission(self, request: Request, caller: Caller) -> None:
         request.caller = caller
-        needed = None if request.route is None else request.route.permission
-        if needed is not None and needed not in caller.permissions:
-            raise ForbiddenError(f"this needs the permission {str(needed.name).lower()}")
+        permission = None if request.route is None else request.route.permission
+        if permission is not None and permission not in caller.permissions:
+            raise ForbiddenError(
+                f"this request needs the permission {str(permission.name).lower()}"
+            )
 
     def _check_head(self, request: Request, length: int | None) -> None:
-        """Check what the first line and the headers show."""
+        """Check the request line and the headers."""
         if not _METHOD.fullmatch(request.method):
-            raise InvalidInputError("the method must be in capital letters", "method")
-        addressed = self._check_target(request)
+            raise InvalidInputError("the method must consist of 1 to 32 capital letters", "method")
+        authority = self._check_target(request)
         path = _decode_path(request)
         host = self._check_host_header(request)
         request.is_addressed = True
@@ -92,29 +94,32 @@ class Gate:
             request.body = RequestBody(route.max_body_bytes, budget, length)
         if route.keeps_body:
             request.content_type = forms.parse_content_type(request.requestHeaders)
-            self._check_origin(request, addressed or host)
+            self._check_origin(request, authority or host)
         expected = request.requestHeaders.getRawHeaders(b"expect", ())
         if any(expectation.lower() != b"100-continue" for expectation in expected):
-            raise ExpectationFailedError("of Expect, only 100-continue is understood")
+            raise ExpectationFailedError("the header Expect must be 100-continue")
 
     def _check_target(self, request: Request) -> str:
-        """Take an absolute form apart; refuse what is no path (RFC 9112, 3.2).
+        """Reduce an absolute URL to its path; refuse what is not a path (RFC 9112, 3.2).
 
-        :returns: host and port of the absolute form, else nothing.
+        :returns: host and port of the absolute URL; an empty string for a path.
         """
         target = request.target
         if target.startswith(b"/"):
             return ""
         absolute = _ABSOLUTE_FORM.fullmatch(target)
         if not absolute:
-            raise InvalidInputError("the request's target must be a path", "path")
+            raise InvalidInputError("the request's target must be a path or an http URL", "path")
         request.set_target(absolute[2] if absolute[2].startswith(b"/") else b"/" + absolute[2])
         authority = absolute[1].decode("latin-1")
         self._check_host_name(request, authority)
         return authority
 
     def _check_host_header(self, request: Request) -> str:
-        """The header Host, checked, which is then overwritten by the public one."""
+        """Check the header Host and return it; the request then has the public host instead.
+
+        :raises InvalidInputError: when it is missing, given twice, or names another host.
+        """
         hosts = request.requestHeaders.getRawHeaders(b"host", [])
         if len(hosts) > 1:
             raise InvalidInputError("the header Host is given twice", "Host")
@@ -131,6 +136,7 @@ class Gate:
         name = match[1].lower() if match else ""
         if name in LOOPBACK_HOSTS or name in self._host_names:
             return
+        # The address that the client connected to; a UNIX socket has none.
         local = getattr(request.getHost(), "host", "")
         if name not in {local, f"[{local}]"} - {""}:
             raise InvalidInputError(
@@ -139,24 +145,28 @@ class Gate:
                 "Host",
             )
 
-    def _check_origin(self, request: Request, addressed: str) -> None:
-        """Refuse what a page of another site makes a browser send, whether its user wants or not.
+    def _check_origin(self, request: Request, authority: str) -> None:
+        """Refuse what a page of another site makes a browser send, without its user's consent.
 
-        :param addressed: host and port by which the client calls us.
+        :param authority: host and port by which the client addresses us.
+        :raises ForbiddenError: when the browser names another site.
         """
-        ours = {self._public_origin}
-        if addressed:
-            ours |= {_normalize_origin(f"{scheme}://{addressed}") for scheme in _DEFAULT_PORTS}
+        own_origins = {self._public_origin}
+        if authority:
+            # A proxy may end TLS before us, so either scheme may be the one that the browser sees.
+            own_origins |= {
+                _normalize_origin(f"{scheme}://{authority}") for scheme in _DEFAULT_PORTS
+            }
         origins = request.requestHeaders.getRawHeaders(b"origin", [])
         sites = request.requestHeaders.getRawHeaders(b"sec-fetch-site", [])
         if any(
-            _normalize_origin(origin.decode("latin-1")) not in ours for origin in origins
+            _normalize_origin(origin.decode("latin-1")) not in own_origins for origin in origins
         ) or any(site not in (b"same-origin", b"none") for site in sites):
-            raise ForbiddenError("the page of another site must not submit anything here")
+            raise ForbiddenError("a page of another site must not submit anything here")
 
 
 def _has_fired(waiting: Deferred[None]) -> bool:
-    """Return whether nothing is waited for any more; raise the error if it is one."""
+    """Return whether the Deferred has its result; raise the error if the result is one."""
     if not waiting.called:
         return False
     failures: list[Failure] = []
@@ -177,6 +187,6 @@ def _decode_path(request: Request) -> str:
 
 
 def _normalize_origin(text: str) -> str:
-    """An origin in the form in which two can be compared (RFC 6454, 4 and 6)."""
+    """Return an origin in the form in which origins are compared (RFC 6454, 4 and 6)."""
     scheme, _, authority = text.lower().partition("://")
     return f"{scheme}://{authority.removesuffix(_DEFAULT_PORTS.get(scheme, ''))}"

@@ -1,4 +1,4 @@
-"""What the transport asks of the layers above it."""
+"""What the package needs from the layers above it."""
 
 from __future__ import annotations
 
@@ -13,43 +13,43 @@ class Route(Protocol):
 
     @property
     def path(self) -> str:
-        """The path as it was declared, below the base route."""
+        """The path as it is declared, below the path of the public URL."""
 
     @property
     def permission(self) -> IntFlag | None:
-        """What the caller must be allowed to do."""
+        """The permission that the caller must have; ``None`` when anyone may call."""
 
     @property
     def max_body_bytes(self) -> int:
-        """The length of the longest body that a request for the route may have."""
+        """How many bytes the body of a request for the route may have."""
 
     @property
     def keeps_body(self) -> bool:
-        """Whether the handler reads the body; otherwise it is dropped as it comes."""
+        """Whether the handler reads the body; otherwise it is dropped as it arrives."""
 
     @property
     def resource(self) -> IResource:
-        """What answers a request for the route."""
+        """The resource that answers a request for the route."""
 
 
 class Router(Protocol):
-    """Knows every route."""
+    """The table of all routes."""
 
     def resolve(self, path: str, method: str) -> Route:
-        """Return the route of a decoded path and a method.
+        """Return the route for a decoded path and a method.
 
         :raises NotFoundError: for a path that has no route.
-        :raises MethodNotAllowedError: for a method that the path does not know.
+        :raises MethodNotAllowedError: for a method that the path does not allow.
         """
 
 
 class Caller(Protocol):
-    """Who sent a request."""
+    """The sender of a request."""
 
     @property
     def name(self) -> str:
-        """What the caller is called in the log."""
+        """The name of the caller in the log."""
 
     @property
     def permissions(self) -> IntFlag:
-        """What the caller is allowed to do."""
+        """The permissions of the caller."""

@@ -1,4 +1,4 @@
-"""Which of several media types a client gets."""
+"""The choice of one of several media types for a client (RFC 9110, 12.5.1)."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _BROWSER_EQUIVALENTS = {"application/json": "text/html"}
 
 @lru_cache(maxsize=256)
 def choose_media_type(accept: str, offered: tuple[str, ...]) -> str:
-    """Return the media type of *offered* that a client prefers.
+    """Return the media type of ``offered`` that a client prefers.
 
-    Only types that the client names count: one that accepts anything, or nothing of what is
+    Only types that the client names count: a client that accepts anything, or none of the types
     offered, gets the first.
 
-    :param accept: the values of its header Accept, joined by commas.
+    :param accept: the values of the client's header Accept, joined by commas.
     """
     qualities = _parse_qualities(accept)
 
@@ -29,7 +29,7 @@ def choose_media_type(accept: str, offered: tuple[str, ...]) -> str:
 
 
 def _parse_qualities(accept: str) -> dict[str, float]:
-    """Return how much a client wants each media type that it names, without its parameters."""
+    """Return the quality of each media type that a client names, without its parameters."""
     qualities: dict[str, float] = {}
     for value, quality in parse_accept_header(accept):
         name = value.partition(";")[0].strip().lower()

@@ -1,4 +1,4 @@
-"""One request: what is kept of it, how its answer leaves, and what is told of it at its end."""
+"""One request: its state, its answer, and the event at its end."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from mig.web.interfaces import Caller, Route
 from mig.web.negotiation import choose_media_type
 from mig.web.urlencoded import NameValuePairs, parse_pairs
 
-_operations = Random()  # noqa: S311 - the ids name requests, they keep no secret
+_operations = Random()  # noqa: S311 - the ids name requests and keep no secret
 
 
 class RequestEnded(Struct, frozen=True, kw_only=True, gc=False):
-    """What is known of a request when it has ended, however it did.
+    """A request that has ended, successfully or not.
 
     ``route`` and ``caller`` are ``None`` for a request that was refused before they were known,
-    ``client`` for one that came through a UNIX socket.
+    ``client`` is ``None`` for one that arrived through a UNIX socket.
     """
 
     operation: str
@@ -48,13 +48,14 @@ class RequestEnded(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class RequestChecker(Protocol):
-    """Decides whether a request is let in, see :meth:`mig.web.gate.Gate.check_request`."""
+    """The function that decides about a request: :meth:`mig.web.gate.Gate.check_request`."""
 
-    def __call__(self, request: Request, length: int | None) -> Deferred[None] | None: ...
+    def __call__(self, request: Request, length: int | None) -> Deferred[None] | None:
+        """Accept or refuse the request; the body has ``length`` bytes."""
 
 
 class BaseSite(server.Site):
-    """What a request and its connection ask of the site."""
+    """The site as a request and its connection use it."""
 
     check_request: RequestChecker
     clock: IReactorTime
@@ -64,32 +65,31 @@ class BaseSite(server.Site):
     body_budget: BufferBudget
 
     def render_error(self, request: Request, error: BaseException) -> bytes:
-        """Set status and headers of the answer that tells of *error*; return its document."""
+        """Set the status and headers of the answer to an error; return its document."""
         raise NotImplementedError
 
     def notify_observers(self, event: RequestEnded) -> None:
-        """Tell everybody who wants to know that a request has ended."""
+        """Tell every observer that a request has ended."""
         raise NotImplementedError
 
 
 class BaseChannel(HTTPChannel):
-    """What a request asks of its connection."""
+    """The connection as a request uses it."""
 
-    transport: ITCPTransport  # or a UNIX socket's or TLS's, which have what is used here
+    transport: ITCPTransport  # or that of a UNIX socket or TLS, which has what is used here
     site: BaseSite
 
     def refuse_and_close(self, error: BaseException) -> None:
-        """Answer *error* to the request that is being read, and end the connection."""
+        """Answer the request that is being read with ``error``, and end the connection."""
         raise NotImplementedError
 
 
 class Request(server.Request):
     """One request: its operation id, its route and caller, and its negotiated answer.
 
-    ``rows`` and ``outcome`` are for the log: how many rows were served, and how it ended.
-    ``is_addressed`` says that its target and its Host are sound, so that what follows on the
-    connection can be trusted to be a request; ``is_disconnected`` that there is no connection any
-    more.
+    ``rows`` and ``outcome`` are for the log: how many rows were served, and how the request ended.
+    ``is_addressed`` tells that its target and its Host are sound, so that what follows on the
+    connection can be trusted to be a request; ``is_disconnected``, that the connection is lost.
     """
 
     site: BaseSite
@@ -98,8 +98,8 @@ class Request(server.Request):
     content: BytesIO
 
     def __init__(self, channel: BaseChannel, queued: object = False) -> None:
-        super().__init__(channel)  # queued: Twisted still passes it, and ignores it
-        self.operation = str(_operations.getrandbits(53))
+        super().__init__(channel)  # Twisted still passes ``queued``, and ignores it
+        self.operation = str(_operations.getrandbits(53))  # exact as a JSON number, like any id
         self.route: Route | None = None
         self.caller: Caller | None = None
         self.body: RequestBody | None = None
@@ -113,11 +113,11 @@ class Request(server.Request):
         self.is_disconnected = False
         self._error: BaseException | None = None
         self._is_decided = False
-        self._is_whole = False
+        self._is_complete = False
         self._has_ended = False
 
     def set_request_line(self, method: bytes, target: bytes, version: bytes) -> None:
-        """Take what the request's first line says; from here on there will be an answer."""
+        """Set what the request line says; from here on the request gets an answer."""
         self.has_request_line = True
         self.site = self.channel.site
         self._started = self.site.clock.seconds()
@@ -128,24 +128,28 @@ class Request(server.Request):
         self.notifyFinish().addErrback(self._record_disconnect)
 
     def set_target(self, target: bytes) -> None:
-        """Take path and query for those of the request."""
+        """Set the path and query of the request."""
         self.uri = target
         self.path = target.partition(b"?")[0]
 
     @property
     def is_refused(self) -> bool:
-        """Whether the gate refused it."""
+        """Whether the gate has refused the request."""
         return self._error is not None
 
     # The body
 
+    # Twisted's own methods keep a body of any length, and parse forms leniently.
+
     def gotLength(self, length: int | None) -> None:
+        """Prepare for the body, which the gate has created if there is one."""
         self.content = BytesIO()
         if self.body is not None:
             self.content = self.body.content
             self.notifyFinish().addBoth(self._release_body, self.body)
 
     def handleContentChunk(self, data: bytes) -> None:
+        """Take a piece of the body; refuse the request when the body is too long."""
         if self.finished or self.body is None:
             return
         try:
@@ -157,20 +161,20 @@ class Request(server.Request):
         body.release()
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
-        """The request is whole; its first line was taken when its headers were complete."""
+        """Handle the complete request; its first line was taken at the end of its headers."""
         self.content.seek(0)
-        self.args = {}
-        self._is_whole = True
+        self.args = {}  # Twisted declares it; handlers use parse_query and parse_form
+        self._is_complete = True
         self._handle_when_ready()
 
     def apply_decision(self, error: BaseException | None = None) -> None:
-        """Let the request be handled when it is whole, or answered with *error*."""
+        """Have the request handled, or answered with ``error``, as soon as it is complete."""
         self._error = error
         self._is_decided = True
         self._handle_when_ready()
 
     def _handle_when_ready(self) -> None:
-        if not (self._is_whole and self._is_decided):
+        if not (self._is_complete and self._is_decided):
             return
         if self._error is None:
             self.process()
@@ -180,7 +184,7 @@ class Request(server.Request):
             self.finish()
 
     def send_error(self, error: BaseException) -> None:
-        """Answer *error* and nothing else on this connection."""
+        """Answer with ``error``, the last answer on this connection."""
         self.setHeader(b"connection", b"close")
         self.write(self.site.render_error(self, error))
         self.finish()
@@ -188,20 +192,20 @@ class Request(server.Request):
     # What handlers use
 
     def parse_query(self) -> NameValuePairs:
-        """Names and values of the query string, in order, taken strictly.
+        """Parse the query string strictly, into names and values in order.
 
-        :raises InvalidInputError: see :func:`mig.web.urlencoded.parse_pairs`.
+        :raises InvalidInputError: as :func:`mig.web.urlencoded.parse_pairs` does.
         """
         return parse_pairs(self.uri.partition(b"?")[2], "parameter")
 
     def build_url(self) -> str:
-        """The address that answers, under the public URL."""
+        """Return the public URL of this request."""
         return self.site.public_root + _escape_uri(self.uri.decode("latin-1"))
 
     def choose_media_type(self, offered: tuple[str, ...]) -> str:
-        """Return the one of the media types *offered* that the client prefers.
+        """Return the media type of ``offered`` that the client prefers.
 
-        The answer is sent as this one.
+        It becomes the Content-Type of the answer.
         """
         values = self.requestHeaders.getRawHeaders(b"accept", [])
         accept = ",".join(value.decode("latin-1") for value in values)
@@ -211,7 +215,7 @@ class Request(server.Request):
     def set_headers(self) -> None:
         """Set the headers that every answer has.
 
-        An answer whose media type was not chosen has one of those of the site.
+        An answer whose media type was not chosen gets one of the site's media types.
         """
         media_type = self._media_type or self.choose_media_type(self.site.media_types)
         self.setHeader(b"server", b"mig-api")
@@ -219,7 +223,7 @@ class Request(server.Request):
         self.setHeader(b"vary", b"Accept")
 
     def prepare_response(self, document: bytes, status: int = 200) -> bytes:
-        """Return a whole document as the answer to this request; the caller writes it."""
+        """Set the status and headers of a complete document, and return it to be written."""
         self.setResponseCode(status)
         self.set_headers()
         self.setHeader(b"content-length", b"%d" % len(document))
@@ -228,13 +232,14 @@ class Request(server.Request):
     # The end
 
     def abort(self, outcome: str) -> None:
-        """Cut the connection, so that the client sees that its answer is not whole."""
+        """Cut the connection, so that the client sees that its answer is incomplete."""
         self.outcome = outcome
         self.is_aborted = True
         if self.channel is not None:
             self.channel.transport.abortConnection()
 
     def finish(self) -> None:
+        """End the answer, unless its connection has been cut."""
         if not self.is_aborted:
             super().finish()
             self._report_end()
@@ -268,12 +273,12 @@ class Request(server.Request):
 
 @lru_cache(maxsize=1)
 def _format_date(seconds: int) -> bytes:
-    """The header Date, which is the same for a second."""
+    """Return the header Date, which is formatted once a second."""
     return bytes(datetimeToString(seconds))
 
 
 def _escape_uri(text: str) -> str:
-    """*text* as it came, what a URI must not hold percent-encoded."""
+    """Percent-encode only the characters that a URI must not contain (RFC 3986, 2)."""
     return re.sub(
         r"[^A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=%-]",
         lambda match: "".join(f"%{byte:02X}" for byte in match[0].encode("latin-1")),

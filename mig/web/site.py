@@ -1,4 +1,4 @@
-"""The web server: what its connections and requests have in common."""
+"""The web server: the state that its connections and requests share."""
 
 from __future__ import annotations
 
@@ -19,20 +19,21 @@ from mig.web.interfaces import Router
 from mig.web.request import BaseSite, Request, RequestEnded
 
 ErrorRenderer = Callable[[Request, BaseException], bytes]
-"""Sets status and headers of the answer that tells of an error; returns its document."""
+"""A function that sets status and headers of the answer to an error, and returns its document."""
 
 RequestObserver = Callable[[RequestEnded], None]
-"""Is told when a request has ended."""
+"""A function that is called when a request has ended."""
 
 
 class ApiSite(BaseSite):
-    """Serves the routes of *router* at the public URL *base*, as in ``http://localhost:1664/api``.
+    """The server of the routes of ``router`` at the public URL ``base``.
 
-    :param clock: of all deadlines.
-    :param media_types: those that a document is given as unless its handler says others.
+    :param clock: the clock of all deadlines.
+    :param base: for example ``http://localhost:1664/api``.
+    :param media_types: those of every document whose handler does not offer others.
     """
 
-    protocol: Callable[[], Any] = Channel  # declared by Twisted to be its switch to HTTP/2
+    protocol: Callable[[], Any] = Channel  # Twisted declares its own type, a switch to HTTP/2
     _log = Logger()
 
     def __init__(
@@ -57,41 +58,42 @@ class ApiSite(BaseSite):
         self._render_error = render_error
         self._observers = observers
         super().__init__(
-            Resource(),  # never asked: the route of a request has its own
+            Resource(),  # never used: getResourceFor returns the resource of the route
             requestFactory=Request,
             timeout=limits.idle_seconds,
             reactor=clock,
-            parsePOSTFormSubmission=False,
+            parsePOSTFormSubmission=False,  # mig.web.forms is strict, and the gate limits bodies
         )
-        self.displayTracebacks = False
+        self.displayTracebacks = False  # a client must not see our code
 
     @property
     def buffered_bytes(self) -> int:
-        """How many bytes of bodies are held."""
+        """How many bytes of request bodies are held."""
         return self.body_budget.total
 
     def getResourceFor(self, request: Request) -> IResource:
-        """Return the resource of the route that is known since the headers were complete."""
+        """Return the resource of the route that the gate has found."""
         assert request.route is not None
         return request.route.resource
 
     def render_error(self, request: Request, error: BaseException) -> bytes:
-        """Set status and headers of the answer that tells of *error*; return its document."""
+        """Set the status and headers of the answer to an error; return its document."""
         return self._render_error(request, error)
 
     def notify_observers(self, event: RequestEnded) -> None:
-        """Tell every observer that a request has ended; one that fails stops no other."""
+        """Tell every observer that a request has ended, even if another observer fails."""
         for observer in self._observers:
             try:
                 observer(event)
             except Exception:
                 self._log.failure(
-                    "operation {operation} was not observed", operation=event.operation
+                    "an observer failed at the end of operation {operation}",
+                    operation=event.operation,
                 )
 
     def acceptableProtocols(self) -> list[bytes]:
-        """HTTP/1.1 alone: what is checked here is the text of HTTP/1."""
+        """Return HTTP/1.1 alone, since the gate checks the text of HTTP/1 requests."""
         return [b"http/1.1"]
 
     def log(self, request: http.Request) -> None:
-        """Requests have their own event when they end."""
+        """Write nothing: ``notify_observers`` replaces the access log of Twisted."""

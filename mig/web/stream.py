@@ -1,4 +1,4 @@
-"""An answer written while it is made, as fast as the client takes it."""
+"""An answer that is written while it is produced, as fast as the client takes it."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from mig.errors import ClientStalledError, HttpVersionError
 from mig.web.request import Request
 
 MAX_SEND_BYTES = 1_000_000
-"""How much the transport joins into one send; Twisted's default of 128 KiB costs a tenth more."""
+"""How much the transport sends at once; Twisted's default of 128 KiB takes a tenth more time."""
 
 log = Logger()
 
 
 @implementer(IPushProducer)
 class ResponseWriter:
-    """Writes to a request and waits while the transport's buffer is full.
+    """A producer that waits while the transport's buffer is full.
 
-    A chunk must be taken within ``stall_seconds`` and a second for each
-    ``stall_bytes_per_second`` in it.
+    The client must take a chunk within ``stall_seconds``, plus one second for each
+    ``stall_bytes_per_second`` in the chunk (docs/decisions/0017).
     """
 
     def __init__(self, request: Request, clock: IReactorTime) -> None:
@@ -35,9 +35,9 @@ class ResponseWriter:
         self._paused: Deferred[None] | None = None
 
     async def write(self, chunk: bytes) -> None:
-        """Write *chunk* and come back when there is room for more.
+        """Write ``chunk`` and return when there is room for more.
 
-        :raises ClientStalledError: when the client is too slow.
+        :raises ClientStalledError: when the client does not take it in time.
         """
         self._request.write(chunk)
         if self._paused is None:
@@ -54,22 +54,24 @@ class ResponseWriter:
         waiting.errback(ClientStalledError())
 
     def pauseProducing(self) -> None:
+        """Make the next ``write`` wait: the transport's buffer is full."""
         if self._paused is None:
             self._paused = Deferred()
 
     def resumeProducing(self) -> None:
+        """Let ``write`` return: the transport's buffer is empty."""
         waiting, self._paused = self._paused, None
         if waiting is not None and not waiting.called:
             waiting.callback(None)
 
     def stopProducing(self) -> None:
-        """The client is gone; Klein cancels the handler."""
+        """Do nothing when the client has left: Klein cancels the handler."""
 
 
 async def _join_chunks(first: bytes, chunks: AsyncGenerator[bytes, None], limit: int) -> bytes:
-    """The answer for a client that cannot tell an answer that was cut from one that ended.
+    """Return the whole answer, for a client that cannot tell a cut answer from a complete one.
 
-    :raises HttpVersionError: when it is longer than *limit* bytes.
+    :raises HttpVersionError: when the answer is longer than ``limit`` bytes.
     """
     parts, length = [first], len(first)
     async for chunk in chunks:
@@ -86,10 +88,11 @@ async def _join_chunks(first: bytes, chunks: AsyncGenerator[bytes, None], limit:
 async def stream_response(
     request: Request, clock: IReactorTime, chunks: AsyncGenerator[bytes, None]
 ) -> None:
-    """Answer 200 with *chunks*.
+    """Answer 200 with ``chunks``.
 
-    The first chunk is made before the status line is written: what fails until then is an
-    ordinary error. What fails later aborts the connection, so that a cut answer is seen to be cut.
+    The first chunk is produced before the status line is written, so an error until then has an
+    ordinary error answer. A later error aborts the connection: the client sees that the answer was
+    cut.
     """
     async with aclosing(chunks):
         first = await anext(chunks)
@@ -100,7 +103,7 @@ async def stream_response(
         request.set_headers()
         transport = request.channel.transport
         if isinstance(transport, FileDescriptor):
-            transport.SEND_LIMIT = MAX_SEND_BYTES
+            transport.SEND_LIMIT = MAX_SEND_BYTES  # internal: docs/twisted-internals.md
         writer = ResponseWriter(request, clock)
         request.registerProducer(writer, True)
         deadline = clock.callLater(
@@ -111,7 +114,7 @@ async def stream_response(
             async for chunk in chunks:
                 if chunk:
                     await writer.write(chunk)
-        except CancelledError:
+        except CancelledError:  # the client has left
             raise
         except ClientStalledError:
             request.abort("client stalled")
@@ -121,5 +124,5 @@ async def stream_response(
         finally:
             if deadline.active():
                 deadline.cancel()
-            if request.channel is not None:
+            if request.channel is not None:  # Twisted unsets it when the connection is lost
                 request.unregisterProducer()

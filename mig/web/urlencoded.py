@@ -1,4 +1,4 @@
-"""Names and values as URLs and HTML forms write them, taken strictly."""
+"""Names and values as URLs and HTML forms encode them, parsed strictly."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ NameValuePairs = list[tuple[str, str]]
 
 
 def parse_pairs(raw: bytes, noun: str) -> NameValuePairs:
-    """Names and values in ``application/x-www-form-urlencoded`` text, in order.
+    """Parse ``application/x-www-form-urlencoded`` text into names and values, in order.
 
     :param noun: what the pairs are called in messages.
-    :raises InvalidInputError: for broken percent-encoding, text that is no UTF-8, NUL, and for
-        more than :data:`MAX_PARAMETERS`.
+    :raises InvalidInputError: for malformed percent-encoding, text that is not UTF-8, a NUL
+        character, and more than :data:`MAX_PARAMETERS` separators.
     """
     if raw.count(b"&") > MAX_PARAMETERS:
         raise InvalidInputError(f"there are more than {MAX_PARAMETERS} {noun}s")
@@ -31,11 +31,13 @@ def parse_pairs(raw: bytes, noun: str) -> NameValuePairs:
 
 
 def escape_bytes(raw: bytes) -> str:
-    """Bytes of a request as one line of printable ASCII, cut to a length a log can bear."""
+    """Return bytes of a request as one line of printable ASCII, short enough for a log."""
+    # ascii() escapes whatever is not printable; the slice removes the quotes that it adds.
     return ascii(raw[:1024].decode("latin-1"))[1:-1]
 
 
 def _decode_component(raw: bytes, what: str) -> str:
+    # latin-1 maps every byte to one character, so the escapes can be checked before decoding.
     text = raw.replace(b"+", b" ").decode("latin-1")
     if _ESCAPES.search(text):
         raise InvalidInputError(f"{what}: % must be followed by two hexadecimal digits", what)

@@ -210,7 +210,7 @@ def test_a_body_never_goes_to_a_file(
             405,
             "allowed are GET, POST, HEAD, OPTIONS",
         ),
-        (build_post_head(CREATE, FORM).replace(b"POST", b"post"), 400, "in capital letters"),
+        (build_post_head(CREATE, FORM).replace(b"POST", b"post"), 400, "32 capital letters"),
         (
             build_post_head(CREATE),
             415,
@@ -227,9 +227,9 @@ def test_a_body_never_goes_to_a_file(
         (
             build_post_head(CREATE, FORM + "; charset=utf-8; charset=utf-16"),
             400,
-            "a parameter twice",
+            "parameter twice",
         ),
-        (build_post_head(CREATE, "Content-Type: multipart/form-data"), 400, "has no boundary"),
+        (build_post_head(CREATE, "Content-Type: multipart/form-data"), 400, "must have a boundary"),
         (
             build_post_head(CREATE, FORM, "Content-Encoding: gzip"),
             415,
@@ -240,11 +240,11 @@ def test_a_body_never_goes_to_a_file(
             415,
             "Content-Encoding",
         ),
-        (build_post_head(CREATE, FORM, "Expect: payment"), 417, "only 100-continue"),
+        (build_post_head(CREATE, FORM, "Expect: payment"), 417, "must be 100-continue"),
         (
             build_post_head(CREATE, FORM, "Expect: 100-continue", "Expect: x"),
             417,
-            "only 100-continue",
+            "must be 100-continue",
         ),
     ],
 )
@@ -450,7 +450,7 @@ def test_headers_have_a_deadline(site_client: SiteClient, data: bytes) -> None:
     site_client.send(data[:40])
     assert not send_slowly(site_client, data[40:], LIMITS.header_seconds - 1)
     status, message = parse_refusal(site_client.advance(2))
-    assert (status, message) == (408, "the request's headers must come within 15 seconds")
+    assert (status, message) == (408, "the request's headers must arrive within 15 seconds")
     site_client.advance(LIMITS.linger_seconds)
     assert site_client.transport.disconnected
 
@@ -461,7 +461,7 @@ def test_a_body_has_a_deadline(site_client: SiteClient, header: str) -> None:
     data = encode_chunk(b"a" * 500) if header == CHUNKED else b"a" * 500
     assert not send_slowly(site_client, data, LIMITS.body_seconds - 1)
     status, message = parse_refusal(site_client.advance(2))
-    assert (status, message) == (408, "the request's body must come within 60 seconds")
+    assert (status, message) == (408, "the request's body must arrive within 60 seconds")
     assert site_client.echo_routes.call_count == site_client.site.buffered_bytes == 0
 
 

@@ -127,7 +127,7 @@ def test_who_lacks_the_permission_is_refused_before_the_body(when: str) -> None:
     if when == "late":
         authenticator.accept_next(NOBODY)
         answer = site_client.take_output()
-    assert parse_refusal(answer) == (403, "this needs the permission action_create")
+    assert parse_refusal(answer) == (403, "this request needs the permission action_create")
     assert site_client.ended[0].caller == "nobody"
     assert site_client.echo_routes.call_count == 0
 
@@ -180,7 +180,7 @@ def test_a_gate_that_answers_at_once_puts_nothing_off(is_coroutine: bool) -> Non
     assert parse_answer(site_client.send(BODY)) == (200, {"action": "1"})
     site_client.send(EXPECTING)
     assert not site_client.advance(LIMITS.body_seconds - 1)
-    assert "the request's body must come" in parse_refusal(site_client.advance(1))[1]
+    assert "the request's body must arrive" in parse_refusal(site_client.advance(1))[1]
 
 
 # A request without a body
@@ -264,7 +264,7 @@ def test_a_gate_has_an_end(site_client: SiteClient, authenticator: PendingAuthen
         assert answer.startswith(b"HTTP/1.1 503 ") and b"Retry-After" in answer
         assert answer.count(b"HTTP/1.1") == 1
     assert [waiting.called for waiting in authenticator.waiting] == [True, True]
-    assert "more than 10 seconds" in site_client.ended[0].outcome
+    assert "longer than 10 seconds" in site_client.ended[0].outcome
 
 
 def test_no_other_deadline_passes_while_the_gate_is_asked(
@@ -280,7 +280,7 @@ def test_no_other_deadline_passes_while_the_gate_is_asked(
     assert not site_client.advance(LIMITS.body_seconds - 1)
     assert parse_refusal(site_client.advance(1)) == (
         408,
-        "the request's body must come within 60 seconds",
+        "the request's body must arrive within 60 seconds",
     )
 
 
