@@ -1,1 +1,1 @@
-"""What HTTP is: requests, routes, handlers, errors, streams."""
+"""The resources of the API, and the routes to them."""

@@ -1,4 +1,4 @@
-"""Actions: one by its id, and new ones."""
+"""Read an action by its id, and create actions."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from mig.web.request import Request
 
 
 class ActionResource:
-    """Answers with actions, and takes signed ones."""
+    """The handlers of actions."""
 
     def __init__(self, database: Database, responder: Responder, submitter: Submitter) -> None:
         self._database = database
@@ -36,7 +36,7 @@ class ActionResource:
         self._submitter = submitter
 
     async def get_action(self, request: Request, caller: Caller) -> bytes | None:
-        """One action by its id, with links to its commands."""
+        """Return one action by its id, with links to its commands."""
         action_id = parse_id_parameter(Action.noun, request)
         found = await find_action(self._database.query, action_id)
         if found is None:
@@ -44,15 +44,16 @@ class ActionResource:
         return await self._answer_action(request, action_id, found)
 
     async def get_template(self, request: Request, caller: Caller) -> bytes:
-        """What to fill in for a new action."""
+        """Return the template of a new action."""
         refuse_parameters(request)
         return request.prepare_response(
             write_document(request.build_url(), template=templates.ACTION)
         )
 
     async def create_action(self, request: Request, caller: Caller) -> bytes | None:
-        """Take a signed action: 202 when it is new, 200 when it was accepted before."""
+        """Accept a signed action: 202 when it is new, 200 when it was accepted before."""
         action = parse_form(request, templates.ACTION, object_field="action")["action"]
+        # A form submits the action as text, a JSON body also as an object.
         value = parse_json(action, "action") if isinstance(action, str) else action
         urls = self._responder.urls
         try:

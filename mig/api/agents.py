@@ -1,4 +1,4 @@
-"""Agents."""
+"""Read an agent by its id."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from mig.web.request import Request
 
 
 class AgentResource:
-    """Answers with agents."""
+    """The handler of agents."""
 
     def __init__(self, database: Database, responder: Responder) -> None:
         self._database = database
         self._responder = responder
 
     async def get_agent(self, request: Request, caller: Caller) -> bytes | None:
-        """One agent by its id."""
+        """Return one agent by its id."""
         agent_id = parse_id_parameter(Agent.noun, request)
         found = await find_agent(self._database.query, agent_id)
         if found is None:

@@ -1,4 +1,4 @@
-"""Commands."""
+"""Read a command by its id."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mig.web.request import Request
 
 
 class CommandResource:
-    """Answers with commands."""
+    """The handler of commands."""
 
     def __init__(self, database: Database, responder: Responder, limits: Limits) -> None:
         self._database = database
@@ -20,7 +20,7 @@ class CommandResource:
         self._limits = limits
 
     async def get_command(self, request: Request, caller: Caller) -> bytes | None:
-        """One command by its id, with its action and its agent."""
+        """Return one command by its id, with its action and its agent."""
         command_id = parse_id_parameter(Command.noun, request)
         query, max_bytes = self._database.query, self._limits.result_bytes
         found = await find_command(query, command_id, max_bytes=max_bytes)

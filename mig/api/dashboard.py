@@ -1,9 +1,9 @@
-"""The dashboard: what the agents do now, and the last actions.
+"""The dashboard: the state of the agents, and the last actions.
 
-Counting reads every agent, and every command of the last actions. In a small fleet that is quick,
-and each request is answered by a count that began after it came. In a large one the last count is
-kept, its age is shown, and it is renewed in the background: however many ask, there is one count
-at a time, and it takes only a small share of a core.
+A count reads every agent, and every command of the last actions. In a small fleet that is quick,
+and each request gets a count that began after the request arrived. In a large fleet the last count
+is kept, served with its age, and renewed in the background. There is one count at a time, however
+many requests there are, and counting takes only a small share of a core (docs/decisions/0018).
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ from mig.web.request import Request
 MAX_LAST_ACTIONS: Final = 10
 
 RENEWAL_FACTOR: Final = 20
-"""A kept count is renewed after so many times the seconds that it took."""
+"""A kept count is renewed when its age is this many times the time that it took: 5 % of a core."""
 
 
 class _CountRow(NamedTuple):
-    """Agents and endpoints: of one version, or, when that is null, of all agents by endpoint."""
+    """The counts of one version of agents, or of all endpoints (see ``_COUNTS``)."""
 
     version: Annotated[str | None, "version"]
     agents: Annotated[int, "sum(agents)::bigint"]
@@ -63,7 +63,7 @@ class _CountRow(NamedTuple):
 _COUNT = Columns(_CountRow)
 _COUNTS = Statement(
     f"""
-with seen as (
+with agent_groups as (
     select version,
         count(*) as agents,
         count(*) filter (where heartbeattime >= now() - interval '5 minutes') as active,
@@ -71,29 +71,39 @@ with seen as (
         count(*) filter (where status in ('inactive', 'idle')) as idle,
         count(*) filter (where starttime >= now() - interval '24 hours') as started,
         bool_or(heartbeattime >= now() - interval '7 days') as recent,
-        bool_or(heartbeattime >= now() - interval '7 days'
-            and heartbeattime < now() - interval '24 hours') as earlier
-    from agents group by grouping sets ((version), (queueloc))
+        bool_or(
+            heartbeattime >= now() - interval '7 days'
+            and heartbeattime < now() - interval '24 hours'
+        ) as earlier
+    from agents
+    group by grouping sets ((version), (queueloc))
 )
-select {_COUNT.sql} from seen group by version order by version nulls first
+select {_COUNT.sql}
+from agent_groups
+group by version
+order by version nulls first
 """,
     _COUNT,
 )
-"""Agents once by version and once by endpoint: a row for each version, and, first, one without a
-version that says how many endpoints there are of each kind."""
+"""Agents grouped by version and, in the same pass, by endpoint. The first row has no version: it
+counts the endpoints. Each other row counts the agents of one version."""
 
-_ACTIONS = Statement(
-    f"select {ACTION.sql} from actions a"
-    f" order by a.starttime desc nulls last, a.id desc limit {MAX_LAST_ACTIONS}",
+_LAST_ACTIONS = Statement(
+    f"""
+select {ACTION.sql}
+from actions a
+order by a.starttime desc nulls last, a.id desc
+limit {MAX_LAST_ACTIONS}
+""",
     ACTION,
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class _FleetCount:
-    """What one count found: the data that it becomes, and the counters of the last actions.
+    """The result of one count: the data of the dashboard, and the counters of the last actions.
 
-    ``started_at`` and ``seconds`` say when, and how long it took; ``is_large``, that
+    ``started_at`` and ``seconds`` tell when it began and how long it took; ``is_large``, whether
     it is kept.
     """
 
@@ -105,9 +115,9 @@ class _FleetCount:
 
 
 class DashboardResource:
-    """Answers with the dashboard.
+    """The handler of the dashboard.
 
-    :param clock: the reactor, or what has its ``seconds``.
+    :param clock: tells the age of a count.
     """
 
     log = Logger()
@@ -125,7 +135,7 @@ class DashboardResource:
         self._waiters: list[Deferred[_FleetCount]] = []
 
     async def get_dashboard(self, request: Request, caller: Caller) -> bytes:
-        """What the agents do now, and the last actions."""
+        """Return the state of the agents, and the last actions."""
         refuse_parameters(request)
         href, format_ = request.build_url(), self._format
         items = await self.encode_items()
@@ -136,26 +146,26 @@ class DashboardResource:
         )
 
     async def encode_items(self) -> bytes:
-        """The item of counts, and the last actions, newest first; encoded and separated."""
-        counted = self._find_usable_count() or await self._wait_for_count()
-        rows = await self._query(_ACTIONS, ())
-        await self._count_new_actions(counted, rows)
-        actions = ActionEncoder(self._format, counted.counters)
-        counts = encode_json(Item(href=self._urls.base + DASHBOARD, data=self._add_age(counted)))
+        """Return the item of counts, then the last actions, newest first, all encoded."""
+        count = self._find_usable_count() or await self._wait_for_count()
+        rows = await self._query(_LAST_ACTIONS, ())
+        await self._count_new_actions(count, rows)
+        actions = ActionEncoder(self._format, count.counters)
+        counts = encode_json(Item(href=self._urls.base + DASHBOARD, data=self._add_age(count)))
         return self._format.separator.join([counts, *map(actions.encode_row, rows)])
 
     def _find_usable_count(self) -> _FleetCount | None:
-        """The last count, if it is kept and not too old; renewed when it is time."""
-        kept = self._last_count
-        if kept is None or not kept.is_large:
+        """Return the last count if it is kept and not too old; renew it when that is due."""
+        count = self._last_count
+        if count is None or not count.is_large:
             return None
-        age = self._clock.seconds() - kept.started_at
-        if age > RENEWAL_FACTOR * kept.seconds:
+        age = self._clock.seconds() - count.started_at
+        if age > RENEWAL_FACTOR * count.seconds:
             self._start_counting()
-        return kept if age <= self._limits.count_age_seconds else None
+        return count if age <= self._limits.count_age_seconds else None
 
     def _wait_for_count(self) -> Deferred[_FleetCount]:
-        """The next count to begin; who leaves stops waiting, the count goes on."""
+        """Wait for the next count to begin and end; it goes on when the client leaves."""
         waiter: Deferred[_FleetCount] = Deferred()
         self._waiters.append(waiter)
         self._start_counting()
@@ -171,9 +181,9 @@ class DashboardResource:
         outcome: _FleetCount | Failure
         try:
             outcome = self._last_count = await self._count_fleet()
-            if outcome.is_large:
+            if outcome.is_large:  # requests that came while it ran may use it too
                 waiting, self._waiters = waiting + self._waiters, []
-        except Exception as reason:
+        except Exception as reason:  # goes to every request that waits
             outcome = Failure()
             if not waiting:
                 self.log.warn("could not renew the dashboard's counts: {reason}", reason=reason)
@@ -181,13 +191,13 @@ class DashboardResource:
         if self._waiters:
             self._start_counting()
         for waiter in waiting:
-            if not waiter.called:
+            if not waiter.called:  # it is cancelled when its client leaves
                 waiter.callback(outcome)
 
     async def _count_fleet(self) -> _FleetCount:
         started_at = self._clock.seconds()
         agents, data = _build_data(await self._query(_COUNTS, ()))
-        rows = await self._query(_ACTIONS, ())
+        rows = await self._query(_LAST_ACTIONS, ())
         statuses = await count_commands_by_status(self._query, [row.id for row in rows])
         commands = sum(sum(numbers.values()) for numbers in statuses.values())
         return _FleetCount(
@@ -198,27 +208,27 @@ class DashboardResource:
             is_large=agents + commands > self._limits.counted_rows,
         )
 
-    async def _count_new_actions(self, counted: _FleetCount, rows: Sequence[ActionRow]) -> None:
-        """Count the commands of actions that came since, once for each of them."""
-        if new := [row.id for row in rows if row.id not in counted.counters]:
-            counted.counters.update(await load_counters(self._query, new))
+    async def _count_new_actions(self, count: _FleetCount, rows: Sequence[ActionRow]) -> None:
+        """Count the commands of each action that is newer than the count, once."""
+        if new := [row.id for row in rows if row.id not in count.counters]:
+            count.counters.update(await load_counters(self._query, new))
 
-    def _add_age(self, counted: _FleetCount) -> list[Data]:
-        """The data of a count, and how old it is when it is one that is kept."""
-        if not counted.is_large:
-            return counted.data
+    def _add_age(self, count: _FleetCount) -> list[Data]:
+        """Return the data of a count, with the age of a count that is kept."""
+        if not count.is_large:
+            return count.data
         age = Data(
             name="counts age",
-            value=round(self._clock.seconds() - counted.started_at),
+            value=round(self._clock.seconds() - count.started_at),
             prompt="seconds since agents, endpoints and the commands of actions were counted",
         )
-        return [*counted.data, age]
+        return [*count.data, age]
 
 
 def _build_data(rows: Sequence[_CountRow]) -> tuple[int, list[Data]]:
-    """How many agents there are, and what is said of them.
+    """Return the number of agents, and the data of the dashboard.
 
-    The names of 2014 come first, then those of 2017; one that both have stands once.
+    The data names of MIG's API of 2014 come first, then those of 2017, without duplicates.
     """
     endpoints, versions = rows[0] if rows else _NO_AGENTS, rows[1:]
     values = {

@@ -24,7 +24,7 @@ def answer_refusal(
     items: list[Item] | None = None,
     links: list[Link] | None = None,
 ) -> bytes:
-    """The answer that tells a client why it gets none."""
+    """Answer with the reason why a request is refused."""
     for name, value in refusal.headers:
         request.setHeader(name, value)
     request.outcome = f"refused: {describe_error(refusal)}"
@@ -38,14 +38,15 @@ def _answer_error(
     items: list[Item] | None = None,
     links: list[Link] | None = None,
 ) -> bytes:
-    request.choose_media_type(MEDIA_TYPES)  # whatever the answer would have been
+    # Errors have one format, even where the handler has already chosen another one.
+    request.choose_media_type(MEDIA_TYPES)
     error = Error(title=status.phrase, code=request.operation, message=message)
     document = write_document(request.build_url(), items=items, links=links, error=error)
     return request.prepare_response(document, status)
 
 
 def answer_exception(request: Request, error: BaseException) -> bytes:
-    """The answer that tells of any error; one that is no refusal is logged and not shown."""
+    """Answer with any error; one that is not a refusal is logged, and its reason not sent."""
     if isinstance(error, RequestError):
         return answer_refusal(request, error)
     log.failure("operation {operation} failed", Failure(error), operation=request.operation)
@@ -54,12 +55,12 @@ def answer_exception(request: Request, error: BaseException) -> bytes:
 
 
 def install_error_handler(app: Klein) -> None:
-    """Answer every exception of a handler."""
+    """Make ``app`` answer every exception of a handler."""
 
     @app.handle_errors(Exception)
     def answer_failure(request: IRequest, failure: Failure) -> bytes:
         error = failure.value
-        if error is None or isinstance(error, CancelledError):
+        if error is None or isinstance(error, CancelledError):  # the client has left
             return b""
-        assert isinstance(request, Request)  # what our site makes
+        assert isinstance(request, Request)  # our site creates no other
         return answer_exception(request, error)

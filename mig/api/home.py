@@ -1,4 +1,4 @@
-"""Where a client begins: the home document, the server's root, the heartbeat."""
+"""The home document, the root of the server, and the heartbeat."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from mig.web.request import Request
 
 
 class HomeResource:
-    """Answers what needs no database."""
+    """The handlers that need no database."""
 
     def __init__(self, urls: Urls) -> None:
         self._urls = urls
 
     async def get_home(self, request: Request, caller: Caller) -> bytes:
-        """What there is to find and to submit, for clients that know nothing of MIG."""
+        """Return links to every resource and search, for clients that know nothing of MIG."""
         refuse_parameters(request)
         search = [Data(name=p.name, value="", prompt=p.prompt) for p in PARAMETERS]
         document = write_document(
@@ -32,7 +32,7 @@ class HomeResource:
         return request.prepare_response(document)
 
     async def redirect_to_home(self, request: Request, caller: Caller) -> bytes:
-        """The server's root: the way to the API."""
+        """Redirect from the root of the server to the API."""
         request.setHeader(b"location", self._urls.for_home().encode())
         link = Link(rel="home", href=self._urls.for_home())
         return request.prepare_response(
@@ -40,8 +40,9 @@ class HomeResource:
         )
 
     async def get_heartbeat(self, request: Request, caller: Caller) -> bytes:
-        """That the service runs, in the words that existing monitoring looks for."""
+        """Return that the service runs."""
         refuse_parameters(request)
+        # Existing monitoring looks for these words.
         data = [Data(name="heartbeat", value="gatorz say hi")]
         item = Item(href=request.build_url(), data=data)
         return request.prepare_response(write_document(request.build_url(), items=[item]))

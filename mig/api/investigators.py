@@ -1,4 +1,4 @@
-"""Investigators: one by its id, new ones, and their status."""
+"""Read an investigator by its id, and create, enable and disable investigators."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from mig.web.request import Request
 
 
 class InvestigatorResource:
-    """Answers with investigators, and adds and changes them."""
+    """The handlers of investigators."""
 
     def __init__(
         self, database: Database, responder: Responder, registry: InvestigatorRegistry
@@ -38,7 +38,7 @@ class InvestigatorResource:
         self._registry = registry
 
     async def get_investigator(self, request: Request, caller: Caller) -> bytes | None:
-        """One investigator by its id, with the public key."""
+        """Return one investigator by its id, with the public key."""
         investigator_id = parse_id_parameter(Investigator.noun, request)
         found = await find_investigator(self._database.query, investigator_id)
         if found is None:
@@ -46,11 +46,11 @@ class InvestigatorResource:
         return await self._answer_investigator(request, investigator_id, found, HTTPStatus.OK)
 
     async def get_template(self, request: Request, caller: Caller) -> bytes:
-        """What to fill in for a new investigator."""
+        """Return the template of a new investigator."""
         return _answer_template(request, templates.INVESTIGATOR)
 
     async def get_update_template(self, request: Request, caller: Caller) -> bytes:
-        """What to fill in to change an investigator."""
+        """Return the template that changes an investigator."""
         return _answer_template(request, templates.INVESTIGATOR_UPDATE)
 
     async def create_investigator(self, request: Request, caller: Caller) -> bytes | None:
@@ -74,12 +74,12 @@ class InvestigatorResource:
     async def _answer_stored_investigator(
         self, request: Request, investigator_id: int, status: HTTPStatus
     ) -> bytes | None:
-        stored = await find_investigator(self._database.query, investigator_id)
-        if stored is None:
+        investigator = await find_investigator(self._database.query, investigator_id)
+        if investigator is None:
             raise make_deleted_error()
         href = self._responder.urls.for_investigator(investigator_id)
         request.setHeader(b"location", href.encode())
-        return await self._answer_investigator(request, investigator_id, stored, status)
+        return await self._answer_investigator(request, investigator_id, investigator, status)
 
     async def _answer_investigator(
         self,

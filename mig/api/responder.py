@@ -1,4 +1,4 @@
-"""How a handler answers: in the format that the client prefers, whole or streamed."""
+"""Answers in the format that the client prefers, in one piece or streamed."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from mig.web.request import Request
 from mig.web.stream import stream_response
 
 SLICE_BYTES: Final = 262_144
+"""The pieces of a large document: small enough that a slow client takes each one in time."""
 
 
 class Responder:
-    """Answers requests with records in one of the *formats*."""
+    """The answers to requests, in one of the ``formats``."""
 
     def __init__(
         self,
@@ -33,9 +34,9 @@ class Responder:
         self.urls = urls
         self._reactor = reactor
         self._limits = limits
-        self._large = 0
-        made = [make(urls) for make in formats.values()]
-        self._formats = {name: format_ for format_ in made for name in format_.media_types}
+        self._large_documents = 0
+        instances = [make(urls) for make in formats.values()]
+        self._formats = {name: format_ for format_ in instances for name in format_.media_types}
         self._media_types = tuple(self._formats)
 
     def choose_format(self, request: Request) -> Format:
@@ -57,25 +58,26 @@ class Responder:
             + format_.encode_tail(tail)
         )
         request.rows = 1
-        is_whole = len(document) <= self._limits.whole_answer_bytes
-        if is_whole or status != 200 or request.clientproto == b"HTTP/1.0":
+        is_small = len(document) <= self._limits.whole_answer_bytes
+        # A stream has status 200 and no Content-Length, which a client of HTTP/1.0 needs.
+        if is_small or status != 200 or request.clientproto == b"HTTP/1.0":
             return request.prepare_response(document, status)
-        if self._large >= self._limits.large_documents:
-            raise UnavailableError("too many large documents are being sent")
-        self._large += 1
+        if self._large_documents >= self._limits.large_documents:
+            raise UnavailableError("too many large documents are being sent at once")
+        self._large_documents += 1
         try:
             await self.stream_document(request, _split_document(document))
         finally:
-            self._large -= 1
+            self._large_documents -= 1
         return None
 
     async def stream_document(self, request: Request, chunks: AsyncGenerator[bytes, None]) -> None:
-        """Answer with *chunks* as fast as the client takes them."""
+        """Answer with ``chunks`` as fast as the client takes them."""
         await stream_response(request, self._reactor, chunks)
 
 
 async def _split_document(document: bytes) -> AsyncGenerator[bytes, None]:
-    """Yield a large document in pieces, so that a client that does not take them is cut."""
+    """Yield a large document in pieces, so that a client that stalls is disconnected."""
     for begin in range(0, len(document), SLICE_BYTES):
         yield document[begin : begin + SLICE_BYTES]
 
@@ -86,30 +88,32 @@ def make_not_found_error(noun: str, record_id: int) -> NotFoundError:
 
 
 def make_deleted_error() -> UnavailableError:
-    """Return the error for a record that was stored just now, and is gone already."""
-    return UnavailableError("what was stored has been deleted again")
+    """Return the error for a record that was deleted just after it was stored."""
+    return UnavailableError("the record was stored, but has been deleted since")
 
 
 def refuse_parameters(request: Request) -> None:
-    """Refuse a request with a parameter that has a value.
+    """Refuse a request that has a parameter with a value.
 
-    :raises InvalidInputError: naming it.
+    :raises InvalidInputError: naming the parameter.
     """
     for name, text in request.parse_query():
         if text:
-            raise InvalidInputError(f"unknown parameter {name!r}; there are none here", name)
+            raise InvalidInputError(
+                f"unknown parameter {name!r}; this path has no parameters", name
+            )
 
 
 def parse_id_parameter(noun: str, request: Request) -> int:
-    """Return the id of the one document that a request asks for.
+    """Return the id of the one record that a request asks for.
 
-    :raises InvalidInputError: naming the parameter, when it is not the only one, or no id.
+    :raises InvalidInputError: for another parameter, a second id, and a value that is not an id.
     """
     name = f"{noun}id"
     values = []
     for other, text in request.parse_query():
         if other != name:
-            hint = suggest_name(other.lower(), [name], f"it takes only {name}")
+            hint = suggest_name(other.lower(), [name], f"the only parameter is {name}")
             raise InvalidInputError(f"unknown parameter {other!r}; {hint}", other)
         values.append(text)
     if len(values) > 1:

@@ -1,4 +1,4 @@
-"""Every route: path, method, the permission that it needs, its body, and its handler."""
+"""Every route: its path, method, permission, body policy and handler."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ DEFAULT_LIMITS: Final = Limits()
 
 
 class BodyPolicy(Enum):
-    """What a route does with a request's body, by the limit of its length."""
+    """What a route does with a body; the value is the field of ``Limits`` for its length."""
 
     DISCARDED = "discarded_body_bytes"
     ACTION = "action_body_bytes"
@@ -42,9 +42,9 @@ class BodyPolicy(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Route:
-    """One method of one path: what the caller must be allowed to do, and what then happens.
+    """One method of one path: the permission that the caller needs, and the handler.
 
-    :param resource_class: whose method the handler is called as.
+    :param resource_class: the class that the handler is a method of.
     """
 
     path: str
@@ -149,7 +149,7 @@ Endpoint = Callable[[Request], Awaitable[bytes | None] | bytes]
 
 @dataclass(frozen=True, kw_only=True)
 class ServedRoute:
-    """A route as the gate knows it, see :class:`mig.web.interfaces.Route`."""
+    """A route as the gate uses it: see :class:`mig.web.interfaces.Route`."""
 
     path: str
     permission: Permission | None
@@ -160,9 +160,9 @@ class ServedRoute:
 
 
 class Router:
-    """The Klein application that serves *routes* below *base_path*.
+    """The Klein application that serves ``routes`` below ``base_path``.
 
-    :param resources: whose method each handler is called as.
+    :param resources: an instance of every resource class in ``routes``.
     """
 
     def __init__(
@@ -175,7 +175,7 @@ class Router:
         self._resources = {type(resource): resource for resource in resources}
         self._limits = limits
         self._klein = Klein()
-        self._klein.url_map.merge_slashes = False
+        self._klein.url_map.merge_slashes = False  # werkzeug would redirect paths with "//"
         self._map = self._klein.url_map.bind("localhost")
         self._served: dict[str, dict[str, ServedRoute]] = {}
         by_path: dict[str, dict[str, Route]] = {}
@@ -187,7 +187,7 @@ class Router:
             self._served[path] = self._declare_path(path, methods)
 
     def _declare_path(self, path: str, methods: Mapping[str, Route]) -> dict[str, ServedRoute]:
-        """Declare *path* to Klein; return what its methods do."""
+        """Declare ``path`` to Klein; return its methods with their routes."""
         self._klein.route(path, strict_slashes=False, endpoint=path)(_handle_request)
         [rule] = self._klein.url_map.iter_rules(path)
         klein_resource = _SingleRouteApplication(self._klein, rule).resource()
@@ -197,8 +197,10 @@ class Router:
         }
         if "GET" in served:
             served["HEAD"] = served["GET"]
-        [some, *_] = methods.values()
-        options = replace(some, method="OPTIONS", permission=None, body_policy=BodyPolicy.DISCARDED)
+        [any_route, *_] = methods.values()
+        options = replace(
+            any_route, method="OPTIONS", permission=None, body_policy=BodyPolicy.DISCARDED
+        )
         allowed = ", ".join([*served, "OPTIONS"])
         served["OPTIONS"] = self._make_served_route(
             options, klein_resource, _make_options_endpoint(allowed)
@@ -222,16 +224,16 @@ class Router:
 
         def endpoint(request: Request) -> Awaitable[bytes | None]:
             caller = request.caller
-            assert isinstance(caller, Caller)  # what authentication here returns
+            assert isinstance(caller, Caller)  # authentication returns no other here
             return handler(resource, request, caller)
 
         return endpoint
 
     def resolve(self, path: str, method: str) -> ServedRoute:
-        """Return the route of the decoded *path* and *method*.
+        """Return the route for the decoded ``path`` and ``method``.
 
         :raises NotFoundError: for a path that has no route.
-        :raises MethodNotAllowedError: for a method that the path does not know.
+        :raises MethodNotAllowedError: for a method that the path does not allow.
         """
         try:
             endpoint, _ = self._map.match(path)
@@ -244,9 +246,9 @@ class Router:
 
 
 def _handle_request(request: Request) -> Awaitable[bytes | None] | bytes:
-    """Call what answers the route that the gate found."""
+    """Call the endpoint of the route that the gate has found."""
     route = request.route
-    assert isinstance(route, ServedRoute)  # what our router returns
+    assert isinstance(route, ServedRoute)  # our router returns no other
     return route.endpoint(request)
 
 
@@ -260,11 +262,12 @@ def _make_options_endpoint(allowed: str) -> Endpoint:
 
 
 class _SingleRouteApplication(Klein):
-    """An application of one route, which Klein finds without looking the path up again.
+    """An application with one route, which Klein finds without looking the path up again.
 
     ``KleinResource.render`` (klein 24.8) binds the URL map to the request and asks for the rule
-    that matches. The gate has done that before; here Klein is given what was found, and goes on as
-    ever: it calls the endpoint, answers its errors, and cancels it when the client leaves.
+    that matches. The gate has done that already, so this map returns the gate's rule. Klein then
+    works as usual: it calls the endpoint, answers its errors, and cancels it when the client
+    leaves (docs/decisions/0021).
     """
 
     def __init__(self, application: Klein, rule: Rule) -> None:
@@ -288,7 +291,7 @@ class _SingleRouteApplication(Klein):
 
 
 class _SingleRuleMap(Map):
-    """A URL map in which only one rule is ever looked for; no path of ours has arguments."""
+    """A URL map that always finds the same rule; none of our paths has arguments."""
 
     def __init__(self, rule: Rule) -> None:
         super().__init__()

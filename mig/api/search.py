@@ -26,7 +26,7 @@ from mig.web.request import Request
 
 
 class SearchResource:
-    """Answers searches.
+    """The handler of searches.
 
     :param reactor: the clock of the default search window.
     """
@@ -48,7 +48,7 @@ class SearchResource:
         except InvalidInputError as refusal:
             return _answer_invalid_search(request, refusal, parse_search([], now).echo_parameters())
         format_ = self._responder.choose_format(request)
-        if request.method == b"HEAD":
+        if request.method == b"HEAD":  # the query would run only to be thrown away
             request.set_headers()
             return b""
         encoder = make_row_encoder(search, format_, self._responder.urls, self._limits)
@@ -59,11 +59,13 @@ class SearchResource:
     async def _encode_document(
         self, request: Request, format_: Format, search: Search, encoder: RowEncoder[Any]
     ) -> AsyncGenerator[bytes, None]:
-        """Yield the document: its first chunk is the head and the first page."""
+        """Yield the document; its first chunk is the head and the first page."""
         href = request.build_url()
         async with self._database.snapshot(f"mig-api {request.operation}") as snapshot:
             results = SearchResults(snapshot, search, encoder)
             await results.open()
+            # The head leaves with the first page, so that an error of the query still becomes
+            # an error answer: stream_response writes nothing before the first chunk.
             pending = format_.encode_head(href)
             is_empty = True
             async with aclosing(results.encode_pages()) as pages:
@@ -87,6 +89,7 @@ class SearchResource:
             return []
         parameters = dict(search.raw_values)
         parameters |= {"after": search.after.format_iso(), "limit": str(search.limit)}
+        # The defaults of the values above depend on the time; the cursor replaces the offset.
         parameters |= {"offset": "", "cursor": str(position)}
         href = self._responder.urls.for_search((n, text) for n, text in parameters.items() if text)
         return [Link(rel="next", href=href)]
@@ -95,6 +98,6 @@ class SearchResource:
 def _answer_invalid_search(
     request: Request, refusal: InvalidInputError, parameters: SearchParameters
 ) -> bytes:
-    """Return the refusal of a search, with the defaults as an item: clients of 2014 expect it."""
+    """Refuse a search, with the default parameters as an item, which clients of 2014 expect."""
     data = [Data(name=parameters.noun, value=parameters)]
     return answer_refusal(request, refusal, items=[Item(href=request.build_url(), data=data)])
