@@ -1,4 +1,4 @@
-"""Rows of a search to records in the format of an answer."""
+"""The records of a search: its rows, in the format of the answer."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ AnySearchRow = TypeVar("AnySearchRow", bound=SearchRow)
 
 
 class RecordEncoder(Generic[AnySearchRow]):
-    """Writes a record for each row.
+    """An encoder of one record for each row.
 
-    :param read: makes the record of a row.
-    :param links: where what belongs to the record is.
+    :param read: makes a record of a row.
+    :param links: returns the links to what belongs to a row's record.
     """
 
     def __init__(
@@ -59,35 +59,35 @@ class RecordEncoder(Generic[AnySearchRow]):
         self._find_links = links
 
     async def load_related(self, query: QueryFunction, rows: Sequence[AnySearchRow]) -> None:
-        """Load nothing: these rows are all that is needed."""
+        """Load nothing: these rows need nothing else."""
 
     def encode_row(self, row: AnySearchRow) -> bytes:
-        """Return the record of a row."""
+        """Return the encoded record of a row."""
         return self._encode_record(self._read_record(row), self._find_links(row))
 
     def weigh_rows(self, rows: Sequence[AnySearchRow]) -> int:
-        """Return 0: nothing in these rows may be large."""
+        """Return 0: nothing in these rows can be large."""
         return 0
 
     def count_complete(self, rows: Sequence[AnySearchRow]) -> int:
-        """Return the number of rows: nothing is left out of them."""
+        """Return the number of rows: nothing is omitted from them."""
         return len(rows)
 
     async def complete_row(self, query: QueryFunction, row: AnySearchRow) -> AnySearchRow:
-        """Return the row."""
+        """Return the row, which is always complete."""
         return row
 
 
 class ActionEncoder(RecordEncoder[ActionRow]):
-    """Writes actions with the counters of their commands."""
+    """An encoder of actions with the counters of their commands."""
 
     def __init__(self, format_: Format, counters: dict[str, dict[str, int]] | None = None) -> None:
-        """Take the *counters* of actions by id, for use without :meth:`load_related`."""
+        """Set the ``counters`` of actions by id, for use without :meth:`load_related`."""
         super().__init__(format_, ACTION, self._read_action)
         self._counters = counters or {}
 
     async def load_related(self, query: QueryFunction, rows: Sequence[ActionRow]) -> None:
-        """Count the commands of the actions in *rows*."""
+        """Count the commands of the actions in ``rows``."""
         self._counters = await load_counters(query, [row.id for row in rows])
 
     def _read_action(self, row: ActionRow) -> AnyRecord:
@@ -95,9 +95,9 @@ class ActionEncoder(RecordEncoder[ActionRow]):
 
 
 class CommandEncoder(RecordEncoder[CommandRow]):
-    """Writes commands with their actions and agents, each of which is encoded once.
+    """An encoder of commands with their actions and agents, each of which is encoded once.
 
-    :param max_bytes: the largest results that are read.
+    :param max_bytes: the size of the largest results that are read.
     """
 
     def __init__(self, format_: Format, urls: Urls, max_bytes: int) -> None:
@@ -109,12 +109,12 @@ class CommandEncoder(RecordEncoder[CommandRow]):
         self._agents = RecordCache(AGENTS_BY_IDS, encode_agent, bound=MAX_CACHED_AGENTS)
 
     async def load_related(self, query: QueryFunction, rows: Sequence[CommandRow]) -> None:
-        """Load the actions and agents that *rows* belong to."""
+        """Load the actions and agents of ``rows``, which the query does not join."""
         await self._actions.load(query, (row.actionid for row in rows))
         await self._agents.load(query, (row.agentid for row in rows))
 
     def weigh_rows(self, rows: Sequence[CommandRow]) -> int:
-        """Return the length of all results."""
+        """Return the total length of the results in ``rows``."""
         return measure_results(rows)
 
     def count_complete(self, rows: Sequence[CommandRow]) -> int:
@@ -128,7 +128,7 @@ class CommandEncoder(RecordEncoder[CommandRow]):
     def _read_command(self, row: CommandRow) -> AnyRecord:
         record = read_record(Command.noun, self._make_command, row)
         if isinstance(record, UnreadableRecord):
-            record.target = ""  # what takes reports expects the member
+            record.target = ""  # readers of commands expect this member
         return record
 
     def _make_command(self, row: CommandRow) -> Command:
@@ -139,7 +139,7 @@ class CommandEncoder(RecordEncoder[CommandRow]):
 def make_row_encoder(
     search: Search, format_: Format, urls: Urls, limits: Limits
 ) -> RowEncoder[Any]:
-    """Return what encodes the rows of a search: as a report, or as records."""
+    """Return the encoder of the rows of a search: for a report, or for records."""
     if search.report == COMPLIANCE_ITEMS:
         return ComplianceEncoder(format_, urls, limits)
     if search.type == Action.noun:

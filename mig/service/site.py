@@ -1,4 +1,4 @@
-"""The site: every resource of the API, put together."""
+"""The site: all resources of the API in one web server."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from mig.web.site import ApiSite, RequestObserver
 
 
 def authenticate_anonymously(request: Request) -> Caller:
-    """Authenticate nobody: everyone is the anonymous caller."""
+    """Return the anonymous caller for every request."""
     return ANONYMOUS
 
 
@@ -46,7 +46,7 @@ def make_site(
     authenticate: Authenticator = authenticate_anonymously,
     observers: Sequence[RequestObserver] = (),
 ) -> ApiSite:
-    """Return the site that serves *routes* at the public URL *base*."""
+    """Return the site that serves ``routes`` at the public URL ``base``."""
     urls = Urls(base)
     responder = Responder(reactor, urls, limits)
     resources = (
