@@ -1,1 +1,1 @@
-"""OpenPGP packets and certificates, read and nothing else."""
+"""Parsing of OpenPGP packets and certificates; gpg verifies them, in :mod:`mig.signing`."""

@@ -1,4 +1,7 @@
-"""Public keys: read from their armor, named by fingerprint, judged by strength, armored again."""
+"""Certificates (public keys): their armor, their fingerprints, and the strength of their keys.
+
+Section numbers are those of RFC 4880.
+"""
 
 from __future__ import annotations
 
@@ -25,18 +28,19 @@ ACCEPTED_TAGS: Final = frozenset(
 RSA_ALGORITHMS: Final = frozenset({1, 2, 3})
 DSA_ALGORITHM: Final = 17
 ECC_ALGORITHMS: Final = frozenset({18, 19, 22})
-"""ECDH, ECDSA, EdDSA: the curve is named by its object identifier."""
+"""ECDH, ECDSA, EdDSA. The object identifier of the curve comes first in the key material."""
 
 MAX_USER_IDS: Final = 50
-"""gpg checks the signatures of each: 300 bogus ones take it an eighth of a second."""
+"""gpg checks the signatures of each: it needs an eighth of a second for 300 forged ones."""
 
 MAX_ARMOR_LINES: Final = 20_000
 
 MIN_RSA_BITS: Final = 2048
 MAX_KEY_BITS: Final = 8192
-"""gpg needs seconds for keys of absurd sizes, and anybody may send signatures that name one."""
+"""gpg needs seconds for very large keys, and anyone can send a signature that names one."""
 MAX_EXPONENT_BITS: Final = 32
 RSA_EXPONENT: Final = 65537
+# Curves by their DER-encoded object identifiers, in hex.
 ACCEPTED_CURVES: Final = {
     "2b06010401da470f01": ("Ed25519", 256),
     "2a8648ce3d030107": ("NIST P-256", 256),
@@ -68,17 +72,17 @@ class Key:
     """A primary key or a subkey."""
 
     fingerprint: str
-    """40 upper-case hex letters."""
+    """40 upper-case hex characters."""
     is_primary: bool
     algorithm: int
-    """The number that OpenPGP gives it."""
+    """The number of the algorithm in OpenPGP (9.1)."""
     bits: int
-    """0 when the algorithm or the curve is not known."""
+    """0 when the algorithm or the curve is unknown."""
     curve: str = ""
     modulus: int = 0
     exponent: int = 0
     created: int = 0
-    """Unix seconds, as its owner's clock had them."""
+    """Unix seconds, by the owner's clock."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,30 +90,32 @@ class Certificate:
     """A public key with its user ids and subkeys, not verified."""
 
     fingerprint: str
-    """That of the primary key."""
+    """The fingerprint of the primary key."""
     keys: tuple[Key, ...]
     """The primary key, then the subkeys."""
     packets: bytes
-    """What is given to gpg as its keyring; without user attributes."""
+    """The keyring for gpg: all packets except user attributes."""
 
     def find_key(self, fingerprint: str) -> Key | None:
-        """The key with this fingerprint."""
+        """Return the key with this fingerprint, or ``None``."""
         return next((key for key in self.keys if key.fingerprint == fingerprint), None)
 
 
 def parse_armored(armored: bytes) -> Certificate:
-    """The certificate that somebody uploads: one armor, and nothing but white space around it.
+    """Parse an uploaded certificate: one armor, with nothing but white space around it.
 
-    :raises InvalidInputError: saying what of it is not accepted.
+    :raises InvalidInputError: saying what is not accepted.
     """
     return parse_binary(_decode_armor(_decode_utf8(armored).strip()))
 
 
 def parse_stored(armored: bytes) -> Certificate:
-    """The certificate in a stored row, whoever put it there: text around the armor and packets
-    that do not belong to a public key are passed over.
+    """Parse the certificate in a stored row, which may not have come through this service.
 
-    :raises InvalidInputError: when there is no certificate in it, or more than one.
+    Text around the armor, and packets that do not belong in a public key, are ignored.
+
+    :raises InvalidInputError: when it does not contain exactly one certificate, or contains a
+        secret key.
     """
     text = _decode_utf8(armored)
     start, end = text.find(BEGIN_LINE), text.rfind(END_LINE)
@@ -121,9 +127,9 @@ def parse_stored(armored: bytes) -> Certificate:
 
 
 def parse_binary(data: bytes) -> Certificate:
-    """The certificate that consists of the packets *data*.
+    """Parse the certificate that consists of the packets ``data``.
 
-    :raises InvalidInputError: for packets that do not belong to exactly one public key.
+    :raises InvalidInputError: when the packets are not exactly one public key.
     """
     found = split_packets(data)
     _refuse_secret_keys(found)
@@ -132,13 +138,14 @@ def parse_binary(data: bytes) -> Certificate:
     for packet in found:
         if packet.tag not in ACCEPTED_TAGS:
             raise InvalidInputError(
-                f"the key holds a packet of type {packet.tag}, which has no place in a public key"
+                f"the key contains a packet of type {packet.tag}, which does not belong in a"
+                " public key"
             )
     return _build_certificate(found)
 
 
 def encode_armor(data: bytes) -> str:
-    """The packets of a public key in an armor."""
+    """Return the packets of a public key in an armor (6.2)."""
     text = base64.b64encode(data).decode("ascii")
     lines = [text[at : at + _COLUMNS] for at in range(0, len(text), _COLUMNS)]
     checksum = base64.b64encode(compute_crc24(data).to_bytes(3)).decode("ascii")
@@ -155,11 +162,11 @@ def _decode_utf8(armored: bytes) -> str:
 
 
 def _decode_armor(text: str) -> bytes:
-    """The bytes in the only armor that *text* consists of."""
+    """Return the bytes in ``text``, which must be exactly one armor."""
     frames = _FRAME.findall(text)
     if any("PRIVATE" in frame or "SECRET" in frame for frame in frames):
         raise InvalidInputError(
-            "this is a secret key: never send it to anybody, and replace it; only the public key"
+            "this is a secret key: never send it to anyone, and replace it; only the public key"
             " is accepted"
         )
     if not frames:
@@ -170,17 +177,19 @@ def _decode_armor(text: str) -> bytes:
         raise InvalidInputError(f"there are {len(frames)} armors; {ACCEPTED_FORM}")
     if not text.startswith(BEGIN_LINE) or not text.endswith(END_LINE):
         raise InvalidInputError(f"the armor is cut short or has text around it; {ACCEPTED_FORM}")
+    # without the first and the last line, which are the frame
     lines = [line.rstrip(" \t\r") for line in text.split("\n")][1:-1]
     return _decode_lines(_strip_headers(lines))
 
 
 def _strip_headers(lines: list[str]) -> list[str]:
+    """Return the lines of base64 and of the checksum: no headers, and no empty lines around."""
     if len(lines) > MAX_ARMOR_LINES:
         raise InvalidInputError(f"the armor has more than {MAX_ARMOR_LINES} lines")
     begin, end = 0, len(lines)
     while begin < end and _HEADER.fullmatch(lines[begin]):
         begin += 1
-    begin += begin < end and not lines[begin]
+    begin += begin < end and not lines[begin]  # the empty line that ends the headers
     while begin < end and not lines[end - 1]:
         end -= 1
     return lines[begin:end]
@@ -199,7 +208,7 @@ def _decode_lines(lines: list[str]) -> bytes:
 def _refuse_secret_keys(found: list[Packet]) -> None:
     if any(packet.tag in (SECRET_KEY_TAG, SECRET_SUBKEY_TAG) for packet in found):
         raise InvalidInputError(
-            "the armor holds a secret key: never send it to anybody, and replace it; only the"
+            "the armor contains a secret key: never send it to anyone, and replace it; only the"
             " public key is accepted"
         )
 
@@ -207,13 +216,13 @@ def _refuse_secret_keys(found: list[Packet]) -> None:
 def _build_certificate(found: list[Packet]) -> Certificate:
     if not found or found[0].tag != PUBLIC_KEY_TAG:
         kind = "a signature" if found and found[0].tag == SIGNATURE_TAG else "something else"
-        raise InvalidInputError(f"the armor holds {kind}, not a public key; {ACCEPTED_FORM}")
+        raise InvalidInputError(f"the armor contains {kind}, not a public key; {ACCEPTED_FORM}")
     if sum(packet.tag == PUBLIC_KEY_TAG for packet in found) > 1:
         raise InvalidInputError("there are several keys in one armor; send them one by one")
-    names = sum(packet.tag == USER_ID_TAG for packet in found)
-    if not names:
+    user_ids = sum(packet.tag == USER_ID_TAG for packet in found)
+    if not user_ids:
         raise InvalidInputError("the key has no user id; a name and its self-signature are needed")
-    if names > MAX_USER_IDS:
+    if user_ids > MAX_USER_IDS:
         raise InvalidInputError(f"the key has more than {MAX_USER_IDS} user ids")
     keys = tuple(
         _parse_key(packet) for packet in found if packet.tag in (PUBLIC_KEY_TAG, SUBKEY_TAG)
@@ -221,8 +230,8 @@ def _build_certificate(found: list[Packet]) -> Certificate:
     for key in keys:
         if key.bits > MAX_KEY_BITS or key.exponent.bit_length() > MAX_EXPONENT_BITS:
             raise InvalidInputError(
-                f"the key {key.fingerprint} is absurdly large; at most {MAX_KEY_BITS} bits, and"
-                f" {MAX_EXPONENT_BITS} of the exponent, are accepted"
+                f"the key {key.fingerprint} is too large: at most {MAX_KEY_BITS} bits, and an"
+                f" exponent of at most {MAX_EXPONENT_BITS} bits, are accepted"
             )
     return Certificate(
         fingerprint=keys[0].fingerprint, keys=keys, packets=_strip_user_attributes(found)
@@ -230,7 +239,7 @@ def _build_certificate(found: list[Packet]) -> Certificate:
 
 
 def _strip_user_attributes(found: list[Packet]) -> bytes:
-    """User attributes (images) and the signatures on them left out."""
+    """Return the packets without user attributes (images) and the signatures on them."""
     kept = []
     skipping = False
     for packet in found:
@@ -242,20 +251,22 @@ def _strip_user_attributes(found: list[Packet]) -> bytes:
 
 
 def _parse_key(packet: Packet) -> Key:
+    """Parse the packet of a key or subkey of version 4 (5.5.2)."""
     body = packet.body
     if len(body) < 6:
         raise InvalidInputError("the key is damaged: a key packet is cut short")
     if body[0] != 4:
-        raise InvalidInputError(f"OpenPGP keys of version {body[0]} are not accepted: version 4")
+        raise InvalidInputError(f"OpenPGP keys of version {body[0]} are not accepted; version 4 is")
     if len(body) > 0xFFFF:
         raise InvalidInputError("the key is damaged: a key packet is too long")
+    # the fingerprint of version 4 is defined as this SHA-1 digest (12.2)
     digest = hashlib.sha1(b"\x99" + len(body).to_bytes(2) + body, usedforsecurity=False)
     fingerprint = digest.hexdigest().upper()
     is_primary, algorithm, material = packet.tag == PUBLIC_KEY_TAG, body[5], body[6:]
     created = int.from_bytes(body[1:5])
     if algorithm in RSA_ALGORITHMS:
-        modulus, rest = _read_mpi(material)
-        exponent, _ = _read_mpi(rest)
+        modulus, after_modulus = _read_mpi(material)
+        exponent, _ = _read_mpi(after_modulus)
         return Key(
             fingerprint=fingerprint,
             is_primary=is_primary,
@@ -281,7 +292,7 @@ def _parse_key(packet: Packet) -> Key:
 
 
 def _read_mpi(data: bytes) -> tuple[int, bytes]:
-    """The number that *data* starts with, and what follows it."""
+    """Return the multiprecision integer at the start of ``data``, and what follows it (3.2)."""
     end = 2 + (int.from_bytes(data[:2]) + 7) // 8
     if len(data) < 2 or len(data) < end:
         raise InvalidInputError("the key is damaged: a number in it is cut short")
@@ -289,23 +300,25 @@ def _read_mpi(data: bytes) -> tuple[int, bytes]:
 
 
 def _measure_first_mpi(algorithm: int, material: bytes) -> int:
+    # 16 is Elgamal; its first integer is the prime, as with DSA
     return _read_mpi(material)[0].bit_length() if algorithm in (16, DSA_ALGORITHM) else 0
 
 
 def _read_curve(material: bytes) -> tuple[str, int]:
     length = material[0] if material else 0
-    name = material[1 : 1 + length].hex()
-    return ACCEPTED_CURVES.get(name) or OTHER_CURVES.get(name) or (f"the curve {name}", 0)
+    identifier = material[1 : 1 + length].hex()
+    known = ACCEPTED_CURVES.get(identifier) or OTHER_CURVES.get(identifier)
+    return known or (f"the curve {identifier}", 0)
 
 
 def find_weakness(key: Key) -> str | None:
-    """Why this key is not accepted for signing, or ``None``."""
+    """Return why this key is not accepted for signing, or ``None``."""
     if key.algorithm in RSA_ALGORITHMS:
         return _find_rsa_weakness(key)
     if key.algorithm == DSA_ALGORITHM:
         return "it is a DSA key; RSA, Ed25519 and NIST curves are accepted"
-    if key.algorithm not in (19, 22):
-        return f"its algorithm (number {key.algorithm}) is not accepted; RSA, ECDSA or EdDSA is"
+    if key.algorithm not in (19, 22):  # ECDSA, EdDSA
+        return f"its algorithm (number {key.algorithm}) is not accepted; RSA, ECDSA and EdDSA are"
     if key.curve not in {name for name, _ in ACCEPTED_CURVES.values()}:
         return f"it is on {key.curve}; Ed25519, NIST P-256, P-384 and P-521 are accepted"
     return None
@@ -324,7 +337,7 @@ def _find_rsa_weakness(key: Key) -> str | None:
 
 
 def _compute_residues(prime: int) -> frozenset[int]:
-    """The remainders that powers of 65537 leave by *prime*."""
+    """Return the powers of 65537 modulo ``prime``."""
     found: set[int] = set()
     power = 1
     while power not in found:
@@ -337,10 +350,14 @@ def _is_prime(number: int) -> bool:
     return all(number % divisor for divisor in range(2, number))
 
 
+# The smallest keys that the generator made (512 bits) use the primorial of the primes up to 167.
 _ROCA: Final = [(prime, _compute_residues(prime)) for prime in filter(_is_prime, range(3, 168))]
 
 
 def is_roca(modulus: int) -> bool:
-    """Whether *modulus* was made by the faulty generator of ROCA: its primes are a multiple of a
-    primorial plus a power of 65537, so that *modulus* is a power of 65537 by each small prime."""
+    """Whether the faulty generator of ROCA (CVE-2017-15361) made ``modulus``.
+
+    Its primes are a multiple of a primorial plus a power of 65537. So ``modulus`` is, modulo every
+    small prime, a power of 65537.
+    """
     return all(modulus % prime in powers for prime, powers in _ROCA)

@@ -1,6 +1,7 @@
 """OpenPGP packets, and the one signature packet that an action or a token carries.
 
-Everything here is done before gpg sees anything: it gets bytes of ours, never a client's armor.
+All of this happens before gpg runs: gpg gets our bytes, never a client's armor. Section numbers are
+those of RFC 4880.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from typing import Final
 from mig.errors import InvalidInputError
 
 MAX_SIGNATURE_LENGTH: Final = 4096
-"""Letters; as many as the column that stores them holds."""
+"""Characters. The column ``signatures.pgpsignature`` holds as many."""
 
 SIGNATURE_TAG: Final = 2
 ACCEPTED_HASHES: Final = {8: "SHA-256", 9: "SHA-384", 10: "SHA-512", 11: "SHA-224"}
 WEAK_HASHES: Final = {1: "MD5", 2: "SHA-1", 3: "RIPEMD-160"}
 NUMBERS_IN_SIGNATURE: Final = {1: 1, 3: 1, 19: 2, 22: 2}
-"""How many numbers a signature has, by public key algorithm: RSA, ECDSA, EdDSA."""
+"""The number of integers in a signature, by public key algorithm: RSA (1 and 3), ECDSA, EdDSA."""
 
 DSA_ALGORITHM: Final = 17
 
@@ -34,12 +35,12 @@ ACCEPTED_FORM: Final = (
 )
 
 _ONE_LINE = re.compile(r"([A-Za-z0-9+/]+={0,2})=([A-Za-z0-9+/]{4})", re.ASCII)
-_CLASS_NAMES = {0x01: "text mode, which does not fix line ends"}
+_CLASS_NAMES = {0x01: "text mode, which does not cover line ends"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Packet:
-    """One packet: its type, its content, and both as they stood."""
+    """One packet: its type, its content, and the whole packet as it was encoded."""
 
     tag: int
     body: bytes
@@ -48,7 +49,7 @@ class Packet:
 
 @dataclass(frozen=True, kw_only=True)
 class Signature:
-    """A signature as its packet claims it to be; nothing of it is verified."""
+    """A signature as its packet describes it; nothing of it is verified."""
 
     raw: bytes
     hash_algorithm: int
@@ -56,14 +57,14 @@ class Signature:
     created: int | None
     """Unix seconds."""
     issuers: tuple[str, ...]
-    """What to look the signer's certificate up by, in upper-case hex: full fingerprints (40
-    letters) when the signature names them, else key ids (16). Never empty."""
+    """The keys that may have made it, in upper-case hex: fingerprints (40 characters) if the
+    signature names them, otherwise key ids (16). Never empty."""
 
 
 def split_packets(data: bytes) -> list[Packet]:
-    """The packets that *data* consists of.
+    """Return the packets that ``data`` consists of.
 
-    :raises InvalidInputError: when it does not consist of whole packets of known length.
+    :raises InvalidInputError: when it is not a sequence of complete packets of known length.
     """
     found = []
     at = 0
@@ -78,14 +79,14 @@ def split_packets(data: bytes) -> list[Packet]:
 
 
 def _read_header(data: bytes, at: int) -> tuple[int, int, int]:
-    """The type of the packet at *at*, where its content starts, and its length."""
+    """Return the type of the packet at ``at``, the start of its content, and its length (4.2)."""
     first = data[at]
     if not first & 0x80:
         raise InvalidInputError("the data is not OpenPGP")
-    if first & 0x40:
+    if first & 0x40:  # the new packet format
         tag, start, length = first & 0x3F, *_read_new_length(data, at + 1)
     else:
-        if first & 3 == 3:
+        if first & 3 == 3:  # the packet extends to the end of the data
             raise InvalidInputError("an OpenPGP packet without a length is not accepted")
         octets = 1 << (first & 3)
         tag, start = first >> 2 & 0xF, at + 1 + octets
@@ -96,7 +97,10 @@ def _read_header(data: bytes, at: int) -> tuple[int, int, int]:
 
 
 def _read_new_length(data: bytes, at: int, *, subpacket: bool = False) -> tuple[int, int]:
-    """Where the content starts, and its length, in the newer form (also that of subpackets)."""
+    """Return the start of the content and its length, in the new format (4.2.2).
+
+    Subpackets use the same format without partial lengths (5.2.3.1).
+    """
     first = _read_number(data, at, 1)
     if first < 192:
         return at + 1, first
@@ -114,8 +118,8 @@ def _read_number(data: bytes, at: int, octets: int) -> int:
 
 
 def compute_crc24(data: bytes) -> int:
-    """The checksum of an armor."""
-    crc = 0xB704CE
+    """Return the checksum of an armor (6.1)."""
+    crc = 0xB704CE  # the initial value that RFC 4880 prescribes
     for octet in data:
         crc = (crc << 8 & 0xFFFFFF) ^ _CRC_TABLE[crc >> 16 ^ octet]
     return crc
@@ -124,7 +128,7 @@ def compute_crc24(data: bytes) -> int:
 def _compute_crc_entry(value: int) -> int:
     value <<= 16
     for _ in range(8):
-        value = value << 1 ^ (0x1864CFB if value & 0x800000 else 0)
+        value = value << 1 ^ (0x1864CFB if value & 0x800000 else 0)  # its polynomial
     return value & 0xFFFFFF
 
 
@@ -132,29 +136,28 @@ _CRC_TABLE = [_compute_crc_entry(octet) for octet in range(256)]
 
 
 def decode_base64(text: str) -> bytes:
-    """What *text* encodes; there is one text for every content.
+    """Decode ``text``, which must be the only encoding of its content.
 
-    :raises InvalidInputError: for other letters, wrong padding, or bits that carry nothing.
+    :raises InvalidInputError: for other characters, wrong padding, or unused bits that are set.
     """
     try:
         data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         raise InvalidInputError("the base64 is damaged") from None
+    # b64decode ignores the unused bits of the last character, so several texts have one content
     if base64.b64encode(data).decode("ascii") != text:
-        raise InvalidInputError(
-            "the base64 is damaged: its last letters carry bits that mean nothing"
-        )
+        raise InvalidInputError("the base64 is damaged: unused bits of its last character are set")
     return data
 
 
 def parse_signature(text: str) -> Signature:
-    """The signature in its one-line form: the armor's base64 and its ``=CRC`` joined.
+    """Parse a signature in its one-line form: the armor's base64 and its ``=CRC``, joined.
 
-    :raises InvalidInputError: saying what of it is not accepted.
+    :raises InvalidInputError: saying what is not accepted.
     """
     if len(text) > MAX_SIGNATURE_LENGTH:
         raise InvalidInputError(
-            f"a signature of {len(text)} letters is too long: at most {MAX_SIGNATURE_LENGTH}"
+            f"a signature must have at most {MAX_SIGNATURE_LENGTH} characters, not {len(text)}"
         )
     found = split_packets(_decode_line(text))
     if len(found) != 1 or found[0].tag != SIGNATURE_TAG:
@@ -172,7 +175,7 @@ def _decode_line(text: str) -> bytes:
         raise InvalidInputError(f"the signature is {kind} with its frame lines; {ACCEPTED_FORM}")
     match = _ONE_LINE.fullmatch(text)
     if match is None:
-        raise InvalidInputError(f"this is no signature; {ACCEPTED_FORM}")
+        raise InvalidInputError(f"this is not a signature; {ACCEPTED_FORM}")
     data = decode_base64(match[1])
     if compute_crc24(data) != int.from_bytes(decode_base64(match[2])):
         raise InvalidInputError("the signature is damaged: its checksum does not match")
@@ -191,17 +194,18 @@ _PACKET_NAMES = {
 
 def _describe_content(found: list[Packet]) -> str:
     if all(packet.tag == SIGNATURE_TAG for packet in found):
-        return f"the signature holds {len(found)} signature packets"
+        return f"the signature contains {len(found)} signature packets"
     other = next(packet.tag for packet in found if packet.tag != SIGNATURE_TAG)
-    return f"the signature holds {_PACKET_NAMES.get(other, f'a packet of type {other}')}"
+    return f"the signature contains {_PACKET_NAMES.get(other, f'a packet of type {other}')}"
 
 
 def _parse_version_4(packet: Packet) -> Signature:
+    """Parse a signature packet of version 4 (5.2.3)."""
     body = packet.body
     version = _read_number(body, 0, 1)
     if version != 4:
         raise InvalidInputError(
-            f"OpenPGP signatures of version {version} are not accepted: version 4"
+            f"OpenPGP signatures of version {version} are not accepted; version 4 is"
         )
     kind, key_algorithm, hash_algorithm = _read_number(body, 1, 3).to_bytes(3)
     _check_class(kind)
@@ -223,7 +227,7 @@ def _parse_version_4(packet: Packet) -> Signature:
 
 def _check_class(kind: int) -> None:
     if kind != 0:
-        name = _CLASS_NAMES.get(kind, "made for something else than a document")
+        name = _CLASS_NAMES.get(kind, "made over something other than a document")
         raise InvalidInputError(
             f"the signature's class is {kind:#04x} ({name}); only 0x00, of a binary document, is"
             " accepted"
@@ -232,16 +236,16 @@ def _check_class(kind: int) -> None:
 
 def _check_algorithms(key_algorithm: int, hash_algorithm: int) -> None:
     if key_algorithm == DSA_ALGORITHM:
-        raise InvalidInputError("DSA signatures are not accepted: RSA, ECDSA or EdDSA")
+        raise InvalidInputError("DSA signatures are not accepted; RSA, ECDSA and EdDSA are")
     if key_algorithm not in NUMBERS_IN_SIGNATURE:
         raise InvalidInputError(
-            f"the public key algorithm {key_algorithm} is not accepted: RSA, ECDSA or EdDSA"
+            f"the public key algorithm {key_algorithm} is not accepted; RSA, ECDSA and EdDSA are"
         )
     if hash_algorithm not in ACCEPTED_HASHES:
         weak = WEAK_HASHES.get(hash_algorithm)
         name = f"{weak} is weak and" if weak else f"the hash algorithm {hash_algorithm}"
         accepted = ", ".join(sorted(ACCEPTED_HASHES.values()))
-        raise InvalidInputError(f"{name} is not accepted in a signature: {accepted}")
+        raise InvalidInputError(f"{name} is not accepted in a signature; accepted are {accepted}")
 
 
 def _read_slice(data: bytes, at: int, length: int) -> bytes:
@@ -251,7 +255,7 @@ def _read_slice(data: bytes, at: int, length: int) -> bytes:
 
 
 def _parse_subpackets(area: bytes) -> Iterator[tuple[int, bytes]]:
-    """The type (without its critical bit) and the content of each subpacket."""
+    """Yield the type, without its critical bit, and the content of each subpacket (5.2.3.1)."""
     at = 0
     while at < len(area):
         start, length = _read_new_length(area, at, subpacket=True)
@@ -263,8 +267,11 @@ def _parse_subpackets(area: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _check_numbers(body: bytes, at: int, key_algorithm: int) -> None:
-    """After the two octets of the digest stand the numbers of the signature, and nothing else."""
-    at += 2
+    """Refuse a signature that has anything after its integers.
+
+    Otherwise one signature could be written in many ways.
+    """
+    at += 2  # the first two octets of the digest
     for _ in range(NUMBERS_IN_SIGNATURE[key_algorithm]):
         bits = _read_number(body, at, 2)
         _read_slice(body, at + 2, (bits + 7) // 8)
@@ -276,7 +283,11 @@ def _check_numbers(body: bytes, at: int, key_algorithm: int) -> None:
 def _find_issuers(
     hashed: list[tuple[int, bytes]], unhashed: list[tuple[int, bytes]]
 ) -> tuple[str, ...]:
-    """Fingerprints before key ids, signed ones before those that anybody could have put there."""
+    """Return the issuers that the most reliable subpackets name.
+
+    Anyone can change the unhashed subpackets, so the hashed ones come first; fingerprints come
+    before key ids.
+    """
     for area in (hashed, unhashed):
         for issuer_type in (ISSUER_FINGERPRINT_SUBPACKET, ISSUER_SUBPACKET):
             names = [_decode_issuer(kind, content) for kind, content in area if kind == issuer_type]
@@ -289,6 +300,6 @@ def _find_issuers(
 def _decode_issuer(kind: int, content: bytes) -> str | None:
     if kind == ISSUER_SUBPACKET:
         return content.hex().upper() if len(content) == 8 else None
-    if len(content) == 21 and content[0] == 4:
+    if len(content) == 21 and content[0] == 4:  # the version of the key, before its fingerprint
         return content[1:].hex().upper()
     return None

@@ -356,24 +356,26 @@ ROWS = [
         sign_with(time=LONG_AGO),
     ),
     expect_refused(
-        "S8 good and bad", FIRST + "the signature holds 2", sign_with(then=add_signature("bad"))
+        "S8 good and bad", FIRST + "the signature contains 2", sign_with(then=add_signature("bad"))
     ),
     expect_refused(
         "S8 bad and good",
-        FIRST + "the signature holds 2",
+        FIRST + "the signature contains 2",
         sign_with(then=add_signature("bad", first=True)),
     ),
     expect_refused(
         "S8 unknown and good",
-        FIRST + "the signature holds 2",
+        FIRST + "the signature contains 2",
         sign_with(then=add_signature("stranger", first=True)),
     ),
     expect_refused(
-        "S8 good and good", FIRST + "the signature holds 2", sign_with(then=add_signature("alice"))
+        "S8 good and good",
+        FIRST + "the signature contains 2",
+        sign_with(then=add_signature("alice")),
     ),
     expect_refused(
         "S9 compressed",
-        FIRST + "the signature holds compressed data",
+        FIRST + "the signature contains compressed data",
         sign_with(
             then=lambda signature, _: encode_signature(
                 encode_packet(8, b"\0" + decode_signature(signature))
@@ -382,17 +384,17 @@ ROWS = [
     ),
     expect_refused(
         "S9 marker",
-        FIRST + "the signature holds a packet of type 10",
+        FIRST + "the signature contains a packet of type 10",
         sign_with(then=surround(MARKER)),
     ),
     expect_refused(
         "S9 trust",
-        FIRST + "the signature holds a packet of type 12",
+        FIRST + "the signature contains a packet of type 12",
         sign_with(then=surround(TRUST)),
     ),
     expect_refused(
         "S9 trust after",
-        FIRST + "the signature holds a packet",
+        FIRST + "the signature contains a packet",
         sign_with(then=surround(b"", TRUST)),
     ),
     expect_refused(
@@ -410,12 +412,12 @@ ROWS = [
     ),
     expect_refused(
         "S9 spaces",
-        FIRST + "this is no signature",
+        FIRST + "this is not a signature",
         sign_with(then=lambda s, _: s[:40] + " " + s[40:]),
     ),
     expect_refused(
         "S9 lines",
-        FIRST + "this is no signature",
+        FIRST + "this is not a signature",
         sign_with(then=lambda s, _: s[:64] + "\n" + s[64:]),
     ),
     expect_refused(
@@ -424,7 +426,7 @@ ROWS = [
         sign_with(then=lambda s, _: s[:-4] + "AAAA"),
     ),
     expect_refused(
-        "S9 no checksum", FIRST + "this is no signature", sign_with(then=lambda s, _: s[:-5])
+        "S9 no checksum", FIRST + "this is not a signature", sign_with(then=lambda s, _: s[:-5])
     ),
     expect_refused(
         "S10 clearsigned",
@@ -433,7 +435,7 @@ ROWS = [
     ),
     expect_refused(
         "S10 inline",
-        FIRST + "the signature holds an inline-signed message",
+        FIRST + "the signature contains an inline-signed message",
         sign_inline("--sign", "--compress-algo", "none"),
     ),
     expect_refused(
@@ -473,7 +475,7 @@ ROWS = [
     ),
     expect_refused(
         "S13 long",
-        FIRST + "a signature of 100000 letters is too long: at most 4096",
+        FIRST + "a signature must have at most 4096 characters, not 100000",
         use_signatures(lambda _: ["A" * 100_000]),
     ),
     expect_refused(
@@ -530,7 +532,7 @@ ROWS = [
     *[
         expect_refused(
             f"S17 version {n}",
-            FIRST + f"OpenPGP signatures of version {n} are not accepted: version 4",
+            FIRST + f"OpenPGP signatures of version {n} are not accepted; version 4 is",
             sign_with(then=change_version(n)),
         )
         for n in (2, 3, 5, 6, 99)

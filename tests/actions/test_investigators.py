@@ -132,11 +132,11 @@ REFUSED: dict[str, tuple[str, Make]] = {
         lambda keys: keys.alice.armored + keys.export_secret(keys.alice),
     ),
     "secret in a public armor": (
-        "the armor holds a secret key: never send it",
+        "the armor contains a secret key: never send it",
         lambda keys: encode_public_armor(decode_armor(keys.export_secret(keys.alice))),
     ),
     "secret subkey": (
-        "the armor holds a secret key: never send it",
+        "the armor contains a secret key: never send it",
         add_packets(
             lambda keys: split_packets(decode_armor(keys.export_secret(keys.subkey)))[-2].raw
         ),
@@ -148,15 +148,15 @@ REFUSED: dict[str, tuple[str, Make]] = {
         lambda keys: encode_public_armor(encode_packet(8, b"\0" + keys.alice.packets)),
     ),
     "marker before": (
-        "the key holds a packet of type 10",
+        "the key contains a packet of type 10",
         lambda keys: encode_public_armor(encode_packet(10, b"PGP") + keys.alice.packets),
     ),
     "trust": (
-        "the key holds a packet of type 12",
+        "the key contains a packet of type 12",
         add_packets(lambda _: encode_packet(12, b"\1\6")),
     ),
     "literal data": (
-        "the key holds a packet of type 11",
+        "the key contains a packet of type 11",
         add_packets(lambda _: encode_packet(11, b"b\0\0\0\0\0x")),
     ),
     "a signature": (
@@ -164,7 +164,7 @@ REFUSED: dict[str, tuple[str, Make]] = {
         lambda keys: keys.make_message(keys.alice, b"x", "--detach-sign", "--armor"),
     ),
     "a signature in a key's armor": (
-        "the armor holds a signature, not a public key",
+        "the armor contains a signature, not a public key",
         lambda keys: encode_public_armor(keys.make_message(keys.alice, b"x", "--detach-sign")),
     ),
     "a message": (
@@ -232,7 +232,7 @@ REFUSED: dict[str, tuple[str, Make]] = {
     "revoked subkey": ("the key cannot sign", lambda keys: keys.revoked_subkey.armored),
     **{
         f"version {n}": (
-            f"OpenPGP keys of version {n} are not accepted: version 4",
+            f"OpenPGP keys of version {n} are not accepted; version 4 is",
             of_version(n),
         )
         for n in (2, 3, 5, 6, 99)

@@ -57,11 +57,11 @@ def test_a_signed_issuer_goes_before_an_unsigned_one(
 
 REFUSED = {
     "empty": ("", "is empty"),
-    "words": ("hello", "this is no signature"),
+    "words": ("hello", "this is not a signature"),
     "line ends": (PLAIN[:64] + "\n" + PLAIN[64:], "in one line"),
-    "no checksum": (PLAIN[:-5], "this is no signature|checksum"),
+    "no checksum": (PLAIN[:-5], "this is not a signature|checksum"),
     "checksum": (PLAIN[:-1] + ("A" if PLAIN[-1] != "A" else "B"), "checksum does not match"),
-    "S13 too long": ("A" * 4097, "too long: at most 4096"),
+    "S13 too long": ("A" * 4097, "at most 4096 characters, not 4097"),
     "S27 armor": (f"-----BEGIN PGP SIGNATURE-----\n\n{PLAIN}", "armor with its frame lines"),
     "S10 clearsigned": (
         "-----BEGIN PGP SIGNED MESSAGE-----\nNotDashEscaped: x\n\f\n",
