@@ -1,1 +1,1 @@
-"""What a signature covers, and whether it is good."""
+"""What a signature covers, who made it, and whether it is good."""

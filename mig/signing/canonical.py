@@ -1,10 +1,9 @@
 """The texts that investigators sign: one action, two canonical forms, byte for byte.
 
-Both were made by programs written in Go, so operations are encoded as Go's ``encoding/json`` does,
-and the times of the older text are written as its ``time.Time.String`` does.
+Both come from programs written in Go. So operations are encoded as by Go's ``encoding/json``, and
+the times of the older text are written as by ``time.Time.String``.
 
-Nothing is checked here. What an action of a client must be before its texts are built is said in
-:mod:`mig.actions.submission`.
+Nothing is checked here: :mod:`mig.actions.submission` checks an action before its texts are built.
 """
 
 from __future__ import annotations
@@ -20,11 +19,12 @@ from whenever import OffsetDateTime
 from mig.values import to_shortest_decimal
 
 MAX_EXACT_INTEGER: Final = 2**53
-"""Up to here float64 holds every whole number."""
+"""float64 represents every whole number up to this one exactly."""
 
 Json: TypeAlias = str | int | float | bool | Sequence["Json"] | Mapping[str, "Json"] | None
-"""A value of JSON, of texts that UTF-8 can encode and of numbers that float64 holds exactly."""
+"""A JSON value whose strings UTF-8 can encode and whose numbers float64 represents exactly."""
 
+# Go's encoder also escapes the characters that are special in HTML, and U+2028 and U+2029.
 _ESCAPES: Final = str.maketrans(
     {
         **{chr(code): f"\\u{code:04x}" for code in [*range(0x20), *b"<>&", 0x2028, 0x2029]},
@@ -38,14 +38,14 @@ _ESCAPES: Final = str.maketrans(
 
 
 def encode_go_json(value: Json) -> str:
-    """Return *value* as Go encodes it."""
+    """Return ``value`` as Go encodes it."""
     parts: list[str] = []
     _append_json(value, parts)
     return "".join(parts)
 
 
 def encode_fields(fields: Mapping[str, Json]) -> str:
-    """Return the inside of an object whose members keep their order, as Go encodes a struct."""
+    """Return the members of an object, in their order and without the braces, as Go does."""
     return ",".join(
         f"{_encode_string(name)}:{encode_go_json(value)}" for name, value in fields.items()
     )
@@ -60,7 +60,7 @@ def _append_json(value: Json, parts: list[str]) -> None:
         parts.append(_encode_number(value))
     elif isinstance(value, Mapping):
         opening = "{"
-        for name in sorted(value, key=str.encode):
+        for name in sorted(value, key=str.encode):  # Go sorts the keys of a map by their bytes
             parts.append(f"{opening}{_encode_string(name)}:")
             _append_json(value[name], parts)
             opening = ","
@@ -79,19 +79,20 @@ def _encode_string(text: str) -> str:
 
 
 def _encode_number(value: float) -> str:
+    """Return a number as Go writes a float64, into which it decodes every number."""
     if isinstance(value, int) and abs(value) <= MAX_EXACT_INTEGER:
         return str(value)
     number = float(value)
     text = repr(number)
     mantissa, _, exponent = text.partition("e")
-    if number and not 1e-6 <= abs(number) < 1e21:
+    if number and not 1e-6 <= abs(number) < 1e21:  # the bounds at which Go begins to use exponents
         return f"{mantissa}e{exponent[0]}{exponent[1:].lstrip('0')}"
     return (f"{to_shortest_decimal(number):f}" if exponent else text).removesuffix(".0")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Operation:
-    """What a module of the agents is to do."""
+    """One operation of an action: a module of the agent, with its parameters."""
 
     module: str
     parameters: Json
@@ -100,7 +101,7 @@ class Operation:
 
 
 def encode_operations(operations: Sequence[Operation]) -> str:
-    """Return the text of an action's operations, as it is signed."""
+    """Return the text of an action's operations as they are signed."""
     return f"[{','.join(map(_encode_operation, operations))}]"
 
 
@@ -116,8 +117,8 @@ def _encode_operation(operation: Operation) -> str:
 class SignedTime:
     """A time of an action.
 
-    *text* is the client's own: RFC 3339 with up to nine fraction digits and its offset, which is
-    ``Z`` for UTC. *moment* is the same time.
+    ``text`` is what the client wrote: RFC 3339 with up to nine fraction digits and an offset, which
+    is ``Z`` for UTC. ``moment`` is the same time.
     """
 
     text: str
@@ -125,30 +126,33 @@ class SignedTime:
 
     @property
     def unix_seconds(self) -> int:
-        """Unix seconds: cut, never rounded."""
+        """The time in Unix seconds: truncated, never rounded."""
         return self.moment.to_instant().timestamp()
 
     @property
     def nanosecond(self) -> int:
+        """The nanoseconds after the full second."""
         return self.moment.nanosecond
 
     @property
     def go_string(self) -> str:
         """The time as ``time.Time.String`` writes it."""
         fraction = f"{self.nanosecond:09d}".rstrip("0")
+        # the last six characters of RFC 3339 are the offset, such as -04:00
         offset = "+0000" if self.text.endswith("Z") else self.text[-6:].replace(":", "")
+        # Go names the zone; it writes the offset again for a zone whose name it does not know
         zone = "UTC" if offset == "+0000" else offset
         date, time = self.text[:10], self.text[11:19]
         return f"{date} {time}{'.' * bool(fraction)}{fraction} {offset} {zone}"
 
     @property
     def fits_microseconds(self) -> bool:
-        """Whether a column of microseconds in UTC holds what was signed."""
+        """Whether a column of microseconds in UTC can hold exactly what was signed."""
         return self.nanosecond % 1000 == 0 and self.text.endswith("Z")
 
     @property
     def microsecond_text(self) -> str:
-        """The time in UTC for a column of microseconds: cut, never rounded."""
+        """The time in UTC for a column of microseconds: truncated, never rounded."""
         return f"{self.moment.to_instant().format_iso()[:19]}.{self.nanosecond // 1000:06d}Z"
 
 
@@ -169,9 +173,9 @@ class Signable:
 
     @property
     def identity(self) -> bytes:
-        """SHA-256 over what makes it this action, however it was written down or signed.
+        """The SHA-256 that is the same for every way to write or sign this action.
 
-        Times count to the second, as the newer text says no more.
+        It covers times to the second, because the newer text contains no more.
         """
         times = [self.validfrom.unix_seconds, self.expireafter.unix_seconds]
         form = encode_go_json([self.name, self.target, *times, self.operations_text])
@@ -180,7 +184,7 @@ class Signable:
 
 @dataclass(frozen=True, kw_only=True)
 class SignedText:
-    """One of the two texts."""
+    """One of the two texts that may be signed; ``form`` says which."""
 
     form: str
     text: bytes
@@ -193,11 +197,12 @@ SEPARATORS: Final = {
     UNIX: {"name": ";target=", "target": ";validfrom="},
     GOTIME: {"name": "; target=", "target": "; validfrom="},
 }
-"""What ends a field in each form. A field that holds it can be read as another one."""
+"""What ends a field in each form. A field that contains it could be read as several fields."""
 
 
 def build_signed_texts(action: Signable) -> tuple[SignedText, SignedText]:
     """Return both texts of an action, the newer first."""
+    # %!s(int64=…) is what Go's fmt prints for an integer under %s: MIG signed this, and clients do
     unix = (
         f"name={action.name};target={action.target};validfrom={action.validfrom.unix_seconds}"
         f";expireafter=%!s(int64={action.expireafter.unix_seconds});operations={action.operations_text};"

@@ -1,4 +1,4 @@
-"""The keys of the investigators, as their database rows have them now."""
+"""The keys of the investigators, as the database has them now."""
 
 from __future__ import annotations
 
@@ -25,9 +25,13 @@ class _DigestRow(NamedTuple):
     digest: bytes
 
 
-_ALL = Statement(
-    "select id::text, name, status, sha256(publickey)"
-    " from investigators where publickey is not null order by id",
+_SELECT_DIGESTS = Statement(
+    """
+    select id::text, name, status, sha256(publickey)
+    from investigators
+    where publickey is not null
+    order by id
+    """,
     make_row_reader(_DigestRow),
 )
 
@@ -37,15 +41,19 @@ class _KeyRow(NamedTuple):
     publickey: bytes | None
 
 
-_KEYS = Statement(
-    "select id::text, publickey from investigators where id = any(%s::numeric[])",
+_SELECT_KEYS = Statement(
+    """
+    select id::text, publickey
+    from investigators
+    where id = any(%s::numeric[])
+    """,
     make_row_reader(_KeyRow),
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Signer:
-    """An investigator with a key that can be read; *publickey* is the column's value."""
+    """An investigator whose key can be parsed; ``publickey`` is the value of the column."""
 
     id: str
     name: str
@@ -55,12 +63,13 @@ class Signer:
 
     @property
     def is_active(self) -> bool:
+        """Whether signatures of this investigator are accepted."""
         return self.status == ACTIVE
 
 
 @dataclass(frozen=True, kw_only=True)
 class _CachedKey:
-    """A key as it was read; ``certificate`` is ``None`` when it cannot be."""
+    """The key of a row; ``certificate`` is ``None`` when the key cannot be parsed."""
 
     digest: bytes
     publickey: bytes
@@ -68,10 +77,10 @@ class _CachedKey:
 
 
 class Keyring:
-    """Every investigator's key, taken apart once for all parts of the service.
+    """The key of every investigator, parsed once for all parts of the service.
 
-    ``cached_signers`` is what :meth:`load_signers` last answered, and only a hint: whoever relies
-    on a signer checks the row again in the statement that does so.
+    ``cached_signers`` is what :meth:`load_signers` returned last, and only a hint: the statement
+    that stores something for a signer compares the row again (docs/decisions/0029).
     """
 
     log = Logger()
@@ -81,12 +90,13 @@ class Keyring:
         self.cached_signers: list[Signer] = []
 
     async def load_signers(self, query: QueryFunction) -> list[Signer]:
-        """All investigators that have a readable key, disabled ones too."""
-        rows = await query(_ALL)
+        """Return all investigators whose key can be parsed, including disabled ones."""
+        rows = await query(_SELECT_DIGESTS)
         new = [row.id for row in rows if self._find_digest(row.id) != bytes(row.digest)]
         if new:
-            for key in await query(_KEYS, (id_array(new),)):
+            for key in await query(_SELECT_KEYS, (id_array(new),)):
                 self._cache_key(key.id, bytes(key.publickey or b""))
+        # a row that was deleted between the two queries has no cached key
         self._cached_keys = {
             row.id: self._cached_keys[row.id] for row in rows if row.id in self._cached_keys
         }
@@ -110,24 +120,24 @@ class Keyring:
 
     def _cache_key(self, investigator_id: str, publickey: bytes) -> None:
         try:
-            readable = certificates.parse_stored(publickey)
+            parsed = certificates.parse_stored(publickey)
         except InvalidInputError as reason:
-            readable = None
+            parsed = None
             self.log.warn(
                 "the key of investigator {id} cannot be read: {why}", id=investigator_id, why=reason
             )
         self._cached_keys[investigator_id] = _CachedKey(
-            digest=sha256(publickey).digest(), publickey=publickey, certificate=readable
+            digest=sha256(publickey).digest(), publickey=publickey, certificate=parsed
         )
 
 
 def find_key_owners(signers: Sequence[Signer], issuers: Sequence[str]) -> list[Signer]:
-    """Whose certificate has a key of the first of *issuers* that anybody's has.
+    """Return the signers whose certificates contain the first of ``issuers`` that any contains.
 
-    *issuers* are fingerprints or key ids, which are the ends of fingerprints, in the order
-    of trust.
+    :param issuers: fingerprints or key ids, the most reliable first.
     """
     for issuer in issuers:
+        # a key id is the end of a fingerprint
         found = [
             signer
             for signer in signers

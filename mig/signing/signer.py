@@ -1,4 +1,4 @@
-"""Whose signature it is, and over which text."""
+"""Who made a signature, and over which text."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from mig.signing.keyring import Signer, find_key_owners
 async def find_signer(
     gpg: Gpg, signers: Sequence[Signer], signature: Signature, texts: Sequence[SignedText]
 ) -> tuple[Signer, SignedText]:
-    """Return the one of *signers* who made a signature, and the one of *texts* that it is over.
+    """Return the one of ``signers`` who made a signature, and the one of ``texts`` that it covers.
 
-    :raises InvalidInputError: when that is nobody, more than one, or not active, or when the
-        signature does not hold.
-    :raises UnavailableError: when it cannot be checked now.
+    :raises InvalidInputError: when no signer made it, several may have made it, or the signer is
+        not active, and when the signature is bad.
+    :raises UnavailableError: when the signature cannot be checked now.
     """
     candidates = find_key_owners(signers, signature.issuers)
     active = [signer for signer in candidates if signer.is_active]
@@ -35,9 +35,10 @@ async def find_signer(
 async def _find_only_signer(
     gpg: Gpg, active: Sequence[Signer], signature: Signature, texts: Sequence[SignedText]
 ) -> tuple[Signer, SignedText]:
-    """Return the one of those whose certificates have the key; another's may have it without right.
+    """Return the only one of the ``active`` for whom the signature is good, and the text.
 
-    So a certificate with which the signature does not hold says nothing about the others.
+    All of their certificates contain the key, but one may contain another's key without its
+    consent. So every certificate is tried: docs/decisions/0026.
     """
     found = []
     reasons = []
@@ -50,6 +51,7 @@ async def _find_only_signer(
         names = ", ".join(f"{signer.name!r} ({signer.id})" for signer, _ in found)
         raise InvalidInputError(f"the key that made it belongs to several investigators: {names}")
     if not found:
+        # any other reason says more than "made over another text"
         raise next((r for r in reasons if not isinstance(r, BadSignatureError)), reasons[0])
     return found[0]
 
@@ -63,4 +65,4 @@ async def _find_text(
         except BadSignatureError:
             continue
         return text
-    raise BadSignatureError("it is no signature over this action, in neither of its two texts")
+    raise BadSignatureError("it is not a signature over this action, in either of its two texts")

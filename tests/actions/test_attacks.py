@@ -293,7 +293,7 @@ def nest_arrays(levels: int) -> Json:
     return value
 
 
-OTHER_TEXT = "pgpsignatures[0]: it is no signature over this action, in neither of its two texts"
+OTHER_TEXT = "pgpsignatures[0]: it is not a signature over this action, in either of its two texts"
 FIRST = "pgpsignatures[0]: "
 TIME = "validfrom must be an RFC 3339 date, for example"
 BIG = 2**53
@@ -495,7 +495,7 @@ ROWS = [
     ),
     expect_refused(
         "good and bad",
-        "pgpsignatures[1]: it is no signature over this action",
+        "pgpsignatures[1]: it is not a signature over this action",
         use_signatures(
             lambda case: [case.make_signature(make_action()), case.keys.sign(case.keys.alice, b"x")]
         ),

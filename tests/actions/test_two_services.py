@@ -147,7 +147,7 @@ NOT_AGAIN: dict[str, tuple[Callable[[Case, JsonObject], Json], str]] = {
             **good,
             "pgpsignatures": [case.keys.sign(case.keys.alice, b"another text")],
         },
-        "it is no signature over this action",
+        "it is not a signature over this action",
     ),
     "an unknown signer": (
         lambda case, good: {

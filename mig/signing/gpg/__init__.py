@@ -1,1 +1,1 @@
-"""gpg: its processes, what they answer, and what is made of it."""
+"""Verification by gpg: its processes, their status lines, and the verdicts."""

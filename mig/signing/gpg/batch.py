@@ -1,12 +1,12 @@
-"""Signatures that wait for gpg at the same time share a run of it.
+"""Signatures that wait for gpg at the same time share a run (docs/decisions/0028).
 
-Most of what a run costs is gpg's start. So those by one certificate that come while gpg is at work
-for it are checked together by the next run, of which nothing but "all of them are good" is
-believed: else each is checked by a run of its own, as one that comes alone always is.
+Most of the cost of a run is the start of gpg. So signatures by one certificate that arrive while
+gpg runs for it are checked together by the next run. That run counts only if it says that all of
+them are good; otherwise each gets a run of its own, as does a signature that comes alone.
 
-gpg takes several detached signatures only as signed messages (``--verify-files``). The messages
-are put together here, of the one signature packet that was taken apart before and the text that
-it should be over; nothing that a client calls a message ever gets to gpg.
+gpg accepts several detached signatures only as signed messages (``--verify-files``). The messages
+are built here, from the one signature packet that was parsed before and the text that it should
+cover; no message of a client ever reaches gpg.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from mig.signing.gpg.status import (
 )
 
 MAX_BATCH_SIZE: Final = 16
-"""How many signatures a run checks; more would spare little and hold gpg for long."""
+"""Signatures that one run checks. More would save little and occupy gpg for long."""
 
 _ONE_PASS_SIGNATURE: Final = 4
 _LITERAL: Final = 11
@@ -39,7 +39,7 @@ _FIRST_FILE: Final = KEYRING_FD + 1
 
 @dataclass(eq=False, kw_only=True)
 class _Check:
-    """``answer`` is ``None`` when the run says nothing of it."""
+    """A signature to check; the result is ``None`` when the shared run does not decide it."""
 
     signature: Signature
     text: bytes
@@ -52,7 +52,7 @@ class _Check:
 
 @dataclass(eq=False, kw_only=True)
 class _CertificateQueue:
-    """The checks by one certificate: those of the present run, and those that wait for the next."""
+    """The checks for one certificate: those of the current run, and those that wait."""
 
     waiting: list[_Check] = field(default_factory=list)
     running: list[_Check] = field(default_factory=list)
@@ -72,9 +72,10 @@ SingleVerifier = Callable[[Certificate, Signature, bytes], Awaitable[ValidSignat
 
 
 class BatchVerifier:
-    """Checks signatures, in one run for each certificate at a time.
+    """Checks signatures, with at most one run at a time for each certificate.
 
-    Whom a run checks is decided when its turn comes, so that the busier gpg is, the more share.
+    A run takes the signatures that wait when it starts, not when it is queued. So the busier gpg
+    is, the more signatures share a run.
 
     :param verify_single: checks one signature by a run of its own.
     """
@@ -88,9 +89,10 @@ class BatchVerifier:
     async def verify(
         self, certificate: Certificate, signature: Signature, text: bytes
     ) -> ValidSignature:
-        """What *verify_single* would answer.
+        """Return what ``verify_single`` would return.
 
-        :raises UnavailableError: when too many wait.
+        :raises InvalidInputError: when the signature is bad.
+        :raises UnavailableError: when too many signatures wait, or gpg gave no reliable answer.
         """
         if sum(len(queue.waiting) for queue in self._queues.values()) >= self._runner.max_waiting:
             raise make_overload_error()
@@ -105,7 +107,7 @@ class BatchVerifier:
         return found or await self._verify_single(certificate, signature, text)
 
     async def _drain_queue(self, certificate: Certificate, queue: _CertificateQueue) -> None:
-        """Run gpg for the queue until nobody waits in it."""
+        """Run gpg for the queue until it is empty."""
         queue.is_draining = True
         while queue.waiting:
             await self._slots.acquire()
@@ -113,7 +115,7 @@ class BatchVerifier:
                 queue.waiting[:MAX_BATCH_SIZE],
                 queue.waiting[MAX_BATCH_SIZE:],
             )
-            if queue.running:
+            if queue.running:  # all that waited may have been cancelled
                 queue.run = Deferred.fromCoroutine(
                     self._run_batch(certificate, list(queue.running))
                 )
@@ -122,7 +124,7 @@ class BatchVerifier:
         del self._queues[certificate.packets]
 
     async def _run_batch(self, certificate: Certificate, checks: Sequence[_Check]) -> None:
-        """Settle the checks, whatever happens."""
+        """Give every check a result, whatever happens."""
         results: Sequence[ValidSignature | Failure | None]
         try:
             if len(checks) == 1:
@@ -138,6 +140,7 @@ class BatchVerifier:
     async def _verify_batch(
         self, certificate: Certificate, checks: Sequence[_Check]
     ) -> Sequence[ValidSignature | None]:
+        """Return the verdicts on all ``checks``, or ``None`` for each of them."""
         messages = {
             fd: _build_message(check.signature, check.text)
             for fd, check in enumerate(checks, _FIRST_FILE)
@@ -157,17 +160,20 @@ class BatchVerifier:
 
 
 def _build_message(signature: Signature, text: bytes) -> bytes:
-    """A signed message (RFC 4880, 11.3) whose *text* is binary, without a name or a date."""
-    key_id = bytes.fromhex(signature.issuers[0][-16:])
+    """Return a signed message (RFC 4880, 11.3) over ``text``: binary, without name or date."""
+    key_id = bytes.fromhex(signature.issuers[0][-16:])  # the last 8 octets of a fingerprint
     algorithms = bytes([signature.hash_algorithm, signature.key_algorithm])
-    announced = b"\x03\x00" + algorithms + key_id + b"\x01"
+    # RFC 4880, 5.4: version 3, class 0x00, the algorithms, the key id, and no further signature
+    one_pass = b"\x03\x00" + algorithms + key_id + b"\x01"
+    # RFC 4880, 5.9: binary, a name of length 0, and the date 0
     literal = b"b\x00" + bytes(4) + text
     return (
-        _encode_packet(_ONE_PASS_SIGNATURE, announced)
+        _encode_packet(_ONE_PASS_SIGNATURE, one_pass)
         + _encode_packet(_LITERAL, literal)
         + signature.raw
     )
 
 
 def _encode_packet(tag: int, body: bytes) -> bytes:
+    # RFC 4880, 4.2.2.3: the new format, with a length of five octets for every size
     return bytes([0xC0 | tag, 0xFF]) + len(body).to_bytes(4) + body

@@ -1,8 +1,8 @@
-"""A gpg process: what it is given, what it answers, and how long it may take.
+"""A gpg process: its input, its output, and its deadline (docs/decisions/0024).
 
-Each run has a keyring of its own in memory with one certificate, no home, no agent and no network,
-and leaves nothing behind. python-gnupg builds the command; what it would make of gpg's answer is
-not used, because a user id can forge it.
+Each run has a keyring in memory with one certificate, no home, no agent and no network, and leaves
+nothing behind. python-gnupg builds the command line. Its parser of gpg's answer is not used: a user
+id can forge what it looks for.
 """
 
 from __future__ import annotations
@@ -17,9 +17,7 @@ from typing import Final
 import gnupg
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, DeferredSemaphore
 from twisted.internet.error import ProcessDone, ProcessTerminated
-from twisted.internet.interfaces import (
-    IProcessTransport,
-)
+from twisted.internet.interfaces import IProcessTransport
 from twisted.internet.protocol import ProcessProtocol
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
@@ -29,6 +27,7 @@ from mig.limits import Limits
 from mig.reactor import Reactor
 
 MAX_OUTPUT_BYTES: Final = 4 * 1024 * 1024
+"""Of all pipes of one run. The largest answer, an exported certificate, is far smaller."""
 
 TEXT_FD: Final = 0
 OUTPUT_FD: Final = 1
@@ -37,8 +36,7 @@ STATUS_FD: Final = 3
 SIGNATURE_FD: Final = 4
 KEYRING_FD: Final = 5
 
-# No --weak-digest: it would also refuse the keys of 2014, whose self-signatures are by SHA-1.
-# The digest of the signature itself is checked before gpg and in its verdict.
+# No --weak-digest, which would also refuse old keys: docs/decisions/0025.
 GPG_OPTIONS: Final = [
     *("--no-options", "--batch", "--no-tty", "--no-autostart"),
     *("--homedir", "/dev/null"),
@@ -53,17 +51,17 @@ UNAVAILABLE_MESSAGE: Final = "signatures and keys cannot be checked at the momen
 
 @dataclass(frozen=True, kw_only=True)
 class GpgResult:
-    """What a run left; *status* are its status lines."""
+    """The result of a run; ``status`` holds its status lines."""
 
     code: int | None
-    """The exit code, ``None`` when gpg was killed."""
+    """The exit code, or ``None`` when gpg was killed."""
     output: bytes
     status: bytes
     errors: bytes
 
 
 class _GpgProcess(ProcessProtocol):
-    """One gpg."""
+    """One gpg process: ``exited`` fires when it has been reaped, ``answer`` after its output."""
 
     transport: IProcessTransport
 
@@ -79,7 +77,7 @@ class _GpgProcess(ProcessProtocol):
         if self._size <= MAX_OUTPUT_BYTES:
             self._received[childFD] += data
         else:
-            self.abort("its output has no end")
+            self.abort(f"its output has more than {MAX_OUTPUT_BYTES} bytes")
 
     def processExited(self, reason: Failure) -> None:
         self._is_running = False
@@ -100,24 +98,26 @@ class _GpgProcess(ProcessProtocol):
             )
 
     def abort(self, detail: str) -> None:
-        """Kill it, and tell who waits why."""
+        """Kill the process, and fail ``answer`` with the reason."""
         self.kill()
         if not self.answer.called:
             self.answer.errback(UnavailableError(UNAVAILABLE_MESSAGE, f"gpg was killed: {detail}"))
 
     def kill(self) -> None:
+        """Kill the process, and close our ends of its pipes."""
         if self._is_running:
             self.transport.signalProcess("KILL")
+        # a child that gpg leaves behind could hold the pipes open: docs/decisions/0027
         for fd in self._received:
             self.transport.closeChildFD(fd)
 
 
 class GpgRunner:
-    """At most as many gpg at once as there may be; a bounded queue waits for them.
+    """A bounded number of gpg processes, and a bounded queue of runs that wait for one.
 
     :param program: the name or path of gpg.
-    :param limits: ``gpg_processes``, ``waiting_checks``, and ``gpg_seconds``: a run that has no
-        answer by then, its waiting counted, is given up.
+    :param limits: ``gpg_processes``, ``waiting_checks``, and ``gpg_seconds``, after which a run is
+        given up; this includes its time in the queue.
     """
 
     def __init__(self, reactor: Reactor, *, program: str, limits: Limits) -> None:
@@ -134,7 +134,7 @@ class GpgRunner:
         self._is_stopped = False
 
     def stop(self) -> Deferred[None]:
-        """Kill what runs and refuse the rest; fires when no gpg is left."""
+        """Kill every process and refuse new runs; the result fires when no process is left."""
         self._is_stopped = True
         for check in list(self._runs):
             check.cancel()
@@ -144,9 +144,10 @@ class GpgRunner:
     async def run(
         self, arguments: list[str], *, keyring: bytes, inputs: Mapping[int, bytes]
     ) -> GpgResult:
-        """What gpg answers to *arguments*, with *keyring* and what it reads by file descriptor.
+        """Run gpg with ``arguments``, ``keyring``, and ``inputs`` by file descriptor.
 
-        :raises UnavailableError: when there is no answer within the deadline.
+        :raises UnavailableError: when too many runs wait, when there is no answer before the
+            deadline, when gpg cannot be started, and when the service is stopping.
         """
         if self._is_stopped or len(self._slots.waiting) >= self.max_waiting:
             raise make_overload_error()
@@ -165,6 +166,7 @@ class GpgRunner:
             self._runs.discard(check)
 
     def make_timeout_failure(self, _: object, seconds: float) -> Failure:
+        """Return the failure of a run or check that took longer than ``seconds``."""
         return Failure(
             UnavailableError(UNAVAILABLE_MESSAGE, f"gpg gave no answer within {seconds:g} s")
         )
@@ -184,16 +186,19 @@ class GpgRunner:
         finally:
             if process is None:
                 self._slots.release()
-            else:
+            else:  # a killed gpg keeps its slot until it has been reaped: docs/decisions/0027
                 process.exited.addCallback(lambda _: self._slots.release())
 
     async def _prepare_commands(self) -> None:
-        """Make python-gnupg's object: it runs gpg and blocks, so that gpg is tried before."""
+        """Create python-gnupg's object in a thread, because its constructor runs gpg and blocks.
+
+        A run under our own deadline comes first, so that a gpg that hangs does not occupy a thread.
+        """
         process = self._start_process([self._program, "--version"], b"", {})
         answer = await process.answer
         if answer.code != 0:
             raise make_unreliable_error(answer)
-        logging.getLogger("gnupg").setLevel(logging.WARNING)
+        logging.getLogger("gnupg").setLevel(logging.WARNING)  # at DEBUG it logs command lines
         try:
             self._commands = await deferToThreadPool(
                 self._reactor,
@@ -229,7 +234,7 @@ class GpgRunner:
 
 @contextmanager
 def _open_memory_file(data: bytes) -> Iterator[int]:
-    """A file descriptor of a nameless file in memory that holds *data*."""
+    """Yield the descriptor of a nameless file in memory that contains ``data``."""
     fd = os.memfd_create("gpg")
     try:
         with open(fd, "wb", closefd=False) as file:
@@ -241,20 +246,22 @@ def _open_memory_file(data: bytes) -> Iterator[int]:
 
 
 def _redirect_status(command: list[str]) -> list[str]:
-    """python-gnupg has gpg mix its status lines with what it writes for people."""
+    """Return ``command`` with the status lines on a descriptor of their own.
+
+    python-gnupg sends them to standard error, where gpg's messages for people go, too.
+    """
     at = command.index("--status-fd") + 1
     return [*command[:at], str(STATUS_FD), *command[at + 1 :]]
 
 
 def make_overload_error() -> UnavailableError:
-    """The refusal when too much waits already."""
+    """Return the error for a check or run that finds the queue full."""
     return UnavailableError(UNAVAILABLE_MESSAGE, "too many checks wait for gpg")
 
 
 def make_unreliable_error(answer: GpgResult) -> UnavailableError:
-    """The refusal for an answer that says nothing about the signature or key."""
-    end = "was killed" if answer.code is None else f"ended with exit code {answer.code}"
+    """Return the error for an answer that says nothing about the signature or key."""
+    end = "was killed" if answer.code is None else f"exited with code {answer.code}"
+    # one line of ASCII for the log; the end says why gpg failed, and [1:-1] removes the quotes
     errors = " ".join(ascii(answer.errors[-500:].decode("latin-1"))[1:-1].split())
-    return UnavailableError(
-        UNAVAILABLE_MESSAGE, f"gpg {end} and gave no answer to rely on: {errors}"
-    )
+    return UnavailableError(UNAVAILABLE_MESSAGE, f"gpg {end} and gave no reliable answer: {errors}")

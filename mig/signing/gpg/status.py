@@ -1,6 +1,7 @@
-"""What gpg says on its status pipe of the signatures that it has checked.
+"""The lines that gpg writes to its status pipe about the signatures that it has checked.
 
-The lines are taken as bytes, because a user id can hold whatever else looks like the end of one.
+They are parsed as bytes and end with a line feed alone: a user id can contain any other character
+that ``str.splitlines`` takes for the end of a line. GnuPG's doc/DETAILS describes them.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ BAD_SIGNATURE_REASONS: Final = {
     b"EXPSIG": "the signature has expired",
     b"NO_PUBKEY": "the signature is not by this key",
     b"NODATA": "gpg finds no signature in it",
-    b"UNEXPECTED": "gpg finds something else than a signature in it",
+    b"UNEXPECTED": "gpg finds something other than a signature in it",
 }
+# By the error code of ERRSIG, one of libgpg-error.
 SIGNATURE_ERRORS: Final = {
     b"4": "gpg does not know the algorithm of the signature",
     b"5": "the digest of the signature is weak: SHA-224, SHA-256, SHA-384 or SHA-512 is accepted",
@@ -35,14 +37,14 @@ SIGNATURE_ERRORS: Final = {
 }
 UNREADABLE_SIGNATURE: Final = "gpg cannot check the signature: it or its key is damaged"
 KEY_STATES: Final = {b"EXPKEYSIG": b"e", b"REVKEYSIG": b"r"}
-"""The lines of a signature that holds by a key that does not, and the key's state."""
+"""The lines about a good signature by a key that is not valid, and the state of the key."""
 
 _DOUBTFUL_WORDS: Final = (b"ERRSIG", *BAD_SIGNATURE_REASONS, *KEY_STATES)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ValidSignature:
-    """What a VALIDSIG line says."""
+    """The contents of a VALIDSIG line."""
 
     key_fingerprint: str
     created: int
@@ -52,25 +54,34 @@ class ValidSignature:
 
 
 def parse_status_lines(answer: GpgResult) -> StatusLines:
-    """The status lines of *answer*.
+    """Return the status lines of ``answer``.
 
-    :raises UnavailableError: when gpg was killed, or its status is garbled.
+    :raises UnavailableError: when gpg was killed, or a line is malformed.
     """
-    *lines, rest = answer.status.split(b"\n")
-    if answer.code is None or rest or any(not line.startswith(STATUS_PREFIX) for line in lines):
+    *lines, incomplete = answer.status.split(b"\n")
+    if (
+        answer.code is None
+        or incomplete
+        or any(not line.startswith(STATUS_PREFIX) for line in lines)
+    ):
         raise make_unreliable_error(answer)
     return [line.removeprefix(STATUS_PREFIX).split(b" ") for line in lines]
 
 
 def find_key_state(lines: StatusLines) -> bytes | None:
-    """The state of the key, if it is the reason why a signature by it does not count."""
+    """Return the state of the key, if that is why a good signature is not accepted."""
     return next((KEY_STATES[line[0]] for line in lines if line[0] in KEY_STATES), None)
 
 
 def refuse_bad_signature(lines: StatusLines) -> None:
-    """:raises InvalidInputError: with gpg's reason why a signature is bad, if it gives one."""
+    """Refuse a signature that gpg calls bad.
+
+    :raises BadSignatureError: when it was made over another text.
+    :raises InvalidInputError: for any other reason.
+    """
     for line in lines:
         if line[0] == b"ERRSIG":
+            # ERRSIG <keyid> <pkalgo> <hashalgo> <class> <time> <code> <fingerprint>
             code = line[6] if len(line) > 6 else b""
             raise InvalidInputError(SIGNATURE_ERRORS.get(code, UNREADABLE_SIGNATURE))
     for line in lines:
@@ -80,10 +91,11 @@ def refuse_bad_signature(lines: StatusLines) -> None:
 
 
 def find_valid_signature(answer: GpgResult, lines: StatusLines) -> ValidSignature | None:
-    """The signature of which *lines* of *answer* say that it is good; ``None`` unless they say so
-    of exactly one, and nothing that raises a doubt.
+    """Return the one signature that ``lines`` of ``answer`` call good.
 
-    :raises UnavailableError: when the line about it is garbled.
+    ``None`` means that there is not exactly one, or that a line raises a doubt.
+
+    :raises UnavailableError: when the line about it is malformed.
     """
     words = Counter(line[0] for line in lines)
     if any(words[word] != 1 for word in REQUIRED_ONCE) or any(
@@ -105,21 +117,21 @@ def find_valid_signature(answer: GpgResult, lines: StatusLines) -> ValidSignatur
 
 
 def split_by_file(lines: StatusLines, names: Sequence[bytes]) -> Iterator[StatusLines]:
-    """The lines about each of the files *names*, which gpg was to check in this order.
+    """Yield the lines about each of the files ``names``, which gpg checks in this order.
 
-    :raises ValueError: when that is not what *lines* are.
+    :raises ValueError: when ``lines`` are not about exactly these files, in this order.
     """
     remaining = iter(lines)
     for name in names:
         if list(next(remaining, ())) != [b"FILE_START", b"1", name]:
-            raise ValueError("gpg does not begin with the file that is next")
+            raise ValueError("gpg does not begin with the next file")
         about: list[Sequence[bytes]] = []
         for line in remaining:
             if line[0] == b"FILE_DONE":
                 break
             about.append(line)
         else:
-            raise ValueError("gpg does not end with the file")
+            raise ValueError("gpg does not end the file")
         yield about
     if next(remaining, None) is not None:
-        raise ValueError("gpg says more than it was asked")
+        raise ValueError("gpg says something after the last file")

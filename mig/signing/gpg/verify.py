@@ -1,7 +1,7 @@
-"""gpg, asked about a signature or a key.
+"""Verification of signatures, and checks of uploaded keys, by gpg.
 
-The verdict comes from gpg's status lines as bytes, on a pipe of their own, together with its exit
-code. A run costs about 3 ms of a core; see :mod:`mig.signing.gpg.batch` for who shares one.
+A verdict is made of gpg's status lines, which come as bytes on a pipe of their own, and of its exit
+code. A run takes about 3 ms of a core; some signatures share one (:mod:`mig.signing.gpg.batch`).
 """
 
 from __future__ import annotations
@@ -31,21 +31,22 @@ from mig.signing.gpg.status import (
 )
 
 MAX_CLOCK_SKEW_SECONDS: Final = 300
-"""How far ahead of our clock a signature may be dated."""
+"""How far a signature may be dated ahead of our clock."""
+# By the letter in the field "validity" of gpg's listing (GnuPG's doc/DETAILS).
 KEY_STATE_NAMES: Final = {
     b"e": "has expired",
     b"r": "is revoked",
     b"i": "is invalid",
-    b"d": "is off",
+    b"d": "is disabled",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class VerifiedSignature:
-    """A signature that holds."""
+    """A signature that was verified."""
 
     fingerprint: str
-    """The signer: the primary key of the certificate."""
+    """The primary key of the signer's certificate."""
     key_fingerprint: str
     """The primary key or subkey that made the signature."""
     created: int
@@ -56,7 +57,7 @@ class Gpg:
     """Checks signatures and keys.
 
     :param program: the name or path of gpg.
-    :param limits: how many gpg run, how many checks wait for one, and how long.
+    :param limits: how many gpg processes run, how many checks wait for one, and how long.
     """
 
     def __init__(
@@ -67,16 +68,17 @@ class Gpg:
         self._batch_verifier = BatchVerifier(self._runner, self._verify_single)
 
     def stop(self) -> Deferred[None]:
-        """Kill what runs and refuse the rest; fires when no gpg is left."""
+        """Kill every process and refuse new checks; the result fires when no process is left."""
         return self._runner.stop()
 
     async def verify(
         self, certificate: Certificate, signature: Signature, text: bytes
     ) -> VerifiedSignature:
-        """That *signature* over *text* holds and was made by a good key of *certificate*.
+        """Verify that a good key of ``certificate`` made ``signature`` over ``text``.
 
-        :raises InvalidInputError: when it does not, with the reason.
-        :raises UnavailableError: when gpg gave no answer that can be relied on.
+        :raises BadSignatureError: when it was made over another text.
+        :raises InvalidInputError: when it is not accepted for any other reason.
+        :raises UnavailableError: when gpg gave no reliable answer.
         """
         _refuse_future_key(certificate, "the key that made the signature")
         check = Deferred.fromCoroutine(self._batch_verifier.verify(certificate, signature, text))
@@ -108,6 +110,7 @@ class Gpg:
     def _check_valid_signature(
         self, certificate: Certificate, valid: ValidSignature
     ) -> VerifiedSignature:
+        # gpg.conf may add keyrings, so the verdict may be about another certificate
         if valid.primary_fingerprint != certificate.fingerprint:
             raise InvalidInputError(BAD_SIGNATURE_REASONS[b"NO_PUBKEY"])
         key = certificate.find_key(valid.key_fingerprint)
@@ -131,17 +134,18 @@ class Gpg:
         )
 
     async def _explain_key_state(self, certificate: Certificate, state: bytes) -> str:
-        """Whether it is the primary key or a subkey that has expired or is revoked."""
+        """Return whether the primary key or a subkey has expired or is revoked, for a message."""
         primary = (await self._list_keys(certificate)).keys[0]
         which = "the signer's key" if primary.state == state else "the subkey that signed"
         return f"{which} {KEY_STATE_NAMES[state]}"
 
     async def minimize_certificate(self, certificate: Certificate) -> tuple[Certificate, str]:
-        """An uploaded key as it is stored, and the armored text of it: reduced to what its owner
-        signed, without expired or superseded self-signatures.
+        """Reduce an uploaded key to the form in which it is stored; return it and its armor.
 
-        :raises InvalidInputError: for a key that cannot sign, or is too weak for it.
-        :raises UnavailableError: when gpg gave no answer that can be relied on.
+        What others signed, and expired or superseded self-signatures, are removed.
+
+        :raises InvalidInputError: for a key that cannot sign, or is too weak to sign.
+        :raises UnavailableError: when gpg gave no reliable answer.
         """
         _refuse_weak_key(certificate.keys[0])
         _refuse_future_key(certificate, "the key")
@@ -152,6 +156,7 @@ class Gpg:
         )
         lines = parse_status_lines(answer)
         if not answer.output:
+            # gpg imported, and nothing was left: IMPORT_RES counts what it did
             if answer.code is not None and any(line[0] == b"IMPORT_RES" for line in lines):
                 raise InvalidInputError("the key has no user id that is signed by the key itself")
             raise make_unreliable_error(answer)
@@ -175,7 +180,7 @@ class Gpg:
 
 @dataclass(frozen=True, kw_only=True)
 class _ListedKey:
-    """What gpg says of a key: its state, a letter, and what it may be used for, letters."""
+    """A key in gpg's listing: the letter of its state, and the letters of its uses."""
 
     fingerprint: str
     state: bytes
@@ -183,6 +188,7 @@ class _ListedKey:
 
     @property
     def can_sign(self) -> bool:
+        """Whether the key may make signatures."""
         return b"s" in self.uses
 
 
@@ -194,6 +200,7 @@ class _KeyListing:
 
 
 def _parse_listing(output: bytes) -> _KeyListing:
+    """Parse the output of ``--list-keys --with-colons`` (GnuPG's doc/DETAILS)."""
     keys: list[_ListedKey] = []
     user_states = []
     state = uses = b""
@@ -210,7 +217,10 @@ def _parse_listing(output: bytes) -> _KeyListing:
 
 
 def _refuse_future_key(certificate: Certificate, which: str) -> None:
-    """gpg does not use a key before its date, by the system's clock, and gives other reasons.
+    """Refuse a key that is dated in the future.
+
+    gpg does not use such a key either, but gives other reasons. It reads the system's clock, so
+    this does, too.
 
     :raises InvalidInputError: for such a key.
     """
@@ -219,7 +229,10 @@ def _refuse_future_key(certificate: Certificate, which: str) -> None:
 
 
 def _refuse_weak_key(key: Key) -> None:
-    """:raises InvalidInputError: when the key is too weak to sign."""
+    """Refuse a key that is too weak to sign.
+
+    :raises InvalidInputError: for such a key.
+    """
     weak = certificates.find_weakness(key)
     if weak:
         which = "key" if key.is_primary else f"signing subkey {key.fingerprint}"
@@ -227,12 +240,15 @@ def _refuse_weak_key(key: Key) -> None:
 
 
 def _refuse_unusable_key(certificate: Certificate, listing: _KeyListing) -> None:
-    """:raises InvalidInputError: when the key cannot sign, or is too weak for it."""
+    """Refuse a key that cannot sign, or is too weak to sign.
+
+    :raises InvalidInputError: for such a key.
+    """
     primary = listing.keys[0]
     if primary.state in (b"e", b"r"):
         raise InvalidInputError(f"the key {KEY_STATE_NAMES[primary.state]}")
     if not any(state not in KEY_STATE_NAMES for state in listing.user_states):
-        raise InvalidInputError("the key has no user id that is valid")
+        raise InvalidInputError("the key has no valid user id")
     signing = [key for key in listing.keys if key.can_sign]
     for listed in signing:
         key = certificate.find_key(listed.fingerprint)
