@@ -1,1 +1,1 @@
-"""Actions and investigators on their way in."""
+"""Submission of actions: their checks, their storage, and the hand-off to the scheduler."""

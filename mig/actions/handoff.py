@@ -8,8 +8,10 @@ from mig.errors import UnavailableError
 
 
 class Handoff(Protocol):
-    """A way to the scheduler: through its spool (:class:`mig.actions.outbox.Outbox`), the database,
-    or none."""
+    """A way to the scheduler: its spool, the database, or none.
+
+    :class:`mig.actions.outbox.Outbox` is the way through the spool.
+    """
 
     @property
     def initial_status(self) -> str:
@@ -17,60 +19,64 @@ class Handoff(Protocol):
 
     @property
     def uses_spool(self) -> bool:
-        """Whether a new action waits in the outbox, with the document for the spool."""
+        """Whether a new action waits in ``submissions``, with its document for the spool."""
 
     def start(self) -> None:
-        """Begin to hand over."""
+        """Start handing over."""
 
     async def stop(self) -> None:
-        """Return when nothing is being handed over any more."""
+        """Stop handing over; return when the current hand-off has ended or takes too long."""
 
     def check_available(self) -> None:
-        """Refuse to take actions that would not reach the scheduler.
+        """Refuse actions while they would not reach the scheduler.
 
-        :raises UnavailableError: saying why.
+        :raises UnavailableError: with the reason.
         """
 
     async def flush(self, action_id: int) -> None:
-        """Hand over a new action; return when that is done, has failed, or takes too long."""
+        """Hand over a new action; return when that has succeeded, failed, or takes too long."""
 
 
 class DatabaseHandoff:
-    """The scheduler polls the database for actions of status pending: there is nothing to do."""
+    """The hand-off to a scheduler that polls the database for actions of status ``pending``."""
 
     initial_status: Final = "pending"
     uses_spool: Final = False
 
     def start(self) -> None:
-        pass
+        """Do nothing."""
 
     async def stop(self) -> None:
-        pass
+        """Do nothing."""
 
     def check_available(self) -> None:
-        pass
+        """Accept: a stored action is within the scheduler's reach."""
 
     async def flush(self, action_id: int) -> None:
-        pass
+        """Do nothing: the scheduler finds the action when it polls."""
 
 
 class NoHandoff:
-    """Nothing says where the spool is: no action is taken, everything else works."""
+    """The absence of a hand-off: actions are refused, and everything else works."""
 
     initial_status: Final = "pending"
     uses_spool: Final = False
 
     def start(self) -> None:
-        pass
+        """Do nothing."""
 
     async def stop(self) -> None:
-        pass
+        """Do nothing."""
 
     def check_available(self) -> None:
+        """Refuse every action.
+
+        :raises UnavailableError: always, with what the configuration lacks.
+        """
         raise UnavailableError(
             "no action can be handed over: the configuration has no spool ([directories] spool),"
             " and [scheduler] handoff is not database"
         )
 
     async def flush(self, action_id: int) -> None:
-        pass
+        """Do nothing: no action is ever accepted."""

@@ -1,11 +1,9 @@
-"""Accepted actions that the scheduler takes from its spool.
+"""The outbox of accepted actions: each gets into the scheduler's spool exactly once.
 
-The outbox sees to it that each gets into the spool exactly once, whatever happens.
-
-A row of ``submissions`` without ``handedover`` is an action that the scheduler may not have yet. It
-is locked while it is handed over, so several daemons share the work. One that was killed in between
-leaves the row waiting: then the scheduler's folders, and the action's status, tell whether the file
-had been there already.
+A row of ``submissions`` without ``handedover`` is an action that the scheduler may not have yet. A
+daemon locks the row while it hands over the action, so several daemons share the work. If a daemon
+is killed in between, the row stays as it was; then the folders of the scheduler and the status of
+the action show whether the file was written before.
 """
 
 from __future__ import annotations
@@ -33,7 +31,7 @@ from mig.reactor import Reactor
 T = TypeVar("T")
 
 POLL_INTERVAL_SECONDS: Final = 2.0
-"""How often what other daemons left, or what failed, is looked for."""
+"""The interval between searches for actions that failed, or that another daemon left behind."""
 
 
 class _WaitingRow(NamedTuple):
@@ -43,27 +41,45 @@ class _WaitingRow(NamedTuple):
 
 
 _COLUMNS = Columns(_WaitingRow)
-_SELECT_WAITING = (
-    f"select {_COLUMNS.sql} from submissions s"
-    " left join actions a on a.id = s.actionid where s.handedover is null"
-)
+# An outer join: the scheduler, or an operator, may have deleted the action.
+_SELECT_WAITING = f"""
+    select {_COLUMNS.sql}
+    from submissions s
+    left join actions a on a.id = s.actionid
+    where s.handedover is null
+"""
+# A row that another daemon hands over now is skipped, so that a poll never waits.
 _SELECT_OLDEST = Statement(
-    f"{_SELECT_WAITING} order by s.submitted limit %s for update of s skip locked", _COLUMNS
-)
-_SELECT_BY_ID = Statement(
-    f"{_SELECT_WAITING} and s.actionid = any(%s::numeric[]) order by s.actionid for update of s",
+    f"""
+    {_SELECT_WAITING}
+    order by s.submitted
+    limit %s
+    for update of s skip locked
+    """,
     _COLUMNS,
 )
-_MARK_HANDED_OVER = (
-    "update submissions set handedover = now(), document = null where actionid = any(%s::numeric[])"
+# Every daemon locks rows in the order of their ids, so that two of them cannot deadlock.
+_SELECT_BY_ID = Statement(
+    f"""
+    {_SELECT_WAITING}
+    and s.actionid = any(%s::numeric[])
+    order by s.actionid
+    for update of s
+    """,
+    _COLUMNS,
 )
+_MARK_HANDED_OVER = """
+    update submissions
+    set handedover = now(), document = null
+    where actionid = any(%s::numeric[])
+"""
 
 
 class Outbox:
-    """Hands over what waits, when asked and every :data:`POLL_INTERVAL_SECONDS`.
+    """Hands over the waiting actions, on request and every :data:`POLL_INTERVAL_SECONDS`.
 
-    What failed stays in the outbox and is tried again, at once when somebody wants to submit more;
-    meanwhile no more is taken.
+    An action that failed stays in the outbox and is tried again: at every poll, and when a client
+    submits another action. Until that succeeds, new actions are refused (docs/decisions/0033).
     """
 
     log = Logger()
@@ -92,9 +108,11 @@ class Outbox:
         self._failure_reason = ""
 
     def start(self) -> None:
+        """Start to poll; the first poll is now."""
         self._poll.start(POLL_INTERVAL_SECONDS)
 
     async def stop(self) -> None:
+        """Stop to poll; return when the current batch has ended or takes too long."""
         if self._poll.running:
             self._poll.stop()
         self._poll_is_due = False
@@ -105,28 +123,33 @@ class Outbox:
             )
 
     def check_available(self) -> None:
+        """Refuse actions, and try again to hand over, while the last attempt has failed.
+
+        :raises UnavailableError: with the reason of the failure as its detail.
+        """
         if self._failure_reason:
             self._start_poll()
             raise UnavailableError(
-                "actions do not reach the scheduler at present", self._failure_reason
+                "actions do not reach the scheduler at the moment", self._failure_reason
             )
 
     async def flush(self, action_id: int) -> None:
+        """Hand over a new action; return when that has succeeded, failed, or takes too long."""
         waiter: Deferred[None] = Deferred()
         self._waiting[str(action_id)] = waiter
         self._start_next_batch()
         await waiter.addTimeout(self._limits.handoff_seconds, self._reactor, _ignore_timeout)
 
     def _start_poll(self) -> None:
-        """Hand over whatever waits and nobody else is handing over."""
+        """Hand over the oldest actions that wait and that no other daemon is handing over."""
         self._poll_is_due = True
         self._start_next_batch()
 
     def _start_next_batch(self) -> None:
         """Hand over a batch, unless one is being handed over.
 
-        The larger the batches, the less each action costs; so what comes meanwhile waits. What is
-        waited for and what is overdue take turns.
+        Larger batches cost less for each action, so new actions wait for the current batch. Batches
+        of new actions and of polled ones alternate when there are both.
         """
         if self._is_busy:
             return
@@ -153,7 +176,7 @@ class Outbox:
         self._is_busy = True
         more = await self._try_hand_over(statement, parameters)
         for waiter in waiters:
-            if not waiter.called:
+            if not waiter.called:  # it may have timed out
                 waiter.callback(None)
         if more and not waiters and self._poll.running:
             self._poll_is_due = True
@@ -163,7 +186,7 @@ class Outbox:
     async def _try_hand_over(
         self, statement: Statement[_WaitingRow], parameters: Parameters
     ) -> bool:
-        """Hand over the rows of *statement*; whether there may be more."""
+        """Hand over the rows of ``statement``; return whether there may be more."""
         try:
             more = await self._hand_over_rows(statement, parameters)
         except (OSError, UnavailableError, DeferredTimeoutError, CancelledError) as reason:
@@ -188,7 +211,7 @@ class Outbox:
     async def _hand_over_rows(
         self, statement: Statement[_WaitingRow], parameters: Parameters
     ) -> bool:
-        if self._threads >= self._limits.handoff_threads:
+        if self._threads >= self._limits.handoff_threads:  # all of them hang in system calls
             raise UnavailableError("the spool's file system does not answer")
         async with self._database.transaction() as transaction:
             rows = await transaction.query(statement, parameters)
@@ -199,6 +222,7 @@ class Outbox:
                 for row in rows
                 if row.status == NEW_STATUS and row.document is not None
             }
+            # an action with another status has been with the scheduler: it is marked, not written
             failures = await self._write_in_thread(new)
             done = [row.actionid for row in rows if row.actionid not in failures]
             await transaction.commit(_MARK_HANDED_OVER, (id_array(done),))
@@ -207,7 +231,7 @@ class Outbox:
         return len(rows) == self._limits.handoff_batch
 
     async def _write_in_thread(self, documents: dict[str, bytes]) -> dict[str, OSError]:
-        """Hand documents over to the spool, in a thread; those that failed, by their id."""
+        """Write documents to the spool in a thread; return the errors by id."""
         if not documents:
             return {}
         self._threads += 1
@@ -218,6 +242,7 @@ class Outbox:
         )
         written.addBoth(self._count_finished_thread)
         try:
+            # a thread cannot be cancelled; the copy can, and the original counts the thread
             return await _copy_deferred(written).addTimeout(
                 self._limits.spool_seconds, self._reactor
             )
@@ -231,11 +256,11 @@ class Outbox:
 
 
 def _ignore_timeout(*_: object) -> None:
-    """Let who waits go on: the hand-off goes on, too."""
+    """Let the caller go on; the hand-off goes on, too."""
 
 
 def _copy_deferred(original: Deferred[T]) -> Deferred[T]:
-    """Return a Deferred with the same result, which may be cancelled without the original."""
+    """Return a Deferred with the same result, which can be cancelled without the original."""
     copy: Deferred[T] = Deferred()
 
     def copy_result(result: T | Failure) -> None:

@@ -1,4 +1,4 @@
-"""The folders through which a scheduler of 2014 takes its actions."""
+"""The spool: the folders from which a scheduler of 2014 takes its actions."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ FOLDERS: Final = {
     "action": ("new", "inflight", "done", "invalid"),
     "command": ("ready", "inflight", "returned", "done"),
 }
-"""The scheduler's folders; an action moves through its own in this order."""
+"""The folders of the scheduler. It moves the file of an action through them in this order."""
 
 FILE_MODE: Final = 0o640
 FOLDER_MODE: Final = 0o750
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# O_TMPFILE: docs/decisions/0031
 _NAMELESS = os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC
 
 
 @dataclass(frozen=True, kw_only=True)
 class SystemCalls:
-    """The calls of the operating system by which an action gets into the spool."""
+    """The system calls that write an action to the spool."""
 
     open: Callable[..., int] = os.open
     write: Callable[[int, memoryview], int] = os.write
@@ -42,12 +43,12 @@ class SystemCalls:
 
 
 class Spool:
-    """The spool below *path*; its methods block: they are called in a thread.
+    """The spool in the folder ``path``. Its methods block, so they are called in a thread.
 
-    A file is written without a name and then linked to its own: whoever watches the folder never
-    sees a part of it, nothing is overwritten, and a process that is killed leaves nothing behind.
+    A file is written without a name and then linked: the scheduler never sees a part of a file,
+    nothing is overwritten, and a process that is killed leaves nothing behind.
 
-    :param calls: what it asks the operating system through; a test may have some of them fail.
+    :param calls: the system calls to use; a test may replace some by others that fail.
     """
 
     def __init__(self, path: Path, calls: SystemCalls | None = None) -> None:
@@ -55,10 +56,10 @@ class Spool:
         self._calls = calls or SystemCalls()
 
     def prepare_folders(self) -> None:
-        """Make the folders that are missing, and see that the others can be trusted.
+        """Create the folders that are missing, and check that the others can be trusted.
 
-        :raises SpoolError: for a folder that is a symbolic link or open to everybody, and for a
-            file system without nameless files.
+        :raises SpoolError: for a folder that is a symbolic link, that everybody can write to or
+            that belongs to another user, and for a file system without nameless files.
         """
         try:
             for folder in (*reversed(self._path.parents), self._path):
@@ -72,9 +73,10 @@ class Spool:
             with self._open_action_folders() as folders:
                 os.close(self._calls.open(".", _NAMELESS, 0o600, dir_fd=folders["new"]))
         except OSError as reason:
+            # EISDIR comes from a kernel or file system that does not know the flag at all
             if reason.errno in (errno.EOPNOTSUPP, errno.EISDIR):
                 raise SpoolError(
-                    f"the file system of {self._path} has no nameless files (O_TMPFILE)"
+                    f"the file system of {self._path} does not support nameless files (O_TMPFILE)"
                 ) from None
             raise SpoolError(
                 f"the spool {reason.filename or self._path} cannot be used: {reason.strerror}"
@@ -83,10 +85,10 @@ class Spool:
     def write_documents(
         self, documents: Mapping[str, bytes], cancelled: Event
     ) -> dict[str, OSError]:
-        """See that the scheduler has, or had, the file of each action, given by its id.
+        """Write the file of each action, by id, unless the scheduler has or had it.
 
-        The answer has those of which that cannot be told or done: such a file is not there, or can
-        be asked for again. Once *cancelled* is set, no file appears any more.
+        Return the errors by id: after an error, the same action can be written again. Once
+        ``cancelled`` is set, no further file appears.
         """
         failures: dict[str, OSError] = {}
         try:
@@ -101,9 +103,10 @@ class Spool:
                     except OSError as reason:
                         failures[name] = reason
                 failures |= self._sync_files(files)
-                whole = {name: file for name, file in files.items() if name not in failures}
-                failures |= self._link_files(whole, folders, cancelled)
+                synced = {name: file for name, file in files.items() if name not in failures}
+                failures |= self._link_files(synced, folders, cancelled)
                 if len(failures) < len(documents):
+                    # the new names must be on disk before the rows are marked
                     self._calls.fsync(folders["new"])
         except OSError as reason:
             return dict.fromkeys(documents, reason)
@@ -123,23 +126,24 @@ class Spool:
 
     @contextmanager
     def _write_nameless_file(self, document: bytes, folder: int) -> Iterator[int]:
-        """A file without a name, on its way to the disk."""
+        """Yield a nameless file that contains ``document`` and is on its way to the disk."""
         file = self._calls.open(".", _NAMELESS, 0o600, dir_fd=folder)
         try:
             remaining = memoryview(document)
             while remaining:
                 remaining = remaining[self._calls.write(file, remaining) :]
             self._calls.fchmod(file, FILE_MODE)
+            # Linux starts to write the pages of such a file: see _sync_files
             self._calls.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
             yield file
         finally:
             os.close(file)
 
     def _sync_files(self, files: Mapping[str, int]) -> dict[str, OSError]:
-        """Wait until the files are on disk; return those of which that cannot be told.
+        """Wait until the files are on disk; return the errors of those that may not be.
 
-        All of them are on their way already, so that the first one that is waited for takes the
-        others along.
+        Linux has begun to write all of them, so the first ``fsync`` waits for most of the others,
+        too.
         """
         failures: dict[str, OSError] = {}
         for name, file in files.items():
@@ -152,10 +156,10 @@ class Spool:
     def _link_files(
         self, files: Mapping[str, int], folders: Mapping[str, int], cancelled: Event
     ) -> dict[str, OSError]:
-        """Give each file its name, if the scheduler never had one of that name.
+        """Give each file its name, unless the scheduler has or had a file of that name.
 
-        Looking and naming is one step for all daemons: one may have been held up since it took the
-        rows, and another may have done its work.
+        The check and the link happen under a lock that all daemons share. A daemon may have been
+        held up after it locked the rows; then another one may have handed over the same actions.
         """
         failures: dict[str, OSError] = {}
         if not files:
@@ -174,11 +178,12 @@ class Spool:
     def _link_file(
         self, name: str, file: int, folders: Mapping[str, int], cancelled: Event
     ) -> None:
-        # in the order in which the scheduler moves it, so that it is not missed meanwhile
+        # in the order in which the scheduler moves the file, so that it cannot slip past the check
         if any(self._has_file(name, folders[state]) for state in FOLDERS["action"]):
             return
         if cancelled.is_set():
             raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+        # open(2) describes this way to link a nameless file; AT_EMPTY_PATH needs a capability
         path = f"/proc/self/fd/{file}"
         self._calls.link(path, name, dst_dir_fd=folders["new"], follow_symlinks=True)
 
@@ -195,24 +200,36 @@ def _make_folder(folder: Path) -> None:
         folder.mkdir()
     except FileExistsError:
         return
-    folder.chmod(FOLDER_MODE)
+    folder.chmod(FOLDER_MODE)  # the mode of mkdir is subject to the umask
 
 
 def _check_parents(path: Path) -> None:
-    """Refuse a spool that everybody could move away, since a folder above it is open to them."""
+    """Refuse a spool that everybody could replace, because they can write to a folder above it.
+
+    :raises SpoolError: naming the folder.
+    """
     for folder in path.parents:
         mode = folder.stat().st_mode
+        # with the sticky bit, as in /tmp, only its owner can rename an entry
         if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
-            raise SpoolError(f"the folder {folder} above the spool is open to everybody: chmod o-w")
+            raise SpoolError(
+                f"everybody can write to the folder {folder} above the spool: chmod o-w"
+            )
 
 
 def _check_folder(folder: Path, owner: int | None) -> int:
-    """The owner of a folder in which nobody else can put files or links."""
+    """Return the owner of a folder in which no other user can create files or links.
+
+    :param owner: the owner of the spool, ``None`` for the spool itself.
+    :raises SpoolError: naming the folder.
+    """
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode):
-        raise SpoolError(f"the spool folder {folder} is no folder (links are not followed)")
+        raise SpoolError(f"the spool folder {folder} is not a folder (links are not followed)")
     if found.st_mode & stat.S_IWOTH:
-        raise SpoolError(f"the spool folder {folder} is open to everybody: chmod o-w")
+        raise SpoolError(f"everybody can write to the spool folder {folder}: chmod o-w")
     if found.st_uid not in {0, os.geteuid(), owner if owner is not None else found.st_uid}:
-        raise SpoolError(f"the spool folder {folder} belongs to another user than the spool")
+        raise SpoolError(
+            f"the spool folder {folder} must belong to root, this user or the owner of the spool"
+        )
     return found.st_uid

@@ -1,4 +1,4 @@
-"""Actions are stored, each of them once, by one statement."""
+"""Storage of actions: one statement stores each action once (docs/decisions/0029)."""
 
 from __future__ import annotations
 
@@ -26,14 +26,15 @@ from mig.signing.keyring import Signer
 from mig.values import generate_id, parse_json
 
 MAX_ATTEMPTS: Final = 3
-"""How often it is tried when the same action comes and goes at the same time."""
+"""How often an action is stored when others submit and delete the same one at the same time."""
 
 
 class _Outcome(NamedTuple):
-    """What :data:`_STORE` answers.
+    """What :data:`_STORE` found.
 
-    Its signers are *valid* when they still are what was verified against. *alike* is whether there
-    is an action that may be the same. *signers* are the rows of those of a stored action.
+    ``valid`` is whether the rows of all signers are still those that the signatures were verified
+    with, ``alike`` whether an action exists that may be the same. ``signers`` are the rows of the
+    signers.
     """
 
     valid: Annotated[bool, "valid.signers"]
@@ -46,6 +47,11 @@ class _Outcome(NamedTuple):
 _OUTCOME = Columns(_Outcome)
 _ACTION = _OUTCOME.make_next(ActionRow)
 
+# signer: locked in the order of their ids, so that two submissions cannot deadlock.
+# alike: actions that came into the database without this API. Times count to the second, as in the
+#     identity; the intervals, instead of date_trunc, can use an index.
+# claimed: the primary key of submissions decides between submissions at the same time.
+# The left join returns a row also when nothing was stored.
 _STORE = Statement(
     f"""
 with signer as (
@@ -116,12 +122,16 @@ from valid cross join alike left join stored a on true
 
 class _ClaimedRow(NamedTuple):
     actionid: str
-    is_there: bool
+    exists: bool
 
 
-_CLAIMED = Statement(
-    "select s.actionid::text, a.id is not null from submissions s"
-    " left join actions a on a.id = s.actionid where s.identity = %s",
+_SELECT_CLAIMED = Statement(
+    """
+    select s.actionid::text, a.id is not null
+    from submissions s
+    left join actions a on a.id = s.actionid
+    where s.identity = %s
+    """,
     make_row_reader(_ClaimedRow),
 )
 
@@ -131,24 +141,29 @@ class _AlikeRow(NamedTuple):
     operations: str | None
 
 
-_ALIKE = Statement(
-    "select id::text, operations::text from actions where validfrom >= to_timestamp(%s)"
-    " and validfrom < to_timestamp(%s + 1) and expireafter >= to_timestamp(%s)"
-    " and expireafter < to_timestamp(%s + 1) and name = %s and target = %s order by id",
+_SELECT_ALIKE = Statement(
+    """
+    select id::text, operations::text
+    from actions
+    where validfrom >= to_timestamp(%s) and validfrom < to_timestamp(%s + 1)
+        and expireafter >= to_timestamp(%s) and expireafter < to_timestamp(%s + 1)
+        and name = %s and target = %s
+    order by id
+    """,
     make_row_reader(_AlikeRow),
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class AcceptedAction:
-    """An action that is stored under *id*; *new_row* is its row, when this submission did it."""
+    """An action stored under ``id``; ``new_row`` is its row if this submission stored it."""
 
     id: int
     new_row: ActionRow | None = None
 
 
 class ActionStore:
-    """Stores each action once.
+    """Stores each action once, whoever submits it.
 
     :param handoff: how a stored action reaches the scheduler.
     """
@@ -160,14 +175,14 @@ class ActionStore:
     async def store_action(
         self, submission: Submission, signers: Sequence[Signer]
     ) -> AcceptedAction | None:
-        """Store an action, unless it was accepted before.
+        """Store an action, unless it was accepted before; return it, or the one accepted before.
 
-        ``None`` is the answer when its *signers*, one for each signature, are no longer what was
-        verified against.
+        Return ``None`` when the rows of the signers have changed since they were verified.
 
-        :raises InvalidInputError: when its signatures do not fit into the database.
-        :raises ConflictError: when it was accepted before and has been deleted since, or is there
-            without this API.
+        :param signers: one for each signature, in the same order.
+        :raises InvalidInputError: when the signatures do not fit into the database.
+        :raises ConflictError: when it was accepted before and has been deleted since, or exists but
+            was not created through this API.
         :raises UnavailableError: when it cannot be stored now.
         """
         action_id = generate_id()
@@ -183,13 +198,14 @@ class ActionStore:
                 return earlier
             if outcome.alike:
                 parameters["others"] = await self._find_similar_ids(submission.signable)
-        raise UnavailableError("the same action is being submitted and deleted at once")
+        raise UnavailableError("the same action is being submitted and deleted at the same time")
 
     def _build_parameters(
         self, action_id: int, submission: Submission, signers: Sequence[Signer]
     ) -> dict[str, object]:
-        """Return those of :data:`_STORE`; an investigator who signed twice is one signer."""
+        """Return the parameters of :data:`_STORE`."""
         action, uses_spool = submission.signable, self._handoff.uses_spool
+        # an investigator who signed twice is one signer
         signed = {s.id: (s, p) for s, p in zip(signers, submission.pgpsignatures, strict=True)}
         return {
             "id": action_id,
@@ -219,24 +235,26 @@ class ActionStore:
     async def _run_statement(
         self, parameters: dict[str, object]
     ) -> tuple[_Outcome, ActionRow | None]:
-        """Run the statement; its outcome, and the row of the action if it was stored."""
+        """Run :data:`_STORE`; return its outcome, and the row of the action if it was stored."""
         try:
             ((outcome, stored),) = await self._database.query(_STORE, parameters)
         except ValueTooLongError:
             raise InvalidInputError(
-                "the pgpsignatures together are too long for this database, which takes 4096"
-                " letters",
+                "pgpsignatures must have at most 4096 characters together in this database",
                 "pgpsignatures",
             ) from None
-        if stored.id is None:  # of an outer join
+        if stored.id is None:  # the outer join found no stored action
             return outcome, None
-        # what the statement itself has inserted into signatures it cannot see
+        # a statement does not see the rows of signatures that it inserts itself
         return outcome, stored._replace(signers=outcome.signers)
 
     async def _find_accepted(self, action: Signable) -> AcceptedAction | None:
-        """Return the same action, when it was accepted earlier."""
-        for row in await self._database.query(_CLAIMED, (action.identity,)):
-            if not row.is_there:
+        """Return the same action if it was accepted earlier.
+
+        :raises ConflictError: when it was accepted and has been deleted since.
+        """
+        for row in await self._database.query(_SELECT_CLAIMED, (action.identity,)):
+            if not row.exists:
                 raise ConflictError(
                     f"this action was accepted as {row.actionid} and has been deleted since"
                 )
@@ -244,17 +262,18 @@ class ActionStore:
         return None
 
     async def _find_similar_ids(self, action: Signable) -> str:
-        """Return the ids of actions that look alike, but have other operations, as an array.
+        """Return, as an array, the ids of actions that differ only in their operations.
 
-        :raises ConflictError: when there is the same one, which came into the database without us.
+        :raises ConflictError: when one has the same operations: it came into the database without
+            this API.
         """
         begin, end = action.validfrom.unix_seconds, action.expireafter.unix_seconds
         parameters = (begin, begin, end, end, action.name, action.target)
         others = []
-        for row in await self._database.query(_ALIKE, parameters):
+        for row in await self._database.query(_SELECT_ALIKE, parameters):
             if _encode_stored_operations(row.operations) == action.operations_text:
                 raise ConflictError(
-                    f"this action is there already as {row.id}, which did not come through"
+                    f"this action already exists as {row.id}, which was not created through"
                     " this API",
                     row.id,
                 )
@@ -263,7 +282,7 @@ class ActionStore:
 
 
 def _encode_stored_operations(stored: str | None) -> str | None:
-    """Return stored operations as they would be signed, ``None`` when they could not be."""
+    """Return stored operations as they would be signed, ``None`` if they cannot be signed."""
     try:
         return encode_operations(parse_operations(parse_json(stored or "null", "operations")))
     except InvalidInputError:

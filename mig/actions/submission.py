@@ -1,8 +1,8 @@
-"""A signed action as an investigator submits it: every check of its fields.
+"""Submissions of actions: every check of a field.
 
-:func:`parse_submission` makes a :class:`Submission` of what a client sent. Nothing else about a
-field is checked anywhere, but that a signature holds (:mod:`mig.signing`), which then decides what
-:meth:`Submission.check_signed_text` has to look at.
+:func:`parse_submission` makes a :class:`Submission` of what a client sent (docs/decisions/0030).
+Only two checks happen elsewhere: :mod:`mig.signing` verifies the signatures, and then
+:meth:`Submission.check_signed_text` checks the fields against the text that was signed.
 """
 
 from __future__ import annotations
@@ -29,13 +29,15 @@ from mig.signing.canonical import (
 from mig.values import RFC3339_PATTERN, parse_plain_text, to_shortest_decimal
 
 MAX_TEXT_LENGTH: Final = 2048
+"""Characters of an action's name or target; the columns hold as many."""
 MAX_SIGNATURES: Final = 20
 SYNTAX_VERSION: Final = 2
 
 MAX_DEPTH: Final = 64
-"""Levels of arrays and objects in an operation."""
+"""Levels of arrays and objects in the parameters of an operation."""
 
 NEW_STATUS: Final = "init"
+# The schedulers' own values for an action that has not started and one that has not finished.
 NOT_STARTED: Final = "0011-01-11T11:11:11.000000011Z"
 NOT_FINISHED: Final = "9998-01-11T11:11:11.000000011Z"
 
@@ -57,31 +59,31 @@ _THREAT_TYPES: Final[_Types] = {"ref": str, "level": str, "family": str, "type":
 
 @dataclass(frozen=True, kw_only=True)
 class Submission:
-    """An action and its signatures. Nobody signed *description* and *threat*."""
+    """An action and its signatures. No signature covers ``description`` and ``threat``."""
 
     signable: Signable
     description: Mapping[str, Json]
     threat: Mapping[str, Json]
     pgpsignatures: tuple[str, ...]
     signatures: tuple[Signature, ...]
-    """The same, read."""
+    """``pgpsignatures``, parsed."""
 
     def check_signed_text(self, text: SignedText, *, keeps_nanoseconds: bool) -> None:
-        """Refuse an action that is not the only one of which *text*, which was signed, can be.
+        """Refuse an action if ``text``, which was signed, could also be that of another action.
 
-        :param keeps_nanoseconds: whether the times go on to the scheduler as they were signed.
+        :param keeps_nanoseconds: whether the scheduler gets the times as they were signed.
         :raises InvalidInputError: naming the field.
         """
         action = self.signable
         for field, content in (("name", action.name), ("target", action.target)):
             if SEPARATORS[text.form][field] in content:
                 raise InvalidInputError(
-                    f"{field} holds the separator that ends it in the signed text: the same"
+                    f"{field} contains the separator that ends it in the signed text: the same"
                     " signature would cover another action",
                     field,
                 )
         if keeps_nanoseconds or text.form != GOTIME:
-            return  # the newer text has whole seconds of UTC, which every column holds
+            return  # the newer text contains whole seconds in UTC, which every column can hold
         for field, time in (("validfrom", action.validfrom), ("expireafter", action.expireafter)):
             if not time.fits_microseconds:
                 raise InvalidInputError(
@@ -91,7 +93,7 @@ class Submission:
                 )
 
     def encode_document(self, action_id: int) -> str:
-        """Return what a scheduler of 2014 reads from its spool: built from what was signed."""
+        """Return the document for the spool of a scheduler of 2014, built from what was signed."""
         action = self.signable
         head = encode_fields(
             {
@@ -119,11 +121,11 @@ class Submission:
 
 
 def parse_submission(value: object, *, now: float) -> Submission:
-    """Return the submission in a value of :func:`mig.values.parse_json`.
+    """Parse a submission from a value of :func:`mig.values.parse_json`.
 
-    What the service itself decides (id, status, times, counters) is ignored.
+    The members that the service itself sets (id, status, times, counters) are ignored.
 
-    :param now: Unix seconds.
+    :param now: the current time in Unix seconds.
     :raises InvalidInputError: naming the first field that is not accepted.
     """
     if not isinstance(value, dict):
@@ -152,17 +154,16 @@ def parse_submission(value: object, *, now: float) -> Submission:
 
 
 def _check_members(value: Mapping[str, object], accepted: Sequence[str], where: str) -> None:
-    """Refuse an object with other members than the *accepted* ones.
+    """Refuse an object with members other than the ``accepted`` ones.
 
-    The schedulers read names without regard to case, so a second ``Module`` would win over the
-    signed one.
+    Schedulers ignore the case of names, so a second ``Module`` would replace the signed one.
     """
     for name in value:
         if name not in accepted:
             place = f"{where}.{name}" if where else name
-            shown = ascii(name[:80])[1:-1]
+            escaped = ascii(name[:80])[1:-1]  # without the quotes
             raise InvalidInputError(
-                f"{where or 'the action'} has an unknown member {shown}; known are"
+                f"{where or 'the action'} has an unknown member {escaped}; known are"
                 f" {', '.join(accepted)}",
                 place,
             )
@@ -173,16 +174,16 @@ def _parse_text(value: Mapping[str, object], name: str) -> str:
     if not text.strip():
         raise InvalidInputError(f"{name} must not be empty", name)
     if len(text) > MAX_TEXT_LENGTH:
-        raise InvalidInputError(f"{name} must have at most {MAX_TEXT_LENGTH} letters", name)
+        raise InvalidInputError(f"{name} must have at most {MAX_TEXT_LENGTH} characters", name)
     return text
 
 
 def parse_signed_time(where: str, text: object) -> SignedTime:
-    """Return a time of an action: RFC 3339 with seconds, at most nine fraction digits, an offset.
+    """Parse a time of an action: RFC 3339 with seconds, at most nine fraction digits, an offset.
 
-    ``-00:00`` is not taken: it says that the offset is unknown (RFC 3339, 4.3).
+    ``-00:00`` is not accepted: it means that the offset is unknown (RFC 3339, 4.3).
 
-    :raises InvalidInputError: naming the field *where*, for anything else.
+    :raises InvalidInputError: naming the field ``where``, for anything else.
     """
     if isinstance(text, str) and RFC3339_PATTERN.fullmatch(text) and not text.endswith("-00:00"):
         try:
@@ -191,6 +192,7 @@ def parse_signed_time(where: str, text: object) -> SignedTime:
         except ValueError:
             pass  # no such day or hour, or outside the years 1 to 9999
         else:
+            # Go prints both as UTC only on a machine whose zone is UTC: docs/decisions/0030
             text = text.removesuffix("+00:00") + "Z" if text.endswith("+00:00") else text
             return SignedTime(text=text, moment=moment)
     raise InvalidInputError(
@@ -199,10 +201,10 @@ def parse_signed_time(where: str, text: object) -> SignedTime:
 
 
 def parse_operations(value: object) -> tuple[Operation, ...]:
-    """Return an action's operations.
+    """Parse the operations of an action.
 
-    :raises InvalidInputError: naming the field, for what is not a non-empty array of operations,
-        and for members of an operation that no signature covers.
+    :raises InvalidInputError: naming the field, when ``value`` is not an array of at least one
+        operation, or an operation has members that no signature covers.
     """
     if not isinstance(value, list) or not value:
         raise InvalidInputError(
@@ -236,14 +238,14 @@ def _parse_flag(operation: Mapping[str, object], name: str, where: str) -> bool:
 
 
 def check_signable_json(value: object, where: str, depth: int = MAX_DEPTH) -> None:
-    """Refuse a value of :func:`mig.values.parse_json` that Go would not encode as it is.
+    """Refuse a value of :func:`mig.values.parse_json` that Go would not encode unchanged.
 
-    :raises InvalidInputError: naming *where*, for text that is not plain, for integers that float64
-        does not hold exactly, and beyond *depth* levels.
+    :raises InvalidInputError: naming ``where``, for NUL or half a surrogate pair in a text, for an
+        integer that float64 does not represent exactly, and for more than ``depth`` levels.
     """
     if isinstance(value, str):
         _check_plain_text(value, where)
-    elif isinstance(value, int):  # bool, too, which is small
+    elif isinstance(value, int):  # including bool, which is always exact
         _check_exact(value, where)
     elif isinstance(value, list | dict):
         if not depth:
@@ -251,28 +253,33 @@ def check_signable_json(value: object, where: str, depth: int = MAX_DEPTH) -> No
         if isinstance(value, dict):
             for name in value:
                 _check_plain_text(name, where)
-            # in the order of the signed text, for the first fault is the one that is reported
+            # in the order of the signed text, since only the first fault is reported
             value = [value[name] for name in sorted(value, key=str.encode)]
         for content in value:
             check_signable_json(content, where, depth - 1)
 
 
 def _check_plain_text(text: str, where: str) -> None:
-    if not text.isprintable():  # most are, and that is soon seen
+    if not text.isprintable():  # fast, and true of almost every text
         parse_plain_text(text, where)
 
 
 def _check_exact(number: int, where: str) -> None:
+    """Refuse a whole number that Go would round.
+
+    Go writes 2**55 as 36028797018963970, which is not exact but is accepted again
+    (docs/decisions/0030).
+    """
     if abs(number) <= MAX_EXACT_INTEGER:
         return
     try:
-        stored = float(number)
+        rounded = float(number)
     except OverflowError:
-        stored = 0.0
-    if stored != number and to_shortest_decimal(stored) != number:
+        rounded = 0.0
+    if rounded != number and to_shortest_decimal(rounded) != number:
         raise InvalidInputError(
-            f"{where} holds {str(number)[:40]}, which float64 does not hold exactly:"
-            " it would be another number than the one that was signed",
+            f"{where} contains {str(number)[:40]}, which float64 does not represent exactly:"
+            " it would become another number than the one that was signed",
             where,
         )
 
@@ -293,13 +300,13 @@ def _parse_signature_texts(value: object) -> tuple[str, ...]:
         raise InvalidInputError("pgpsignatures must be an array of signatures", "pgpsignatures")
     if len(value) > MAX_SIGNATURES:
         raise InvalidInputError(
-            f"there may be at most {MAX_SIGNATURES} pgpsignatures", "pgpsignatures"
+            f"pgpsignatures must have at most {MAX_SIGNATURES} signatures", "pgpsignatures"
         )
     texts = tuple(parse_plain_text(text, f"pgpsignatures[{n}]") for n, text in enumerate(value))
     for n, text in enumerate(texts):
         if text in texts[:n]:
             where = f"pgpsignatures[{n}]"
-            raise InvalidInputError(f"{where} is given twice", where)
+            raise InvalidInputError(f"{where} repeats an earlier signature", where)
     return texts
 
 
@@ -312,7 +319,7 @@ def _parse_signature_field(n: int, text: str) -> Signature:
 
 
 def _parse_unsigned(value: Mapping[str, object], name: str, types: _Types) -> dict[str, Json]:
-    """Return an object that no signature covers, of known members."""
+    """Return a member of the action that no signature covers: an object of known members."""
     members = value.get(name)
     members = {} if members is None else members
     if not isinstance(members, dict):

@@ -1,4 +1,4 @@
-"""An action is submitted: its fields and signatures are checked, it is stored and handed over."""
+"""The use case of submitting an action: check, verify, store, and hand over."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from mig.signing.keyring import Keyring, Signer
 from mig.signing.signer import find_signer
 
 MAX_ATTEMPTS: Final = 3
-"""How often signatures are verified when keys change at the same time."""
+"""How often the signatures of an action are verified while keys keep changing."""
 
 
 class Submitter:
-    """Takes signed actions.
+    """Accepts signed actions.
 
-    :param clock: tells whether an action has expired.
-    :param query: reads the keys of investigators, which *keyring* keeps.
+    :param clock: the current time, to refuse actions that have expired.
+    :param query: reads the keys of investigators, which ``keyring`` caches.
     :param store: where an action is stored.
     :param handoff: how it reaches the scheduler.
     """
@@ -47,12 +47,13 @@ class Submitter:
         self._handoff = handoff
 
     async def submit(self, value: object) -> AcceptedAction:
-        """Take the action in a value of :func:`mig.values.parse_json`.
+        """Accept the action in ``value``, which comes from :func:`mig.values.parse_json`.
 
-        :raises InvalidInputError: when it, or one of its signatures, is not accepted.
-        :raises ConflictError: when it was accepted before and has been deleted since.
-        :raises UnavailableError: when that cannot be told, stored or handed over now; then nothing
-            is stored, but for a commit whose answer did not come.
+        :raises InvalidInputError: when the action or one of its signatures is not accepted.
+        :raises ConflictError: when it was accepted before and has been deleted since, or exists but
+            was not created through this API.
+        :raises UnavailableError: when it cannot be verified, stored or handed over now. Then it is
+            not stored, unless the answer to the commit was lost.
         """
         submission = parse_submission(value, now=self._clock.seconds())
         self._handoff.check_available()
@@ -62,7 +63,7 @@ class Submitter:
         return accepted
 
     async def _verify_and_store(self, submission: Submission) -> AcceptedAction:
-        """Verify with the keys that are known, and with fresh ones before anything is refused."""
+        """Verify with the cached keys, and with freshly loaded ones before anything is refused."""
         fresh = not self._keyring.cached_signers
         for _ in range(MAX_ATTEMPTS):
             candidates = await self._load_signers() if fresh else self._keyring.cached_signers
@@ -84,7 +85,7 @@ class Submitter:
     async def _verify_signatures(
         self, submission: Submission, candidates: Sequence[Signer]
     ) -> list[Signer]:
-        """Return who signed, in the order of the signatures."""
+        """Return the signers, in the order of the signatures."""
         forms = build_signed_texts(submission.signable)
         signers = []
         for n, signature in enumerate(submission.signatures):

@@ -480,7 +480,7 @@ ROWS = [
     ),
     expect_refused(
         "S13 many",
-        "there may be at most 20 pgpsignatures",
+        "pgpsignatures must have at most 20 signatures",
         use_signatures(lambda _: [f"{n}" for n in range(2_000)]),
     ),
     expect_refused(
@@ -490,7 +490,7 @@ ROWS = [
     expect_refused("a number", "pgpsignatures[0] must be a string", use_signatures(lambda _: [1])),
     expect_refused(
         "given twice",
-        "pgpsignatures[1] is given twice",
+        "pgpsignatures[1] repeats an earlier signature",
         lambda case: {**make_action(), "pgpsignatures": [case.make_signature(make_action())] * 2},
     ),
     expect_refused(
@@ -800,7 +800,7 @@ ROWS = [
     *[
         expect_refused(
             f"C8 {separator!r} in the {field}, {form}",
-            f"{field} holds the separator that ends it in the signed text",
+            f"{field} contains the separator that ends it in the signed text",
             edit_before_signing(form=form, **{field: f"x{separator}x"}),
         )
         for form, field, separator in (
@@ -850,7 +850,7 @@ ROWS = [
     expect_refused("no name", "name must not be empty", edit_after_signing(name=" \t")),
     expect_refused("no target", "target must not be empty", edit_after_signing(target="\u2003")),
     expect_refused(
-        "long", "name must have at most 2048 letters", edit_after_signing(name="x" * 2049)
+        "long", "name must have at most 2048 characters", edit_after_signing(name="x" * 2049)
     ),
     expect_refused("syntax", "syntaxversion must be 2", edit_after_signing(syntaxversion=1)),
     expect_refused(

@@ -395,7 +395,7 @@ async def test_signatures_that_together_are_too_long_for_the_newer_database(
         await assert_refused(
             api,
             {**action, "pgpsignatures": many},
-            "the pgpsignatures together are too long for this database, which takes 4096 letters",
+            "pgpsignatures must have at most 4096 characters together in this database",
         )
         check_nothing_stored(api, database)
         check_nothing_left(tmp_path / "spool" / "action" / "new")
@@ -412,7 +412,7 @@ async def test_an_action_that_is_gone_or_came_otherwise_is_no_new_one(
     good = case.sign_action(make_action())
     action_id = (await assert_accepted(api, good))["id"]
     database.execute("delete from submissions")
-    says = f"this action is there already as {action_id}, which did not come through this API"
+    says = f"this action already exists as {action_id}, which was not created through this API"
     await assert_refused(api, case.sign_action(make_action(), form="gotime"), says, 409)
     assert database.execute("select count(*) from submissions") == [(0,)]
     database.execute("delete from signatures; delete from actions")
