@@ -48,7 +48,7 @@ _SELECT_WAITING = f"""
     left join actions a on a.id = s.actionid
     where s.handedover is null
 """
-# A row that another daemon hands over now is skipped, so that a poll never waits.
+# A row that another daemon is handing over is skipped, so a poll never waits.
 _SELECT_OLDEST = Statement(
     f"""
     {_SELECT_WAITING}
@@ -58,7 +58,7 @@ _SELECT_OLDEST = Statement(
     """,
     _COLUMNS,
 )
-# Every daemon locks rows in the order of their ids, so that two of them cannot deadlock.
+# Rows are locked in the order of their ids, so that two daemons cannot deadlock.
 _SELECT_BY_ID = Statement(
     f"""
     {_SELECT_WAITING}
@@ -108,11 +108,11 @@ class Outbox:
         self._failure_reason = ""
 
     def start(self) -> None:
-        """Start to poll; the first poll is now."""
+        """Start polling, at once."""
         self._poll.start(POLL_INTERVAL_SECONDS)
 
     async def stop(self) -> None:
-        """Stop to poll; return when the current batch has ended or takes too long."""
+        """Stop polling; return when the current hand-offs have ended or take too long."""
         if self._poll.running:
             self._poll.stop()
         self._poll_is_due = False

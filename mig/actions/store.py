@@ -38,7 +38,7 @@ class _Outcome(NamedTuple):
     """
 
     valid: Annotated[bool, "valid.signers"]
-    alike: Annotated[bool, "alike.there"]
+    alike: Annotated[bool, "alike.found"]
     signers: Annotated[
         str | None, "(select json_agg(signer.row order by signer.id)::text from signer)"
     ]
@@ -59,37 +59,48 @@ with signer as (
     from unnest(%(signers)s, %(keys)s, %(pgpsignatures)s)
         as signed (id, key, pgpsignature)
     join investigators i on i.id = signed.id and sha256(i.publickey) = signed.key
-    where i.status = 'active' order by i.id for share of i
+    where i.status = 'active'
+    order by i.id
+    for share of i
 ), valid as (
-    select count(*) = cardinality(%(signers)s) as signers from signer
+    select count(*) = cardinality(%(signers)s) as signers
+    from signer
 ), alike as (
     select exists (
-        select from actions where validfrom >= to_timestamp(%(begin)s)
-        and validfrom < to_timestamp(%(begin)s + 1) and expireafter >= to_timestamp(%(end)s)
-        and expireafter < to_timestamp(%(end)s + 1) and name = %(name)s and target = %(target)s
-        and id <> all (%(others)s)
-    ) as there
+        select from actions
+        where validfrom >= to_timestamp(%(begin)s) and validfrom < to_timestamp(%(begin)s + 1)
+            and expireafter >= to_timestamp(%(end)s) and expireafter < to_timestamp(%(end)s + 1)
+            and name = %(name)s and target = %(target)s
+            and id <> all (%(others)s)
+    ) as found
 ), claimed as (
     insert into submissions (identity, actionid, handedover, document)
     select %(identity)s, %(id)s, case when %(spooled)s then null else now() end, %(document)s
-    from valid, alike where valid.signers and not alike.there
-    on conflict (identity) do nothing returning actionid
+    from valid, alike
+    where valid.signers and not alike.found
+    on conflict (identity) do nothing
+    returning actionid
 ), stored as (
-    insert into actions as a (id, name, target, description, threat, operations, validfrom,
-        expireafter, starttime, finishtime, lastupdatetime, status, pgpsignatures, syntaxversion)
-    select actionid, %(name)s, %(target)s, %(description)s::json, %(threat)s::json,
+    insert into actions as a (
+        id, name, target, description, threat, operations, validfrom, expireafter,
+        starttime, finishtime, lastupdatetime, status, pgpsignatures, syntaxversion
+    )
+    select
+        actionid, %(name)s, %(target)s, %(description)s::json, %(threat)s::json,
         %(operations)s::json, %(validfrom)s::timestamptz, %(expireafter)s::timestamptz,
         %(not_started)s::timestamptz, %(not_finished)s::timestamptz,
-        %(not_started)s::timestamptz, %(status)s, %(all_signatures)s::json,
-        %(syntaxversion)s
+        %(not_started)s::timestamptz, %(status)s, %(all_signatures)s::json, %(syntaxversion)s
     from claimed
     returning *
 ), signed as (
     insert into signatures (actionid, investigatorid, pgpsignature)
-    select claimed.actionid, signer.id, signer.pgpsignature from claimed, signer
+    select claimed.actionid, signer.id, signer.pgpsignature
+    from claimed, signer
 )
 select {_OUTCOME.sql}, {_ACTION.sql}
-from valid cross join alike left join stored a on true
+from valid
+cross join alike
+left join stored a on true
 """,
     lambda row: (_OUTCOME.read_part(row), _ACTION.read_part(row)),
     name="store_action",
@@ -163,7 +174,7 @@ class AcceptedAction:
 
 
 class ActionStore:
-    """Stores each action once, whoever submits it.
+    """Stores each action once.
 
     :param handoff: how a stored action reaches the scheduler.
     """

@@ -697,7 +697,7 @@ ROWS = [
     ),
     expect_refused(
         "C5 2^53+1",
-        f"operations[0].parameters holds {BIG + 1}, which float64",
+        f"operations[0].parameters contains {BIG + 1}, which float64",
         replace_in_text(
             f'"number": {BIG},',
             f'"number": {BIG + 1},',
