@@ -1,1 +1,1 @@
-"""Investigators are added and changed."""
+"""Adding and changing investigators."""

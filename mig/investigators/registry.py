@@ -1,4 +1,4 @@
-"""Investigators are added, enabled and disabled."""
+"""Adding, enabling and disabling investigators."""
 
 from __future__ import annotations
 
@@ -27,14 +27,20 @@ STATUSES: Final = (ACTIVE, DISABLED)
 MAX_NAME_LENGTH: Final = 1024
 
 _LOCK_KEY: Final = 16640
-"""Key of the advisory lock under which new keys are compared with the known ones."""
+"""The key of the advisory lock under which a new key is compared with the known ones.
 
-_INVISIBLE_CATEGORIES = {"Cc", "Zl", "Zp", "Cs"}
+The number is arbitrary, but every daemon must use the same one. No unique index can do this: a new
+certificate must not contain any of the keys, including subkeys, of another one.
+"""
+
+# Unicode's categories: control, line separator, paragraph separator, surrogate.
+_CONTROL_CATEGORIES = {"Cc", "Zl", "Zp", "Cs"}
+# They change the order in which text is displayed, so a name could imitate another one.
 _BIDI_CONTROLS = frozenset(
     "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 )
 
-_ADD_LOCK = "select pg_advisory_xact_lock(%s)"
+_LOCK_KEYS = "select pg_advisory_xact_lock(%s)"
 
 
 class _OwnerRow(NamedTuple):
@@ -42,48 +48,65 @@ class _OwnerRow(NamedTuple):
     name: str
 
 
-_SAME_FINGERPRINT = Statement(
-    "select id::text, name from investigators where upper(pgpfingerprint) = %s order by id limit 1",
+# upper(): rows that this service did not write may have fingerprints in lower case.
+_SELECT_OWNER = Statement(
+    """
+    select id::text, name
+    from investigators
+    where upper(pgpfingerprint) = %s
+    order by id
+    limit 1
+    """,
     make_row_reader(_OwnerRow),
 )
-_FREE_ID = select_ids(
-    "select n::text"
-    " from (select nextval('investigators_id_seq') as n from generate_series(1, 10000)) s"
-    " where not exists (select from investigators where id = n) limit 1"
+# The sequence can be behind the ids of rows that were inserted with ids of their own.
+_SELECT_FREE_ID = select_ids(
+    """
+    select n::text
+    from (
+        select nextval('investigators_id_seq') as n from generate_series(1, 10000)
+    ) s
+    where not exists (select from investigators where id = n)
+    limit 1
+    """
 )
-_ADD = (
-    "insert into investigators (id, name, pgpfingerprint, publickey, status, createdat,"
-    " lastmodified, permissions) values (%s, %s, %s, %s, %s, now(), now(), %s)"
-)
-_SET_STATUS = (
-    "update investigators set status = %s, lastmodified = clock_timestamp() where id = %s"
-    " returning id"
-)
+_INSERT = """
+    insert into investigators (
+        id, name, pgpfingerprint, publickey, status, createdat, lastmodified, permissions
+    )
+    values (%s, %s, %s, %s, %s, now(), now(), %s)
+"""
+# clock_timestamp(): the update may wait for a lock, and now() is the start of the transaction.
+_UPDATE_STATUS = """
+    update investigators
+    set status = %s, lastmodified = clock_timestamp()
+    where id = %s
+    returning id
+"""
 
 
 def parse_name(text: str) -> str:
-    """The name of an investigator.
+    """Parse the name of an investigator.
 
-    :raises InvalidInputError: for an empty or overlong one, and for control characters in it.
+    :raises InvalidInputError: for a name that is empty, too long, or contains a control character.
     """
     name = parse_plain_text(text, "name").strip()
     if not name:
         raise InvalidInputError("name must not be empty", "name")
     if len(name) > MAX_NAME_LENGTH:
-        raise InvalidInputError(f"name must have at most {MAX_NAME_LENGTH} letters", "name")
-    for letter in name:
-        if unicodedata.category(letter) in _INVISIBLE_CATEGORIES or letter in _BIDI_CONTROLS:
+        raise InvalidInputError(f"name must have at most {MAX_NAME_LENGTH} characters", "name")
+    for character in name:
+        if unicodedata.category(character) in _CONTROL_CATEGORIES or character in _BIDI_CONTROLS:
             raise InvalidInputError(
-                f"name holds the control character U+{ord(letter):04X}; letters are accepted",
-                "name",
+                f"name must not contain the control character U+{ord(character):04X}", "name"
             )
     return name
 
 
 def parse_status(text: str) -> str:
-    """The status of an investigator.
+    """Parse the status of an investigator.
 
-    :raises InvalidInputError: for anything but active and disabled.
+    :raises InvalidInputError: for anything but ``active`` and ``disabled``.
     """
     if text not in STATUSES:
         raise InvalidInputError("status must be active or disabled", "status")
@@ -99,44 +122,45 @@ class InvestigatorRegistry:
         self._keyring = keyring
 
     async def add(self, name: str, publickey: bytes) -> int:
-        """The id of a new, active investigator with an armored public key.
+        """Add an active investigator with an armored public key; return the new id.
 
         :raises InvalidInputError: for a name or key that is not accepted.
-        :raises ConflictError: when the key belongs to an investigator; ``existing_id`` is theirs.
+        :raises ConflictError: when the key belongs to another investigator, whose id is
+            ``existing_id``.
         :raises UnavailableError: when the key cannot be checked or stored now.
         """
         name = parse_name(name)
         key, armored = await self._check_key(publickey)
         try:
             return await self._insert_investigator(name, key, armored)
-        except (
-            DuplicateValueError
-        ):  # by somebody who does not take our lock: now it can be seen whose it is
+        except DuplicateValueError:
+            # inserted at the same time by a program without our lock; now its owner can be named
             return await self._insert_investigator(name, key, armored)
 
     async def _insert_investigator(self, name: str, key: Certificate, armored: str) -> int:
         async with self._database.transaction() as transaction:
-            await transaction.query(_ADD_LOCK, (_LOCK_KEY,))
+            await transaction.query(_LOCK_KEYS, (_LOCK_KEY,))
             await self._refuse_known_key(transaction, key)
-            free = await transaction.query(_FREE_ID)
+            free = await transaction.query(_SELECT_FREE_ID)
             if not free:
                 raise UnavailableError(
-                    "there is no free id near", "investigators_id_seq is far behind"
+                    "no free id was found for the investigator",
+                    "the sequence investigators_id_seq is far behind the ids in the table",
                 )
             new_id = int(free[0].id)
             fields = (name, key.fingerprint, armored.encode(), ACTIVE, int(DEFAULT_PERMISSIONS))
-            await transaction.query(_ADD, (new_id, *fields))
+            await transaction.query(_INSERT, (new_id, *fields))
         return new_id
 
     async def set_status(self, investigator_id: int, status: str) -> None:
-        """Enable or disable an investigator, from the next request on.
+        """Enable or disable an investigator; this has effect from the next request on.
 
-        :raises NotFoundError: when there is none with this id.
-        :raises InvalidInputError: for another status than active or disabled.
+        :raises NotFoundError: when no investigator has this id.
+        :raises InvalidInputError: for a status other than ``active`` and ``disabled``.
         """
         parse_status(status)
         async with self._database.transaction() as transaction:
-            changed = await transaction.query(_SET_STATUS, (status, investigator_id))
+            changed = await transaction.query(_UPDATE_STATUS, (status, investigator_id))
         if not changed:
             raise NotFoundError(f"there is no investigator {investigator_id}")
 
@@ -147,10 +171,11 @@ class InvestigatorRegistry:
             raise InvalidInputError(f"publickey: {reason}", "publickey") from None
 
     async def _refuse_known_key(self, transaction: Transaction, key: Certificate) -> None:
-        for owner in await transaction.query(_SAME_FINGERPRINT, (key.fingerprint,)):
+        for owner in await transaction.query(_SELECT_OWNER, (key.fingerprint,)):
             raise ConflictError(
                 f"this is the key of investigator {owner.id}, {owner.name!r}", owner.id
             )
+        # a subkey may also be bound to another certificate: docs/decisions/0026
         new = {part.fingerprint for part in key.keys}
         for signer in await self._keyring.load_signers(transaction.query):
             known = {part.fingerprint for part in signer.certificate.keys} & new
@@ -161,6 +186,6 @@ class InvestigatorRegistry:
 def _make_adopted_key_error(signer: Signer, fingerprint: str) -> InvalidInputError:
     return InvalidInputError(
         f"publickey: the key {fingerprint} in it belongs to investigator {signer.id},"
-        f" {signer.name!r}; each key may have one owner",
+        f" {signer.name!r}; a key may have only one owner",
         "publickey",
     )

@@ -276,14 +276,14 @@ async def test_a_key_that_is_too_long_for_any_use(
 NAMES = {
     "": "the field name is missing",
     "  ": "name must not be empty",
-    "x" * 1025: "name must have at most 1024 letters",
-    "Bob\nKelso": "name holds the control character U+000A",
-    "Bob\rKelso": "name holds the control character U+000D",
-    "Bob\x1b[2J": "name holds the control character U+001B",
-    "Bob\x7f": "name holds the control character U+007F",
-    "Bob\x85Kelso": "name holds the control character U+0085",
-    "Bob\u2028Kelso": "name holds the control character U+2028",
-    "Bob\u202eosleK": "name holds the control character U+202E",
+    "x" * 1025: "name must have at most 1024 characters",
+    "Bob\nKelso": "name must not contain the control character U+000A",
+    "Bob\rKelso": "name must not contain the control character U+000D",
+    "Bob\x1b[2J": "name must not contain the control character U+001B",
+    "Bob\x7f": "name must not contain the control character U+007F",
+    "Bob\x85Kelso": "name must not contain the control character U+0085",
+    "Bob\u2028Kelso": "name must not contain the control character U+2028",
+    "Bob\u202eosleK": "name must not contain the control character U+202E",
     "Bob\0Kelso": "name holds a NUL character",
 }
 
@@ -432,7 +432,7 @@ async def test_a_key_that_adopts_anothers_is_refused(
     assert response.code == 400
     told = response.document["error"]["message"]
     assert (
-        f"belongs to investigator {investigator_id}, {owner.name!r}; each key may have one owner"
+        f"belongs to investigator {investigator_id}, {owner.name!r}; a key may have only one owner"
         in told
     )
     assert database.execute("select count(*) from investigators") == [(1,)]
