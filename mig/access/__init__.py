@@ -1,1 +1,1 @@
-"""Who may do what."""
+"""Callers of the API and their permissions."""

@@ -1,4 +1,4 @@
-"""Who sent a request."""
+"""The caller of the API: who sent a request."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from mig.access.permissions import ALL_PERMISSIONS, Permission
 
 @dataclass(frozen=True, kw_only=True)
 class Caller:
-    """Who sent a request: what they are called in the log, and what they are allowed to do."""
+    """Who sent a request: their name in the log, and their permissions."""
 
     name: str
     permissions: Permission
 
 
 ANONYMOUS: Final = Caller(name="anonymous", permissions=ALL_PERMISSIONS)
-"""Anyone who reaches a service that does not ask for credentials."""
+"""Anyone who can reach a service that does not require credentials."""

@@ -7,9 +7,10 @@ from typing import Final
 
 
 class Permission(IntFlag):
-    """What an investigator may do; the bits are those that databases of 2017 hold.
+    """What an investigator may do.
 
-    Their order is part of the stored format: a new one goes to the end.
+    The bits are those of databases of 2017. Their order is part of the stored format, so a new
+    permission goes to the end.
     """
 
     SEARCH = 1 << 0
@@ -34,7 +35,7 @@ class Permission(IntFlag):
 
     @property
     def member_names(self) -> list[str]:
-        """The names that clients use, in the order of the bits."""
+        """The names of these permissions as clients use them, in the order of the bits."""
         members = Permission.__members__.items()
         return [name.lower() for name, permission in members if permission in self]
 
@@ -47,7 +48,7 @@ DEFAULT_PERMISSIONS: Final = (
     | Permission.AGENT
     | Permission.DASHBOARD
 )
-"""The set of a new investigator."""
+"""The permissions of a new investigator."""
 
 LOADER_PERMISSIONS: Final = (
     Permission.LOADER
@@ -56,7 +57,7 @@ LOADER_PERMISSIONS: Final = (
     | Permission.LOADER_KEY
     | Permission.LOADER_NEW
 )
-"""The set that the clients of 2017 call PermLoader."""
+"""What clients of 2017 call PermLoader."""
 
 MANIFEST_PERMISSIONS: Final = (
     Permission.MANIFEST
@@ -65,14 +66,14 @@ MANIFEST_PERMISSIONS: Final = (
     | Permission.MANIFEST_STATUS
     | Permission.MANIFEST_LOADERS
 )
-"""The set that the clients of 2017 call PermManifest."""
+"""What clients of 2017 call PermManifest."""
 
 ADMIN_PERMISSIONS: Final = (
     Permission.INVESTIGATOR | Permission.INVESTIGATOR_CREATE | Permission.INVESTIGATOR_UPDATE
 )
-"""The set that the clients of 2017 call PermAdmin."""
+"""What clients of 2017 call PermAdmin."""
 
 ALL_PERMISSIONS: Final = (
     DEFAULT_PERMISSIONS | LOADER_PERMISSIONS | MANIFEST_PERMISSIONS | ADMIN_PERMISSIONS
 )
-"""What every request may do when nobody has to authenticate."""
+"""The permissions of every caller while the service does not require credentials."""
