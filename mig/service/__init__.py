@@ -1,1 +1,1 @@
-"""The twistd service: options, and what is built from them."""
+"""The twistd service: its options, and the parts that are built from them."""

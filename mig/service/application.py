@@ -1,4 +1,4 @@
-"""Where the parts are put together: the only place that builds them."""
+"""The daemon's service: the only place that builds its parts and connects them."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ def make_service(
     system_calls: SystemCalls | None = None,
     database_class: type[Database] = Database,
 ) -> IService:
-    """The service that *options* describe, its sockets bound, its folder locked.
+    """Build the service that ``options`` describe, bind its sockets and lock its folder.
 
-    Nothing here may start a thread or a connection: twistd forks afterwards.
+    Nothing here may start a thread or open a connection: twistd forks afterwards.
 
-    :param system_calls: what the spool asks the operating system through.
-    :param database_class: what the service asks PostgreSQL through.
-    :raises StartupError: for everything that can be known to be wrong before the reactor runs.
+    :param system_calls: the operating system as the spool sees it.
+    :param database_class: the class of the service's connection to PostgreSQL.
+    :raises StartupError: for every fault that shows before the reactor runs.
     """
     configuration = Config()
     try:
@@ -89,7 +89,11 @@ def make_service(
 
 
 def _resolve_database(text: str) -> str | EmbeddedPostgres:
-    """A connection string as it is, or our own PostgreSQL, whose folder is now ours alone."""
+    """Return a connection string unchanged, or an embedded PostgreSQL with its folder locked.
+
+    :raises StartupError: for a text that is neither.
+    :raises PostgresError: when the folder cannot be used.
+    """
     if text.startswith(EMBEDDED_PREFIX):
         if text == EMBEDDED_PREFIX:
             raise StartupError(
@@ -102,15 +106,15 @@ def _resolve_database(text: str) -> str | EmbeddedPostgres:
         parse_dsn(text)
     except ProgrammingError:
         raise StartupError(
-            "--database is no postgresql:// URL or connection string, nor embedded:FOLDER"
+            "--database must be a postgresql:// URL, a connection string or embedded:FOLDER"
         ) from None
     return text
 
 
 def _prepare_spool(settings: Settings, system_calls: SystemCalls | None) -> Spool | None:
-    """The scheduler's spool, when actions go through one: its folders are there and can be trusted.
+    """Return the scheduler's spool with its folders made and checked, if actions go through one.
 
-    :raises SpoolError: when they cannot.
+    :raises SpoolError: when a folder cannot be made or trusted.
     """
     if settings.handoff != "spool" or settings.spool is None:
         return None
@@ -132,22 +136,22 @@ def _make_local_url(listeners: Sequence[Listener]) -> str:
 
 
 def _exit_with_failure() -> None:
-    """End with status 1: twistd ends with 0 once its reactor stopped, whatever the reason."""
-    sys.stdout.flush()
+    """End with status 1: twistd ends with 0 once its reactor has stopped, for any reason."""
+    sys.stdout.flush()  # _exit skips the interpreter's own flush
     sys.stderr.flush()
     os._exit(1)
 
 
 class ApiService(Service):
-    """The daemon: a database, a site, and the sockets that it accepts on when both are ready.
+    """The daemon: a database, a site, and the sockets that accept once both are ready.
 
-    :param database: a connection string, or a locked PostgreSQL of our own, to be started.
+    :param database: a connection string, or a locked embedded PostgreSQL that is still to start.
     :param base: the public URL of the API.
-    :param settings: what else the daemon is to do.
-    :param spool: of a scheduler that takes its actions from there.
+    :param settings: the other settings of the daemon.
+    :param spool: the scheduler's spool, if actions go through one.
     :param ineffective_keys: keys of the configuration file that have no effect.
-    :param log_observer: what is to write the log of the process, if not what twistd chooses.
-    :param database_class: what it asks PostgreSQL through.
+    :param log_observer: the observer that writes the log; ``None`` leaves the choice to twistd.
+    :param database_class: the class of the connection to PostgreSQL.
     """
 
     log = Logger()
@@ -180,17 +184,19 @@ class ApiService(Service):
         self._starting: Deferred[None] | None = None
 
     def setServiceParent(self, parent: IServiceCollection) -> None:
-        """Join twistd's application, which asks its components who writes the log."""
+        """Join twistd's application, and register the log observer as its component."""
         if self._log_observer is not None and isinstance(parent, Componentized):
             parent.setComponent(ILogObserver, self._log_observer)
         super().setServiceParent(parent)
 
     def startService(self) -> None:
+        """Start as soon as the reactor runs."""
         super().startService()
         reactor = get_reactor()
         reactor.callWhenRunning(self._start_if_running, reactor)
 
     def stopService(self) -> Deferred[None]:
+        """Cancel a start, or close everything in the order that loses nothing."""
         super().stopService()
         return Deferred.fromCoroutine(self._stop_serving())
 
@@ -202,13 +208,15 @@ class ApiService(Service):
     async def _start_serving(self, reactor: Reactor) -> None:
         if self._ineffective_keys:
             self.log.warn(
-                "given but without effect: {keys}", keys=", ".join(self._ineffective_keys)
+                "keys in the configuration file that have no effect: {keys}",
+                keys=", ".join(self._ineffective_keys),
             )
         self._database = self._database_class(
             reactor, await self._prepare_database(reactor), limits=self._settings.limits
         )
         site = self._build_site(reactor, self._database)
         self._ports.extend(listener.start_accepting(reactor, site) for listener in self._listeners)
+        # What the start has made lives as long as the process: no later collection visits it.
         gc.collect()
         gc.freeze()
         self.log.info("ready at {base}/", base=self._base)
@@ -236,9 +244,10 @@ class ApiService(Service):
         )
 
     async def _prepare_database(self, reactor: Reactor) -> str:
-        """The connection string of a database that runs and has the schema.
+        """Return the connection string of a running database that has the schema.
 
-        The embedded one is ours to upgrade; the daemon then serves with fewer rights.
+        The embedded database is also upgraded, as its owner; the daemon then serves as a role
+        with fewer privileges.
         """
         embedded = isinstance(self._database_source, EmbeddedPostgres)
         if isinstance(self._database_source, EmbeddedPostgres):
@@ -259,12 +268,12 @@ class ApiService(Service):
     def _abort_start(self, reactor: Reactor, failure: Failure) -> None:
         expected = failure.check(UnavailableError, SchemaError, PostgresError)
         if not self.running and (expected or failure.check(CancelledError)):
-            return  # somebody stopped the service: that is why it could not start
+            return  # the service was stopped before it was ready: that is not a failure
         if expected and failure.value is not None:
             self.log.critical("mig-api: {reason}", reason=describe_error(failure.value))
         else:
             self.log.failure("mig-api cannot start", failure)
-        atexit.register(_exit_with_failure)
+        atexit.register(_exit_with_failure)  # docs/decisions/0037
         if self.running:
             reactor.stop()
 
@@ -273,7 +282,7 @@ class ApiService(Service):
             self._starting.cancel()
             await self._starting
         for listener in self._listeners:
-            listener.close()
+            listener.close()  # before its port: see Listener.close
         for port in self._ports:
             await maybeDeferred(port.stopListening)
         if self._gpg:

@@ -1,8 +1,8 @@
 """The configuration file of the API, the ``api.cfg`` that MIG has always had.
 
-Each dataclass is a section and each field a key; a key's text is read by the function that its
-field names. What a function raises says what is accepted, never what was found: a password may
-stand in the wrong place.
+Each dataclass is a section and each field a key, whose metadata names the function that parses
+its text. Such a function raises a ValueError that completes "KEY must be …". It never quotes the
+text itself, which may be a password in the wrong place.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from mig.values import suggest_name
 DEFAULT_IP: Final = "127.0.0.1"
 DEFAULT_PORT: Final = 1664
 DEFAULT_BASEROUTE: Final = "/api/v1"
-PUBLIC_URL_FORM: Final = "http://NAME or https://NAME, perhaps with :PORT, and nothing behind"
+PUBLIC_URL_FORM: Final = "http://NAME or https://NAME, with or without :PORT, and no path"
 
 _PUBLIC_URL = re.compile(
     r"https?://(?:[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*|\[([0-9A-Fa-f:.]+)\])(?::([0-9]{1,5}))?/?",
@@ -56,20 +56,20 @@ _OBSOLETE_KEYS: Final = {
     ("logging", "facility"),
     ("directories", "tmp"),
 }
-"""What older files hold and this program has no use for."""
+"""Keys of older files that this program accepts and ignores."""
 _RESERVED_KEYS: Final = {
     ("server", "clientpublicip"),
     ("authentication", "tokenduration"),
     ("manifest", "requiredsignatures"),
     ("maxmind", "path"),
 }
-"""What is read and checked, but belongs to a part that does not exist yet."""
+"""Keys that are checked, but belong to a part that does not exist yet."""
 
 
 def parse_public_url(text: str) -> str:
-    """The public URL of the server, without a path or a slash at its end.
+    """Return the public URL of the server without a slash at its end.
 
-    :raises ValueError: saying what is accepted.
+    :raises ValueError: with what is accepted.
     """
     match = _PUBLIC_URL.fullmatch(text)
     if match and 0 < int(match[2] or 1) <= 65535 and (match[1] is None or _is_ipv6(match[1])):
@@ -103,7 +103,7 @@ def _integer_parser(low: int, high: int) -> Callable[[str], int]:
 def _parse_base_route(text: str) -> str:
     text = text.rstrip("/")
     if not _BASEROUTE.fullmatch(text):
-        raise ValueError("a path such as /api/v1, of letters, digits and . _ ~ -")
+        raise ValueError("a path such as /api/v1, made of letters, digits and . _ ~ -")
     return text
 
 
@@ -115,13 +115,13 @@ def _parse_client_ip_source(text: str) -> str:
 
 def _parse_text(text: str) -> str:
     if not text or not text.isprintable():
-        raise ValueError("a text of one line, not empty")
+        raise ValueError("one line of text, not empty")
     return text
 
 
 def _parse_secret(text: str) -> str:
     if "\0" in text:
-        raise ValueError("a text without NUL")
+        raise ValueError("text without NUL characters")
     return text
 
 
@@ -149,7 +149,8 @@ def _parse_enabled(text: str) -> bool:
     if text.lower() not in _BOOLEANS:
         raise ValueError("on or off")
     if _BOOLEANS[text.lower()]:
-        raise ValueError("off: there is no authentication yet, and it would be missed in silence")
+        # Accepted in silence, "on" would let an operator believe that the API is protected.
+        raise ValueError("off: there is no authentication yet")
     return False
 
 
@@ -168,16 +169,16 @@ def _join_choices(names: Iterable[str]) -> str:
 
 
 def _with_parser(parser: Callable[[str], object]) -> Mapping[str, object]:
-    """How a field's text is read."""
+    """Return the metadata of a field whose text ``parser`` parses."""
     return {"parser": parser}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Server:
-    """Where it listens, and how clients name it; *ip* and *port* are ``None`` when not given.
+    """The listening address, and the URL that clients use.
 
-    *actionsize* and *keysize* are the longest bodies of requests that submit an action and a key,
-    in bytes.
+    ``ip`` and ``port`` are ``None`` when the file does not set them. ``actionsize`` and ``keysize``
+    are the maximum sizes, in bytes, of requests that submit an action and a key.
     """
 
     ip: str | None = field(default=None, metadata=_with_parser(_parse_ip))
@@ -192,7 +193,7 @@ class Server:
 
     @property
     def endpoint(self) -> str | None:
-        """The endpoint text of *ip* and *port*, ``None`` when neither is given."""
+        """The endpoint text of ``ip`` and ``port``; ``None`` when neither is set."""
         if self.ip is None and self.port is None:
             return None
         ip, port = self.ip or DEFAULT_IP, self.port or DEFAULT_PORT
@@ -203,7 +204,7 @@ class Server:
 
 @dataclass(frozen=True, kw_only=True)
 class Postgres:
-    """The database; what is ``None`` is left to libpq and its environment."""
+    """The database; libpq and its environment decide about what is ``None``."""
 
     host: str | None = field(default=None, metadata=_with_parser(_parse_text))
     port: int | None = field(default=None, metadata=_with_parser(_integer_parser(1, 65535)))
@@ -219,21 +220,21 @@ class Postgres:
 
     @property
     def dsn(self) -> str | None:
-        """The connection string, ``None`` when the section gives nothing."""
-        given = {f.name: getattr(self, f.name) for f in fields(self)}
-        return make_dsn(**given) or None
+        """The connection string; ``None`` when the section sets nothing."""
+        parameters = {f.name: getattr(self, f.name) for f in fields(self)}
+        return make_dsn(**parameters) or None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Directories:
-    """Where the scheduler finds actions."""
+    """The folder in which the scheduler finds actions."""
 
     spool: Path | None = field(default=None, metadata=_with_parser(_parse_path))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scheduler:
-    """How actions reach the scheduler: through its spool, or because it polls the database."""
+    """The hand-off of actions to the scheduler: through its spool, or by polling the database."""
 
     handoff: str = field(
         default="spool", metadata=_with_parser(_choice_parser("spool", "database"))
@@ -242,7 +243,7 @@ class Scheduler:
 
 @dataclass(frozen=True, kw_only=True)
 class Logging:
-    """Where the log goes. *host* and *port* are those of a syslog server."""
+    """The destination of the log; ``host`` and ``port`` are those of a syslog server."""
 
     mode: str = field(
         default="stdout", metadata=_with_parser(_choice_parser("stdout", "file", "syslog"))
@@ -258,7 +259,7 @@ class Logging:
 
 @dataclass(frozen=True, kw_only=True)
 class Authentication:
-    """Who may do what; not there yet."""
+    """Authentication, which does not exist yet."""
 
     enabled: bool = field(default=False, metadata=_with_parser(_parse_enabled))
     tokenduration: timedelta = field(
@@ -268,23 +269,23 @@ class Authentication:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """How many investigators must sign a manifest."""
+    """The number of investigators who must sign a manifest."""
 
     requiredsignatures: int = field(default=1, metadata=_with_parser(_integer_parser(1, 1000)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Maxmind:
-    """The database of places by address."""
+    """The database that maps addresses to places."""
 
     path: Path | None = field(default=None, metadata=_with_parser(_parse_path))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """All sections.
+    """All sections of a configuration file.
 
-    *ineffective_keys* names the keys that were given but have no effect yet or any more.
+    ``ineffective_keys`` names the keys in the file that have no effect yet, or no longer have one.
     """
 
     server: Server = Server()
@@ -311,9 +312,9 @@ SECTIONS: Final[Mapping[str, type[Any]]] = {
 
 
 def read_config_file(path: Path) -> Config:
-    """The configuration in a file.
+    """Return the configuration in a file.
 
-    :raises ConfigError: when it cannot be read, or with everything that is wrong in it.
+    :raises ConfigError: when the file cannot be read, or with everything that is wrong in it.
     """
     try:
         return parse_config(path.read_text(encoding="utf-8-sig"))
@@ -326,7 +327,7 @@ def read_config_file(path: Path) -> Config:
 
 
 def parse_config(text: str) -> Config:
-    """The configuration in the text of a file. A key that is given twice has its last value.
+    """Return the configuration in the text of a file. Of a repeated key the last value counts.
 
     :raises ConfigError: with everything that is wrong in it, joined by ``; ``.
     """
@@ -350,14 +351,14 @@ def parse_config(text: str) -> Config:
 
 
 def _load_parser(text: str, faults: list[str]) -> ConfigParser:
-    """What can be made out of a file; lines that mean nothing are added to *faults*."""
+    """Parse the lines of a file; those that cannot be parsed are added to ``faults``."""
     parser = ConfigParser(
         interpolation=None,
-        strict=False,
+        strict=False,  # files repeat sections and keys
         delimiters=("=",),
-        comment_prefixes=(),
+        comment_prefixes=(),  # _strip_comments knows quotes, configparser does not
         empty_lines_in_values=False,
-        default_section="",
+        default_section="",  # no header can name it: [DEFAULT] is an unknown section
     )
     try:
         parser.read_string("\n".join(_strip_comments(text, faults)))
@@ -367,28 +368,29 @@ def _load_parser(text: str, faults: list[str]) -> ConfigParser:
 
 
 def _strip_comments(text: str, faults: list[str]) -> Iterator[str]:
-    """The lines without comments, and without indentation, which would make configparser join them.
+    """Generate the lines without comments and indentation.
 
     A quote or an escape that does not end on its line, and a line before the first section, are
-    added to *faults*.
+    added to ``faults``.
     """
+    # configparser would join an indented line with the one before: docs/decisions/0039
     in_section = False
     for number, line in enumerate(text.split("\n"), 1):
         match = _BEFORE_COMMENT.match(line)
         kept = match[0] if match else ""
         if line[len(kept) :].startswith(('"', "\\")):
-            faults.append(f'line {number} has an open " or ends with a backslash')
+            faults.append(f'line {number} has an unclosed " or ends with a backslash')
             kept = ""
         kept = kept.strip()
         in_section = in_section or bool(_SECTION_HEADER.match(kept))
         if kept and not in_section:
-            faults.append(f"line {number} stands before the first [section]")
+            faults.append(f"line {number} comes before the first [section]")
             kept = ""
         yield kept
 
 
 def _iterate_keys(parser: ConfigParser, faults: list[str]) -> Iterator[tuple[str, str, str]]:
-    """Section, key and raw value of each key in a known section; other sections are *faults*."""
+    """Generate section, key and raw value of each key; other sections are ``faults``."""
     known = {*SECTIONS, *(section for section, _ in _OBSOLETE_KEYS)}
     for name in parser.sections():
         section = name.strip().lower()
@@ -396,7 +398,7 @@ def _iterate_keys(parser: ConfigParser, faults: list[str]) -> Iterator[tuple[str
             yield from ((section, key, raw) for key, raw in parser.items(name))
         else:
             faults.append(
-                f"[{_escape_name(name)}] is no section, {_suggest_names(section, SECTIONS)}"
+                f"[{_escape_name(name)}] is not a section: {_suggest_names(section, SECTIONS)}"
             )
 
 
@@ -405,7 +407,7 @@ def _parse_value(section: str, key: str, raw: str) -> object:
     if key not in keys:
         known = [*keys, *(name for of, name in _OBSOLETE_KEYS if of == section)]
         raise ValueError(
-            f"[{section}] {_escape_name(key)} is no key, {_suggest_names(key, sorted(known))}"
+            f"[{section}] {_escape_name(key)} is not a key: {_suggest_names(key, sorted(known))}"
         )
     try:
         parse: Callable[[str], object] = keys[key].metadata["parser"]
@@ -421,9 +423,9 @@ def _unquote(raw: str) -> str:
 
 
 def _check_combinations(logging: Mapping[str, object]) -> Iterator[str]:
-    """What is wrong with keys that are right each for itself."""
+    """Generate the faults of keys that are valid each on its own, but not together."""
     if logging.get("mode") == "file" and "file" not in logging:
-        yield "[logging] file must be given, as mode is file"
+        yield "[logging] file must be set when mode is file"
     if logging.get("mode") == "syslog" and logging.get("protocol") == "tcp":
         yield (
             "[logging] protocol must be udp or unix: with tcp, a log server that does not answer"
@@ -433,9 +435,9 @@ def _check_combinations(logging: Mapping[str, object]) -> Iterator[str]:
 
 def _suggest_names(name: str, known: Iterable[str]) -> str:
     names = list(known)
-    return suggest_name(name, names, f"accepted is {_join_choices(names)}")
+    return suggest_name(name, names, f"it must be {_join_choices(names)}")
 
 
 def _escape_name(name: str) -> str:
-    """A name from the file as a message can bear it."""
-    return ascii(name[:40])[1:-1]
+    """Return a name from the file in a form that is safe in a message: short, ASCII, one line."""
+    return ascii(name[:40])[1:-1]  # without the quotes that ascii() adds

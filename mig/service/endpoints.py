@@ -1,7 +1,7 @@
-"""The texts that name listening sockets, written as Twisted writes server endpoints.
+"""The texts that name listening sockets, in the syntax of Twisted's server endpoints.
 
-Arguments are separated by colons and given by position or as ``name=value``; a backslash precedes
-a colon that belongs to a value.
+Colons separate the arguments, which are positional or written ``name=value``; a backslash escapes
+a colon inside a value.
 """
 
 from __future__ import annotations
@@ -30,17 +30,19 @@ _TOKEN = re.compile(r"\\(.)|([:=])|([^\\:=]+)", re.DOTALL)
 
 
 def parse_endpoint(text: str) -> tuple[str, Mapping[str, str]]:
-    """The kind and the named arguments of an endpoint text.
+    """Return the kind and the named arguments of an endpoint text.
 
-    :raises ListenerError: for a text of another form.
+    :raises ListenerError: for text of another form.
     """
     (kind, *values), named = _split_arguments(text)
     if kind not in ARGUMENT_NAMES:
-        raise ListenerError(f"{text!r} is no listener; accepted is {ACCEPTED_FORMS}")
+        raise ListenerError(f"{text!r} is not a listener; accepted are {ACCEPTED_FORMS}")
     names = ARGUMENT_NAMES[kind]
     positional = dict(zip(names, values, strict=False))
     if len(values) > len(names) or set(named) - set(names) or set(named) & set(positional):
-        raise ListenerError(f"{text!r} is no listener; {kind} takes {', '.join(names)}, each once")
+        raise ListenerError(
+            f"{text!r} is not a listener; {kind} takes {', '.join(names)}, each at most once"
+        )
     return kind, positional | named
 
 
@@ -48,12 +50,12 @@ def _split_arguments(text: str) -> tuple[list[str], dict[str, str]]:
     positional: list[str] = []
     named: dict[str, str] = {}
     name, value = None, ""
-    for escaped, operator, plain in _TOKEN.findall(text + ":"):
+    for escaped, operator, plain in _TOKEN.findall(text + ":"):  # a colon ends each argument
         if operator == ":":
             if name is None:
                 positional.append(value)
             elif name in named:
-                raise ListenerError(f"{text!r} is no listener; it gives {name} twice")
+                raise ListenerError(f"{text!r} is not a listener; it sets {name} twice")
             else:
                 named[name] = value
             name, value = None, ""
@@ -62,12 +64,12 @@ def _split_arguments(text: str) -> tuple[list[str], dict[str, str]]:
         else:
             value += escaped or operator or plain
     if name is not None or value:
-        raise ListenerError(f"{text!r} is no listener; it ends with a backslash")
+        raise ListenerError(f"{text!r} is not a listener; it ends with a backslash")
     return positional or [""], named
 
 
 def parse_number(name: str, text: str, maximum: int) -> int:
-    """Parse the argument *name*, a whole number up to *maximum*.
+    """Parse the argument ``name``, a whole number up to ``maximum``.
 
     :raises ValueError: for anything else.
     """

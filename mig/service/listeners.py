@@ -1,6 +1,6 @@
-"""Listening sockets, bound before the reactor runs, accepted from once the service is ready.
+"""Listening sockets: bound before the reactor runs, and accepting once the service is ready.
 
-Texts name them: see :mod:`mig.service.endpoints`.
+Endpoint texts name them: see :mod:`mig.service.endpoints`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from mig.service.shared_port import PAUSE_SECONDS, TcpPort, UnixPort
 
 DEFAULT_BACKLOG: Final = 511
 FIRST_INHERITED_DESCRIPTOR: Final = 3
-"""Below stand the standard streams; systemd counts from here."""
+"""The descriptors below are the standard streams; systemd counts from here."""
 
 FAMILIES: Final = {
     "INET": socket.AF_INET,
@@ -38,8 +38,8 @@ FAMILIES: Final = {
 class Listener:
     """A bound, listening socket.
 
-    *socket_file* is the socket file that was made for it, if one was; *is_shared* is true
-    for one that was inherited, from which other daemons may accept, too.
+    ``socket_file`` is the file that was made for it, if any. ``is_shared`` is true for an inherited
+    socket, on which other daemons may accept, too.
     """
 
     text: str
@@ -49,7 +49,7 @@ class Listener:
 
     @property
     def port(self) -> int | None:
-        """The TCP port; ``None`` of a Unix socket."""
+        """The TCP port; ``None`` for a Unix socket."""
         if self.socket.family == socket.AF_UNIX:
             return None
         return int(self.socket.getsockname()[1])
@@ -61,10 +61,11 @@ class Listener:
         *,
         pause_seconds: float = PAUSE_SECONDS,
     ) -> IListeningPort:
-        """Accept connections from now on; the socket now belongs to what is returned.
+        """Start to accept connections; from now on the returned port owns the socket.
 
         :param pause_seconds: how long a connection to a shared socket is left to other daemons.
         """
+        # Private: the public adoptStreamPort makes Twisted's class. docs/twisted-internals.md
         if self.socket.family == socket.AF_UNIX:
             port: TcpPort | UnixPort = UnixPort(reactor, self.socket.dup(), factory)
         else:
@@ -78,10 +79,10 @@ class Listener:
         return port
 
     def close(self) -> None:
-        """Delete the file, and close the socket if it is still ours.
+        """Delete the socket file, and close the socket if no port owns it.
 
-        To be called while somebody accepts: then nobody else takes the file for a stale one, and
-        its inode is not used again.
+        Call it while the port still accepts: then no other process takes the file for a stale one,
+        and its inode is not used again.
         """
         if self.socket_file:
             self.socket_file.remove()
@@ -90,7 +91,7 @@ class Listener:
 
 @dataclass(frozen=True, kw_only=True)
 class _SocketFile:
-    """A socket file, and which one: another process may put its own in the same place."""
+    """A socket file and its inode: another process may have put its own in the same place."""
 
     path: Path
     inode: tuple[int, int]
@@ -102,10 +103,10 @@ class _SocketFile:
 
 
 def bind_listeners(texts: Iterable[str]) -> list[Listener]:
-    """The listeners that endpoint texts describe: all of them, or none.
+    """Bind all listeners that endpoint texts describe, or none.
 
-    :raises ListenerError: for a text of another form, or of a listener that is not allowed, or when
-        an address cannot be bound.
+    :raises ListenerError: for text of another form, for a listener that is not allowed, and when an
+        address cannot be bound.
     """
     bound: list[Listener] = []
     try:
@@ -119,9 +120,9 @@ def bind_listeners(texts: Iterable[str]) -> list[Listener]:
 
 
 def bind_listener(text: str) -> Listener:
-    """The listening socket that an endpoint text describes.
+    """Bind the listener that an endpoint text describes.
 
-    :raises ListenerError: as :func:`bind_listeners`.
+    :raises ListenerError: as :func:`bind_listeners` does.
     """
     kind, arguments = parse_endpoint(text)
     try:
@@ -160,7 +161,7 @@ def _bind_internet(
 
 def _bind_unix(text: str, arguments: Mapping[str, str]) -> Listener:
     if not arguments.get("address"):
-        raise ValueError("the path of the socket must be given")
+        raise ValueError("the path of the socket is missing")
     if arguments.get("lockfile", "1") not in {"0", "1"}:
         raise ValueError("lockfile must be 0 or 1")
     mode = arguments.get("mode", "660")
@@ -184,11 +185,11 @@ def _bind_unix(text: str, arguments: Mapping[str, str]) -> Listener:
 
 def _bind_systemd(text: str, arguments: Mapping[str, str]) -> Listener:
     if ("index" in arguments) == ("name" in arguments):
-        raise ValueError("either index or name must be given")
+        raise ValueError("either index or name must be set, and not both")
     count, names = _read_systemd_sockets()
     if "name" in arguments:
         if arguments["name"] not in names:
-            raise ValueError("systemd has passed no socket of this name")
+            raise ValueError("systemd has not passed a socket with this name")
         index = names.index(arguments["name"])
     else:
         index = parse_number("index", arguments["index"], 1000)
@@ -198,7 +199,7 @@ def _bind_systemd(text: str, arguments: Mapping[str, str]) -> Listener:
 
 
 def _read_systemd_sockets() -> tuple[int, list[str]]:
-    """How many sockets systemd has passed to this process, and their names."""
+    """Return how many sockets systemd has passed to this process, and their names."""
     environment = _read_initial_environment()
     if environment.get("LISTEN_PID") != str(os.getpid()):
         return 0, []
@@ -208,9 +209,10 @@ def _read_systemd_sockets() -> tuple[int, list[str]]:
 
 
 def _read_initial_environment() -> Mapping[str, str]:
-    """The environment that the process was started with.
+    """Return the environment that the process was started with.
 
-    Twisted takes systemd's variables out of ``os.environ`` when twistd looks for its plugins.
+    ``os.environ`` does not have systemd's variables any more: Twisted removes them when twistd
+    looks for its plugins (docs/decisions/0035).
     """
     try:
         entries = Path("/proc/self/environ").read_bytes().split(b"\0")
@@ -223,25 +225,25 @@ def _read_initial_environment() -> Mapping[str, str]:
 def _bind_fd(text: str, arguments: Mapping[str, str]) -> Listener:
     number = parse_number("number", arguments.get("number", ""), 2**31 - 1)
     if number < FIRST_INHERITED_DESCRIPTOR:
-        raise ValueError(f"the number must be {FIRST_INHERITED_DESCRIPTOR} or greater")
+        raise ValueError(f"number must be {FIRST_INHERITED_DESCRIPTOR} or greater")
     return _adopt_descriptor(text, number, arguments.get("domain"))
 
 
 def _adopt_descriptor(text: str, number: int, domain: str | None) -> Listener:
-    """A listener on a descriptor that this process inherited; its file is not ours."""
+    """Return a listener on a descriptor that this process inherited; its file is not ours."""
     if domain is not None and domain not in FAMILIES:
-        raise ValueError(f"domain must be {', '.join(FAMILIES)}")
+        raise ValueError(f"domain must be one of {', '.join(FAMILIES)}")
     try:
-        inherited = socket.socket(fileno=os.dup(number))
+        inherited = socket.socket(fileno=os.dup(number))  # the original stays open for others
     except OSError:
-        raise ValueError(f"the descriptor {number} is no socket") from None
+        raise ValueError(f"descriptor {number} is not a socket") from None
     with _close_on_failure(inherited):
         if inherited.family not in FAMILIES.values() or inherited.type != socket.SOCK_STREAM:
-            raise ValueError(f"the descriptor {number} is no stream socket")
+            raise ValueError(f"descriptor {number} is not a stream socket")
         if not inherited.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-            raise ValueError(f"the socket of descriptor {number} does not listen")
+            raise ValueError(f"the socket of descriptor {number} is not listening")
         if domain is not None and inherited.family != FAMILIES[domain]:
-            raise ValueError(f"the socket of descriptor {number} is not of the domain {domain}")
+            raise ValueError(f"the socket of descriptor {number} is not in the domain {domain}")
         if inherited.family != socket.AF_UNIX:
             _refuse_public(str(inherited.getsockname()[0]))
         inherited.setblocking(False)
@@ -278,13 +280,17 @@ def _is_loopback(address: str) -> bool:
 
 
 def _remove_stale_socket(path: Path) -> None:
-    """Delete the socket file of a process that is gone."""
+    """Delete the socket file of a process that has ended.
+
+    :raises OSError: when a process still listens on it.
+    :raises ValueError: when the file is not a socket.
+    """
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
-        raise ValueError("there is a file in this place, and it is no socket")
+        raise ValueError("the path exists and is not a socket")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         try:
@@ -293,13 +299,13 @@ def _remove_stale_socket(path: Path) -> None:
             path.unlink()
             return
         except BlockingIOError:
-            pass  # somebody listens, with a full queue
+            pass  # a process listens, but its queue is full
     raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 
 
 def _identify_file(path: Path) -> tuple[int, int]:
-    found = path.lstat()
-    return found.st_dev, found.st_ino
+    status = path.lstat()
+    return status.st_dev, status.st_ino
 
 
 def _parse_backlog(arguments: Mapping[str, str]) -> int:

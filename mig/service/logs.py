@@ -1,4 +1,4 @@
-"""Where the log goes when the configuration file says so, and no option of twistd does."""
+"""The log: its destination from the configuration file, and the access lines."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from mig.web.urlencoded import escape_bytes
 SYSLOG_SOCKET: Final = Path("/dev/log")
 FACILITY_LOCAL3: Final = 19
 """The facility that MIG has always used."""
-MAX_DATAGRAM_BYTES: Final = 8192
+MAX_DATAGRAM_BYTES: Final = 8192  # many log servers cut or drop longer ones
 MAX_OUTCOME_CHARACTERS: Final = 512
 
 _LEVELS: Final = {
@@ -62,24 +62,23 @@ def configure_log(
     *,
     syslog_socket: Path = SYSLOG_SOCKET,
 ) -> ILogObserver | None:
-    """What is to write twistd's log, or ``None`` where its own way is the right one.
+    """Return the observer that writes twistd's log, or ``None`` to leave it to twistd.
 
-    twist asks its options instead of its application who writes: there they are changed.
-
-    :param parent: the options of twistd or twist; what they say about the log wins.
-    :param syslog_socket: where the log server of this machine takes datagrams.
+    :param parent: the options of twistd or twist; they take precedence over ``logging``.
+    :param syslog_socket: the socket of the local log server.
     :raises LogError: when the file cannot be opened or the log server has no address.
     """
     observer = None if _has_log_option(parent) else _make_observer(logging, parent, syslog_socket)
     if observer is None or "fileLogObserverFactory" not in parent:
         return observer
+    # twist gets its observer from its options, not from the application as twistd does.
     parent["fileLogObserverFactory"] = lambda _: observer
     parent["logLevel"] = LogLevel.debug
     return None
 
 
 def _has_log_option(parent: Mapping[str, object]) -> bool:
-    """Whether the command line says where the log goes."""
+    """Return whether the command line sets the destination of the log."""
     of_twist = parent.get("logFile", sys.stdout) is not sys.stdout
     return of_twist or any(parent.get(name) for name in ("logfile", "syslog", "logger"))
 
@@ -87,10 +86,11 @@ def _has_log_option(parent: Mapping[str, object]) -> bool:
 def _make_observer(
     logging: Logging, parent: Mapping[str, object], syslog_socket: Path
 ) -> ILogObserver | None:
-    """What the configuration asks for.
+    """Return the observer that the configuration asks for; ``None`` leaves the log to twistd.
 
-    A daemon in the background has no standard output: twistd alone knows what to do instead. twist
-    is always in the foreground, and has options for what is not configured.
+    A daemon in the background has no standard output, and twistd writes to its own file instead.
+    twist is always in the foreground, and has no option ``nodaemon``; its own options count while
+    ``logging`` is the default.
     """
     if logging.mode == "file":
         return _filter_by_level(FileLogObserver(_open_log_file(logging), _format_line), logging)
@@ -109,24 +109,27 @@ def _filter_by_level(observer: ILogObserver, logging: Logging) -> ILogObserver:
 
 
 def _format_line(event: LogEvent) -> str | None:
-    """A line as twistd writes it."""
+    """Return a line as twistd writes it."""
     return formatEventAsClassicLogText(event, lambda when: _format_time(int(when or 0)))
 
 
 @lru_cache(maxsize=1)
 def _format_time(seconds: int) -> str:
-    """The time of a line, which is the same for a second."""
-    return formatTime(seconds)
+    """Return the time of a line, the same text for a whole second."""
+    return formatTime(seconds)  # docs/decisions/0038
 
 
 def _open_log_file(logging: Logging) -> TextIO:
-    """The log file, opened to be appended to, readable for its group alone."""
+    """Open the log file for appending, readable by its owner and group.
+
+    :raises LogError: when it cannot be opened.
+    """
     assert logging.file is not None
     try:
         log = logging.file.open("a", encoding="utf-8", errors="backslashreplace")
     except OSError as reason:
         raise LogError(f"[logging] cannot open {logging.file}: {reason.strerror}") from None
-    with suppress(PermissionError):
+    with suppress(PermissionError):  # the file belongs to another user, who has set its mode
         if stat.S_ISREG(os.fstat(log.fileno()).st_mode):
             os.fchmod(log.fileno(), 0o640)
     return log
@@ -135,19 +138,23 @@ def _open_log_file(logging: Logging) -> TextIO:
 def _resolve_log_server(
     logging: Logging, syslog_socket: Path
 ) -> tuple[socket.AddressFamily, _SocketAddress]:
-    """Family and address of the log server, looked up once: later it would block."""
+    """Return family and address of the log server, looked up once: a look-up blocks.
+
+    :raises LogError: when there is none.
+    """
     if logging.protocol == "unix":
         if not syslog_socket.is_socket():
-            raise LogError(f"[logging] there is no log server at {syslog_socket}")
+            raise LogError(f"[logging] {syslog_socket} is not the socket of a log server")
         return socket.AF_UNIX, str(syslog_socket)
     try:
         found = socket.getaddrinfo(logging.host, logging.port, type=socket.SOCK_DGRAM)
     except OSError:
-        raise LogError(f"[logging] the name of host {logging.host} cannot be resolved") from None
+        raise LogError(f"[logging] the host name {logging.host} cannot be resolved") from None
     return found[0][0], found[0][4]
 
 
-_access_logger = Logger(namespace="mig.web.request.Request")  # the name that these lines have had
+# The name that these lines have always had: filters of the log may match on it.
+_access_logger = Logger(namespace="mig.web.request.Request")
 
 
 def write_access_line(event: RequestEnded) -> None:
@@ -157,13 +164,13 @@ def write_access_line(event: RequestEnded) -> None:
         f" {escape_bytes(event.uri)} {event.status} {event.seconds:.3f}s"
         f" {event.rows} rows {event.sent_bytes} bytes: {event.outcome[:MAX_OUTCOME_CHARACTERS]}"
     )
-    # made here, since Twisted takes three times as long to fill in a format of many fields
+    # Formatted here: Twisted takes three times as long to format an event with many fields.
     _access_logger.info(line.replace("{", "{{").replace("}", "}}"))
 
 
 @implementer(ILogObserver)
 class _SyslogObserver:
-    """Sends events as RFC 3164 datagrams; one that cannot be sent at once is lost."""
+    """An observer that sends events as RFC 3164 datagrams; one that would block is lost."""
 
     def __init__(self, family: socket.AddressFamily, address: _SocketAddress) -> None:
         self._address = address

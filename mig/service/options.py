@@ -14,10 +14,11 @@ EMBEDDED_PREFIX: Final = "embedded:"
 
 
 class Options(usage.Options):
-    """What an operator gives on the command line; it wins over the configuration file.
+    """The options of the command line, which take precedence over the configuration file.
 
-    ``listen`` is a list, empty when the option is not given; ``config``, ``database``, ``spool``
-    and ``public-url`` are ``None`` then. Paths are absolute: twistd may change its folder later.
+    ``listen`` is a list, empty without the option; ``config``, ``database``, ``spool`` and
+    ``public-url`` are ``None`` without theirs. Paths are absolute: twistd may change its working
+    directory later.
     """
 
     synopsis = "[options]"
@@ -26,7 +27,7 @@ class Options(usage.Options):
         ["config", None, None, "The configuration file, an api.cfg of MIG"],
         ["database", None, None, "postgresql://USER@HOST/NAME, or embedded:FOLDER for a demo"],
         ["spool", None, None, "The folder from which the scheduler takes new actions"],
-        ["public-url", None, None, "The URL of clients for the server, without path"],
+        ["public-url", None, None, "The URL that clients use for the server, without a path"],
     )
 
     def __init__(self) -> None:
@@ -34,7 +35,7 @@ class Options(usage.Options):
         self["listen"] = []
 
     def opt_listen(self, endpoint: str) -> None:
-        """Where to accept connections; may be repeated. Accepted are tcp:PORT:interface=IPV4,
+        """Listen on this endpoint; may be repeated. Accepted are tcp:PORT:interface=IPV4,
         tcp6:PORT:interface=IPV6, unix:PATH:mode=660, systemd:domain=INET:index=0 and fd:NUMBER.
 
         Default: tcp:1664:interface=127.0.0.1
@@ -47,14 +48,14 @@ class Options(usage.Options):
         raise SystemExit(0)
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
-        """Take the command line apart; a wrong one ends the process with one line."""
+        """Parse the command line; a wrong one ends the process with one line."""
         try:
             super().parseOptions(options)
         except usage.UsageError as reason:
             raise SystemExit(f"mig-api: {reason}; see mig-api --help") from None
 
     def postOptions(self) -> None:
-        """Make paths absolute; a foreground ``twistd -n`` gets no twistd.pid nobody asked for."""
+        """Make paths absolute, and drop twistd's default pid file in the foreground."""
         if self["config"]:
             self["config"] = str(Path(self["config"]).absolute())
         if self["spool"]:

@@ -1,4 +1,4 @@
-"""What the daemon is to do: its options and its configuration file, put together."""
+"""The settings of the daemon: its options and its configuration file combined."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from mig.service.endpoints import DEFAULT_ENDPOINT
 from mig.service.options import Options
 
 NO_DATABASE: Final = (
-    "no database is given; use --database postgresql://USER@HOST/NAME, --database embedded:FOLDER"
+    "there is no database; use --database postgresql://USER@HOST/NAME, --database embedded:FOLDER"
     " for a demo, or [postgres] in the file of --config"
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What the daemon is to do.
+    """The settings of the daemon.
 
     ``database`` is a connection string, or ``embedded:`` and a folder. ``endpoints_source`` names
-    what the endpoints come from, for messages. ``public_url`` is what clients call the server;
-    unset, it depends on the listeners.
+    the option or the keys that set the endpoints, for messages. ``public_url`` is the server's URL
+    for clients; when it is ``None``, the listeners determine it.
     """
 
     database: str = field(repr=False)
@@ -40,9 +40,9 @@ class Settings:
 
 
 def read_settings(options: Options, configuration: Config) -> Settings:
-    """Return the settings; an option wins over the file.
+    """Return the settings; an option takes precedence over the file.
 
-    :raises StartupError: for options that say nothing usable.
+    :raises StartupError: when no database is set, or an option has a wrong value.
     """
     server = configuration.server
     database = options["database"] or configuration.postgres.dsn

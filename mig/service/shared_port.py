@@ -1,4 +1,7 @@
-"""Accepting from a socket that several daemons may share, each its part of the connections."""
+"""Ports that accept from a socket that several daemons may share evenly.
+
+docs/decisions/0035 says why they are not Twisted's, and 0036 how the connections are shared.
+"""
 
 from __future__ import annotations
 
@@ -23,16 +26,20 @@ PAUSE_SECONDS: Final = 0.001
 """How long a daemon leaves a new connection to others, for each connection that it has."""
 
 MAX_PAUSES: Final = 2
+"""The most pauses before a connection is accepted, apart from a random part of one more."""
+
 OPEN_PER_ACCEPT: Final = 2
+"""For each such number of open connections a daemon accepts one at once."""
+
 MAX_ACCEPTS: Final = 16
-"""As many connections as this part of those that a daemon has, it takes at once."""
+"""How many connections a daemon accepts at once at most."""
 
 PLACE_SECONDS: Final = 0.1
-"""How long the place of a connection that has closed is kept for the next one."""
+"""How long the place of a closed connection is kept for a new one."""
 
 
 class _CountedConnection(tcp.Server):
-    """A connection that its port counts while it is open."""
+    """A TCP connection that its port counts while it is open."""
 
     server: _SharingPort
     _is_open = False
@@ -58,16 +65,16 @@ class _CountedConnection(tcp.Server):
 
 
 class _CountedUnixConnection(_CountedConnection, unix.Server):
-    pass
+    """A Unix connection that its port counts while it is open."""
 
 
 class _SharingPort(tcp.Port):
-    """Takes few connections at once, and of a shared socket the later the more it has.
+    """A port that accepts few connections at once, and later the more it has open.
 
-    Twisted takes up to a hundred at once, and whoever wakes up first: one daemon would get a whole
-    burst of reports, or all connections of a client that keeps them, and the others none. Who takes
-    the place of a connection that has just closed need not wait: else clients that use a connection
-    once would be served slowly.
+    Twisted accepts up to a hundred at once, in the daemon that wakes up first: one daemon would get
+    a whole burst of reports, or all connections of a client that keeps them open. A connection that
+    takes the place of one that has just closed does not wait: otherwise clients that use each
+    connection once would be slow.
     """
 
     transport = _CountedConnection
@@ -86,14 +93,15 @@ class _SharingPort(tcp.Port):
 
     @property
     def numberAccepts(self) -> int:
+        """How many connections are accepted at once."""
         return min(max(1, self.open_count // OPEN_PER_ACCEPT), MAX_ACCEPTS)
 
     @numberAccepts.setter
     def numberAccepts(self, number: int) -> None:
-        """What Twisted has learned about the last burst is of no use here."""
+        """Ignore the number that Twisted derives from the last burst."""
 
     def forget_connection(self) -> None:
-        """One of the connections has closed."""
+        """Count a connection that has closed, and let a new one take its place."""
         self.open_count -= 1
         self._places = self._count_free_places() + 1
         self._last_close = self._clock.seconds()
@@ -105,10 +113,12 @@ class _SharingPort(tcp.Port):
         return self._places if recent else 0
 
     def doRead(self) -> None:
+        """Accept at once, or after a pause in which other daemons may."""
         if not self.is_shared or not self.open_count or self._count_free_places():
             self._accept_connections()
             return
         self.stopReading()
+        # The random part keeps busy daemons from waking up all together.
         pauses = self.open_count if self.open_count < MAX_PAUSES else MAX_PAUSES + random()  # noqa: S311
         self._pause = self._clock.callLater(pauses * self.pause_seconds, self._resume_accepting)
 
@@ -126,24 +136,25 @@ class _SharingPort(tcp.Port):
         self,
         connDone: Failure = connectionDone,  # noqa: N803  # Twisted's name
     ) -> Deferred[None] | None:
+        """Stop accepting."""
         if self._pause is not None:
             self._pause.cancel()
             self._pause = None
         closing: Deferred[None] | None = super().loseConnection(connDone)
         return closing
 
-    stopListening = loseConnection
+    stopListening = loseConnection  # as in tcp.Port, whose alias would skip the method above
 
 
 class TcpPort(_SharingPort):
-    """Accepts from a bound TCP socket."""
+    """A port that accepts from a bound TCP socket."""
 
 
 class UnixPort(_SharingPort, unix.Port):
-    """Accepts from a bound Unix socket as it is.
+    """A port that accepts from a bound Unix socket and changes nothing about it.
 
-    Twisted's own adoption would let everybody write to the socket, shorten its queue, and delete
-    at the end even a file that systemd made.
+    Twisted's own adoption would make the socket writable for everyone, shorten its queue, and
+    delete its file at the end, even one that systemd made.
     """
 
     transport = _CountedUnixConnection
@@ -157,7 +168,8 @@ class UnixPort(_SharingPort, unix.Port):
         self._site = factory
 
     def startListening(self) -> None:
-        tcp._reservedFD.reserve()
+        """Accept from the bound socket, where Twisted would bind one."""
+        tcp._reservedFD.reserve()  # private: docs/twisted-internals.md
         self._site.doStart()
         self.connected = True
         self.socket = self._bound_socket
@@ -165,4 +177,5 @@ class UnixPort(_SharingPort, unix.Port):
         self.startReading()
 
     def connectionLost(self, reason: Failure) -> None:
+        """Close the socket; unlike Twisted's Unix port, keep its file."""
         tcp.Port.connectionLost(self, reason)

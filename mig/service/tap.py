@@ -1,4 +1,4 @@
-"""What twistd calls: options to service, or one line and an exit status."""
+"""The plugin's entry point for twistd: options in, a service out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Options", "makeService"]
 
 
 def makeService(options: Options) -> IService:
-    """The service that *options* ask for; what is wrong with them ends the process here."""
+    """Return the service for ``options``; a fault in them ends the process with one line."""
     try:
         return make_service(options)
     except StartupError as reason:

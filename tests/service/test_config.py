@@ -140,35 +140,34 @@ no sense
 path = "open
 """
     assert collect_faults(text) == [
-        'line 24 has an open " or ends with a backslash',
+        'line 24 has an unclosed " or ends with a backslash',
         "line 22 is neither [section] nor key = value",
         "[server] ip must be an IP address, for example 127.0.0.1 or ::1",
-        "[server] prot is no key, did you mean port?",
+        "[server] prot is not a key: did you mean port?",
         "[server] port must be a whole number from 1 to 65535",
-        "[server] host must be http://NAME or https://NAME, perhaps with :PORT, and nothing behind",
-        "[server] baseroute must be a path such as /api/v1, of letters, digits and . _ ~ -",
+        "[server] host must be http://NAME or https://NAME, with or without :PORT, and no path",
+        "[server] baseroute must be a path such as /api/v1, made of letters, digits and . _ ~ -",
         "[server] clientpublicip must be peer or x-forwarded-for:NUMBER",
-        "[sever] is no section, did you mean server?",
+        "[sever] is not a section: did you mean server?",
         "[postgres] port must be a whole number from 1 to 65535",
         "[postgres] sslmode must be disable, allow, prefer, require, verify-ca or verify-full",
         "[logging] level must be debug, info, warning, error or critical",
-        "[authentication] enabled must be off: there is no authentication yet,"
-        " and it would be missed in silence",
+        "[authentication] enabled must be off: there is no authentication yet",
         "[authentication] tokenduration must be a duration such as 10m, 600s or 1h30m",
         "[manifest] requiredsignatures must be a whole number from 1 to 1000",
-        "[logging] file must be given, as mode is file",
+        "[logging] file must be set when mode is file",
     ]
 
 
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ("port = 1", "line 1 stands before the first [section]"),
-        ("[server\nport = 1\n[server]", "line 1 stands before the first [section]"),
-        ("[DEFAULT]\nport = 1", "[DEFAULT] is no section, accepted is server, "),
-        ("[pgp]\nkey = 1", "[pgp] key is no key, accepted is pubring"),
+        ("port = 1", "line 1 comes before the first [section]"),
+        ("[server\nport = 1\n[server]", "line 1 comes before the first [section]"),
+        ("[DEFAULT]\nport = 1", "[DEFAULT] is not a section: it must be server, "),
+        ("[pgp]\nkey = 1", "[pgp] key is not a key: it must be pubring"),
         ("[logging]\nfile = a\\b", "[logging] file must be written with \\\\ for a backslash"),
-        ("[logging]\nfile =", "[logging] file must be a text of one line, not empty"),
+        ("[logging]\nfile =", "[logging] file must be one line of text, not empty"),
         ("[logging]\nmode = syslog\nprotocol = tcp", "[logging] protocol must be udp or unix"),
         ("[server]\nport = ٣", "[server] port must be"),
         ("[server]\nbaseroute = /a/../b", "[server] baseroute must be"),

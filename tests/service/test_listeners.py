@@ -64,14 +64,14 @@ def test_texts_are_read_as_twisted_reads_them(
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("ssl:1", f"'ssl:1' is no listener; accepted is {ACCEPTED_FORMS}"),
-        ("", f"'' is no listener; accepted is {ACCEPTED_FORMS}"),
-        ("port=80", f"'port=80' is no listener; accepted is {ACCEPTED_FORMS}"),
+        ("ssl:1", f"'ssl:1' is not a listener; accepted are {ACCEPTED_FORMS}"),
+        ("", f"'' is not a listener; accepted are {ACCEPTED_FORMS}"),
+        ("port=80", f"'port=80' is not a listener; accepted are {ACCEPTED_FORMS}"),
         ("tcp:80\\", "it ends with a backslash"),
-        ("tcp:80:backlog=1:backlog=2", "it gives backlog twice"),
-        ("tcp:80:port=80", "tcp takes port, interface, backlog, each once"),
-        ("tcp:80:ip=::1", "tcp takes port, interface, backlog, each once"),
-        ("unix:/run/a=b", "unix takes address, mode, backlog, lockfile, each once"),
+        ("tcp:80:backlog=1:backlog=2", "it sets backlog twice"),
+        ("tcp:80:port=80", "tcp takes port, interface, backlog, each at most once"),
+        ("tcp:80:ip=::1", "tcp takes port, interface, backlog, each at most once"),
+        ("unix:/run/a=b", "unix takes address, mode, backlog, lockfile, each at most once"),
         ("tcp", "tcp: port must be a whole number from 0 to 65535"),
         ("tcp:65536", "port must be a whole number from 0 to 65535"),
         ("tcp:٣", "port must be a whole number from 0 to 65535"),
@@ -80,16 +80,16 @@ def test_texts_are_read_as_twisted_reads_them(
         ("tcp6:0:interface=127.0.0.1", "'127.0.0.1'"),
         ("tcp:0:interface=0.0.0.0", SOMEWHERE_ELSE),
         ("tcp6:0:interface=\\:\\:", SOMEWHERE_ELSE),
-        ("unix:", "the path of the socket must be given"),
+        ("unix:", "the path of the socket is missing"),
         ("unix:s:mode=999", "mode must be three octal digits"),
         ("unix:s:lockfile=x", "lockfile must be 0 or 1"),
         ("unix:no-such-folder/s", "cannot listen on unix:no-such-folder/s: No such file"),
         (f"unix:{'x' * 200}", "path too long"),
-        ("systemd:domain=INET", "either index or name must be given"),
+        ("systemd:domain=INET", "either index or name must be set, and not both"),
         ("systemd:domain=INET:index=0", "systemd has passed 0 sockets to this process"),
-        ("systemd:domain=INET:name=web", "systemd has passed no socket of this name"),
-        ("fd:1", "the number must be 3 or greater"),
-        ("fd:99999", "the descriptor 99999 is no socket"),
+        ("systemd:domain=INET:name=web", "systemd has not passed a socket with this name"),
+        ("fd:1", "number must be 3 or greater"),
+        ("fd:99999", "descriptor 99999 is not a socket"),
     ],
 )
 def test_what_is_no_listener_is_refused_with_the_reason(
@@ -155,7 +155,7 @@ def test_a_stale_socket_is_replaced_a_used_one_and_a_file_are_not(short_folder: 
     assert Path("s").exists()
     listener.close()
     Path("s").write_text("a file of somebody")
-    with pytest.raises(ListenerError, match="there is a file in this place, and it is no socket"):
+    with pytest.raises(ListenerError, match="the path exists and is not a socket"):
         bind_listener("unix:s")
     assert Path("s").read_text()
 
@@ -177,16 +177,16 @@ def test_an_inherited_socket_must_listen_and_be_private(short_folder: Path) -> N
         os.close(fd)
         return str(told.value)
 
-    assert "is no socket" in refuse_descriptor(os.open("/dev/null", os.O_RDONLY))
-    assert "does not listen" in refuse_descriptor(socket.socket().detach())
+    assert "is not a socket" in refuse_descriptor(os.open("/dev/null", os.O_RDONLY))
+    assert "is not listening" in refuse_descriptor(socket.socket().detach())
     datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    assert "is no stream socket" in refuse_descriptor(datagrams.detach())
+    assert "is not a stream socket" in refuse_descriptor(datagrams.detach())
     assert SOMEWHERE_ELSE in refuse_descriptor(open_listening_descriptor(address="0.0.0.0"))
     assert SOMEWHERE_ELSE in refuse_descriptor(open_listening_descriptor(socket.AF_INET6, "::"))
-    assert "is not of the domain INET6" in refuse_descriptor(
+    assert "is not in the domain INET6" in refuse_descriptor(
         open_listening_descriptor(), ":domain=INET6"
     )
-    assert "domain must be INET, INET6, UNIX" in refuse_descriptor(
+    assert "domain must be one of INET, INET6, UNIX" in refuse_descriptor(
         open_listening_descriptor(), ":domain=INET4"
     )
 
@@ -254,10 +254,10 @@ def test_sockets_from_systemd(short_folder: Path) -> None:
         "AF_INET",
         "AF_INET",
         "AF_UNIX",
-        "systemd:domain=UNIX:index=0: the socket of descriptor 3 is not of the domain UNIX",
+        "systemd:domain=UNIX:index=0: the socket of descriptor 3 is not in the domain UNIX",
         "systemd:domain=INET:index=2: systemd has passed 2 sockets to this process",
-        "systemd:domain=INET:name=other: systemd has passed no socket of this name",
-        "systemd:index=0: domain must be INET, INET6, UNIX",
+        "systemd:domain=INET:name=other: systemd has not passed a socket with this name",
+        "systemd:index=0: domain must be one of INET, INET6, UNIX",
     ]
     assert Path("by-systemd").is_socket(), "the file belongs to systemd"
 

@@ -69,7 +69,10 @@ def test_syslog_gets_datagrams_and_never_blocks(tmp_path: Path) -> None:
 
 def test_a_log_server_that_cannot_be_named_is_one_line(tmp_path: Path) -> None:
     for logging, why in (
-        (Logging(mode="syslog", protocol="unix"), f"there is no log server at {tmp_path}/log"),
+        (
+            Logging(mode="syslog", protocol="unix"),
+            f"{tmp_path}/log is not the socket of a log server",
+        ),
         (Logging(mode="syslog", host="no-such-host.invalid"), "cannot be resolved"),
     ):
         with pytest.raises(LogError, match=why):

@@ -77,10 +77,13 @@ def fail_to_start(program: list[str], folder: Path, arguments: list[str]) -> tup
 FAULTS: dict[str, tuple[list[str], str]] = {
     "no database": (
         [],
-        "no database is given; use --database postgresql://USER@HOST/NAME,"
+        "there is no database; use --database postgresql://USER@HOST/NAME,"
         " --database embedded:FOLDER for a demo, or [postgres] in the file of --config",
     ),
-    "no such form of database": (["--database", "http://x"], "--database is no postgresql:// URL"),
+    "no such form of database": (
+        ["--database", "http://x"],
+        "--database must be a postgresql:// URL",
+    ),
     "no folder": (["--database", "embedded:"], "--database embedded: needs a folder"),
     "folder in use": (["--database", "embedded:EMBEDDED"], "EMBEDDED is in use by another mig-api"),
     "port in use": (
@@ -89,7 +92,7 @@ FAULTS: dict[str, tuple[list[str], str]] = {
     ),
     "no such listener": (
         [*UNREACHABLE, "--listen", "ssl:1"],
-        "--listen: 'ssl:1' is no listener; accepted is tcp:PORT:interface=IPV4, ",
+        "--listen: 'ssl:1' is not a listener; accepted are tcp:PORT:interface=IPV4, ",
     ),
     "public listener": (
         [*UNREACHABLE, "--listen", "tcp:0:interface=0.0.0.0"],
@@ -112,7 +115,7 @@ FAULTS: dict[str, tuple[list[str], str]] = {
     ),
     "bad public URL": (
         [*UNREACHABLE, "--public-url", "http://x/y"],
-        "--public-url must be http://NAME or https://NAME, perhaps with :PORT",
+        "--public-url must be http://NAME or https://NAME, with or without :PORT",
     ),
     "bad option": (["--databse", "x"], "option --databse not recognized; see mig-api --help"),
     "superfluous word": (["x"], "Wrong number of arguments.; see mig-api --help"),
@@ -251,7 +254,7 @@ file = mig.log
         assert b'"href":"https://mig.example.net/mig/' in connection.getresponse().read()
     daemon.stop()
     log = daemon.log.read_text()
-    assert "given but without effect: [server] clientpublicip" in log
+    assert "have no effect: [server] clientpublicip" in log
     assert " GET /mig/ 200 " in log
     assert "GET" not in daemon.output.read_text()
 
