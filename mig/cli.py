@@ -1,4 +1,4 @@
-"""``mig-api VERB``: what an administrator does beside the daemon, on the same functions."""
+"""``mig-api VERB``: the command line of administrators, on the functions of the daemon."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ MAX_KEY_BYTES: Final = 65_536
 
 def _check_dsn(_context: click.Context, _option: click.Parameter, value: str) -> str:
     if value.startswith("embedded:"):
-        raise click.BadParameter("an embedded database is brought up when the daemon starts.")
+        raise click.BadParameter("the daemon sets up an embedded database when it starts.")
     try:
         parse_dsn(value)
     except ProgrammingError:
-        raise click.BadParameter("no postgresql:// URL or connection string.") from None
+        raise click.BadParameter("it must be a postgresql:// URL or a connection string.") from None
     return value
 
 
@@ -66,28 +66,28 @@ def _database_option(command: Callable[..., None]) -> Callable[..., None]:
         required=True,
         metavar="URL",
         callback=_check_dsn,
-        help="postgresql://USER@host/name; a password is better in PGPASSFILE.",
+        help="postgresql://USER@HOST/NAME; keep a password in PGPASSFILE.",
     )(command)
 
 
 @main.command("migrate")
-@click.option("--plan", "only_plan", is_flag=True, help="Print what would be done, and do nothing.")
+@click.option("--plan", "only_plan", is_flag=True, help="Print the SQL and change nothing.")
 @_database_option
 def migrate_command(only_plan: bool, database: str) -> None:
     """Set up an empty database, or bring an existing one up to date.
 
-    Only what is missing is added, while a scheduler goes on writing. Run it as the owner of the
-    tables. A run that was broken off can be repeated.
+    Only what is missing is added, and schedulers may go on writing. Run it as the owner of the
+    tables. An interrupted run can be repeated.
 
-    The exit status is 2 when some steps need another role: then nothing is done, and these steps
-    are printed as SQL, below the name of the role.
+    The exit status is 2 when some steps need another role. Then nothing is changed, and these steps
+    are printed as SQL, each role's below its name.
     """
     _run_on_database(database, _print_plan if only_plan else _run_migration)
 
 
 @main.group()
 def investigator() -> None:
-    """Add, list, enable and disable investigators, at the database itself."""
+    """Add, list, enable and disable investigators, directly in the database."""
 
 
 @investigator.command("add")
@@ -96,7 +96,7 @@ def investigator() -> None:
 @_database_option
 def add_command(name: str, publickey: BinaryIO, database: str) -> None:
     """Add the investigator NAME with the armored public key in the file PUBLICKEY (- for stdin)."""
-    key = publickey.read(MAX_KEY_BYTES + 1)
+    key = publickey.read(MAX_KEY_BYTES + 1)  # one more, to see that there is more
 
     async def add_investigator(opened: Database, gpg: Gpg) -> None:
         if len(key) > MAX_KEY_BYTES:
@@ -133,12 +133,13 @@ def enable_command(investigator_id: str, database: str) -> None:
 @click.argument("investigator_id", metavar="ID")
 @_database_option
 def disable_command(investigator_id: str, database: str) -> None:
-    """Take no more actions that only the investigator ID has signed."""
+    """Refuse new actions that only the investigator ID has signed."""
     _set_status(database, investigator_id, DISABLED)
 
 
 def _escape_unprintable(text: str) -> str:
-    """*text* on one line, whatever a database holds."""
+    """Return ``text`` on one line, whatever the database holds."""
+    # ascii() escapes a character and puts it in quotes, which the slice removes
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
@@ -155,13 +156,13 @@ def _set_status(database: str, text: str, status: str) -> None:
 @click.option(
     "--folder",
     type=click.Path(path_type=Path, resolve_path=True),
-    help="Where the database lives; by default a folder of its own.",
+    help="The folder of the database; by default one below the home directory.",
 )
 @click.option("--port", type=click.IntRange(1, 65535), default=1664, show_default=True)
 def demo_command(folder: Path | None, port: int) -> None:
-    """Serve a made-up fleet from a PostgreSQL of our own, to try the API with.
+    """Serve a made-up fleet from an embedded PostgreSQL, to try the API.
 
-    A fleet older than a day is made anew. Ctrl-C leaves nothing running.
+    A fleet older than a day is replaced. Ctrl-C leaves nothing running.
     """
     try:
         demo.run_demo(folder or demo.default_folder(), port)
@@ -208,7 +209,7 @@ def _run_with_gpg(dsn: str, verb: Callable[[Database, Gpg], Awaitable[None]]) ->
 
 
 def _run_on_database(dsn: str, verb: Callable[[Database], Awaitable[None]]) -> NoReturn:
-    """Run a verb on a database and end the process: 0, or not with one line on standard error."""
+    """Run a verb on a database and end the process: with 0, or with one line on standard error."""
 
     async def run_action() -> None:
         database = Database(get_reactor(), dsn)
@@ -218,6 +219,7 @@ def _run_on_database(dsn: str, verb: Callable[[Database], Awaitable[None]]) -> N
             click.echo(f"mig-api: {describe_error(reason)}", err=True)
             raise SystemExit(1) from None
         except BrokenPipeError:
+            # The interpreter flushes standard output at its end: that must not fail, too.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise SystemExit(1) from None
         except CancelledError:
@@ -232,7 +234,7 @@ def _run_on_database(dsn: str, verb: Callable[[Database], Awaitable[None]]) -> N
 
         def cancel_action() -> Deferred[None]:
             running.cancel()
-            return ended
+            return ended  # the reactor runs until the action has cleaned up
 
         def report_end(result: Failure | None) -> Failure | None:
             if not ended.called:

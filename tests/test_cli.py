@@ -35,8 +35,8 @@ def test_version_and_help() -> None:
     ("arguments", "says"),
     [
         ([], "Missing option '--database'"),
-        (["--database", "nonsense"], "no postgresql:// URL or connection string"),
-        (["--database", "embedded:/x"], "brought up when the daemon starts"),
+        (["--database", "nonsense"], "it must be a postgresql:// URL or a connection string"),
+        (["--database", "embedded:/x"], "sets up an embedded database when it starts"),
     ],
 )
 def test_no_usable_database_is_given(arguments: list[str], says: str) -> None:

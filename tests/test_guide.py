@@ -120,6 +120,6 @@ async def test_a_database_with_other_agents_is_no_demo(api: Api, database: TestD
         "insert into agents (id, name, queueloc, version, pid, starttime, heartbeattime)"
         " values (1, 'a', 'q', 'v', 1, now(), now())"
     )
-    with pytest.raises(ValueError, match="agents that are no demo's"):
+    with pytest.raises(ValueError, match="agents that are not the demo's"):
         demo.load_fleet(database.dsn)
     assert database.execute("select count(*) from agents") == [(1,)]

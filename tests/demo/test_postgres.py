@@ -134,10 +134,10 @@ def test_a_folder_of_somebody_else_is_refused(folder: Path) -> None:
     folder.mkdir()
     if os.geteuid() == 0:
         os.chown(folder, pwd.getpwnam("nobody").pw_uid, -1)
-        with pytest.raises(PostgresError, match="is not ours"):
+        with pytest.raises(PostgresError, match="must be a folder that belongs to"):
             EmbeddedPostgres(reactor, folder).lock_folder()
     folder.rmdir()
     folder.write_text("a file")
-    with pytest.raises(PostgresError, match="is not ours"):
+    with pytest.raises(PostgresError, match="must be a folder that belongs to"):
         EmbeddedPostgres(reactor, folder).lock_folder()
     folder.unlink()
