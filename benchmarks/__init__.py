@@ -1,1 +1,1 @@
-"""What the service costs, as ratios to a floor taken in the same run."""
+"""Measurements of the service, as ratios to a floor measured in the same run."""

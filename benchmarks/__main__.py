@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: fill a fleet, start the daemon, measure, print a table."""
+"""``python -m benchmarks``: make a fleet, start the daemon, measure it, print a table."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _parse_arguments() -> argparse.Namespace:
         epilog=f"scenarios:\n{listed}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    size = "size of the fleet, 1,000 to 10,000,000 (about 3.5 kB each on disk)"
+    size = "commands in the fleet, 1,000 to 10,000,000 (about 3.5 kB each on disk)"
     parser.add_argument("--commands", type=int, default=100_000, help=size)
     parser.add_argument("--runs", type=int, default=3, help="measurements of each scenario")
     parser.add_argument(
@@ -66,10 +66,13 @@ def _parse_arguments() -> argparse.Namespace:
         choices=range(1, cores + 1),
         default=cores,
         metavar="N",
-        help="daemons on one socket and as many cores, to compare with one on one core",
+        help="daemons on one socket and as many cores, compared with one daemon on one core",
     )
     parser.add_argument(
-        "--seconds", type=float, default=2.0, help="of load in each measurement of small requests"
+        "--seconds",
+        type=float,
+        default=2.0,
+        help="duration of each measurement of small requests",
     )
     parser.add_argument("--sign", type=int, default=200, help="actions to sign for each run")
     parser.add_argument(
@@ -79,10 +82,12 @@ def _parse_arguments() -> argparse.Namespace:
         "--twistd",
         type=Path,
         default=Path(sys.executable).parent / "twistd",
-        help="what starts the daemon; by default that beside this Python",
+        help="the twistd that runs the daemon; by default the one of this Python",
     )
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    parser.add_argument("--markdown", action="store_true", help="print docs/performance.md instead")
+    parser.add_argument(
+        "--markdown", action="store_true", help="print docs/performance.md instead of the table"
+    )
     parser.add_argument("--write", type=Path, metavar="FILE", help="write that page to a file")
     return parser.parse_args()
 
@@ -105,7 +110,7 @@ def _make_plan(options: argparse.Namespace) -> run.Plan:
 
 @contextmanager
 def _make_folder() -> Iterator[Path]:
-    """A new folder directly below the temporary one, where PostgreSQL's account can enter."""
+    """Make a folder that PostgreSQL's account can enter, and delete it at the end."""
     folder = Path(tempfile.mkdtemp(prefix="mig-api-bench-"))
     folder.chmod(0o711)
     try:
@@ -115,7 +120,7 @@ def _make_folder() -> Iterator[Path]:
 
 
 async def main(reactor: Any, options: argparse.Namespace) -> None:
-    """Measure what *options* name. However it ends, nothing stays behind."""
+    """Measure what ``options`` name; no process or file is left behind, however it ends."""
     children = ChildProcesses()
     ended: Deferred[None] = Deferred()
 
@@ -128,7 +133,7 @@ async def main(reactor: Any, options: argparse.Namespace) -> None:
         with _make_folder() as folder:
             rows, machine = await _measure_all(reactor, options, children, folder)
     except Exception as reason:
-        if children.is_stopped:  # whatever failed did so because its process was ended
+        if children.is_stopped:  # it failed because its process was stopped
             raise SystemExit(INTERRUPTED) from None
         if isinstance(reason, ChildFailedError | PostgresError):
             raise SystemExit(f"benchmarks: {reason}") from None
@@ -205,7 +210,7 @@ def _print_measurement(row: Measurement) -> None:
 
 
 def _print_progress(line: str) -> None:
-    """Progress: the table alone goes to standard output."""
+    """Print to standard error: the table alone goes to standard output."""
     print(line, file=sys.stderr, flush=True)
 
 
@@ -218,7 +223,7 @@ async def _execute_statement(reactor: Any, postgres: EmbeddedPostgres, statement
 
 
 async def _create_database(reactor: Any, postgres: EmbeddedPostgres, name: str) -> str:
-    """A new database with the schema in it."""
+    """Create a database with the schema, and return its connection string."""
     await _execute_statement(reactor, postgres, f"create database {name}")
     dsn = postgres.format_dsn(database=name)
     database = Database(reactor, dsn)

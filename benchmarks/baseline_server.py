@@ -1,8 +1,8 @@
 """The floor of a small request: a bare Klein route with one bare txpostgres SELECT.
 
-``python -m benchmarks.baseline_server DSN FD`` serves on an inherited socket, from eight
-connections. A route answers the rows that the service needs for its document, as text, and looks at
-nothing.
+``python -m benchmarks.baseline_server DSN FD`` serves on an inherited socket, with eight
+connections to PostgreSQL. A route answers the rows that the service needs for its document, as text
+and without any check.
 """
 
 from __future__ import annotations
@@ -23,19 +23,33 @@ from mig.model.investigator import INVESTIGATOR
 
 CONNECTIONS: Final = 8
 
-_LINKS: Final = (
-    "(select json_agg(json_build_array(l.id, l.name))::text from (select c.id::text, g.name"
-    " from commands c left join agents g on g.id = c.agentid where c.actionid = a.id"
-    " order by c.starttime, c.id limit 1001) l)"
-)
-_STATUSES: Final = (
-    "(select json_agg(json_build_array(s.status, s.count))::text from (select status, count(*)"
-    " from commands where actionid = a.id group by status) s)"
-)
-_COMMANDS: Final = (
-    f"select {COMMAND.sql}, {ACTION.sql}, {AGENT.sql} from commands c"
-    " left join actions a on a.id = c.actionid left join agents g on g.id = c.agentid"
-)
+_LINKS: Final = """
+    (
+        select json_agg(json_build_array(l.id, l.name))::text
+        from (
+            select c.id::text, g.name
+            from commands c
+            left join agents g on g.id = c.agentid
+            where c.actionid = a.id
+            order by c.starttime, c.id
+            limit 1001
+        ) l
+    )
+"""
+_STATUSES: Final = """
+    (
+        select json_agg(json_build_array(s.status, s.count))::text
+        from (
+            select status, count(*) from commands where actionid = a.id group by status
+        ) s
+    )
+"""
+_COMMANDS: Final = f"""
+    select {COMMAND.sql}, {ACTION.sql}, {AGENT.sql}
+    from commands c
+    left join actions a on a.id = c.actionid
+    left join agents g on g.id = c.agentid
+"""
 BY_ID: Final = {
     "/action": (
         b"actionid",
@@ -48,7 +62,7 @@ BY_ID: Final = {
         f"select {INVESTIGATOR.sql} from investigators i where i.id = %s",
     ),
 }
-"""The parameter, and the SELECT with one id."""
+"""For each path the parameter, and the SELECT of one id."""
 
 FIXED: Final = {
     "/dashboard": "select version, status, count(*) from agents group by version, status",
@@ -64,11 +78,11 @@ FIXED: Final = {
 
 
 def make_application(pool: Any) -> Klein:
-    """The routes."""
+    """Return the application with all routes."""
     app = Klein()
 
     def add_route(path: str, parameter: bytes | None, sql: str) -> None:
-        @app.route(path, endpoint=path)  # the name of the function would be the same for all
+        @app.route(path, endpoint=path)  # Klein's default is the function's name
         async def answer_rows(request: Any) -> bytes:
             values = (request.args[parameter][0].decode(),) if parameter else None
             return _format_rows(await pool.runQuery(sql, values))

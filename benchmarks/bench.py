@@ -1,4 +1,4 @@
-"""What a scenario has at hand, and how an outcome becomes a row."""
+"""What a scenario works with, and how an outcome becomes a measurement."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FILTERS: Final = {
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """A fleet of one kind in a database, a daemon before it, and the bare server beside it."""
+    """A fleet of one kind in a database, the daemon that serves it, and the bare server."""
 
     children: ChildProcesses
     psql: Path
@@ -40,25 +40,25 @@ class Bench:
     sign: int
     signer: Signer | None
     processes: int
-    """How many daemons, on as many cores, the scenarios of growth compare with one."""
+    """How many daemons, on as many cores, the growth scenarios compare with one."""
     start_daemons: Callable[[int], Servers]
-    """Starts so many daemons on one socket."""
+    """Starts the given number of daemons on one socket."""
     servers: Servers
     baseline: Servers
 
     def load_daemons(self, *groups: ClientGroup) -> tuple[list[Outcome], ResourceUsage]:
-        """Put the daemons under load."""
+        """Load the daemons; return what the clients saw and what the servers used."""
         meter = self.servers.start_meter(self.postmaster)
         outcomes = run_load(self.children, self.servers.base, *groups)
         return outcomes, meter.read_usage()
 
     def warm_up(self, group: ClientGroup) -> Outcome:
-        """Ask once on each connection, so that connections to the database are open."""
+        """Send one request on each connection, so that the daemon's connections are open."""
         [outcome] = run_load(self.children, self.servers.base, _limit_to_one_each(group))
         return outcome
 
     def measure_baseline_rate(self, path: str, ids: Sequence[str], connections: int) -> float:
-        """Requests/s of the bare server."""
+        """Measure the requests per second of the bare server."""
         group = ClientGroup(
             name="bare",
             requests=make_id_requests(path, ids),
@@ -72,16 +72,16 @@ class Bench:
         return outcome.answers / outcome.seconds
 
     def time_copy(self, query: str, times: int = 1) -> float:
-        """Seconds that psql needs for the rows of a query."""
+        """Measure the seconds that psql needs for the rows of a query."""
         return floor.time_copy(self.children, self.psql, self.dsn, query, times=times)
 
     @property
     def report_request(self) -> Request:
-        """The compliance report of the whole fleet."""
+        """The request for the compliance report of the whole fleet."""
         return Request(target=REPORT.format(filter=FILTERS[self.kind]))
 
     def sample_ids(self, noun: str) -> list[str]:
-        """Ids of rows all over the fleet; none for what has none."""
+        """Return ids of rows from all over the fleet; none for a resource without ids."""
         if noun == "investigator":
             return [str(n) for n in range(1, fleet.INVESTIGATORS + 1)]
         rows = {"action": self.size.actions, "agent": self.size.agents}
@@ -93,9 +93,10 @@ class Bench:
 
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
-    """*measure* gives the rows of one run; one that *signs* needs investigators.
+    """A scenario; ``measure`` returns the rows of one run.
 
-    *fresh* daemons have not been made large by the scenarios before: where memory counts.
+    One that ``signs`` needs investigators. One that is ``fresh`` gets a new daemon, whose memory no
+    scenario before has filled (docs/decisions/benchmark/0002).
     """
 
     name: str
@@ -107,19 +108,19 @@ class Scenario:
 
 
 def _limit_to_one_each(group: ClientGroup) -> ClientGroup:
-    """The same clients, each with one request."""
+    """Return the same clients, each with one request."""
     requests = [group.requests[n % len(group.requests)] for n in range(group.connections)]
     return replace(group, requests=requests, seconds=0.0)
 
 
 def make_id_requests(path: str, ids: Sequence[str]) -> list[Request]:
-    """Requests for the documents of *ids*; one for the path alone when there are none."""
+    """Return requests for the documents of ``ids``, or one for ``path`` when there are none."""
     noun = path.strip("/")
     return [Request(target=f"{path}?{noun}id={row_id}") for row_id in ids] or [Request(target=path)]
 
 
 def make_form_request(field: str, value: str, target: str) -> Request:
-    """A form with one field, as ``curl --data-urlencode`` sends it."""
+    """Return a request with a form of one field, as ``curl --data-urlencode`` sends it."""
     return Request(
         target=target,
         method="POST",
@@ -140,7 +141,7 @@ def make_measurement(
     floor_is: str = "",
     note: str = "",
 ) -> Measurement:
-    """The row of an outcome; an answer counts *each* units."""
+    """Return the row of an outcome; each answer counts for ``each`` units."""
     count = seen.answers * each
     return Measurement(
         scenario=group.name,

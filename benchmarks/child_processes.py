@@ -1,4 +1,4 @@
-"""The processes that a benchmark starts: all of them are gone at its end, however it ends."""
+"""The processes that a benchmark starts: none outlives it, however it ends."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ class InterruptedRunError(Exception):
 
 
 class ChildFailedError(Exception):
-    """A process ended with a failure; the message has what it said."""
+    """A process ended with a failure; the message has its error output."""
 
 
 class ChildProcesses:
-    """Starts processes, each in a session of its own, so that a Ctrl-C does not reach them first.
+    """The running processes, each in its own session, so that Ctrl-C reaches only the benchmark.
 
-    May be stopped from another thread than the one that waits for a process.
+    Another thread than the one that waits for a process may stop them.
     """
 
     def __init__(self) -> None:
@@ -43,20 +43,24 @@ class ChildProcesses:
         return child
 
     def run(self, command: Sequence[Any], text: str = "", **options: Any) -> str:
-        """Run a process to its end; its standard output.
+        """Run a process to its end and return its standard output.
 
         :raises ChildFailedError: when it ends with a failure.
-        :raises InterruptedRunError: when the benchmark is stopped meanwhile.
+        :raises InterruptedRunError: when the benchmark is stopped while it waits.
         """
         return self.wait(self.start(command, **PIPES | options), text)
 
     def wait(self, child: subprocess.Popen[Any], text: str = "") -> str:
-        """Wait for a process that was started with :data:`PIPES`; as :meth:`run`."""
-        output, said = child.communicate(text)
+        """Wait for a process that was started with :data:`PIPES`; return its standard output.
+
+        :raises ChildFailedError: as :meth:`run`.
+        :raises InterruptedRunError: as :meth:`run`.
+        """
+        output, errors = child.communicate(text)
         if self.is_stopped:
             raise InterruptedRunError
         if child.returncode:
-            raise ChildFailedError(f"{child.args!r} ended with {child.returncode}:\n{said}")
+            raise ChildFailedError(f"{child.args!r} ended with {child.returncode}:\n{errors}")
         return str(output)
 
     def terminate(self, child: subprocess.Popen[Any]) -> None:
@@ -69,7 +73,7 @@ class ChildProcesses:
             child.wait()
 
     def stop(self) -> None:
-        """End all processes, and let no other start."""
+        """End all processes, and let no other one start."""
         with self._lock:
             self.is_stopped = True
             running, self._running = self._running, []

@@ -1,7 +1,7 @@
 """A deterministic fleet of any size, generated as fast as COPY takes it.
 
-Sizes, times and modes of files vary with every command, as they do on real machines: results that
-repeat make caches of longer texts look better than they are.
+Sizes, times and modes of files vary with every command, as they do on real machines. With results
+that repeat, a cache of longer texts would look better than it is.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mig.demo.bulk_copy import copy_rows
 
 KINDS: Final = ("file", "mixed", "distinct")
 """``file``: every command succeeded with results of the module file. ``mixed``: all modules and
-statuses. ``distinct``: as file, with another file in every result."""
+statuses. ``distinct``: as ``file``, with a different file in every result."""
 
 START: Final = datetime(2026, 1, 1, tzinfo=UTC)
 STATUSES: Final = ("success",) * 14 + (
@@ -34,7 +34,7 @@ STATUSES: Final = ("success",) * 14 + (
     "expired",
     "failed",
 )
-FIRST_ID: Final = 6_019_232_215_298_560_000
+FIRST_ID: Final = 6_019_232_215_298_560_000  # of 19 digits, like the ids that MIG makes
 FAMILIES: Final = ("compliance", "backdoor", "malware", "ddos")
 CHECKS: Final = 10
 INVESTIGATORS: Final = 10
@@ -42,20 +42,31 @@ INVESTIGATORS: Final = 10
 
 @dataclass(frozen=True, kw_only=True)
 class FleetSize:
+    """How many rows each of the large tables has."""
+
     commands: int
     agents: int
     actions: int
 
     @classmethod
     def from_commands(cls, commands: int) -> FleetSize:
-        """The proportions of the fleet that the figures in docs/performance.md are about."""
+        """Return the size of a fleet in the proportions of the one in docs/performance.md."""
         return cls(
             commands=commands, agents=max(10, commands // 20), actions=max(4, commands // 500)
         )
 
 
+_SELECT_INDEXES: Final = """
+    select indexname, indexdef
+    from pg_indexes
+    where tablename = 'commands' and indexname <> 'commands_pkey'
+"""
+
+
 def load_fleet(children: ChildProcesses, dsn: str, size: FleetSize, kind: str) -> None:
-    """Fill the empty tables of a database, with a process for each core.
+    """Fill the empty tables of a database, with one process per core.
+
+    Indexes and references are made after the rows: docs/decisions/benchmark/0003.
 
     :raises ChildFailedError: when one of them fails.
     """
@@ -66,8 +77,7 @@ def load_fleet(children: ChildProcesses, dsn: str, size: FleetSize, kind: str) -
         (name, text)
         for name, text in _execute_statements(
             dsn,
-            "select indexname, indexdef from pg_indexes"
-            " where tablename = 'commands' and indexname <> 'commands_pkey'",
+            _SELECT_INDEXES,
         )
     ]
     _execute_statements(dsn, *(f"drop index {name}" for name, _ in indexes))
@@ -90,11 +100,11 @@ REFERENCES: Final = {
     "commands_actionid_fkey": ("actionid", "actions"),
     "commands_agentid_fkey": ("agentid", "agents"),
 }
-"""Taken off while the commands come in: checked row by row they cost more than the rows."""
+"""The constraints that are dropped while commands are added: checks row by row cost more."""
 
 
 def _execute_statements(dsn: str, *statements: str) -> list[tuple[Any, ...]]:
-    """Run statements; the rows of the last one."""
+    """Run statements and return the rows of the last one."""
     with closing(psycopg2.connect(dsn)) as connection:
         connection.autocommit = True
         cursor = connection.cursor()
@@ -120,7 +130,7 @@ def _run_parts(
 
 
 def main() -> None:
-    """Fill what the arguments name: the small tables, or a range of the commands."""
+    """Fill the part that the arguments name: the small tables, or a range of the commands."""
     dsn, commands, kind, part, begin, end = sys.argv[1:]
     size = FleetSize.from_commands(int(commands))
     tables: dict[str, list[tuple[str, str, Iterator[tuple[Any, ...]]]]] = {
@@ -276,7 +286,8 @@ def _format_file_elements(action: int, n: int, distinct: bool) -> str:
 
 
 def hash_number(number: int) -> int:
-    """A number that looks random, the same in every run."""
+    """Return a number that looks random and is the same in every run."""
+    # Knuth's multiplicative hash, modulo the largest prime below 2**32
     return number * 2_654_435_761 % 4_294_967_291
 
 

@@ -1,8 +1,8 @@
 """``python -m benchmarks.inserts``: what our indexes cost the scheduler.
 
-Commands are inserted as the scheduler does it, one statement and one transaction each, then each is
-sent, and answered with its results; into tables with our indexes and into bare ones (primary and
-foreign keys only), in turn.
+Commands are inserted as the scheduler does it, with one statement and one transaction each. Then
+each is marked as sent, and gets its results. Tables with our indexes and bare ones (with primary
+and foreign keys only) take turns.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from mig.database.schema import migrate
 from mig.database.schema.declaration import load_schema
 from mig.demo.postgres import EmbeddedPostgres
 
-INSERT: Final = (
-    "insert into commands (id, actionid, agentid, status, results, starttime, finishtime)"
-    " values (%s, %s, %s, 'prepared', '[]', %s, %s)"
-)
+INSERT: Final = """
+    insert into commands (id, actionid, agentid, status, results, starttime, finishtime)
+    values (%s, %s, %s, 'prepared', '[]', %s, %s)
+"""
 SEND: Final = "update commands set status = 'sent' where id = %s"
-ANSWER: Final = (
-    "update commands set status = 'success', results = %s, finishtime = %s where id = %s"
-)
+ANSWER: Final = """
+    update commands set status = 'success', results = %s, finishtime = %s where id = %s
+"""
 SETTINGS: Final = {"shared_buffers": "1GB", "max_wal_size": "4GB"}
 DATABASES: Final = ("indexed", "bare")
 STEPS: Final = ("insert", "send", "answer")
 
 
 def time_steps(dsn: str, size: fleet.FleetSize, first: int, count: int) -> dict[str, float]:
-    """Seconds of each step for *count* new commands of one action."""
+    """Measure the seconds of each step for ``count`` new commands of one action."""
     ids = range(first, first + count)
     action = fleet.FIRST_ID + first % size.actions
     started = fleet.START + timedelta(days=365, seconds=first)
@@ -52,7 +52,7 @@ def time_steps(dsn: str, size: fleet.FleetSize, first: int, count: int) -> dict[
         connection.autocommit = True
         cursor = connection.cursor()
         cursor.execute("select results::text from commands limit %s", (count,))
-        answered = [found for [found] in cursor.fetchall()]
+        all_results = [results for [results] in cursor.fetchall()]
         steps: dict[str, list[tuple[Any, ...]]] = {
             INSERT: [
                 (command, action, fleet.FIRST_ID + command * 7919 % size.agents, started, started)
@@ -60,31 +60,32 @@ def time_steps(dsn: str, size: fleet.FleetSize, first: int, count: int) -> dict[
             ],
             SEND: [(command,) for command in ids],
             ANSWER: [
-                (found, started, command) for found, command in zip(answered, ids, strict=False)
+                (results, started, command)
+                for results, command in zip(all_results, ids, strict=False)
             ],
         }
         for step, (sql, rows) in zip(STEPS, steps.items(), strict=True):
-            began = time.perf_counter()
+            start = time.perf_counter()
             for row in rows:
                 cursor.execute(sql, row)
-            seconds[step] = time.perf_counter() - began
+            seconds[step] = time.perf_counter() - start
     return seconds
 
 
 def drop_indexes(dsn: str) -> None:
-    """Leave a database the indexes of its keys only."""
+    """Drop all indexes of a database but those of its keys."""
     with closing(psycopg2.connect(dsn)) as connection, connection, connection.cursor() as cursor:
         for index in load_schema().indexes:
             cursor.execute(f"drop index {index.name}")
 
 
 def compare_databases(indexed: str, bare: str, size: fleet.FleetSize, count: int, runs: int) -> str:
-    """A Markdown table of the medians."""
+    """Return a Markdown table of the medians of ``runs`` runs."""
     figures: dict[str, list[dict[str, float]]] = {indexed: [], bare: []}
     for run in range(runs + 1):
         for dsn in (bare, indexed) if run % 2 else (indexed, bare):
             seconds = time_steps(dsn, size, 1 + run * count, count)
-            if run:  # the first warms up
+            if run:  # run 0 is a warm-up
                 figures[dsn].append({**seconds, "all": sum(seconds.values())})
     lines = ["| step | bare, µs a command | indexed, µs | slower by |", "| --- | --- | --- | --- |"]
     for step in (*STEPS, "all"):
@@ -97,7 +98,7 @@ def compare_databases(indexed: str, bare: str, size: fleet.FleetSize, count: int
 
 
 async def main(reactor: Any, options: argparse.Namespace) -> None:
-    """Fill two databases, one of them without our indexes, and compare them."""
+    """Fill two databases, one of them without our indexes, and print how they compare."""
     size = fleet.FleetSize.from_commands(options.commands)
     folder = Path(tempfile.gettempdir()) / f"mig-api-inserts-{os.getpid()}"
     settings = {**SETTINGS, "fsync": "on" if options.fsync else "off"}
@@ -120,7 +121,7 @@ async def main(reactor: Any, options: argparse.Namespace) -> None:
 
 
 async def _create_database(reactor: Any, postgres: EmbeddedPostgres, name: str) -> str:
-    """A new database with the schema in it."""
+    """Create a database with the schema, and return its connection string."""
     admin = Database(reactor, postgres.format_dsn())
     await admin.query(f"create database {name}")
     admin.stop()
@@ -132,10 +133,14 @@ async def _create_database(reactor: Any, postgres: EmbeddedPostgres, name: str) 
 
 def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.inserts", description=__doc__)
-    parser.add_argument("--commands", type=int, default=100_000, help="size of the fleet before")
+    parser.add_argument(
+        "--commands", type=int, default=100_000, help="commands in the fleet at the start"
+    )
     parser.add_argument("--count", type=int, default=5_000, help="new commands in each run")
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--fsync", action="store_true", help="commit to the disk, as in production")
+    parser.add_argument(
+        "--fsync", action="store_true", help="flush each commit to disk, as in production"
+    )
     return parser.parse_args()
 
 

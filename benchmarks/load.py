@@ -1,7 +1,7 @@
-"""The load generator, a process of its own: ``python -m benchmarks.load``, JSON in and out.
+"""``python -m benchmarks.load``: the load generator, which reads and writes JSON.
 
-Plain sockets and epoll: one small request costs it about a twentieth of what it costs the servers
-that are measured.
+It is a process of its own with plain sockets and epoll (docs/decisions/benchmark/0001): a small
+request costs it about a twentieth of what the measured servers need.
 """
 
 from __future__ import annotations
@@ -28,13 +28,15 @@ SILENCE_SECONDS: Final = 120.0
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
+    """An HTTP request."""
+
     target: str
     method: str = "GET"
     body: str = ""
     media_type: str = ""
 
     def encode(self, host: str) -> bytes:
-        """The request as it is sent."""
+        """Return the bytes of the request."""
         body = self.body.encode()
         lines = [f"{self.method} {self.target} HTTP/1.1", f"Host: {host}"]
         if body:
@@ -44,11 +46,11 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class ClientGroup:
-    """Clients that do the same: each sends its next request when the answer is whole.
+    """Clients with the same task: each sends its next request when an answer is complete.
 
-    They go round in *requests*, for *seconds*, or, when that is 0, send each once; with
-    *is_background* as long as other groups are at work. *pause* is waited between answer and
-    request. With *rate* an answer is read that slowly, in bytes/s, and given up after *seconds*.
+    They repeat ``requests`` for ``seconds``, or send each once when that is 0. With
+    ``is_background`` they go on while other groups do. ``pause`` is the time between an answer and
+    the next request. With ``rate`` clients read at so many bytes/s and leave after ``seconds``.
     """
 
     name: str
@@ -83,7 +85,7 @@ class Outcome:
 
 
 class _GroupProgress:
-    """A group under way."""
+    """A group at work, and what it has seen so far."""
 
     def __init__(self, group: ClientGroup, host: str) -> None:
         encoded = [request.encode(host) for request in group.requests]
@@ -97,7 +99,7 @@ class _GroupProgress:
         self._first_bytes: list[float] = []
 
     def count_answer(self, client: _Client) -> None:
-        """Count a whole answer."""
+        """Count a complete answer."""
         answer, outcome = client.answer, self.outcome
         status = str(answer.status)
         outcome.statuses[status] = outcome.statuses.get(status, 0) + 1
@@ -111,17 +113,17 @@ class _GroupProgress:
         self._first_bytes.append(client.first)
 
     def count_partial_answer(self, client: _Client) -> None:
-        """Count an answer that was read as far as there was time."""
+        """Count an answer that was read until the time was over."""
         self.outcome.bytes += client.answer.body_bytes
         self._first_bytes.append(client.first)
 
     def count_failure(self, reason: str) -> None:
-        """Count a request without the answer that it should have."""
+        """Count a request that did not get the expected answer."""
         self.outcome.failures += 1
         self.outcome.failure = self.outcome.failure or reason
 
     def summarize(self) -> Outcome:
-        """What was seen, in all."""
+        """Return the outcome of the whole group."""
         outcome = self.outcome
         milliseconds = sorted(seconds * 1000 for seconds in self._latencies)
         if self._first_bytes:
@@ -149,13 +151,18 @@ class _Client:
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def send(self, request: bytes) -> None:
+        """Send a request, and start to time its answer."""
         self.answer = ResponseParser(self.work.needle)
         self.first = 0.0
         self.sent = time.perf_counter()
         self.socket.sendall(request)
 
     def receive(self) -> bool:
-        """Take what is there; whether the answer is whole."""
+        """Read what has arrived; return whether the answer is complete.
+
+        :raises ConnectionEndedError: when the end of the connection completes it.
+        :raises MalformedAnswerError: when it is not HTTP/1, or incomplete.
+        """
         data = self.socket.recv(SLOW_BLOCK if self.slow else BLOCK)
         if not self.first:
             self.first = time.perf_counter() - self.sent
@@ -166,11 +173,11 @@ class _Client:
 
 
 class ConnectionEndedError(Exception):
-    """The server closes the connection after a whole answer."""
+    """The server has closed the connection after a complete answer."""
 
 
 class LoadGenerator:
-    """All groups at once, against one server."""
+    """All groups at work at once, against one server."""
 
     def __init__(self, address: tuple[str, int], groups: list[ClientGroup]) -> None:
         self._address = address
@@ -179,7 +186,10 @@ class LoadGenerator:
         self._later: list[tuple[float, Callable[[], None]]] = []
 
     def run(self) -> list[Outcome]:
-        """Work until every group has done what it should."""
+        """Work until every group has finished, and return their outcomes.
+
+        :raises TimeoutError: when no answer arrives for a long time.
+        """
         clients = [self._connect_client(w) for w in self._works for _ in range(w.group.connections)]
         self._began = time.perf_counter()
         for client in clients:
@@ -198,7 +208,7 @@ class LoadGenerator:
         timeout = min((at - now for at, _ in self._later), default=SILENCE_SECONDS)
         events = self._selector.select(0.0 if due else timeout)
         if not (events or due or self._later):
-            raise TimeoutError(f"nothing came for {SILENCE_SECONDS:.0f} s")
+            raise TimeoutError(f"no answer arrived for {SILENCE_SECONDS:.0f} s")
         for key, _ in events:
             self._receive_answer(key.data)
 
@@ -217,7 +227,7 @@ class LoadGenerator:
             self._schedule_next(self._reconnect(client))
 
     def _pause_reading(self, client: _Client) -> None:
-        """Leave what comes to the kernel for a while, or give the answer up."""
+        """Read nothing until the rate allows it, or leave when the time is over."""
         group = client.work.group
         if time.perf_counter() > self._began + group.seconds:
             client.work.count_partial_answer(client)
@@ -271,7 +281,7 @@ class LoadGenerator:
 
 
 def run_load(children: ChildProcesses, base: str, *groups: ClientGroup) -> list[Outcome]:
-    """What the groups see of the server at *base*; their targets are paths below it."""
+    """Return what the groups see of the server at ``base``; their targets are paths below it."""
     parts = urlsplit(base)
     order = {
         "address": [parts.hostname, parts.port or 80],
@@ -283,7 +293,7 @@ def run_load(children: ChildProcesses, base: str, *groups: ClientGroup) -> list[
 
 
 def main() -> None:
-    """Do what standard input orders, and write what was seen to standard output."""
+    """Run the groups that standard input describes, and write their outcomes to standard output."""
     order = json.load(sys.stdin)
     groups = []
     for group in order["groups"]:

@@ -1,4 +1,4 @@
-"""What a run was made on."""
+"""The machine on which a run was made."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from typing import Self
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
+    """The hardware and software of a run, and its date."""
+
     cores: int
     cpu: str
     memory_gb: float
@@ -22,7 +24,7 @@ class Machine:
 
     @classmethod
     def describe(cls, postgres: str) -> Self:
-        """This machine, now, with the PostgreSQL whose version text is given."""
+        """Describe this machine and the PostgreSQL that prints ``postgres`` as its version."""
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         return cls(
             cores=len(os.sched_getaffinity(0)),
@@ -41,5 +43,5 @@ class Machine:
 
 
 def _find_cpu_model(cpuinfo: str) -> str:
-    found = re.search(r"^model name\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
-    return found[1].strip() if found else platform.machine()
+    match = re.search(r"^model name\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
+    return match[1].strip() if match else platform.machine()

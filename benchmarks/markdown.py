@@ -13,7 +13,7 @@ _PERCENT: Final = ("requests",)
 PAGE: Final = """\
 # Performance
 
-Made by `{command}`; do not edit.
+Written by `{command}`; do not edit.
 
 {machine}
 
@@ -23,32 +23,32 @@ Made by `{command}`; do not edit.
 
 How to read it:
 
-- **Compare only within one run.** Absolute figures depend on the machine and on what else it does.
-  The *floor* is measured right before each line, and the ratio to it is what counts.
-- **Reports, large searches**: the floor is psql copying the same results, unordered, to nowhere;
-  `2.5 ×` takes two and a half times as long. **Requests**: the floor is a bare Klein route with one
-  bare txpostgres SELECT of the same rows in a process of its own (`/heartbeat`: without SELECT;
-  `/dashboard`: one pass over the agents); `80 %` answers four requests where it answers five. For
-  new actions it is gpg alone, verifying as many signatures at once.
-- Server, PostgreSQL, and the load generator share the cores. Every answer is read to its end; one
-  with another status, or cut, counts as failed, and the command then ends with status 1.
-- *First byte* is a median; *peak* is the resident memory of the largest daemon while the line was
-  measured; *CPU* is that of all daemons, and of all processes of PostgreSQL, in seconds per
+- **Compare only within one run.** Absolute figures depend on the machine and on its other load.
+  The *floor* is measured just before each line, and only the ratio to it counts.
+- **Reports, large searches**: the floor is psql copying the same results, unordered, to
+  `/dev/null`; `2.5 ×` means two and a half times as long. **Requests**: the floor is a bare Klein
+  route with one bare txpostgres SELECT of the same rows, in its own process (`/heartbeat`: without
+  a SELECT; `/dashboard`: one pass over the agents); `80 %` means four answers where the floor has
+  five. For new actions the floor is gpg alone, verifying as many signatures at once.
+- Daemon, PostgreSQL and load generator share the cores. Every answer is read to its end; one with
+  another status, or one that is cut, counts as failed, and then the command exits with status 1.
+- *First byte* is a median; *peak* is the resident memory of the largest daemon during the
+  measurement; *CPU* is the time of all daemons, and of all processes of PostgreSQL, in seconds per
   measurement. Each figure is the median of {runs} run(s).
-- *Slow client* reads 4 MB/s and leaves after some seconds: its memory must not grow. *During
-  reports* asks every 5 ms while one report follows another.
+- *Slow client* reads 4 MB/s and leaves after some seconds: the daemon's memory must not grow.
+  *During reports* sends a request every 5 ms while one report follows another.
 {scaling}"""
 
 SCALING: Final = """\
-- *Growth*: one daemon while it, PostgreSQL and the clients have one core, then as many daemons as
-  cores on one socket; *scaling* is the second rate as a multiple of the first.
+- *Growth*: first one daemon that shares one core with PostgreSQL and the clients, then one daemon
+  per core on one socket; *scaling* is the second rate as a multiple of the first.
 """
 
 
 def format_page(
     command: str, machine: Machine, fleet: str, rows: Sequence[Measurement], runs: int
 ) -> str:
-    """The text of docs/performance.md."""
+    """Return the text of docs/performance.md."""
     return PAGE.format(
         command=command,
         machine=str(machine),
@@ -60,7 +60,7 @@ def format_page(
 
 
 def format_table(rows: Sequence[Measurement]) -> str:
-    """The rows, in columns of equal width; columns without any figure are left out."""
+    """Return a Markdown table of the rows, without the columns that have no figure."""
     names = [*COLUMNS]
     cells = [[render(row) for render in COLUMNS.values()] for row in rows]
     kept = [n for n in range(len(names)) if any(line[n] for line in cells)]
@@ -77,7 +77,7 @@ def format_table(rows: Sequence[Measurement]) -> str:
 
 
 def format_ratio(row: Measurement) -> str:
-    """The ratio to the floor: as a share for requests, as times for what is read as a whole."""
+    """Return the ratio to the floor: a share of its rate for requests, else times its duration."""
     times = row.times_floor
     if not times:
         return ""
@@ -85,7 +85,7 @@ def format_ratio(row: Measurement) -> str:
 
 
 def format_number(value: float | None) -> str:
-    """Three significant digits, thousands separated; nothing for what was not measured."""
+    """Return three significant digits with thousands separators, or "" for ``None``."""
     if value is None:
         return ""
     if value >= 100:
@@ -112,4 +112,4 @@ COLUMNS: Final[Mapping[str, Callable[[Measurement], str]]] = {
     "failed": lambda row: format_number(row.failures) if row.failures else "",
     "note": lambda row: row.note,
 }
-"""Each column's title, and a row's cell in it."""
+"""For each column its title, and a function that returns a row's cell."""

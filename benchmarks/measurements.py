@@ -1,4 +1,4 @@
-"""What is made of measurements: percentiles, medians, and the row that a scenario gives."""
+"""The rows that scenarios return, with percentiles and medians."""
 
 from __future__ import annotations
 
@@ -9,19 +9,22 @@ from typing import Any
 
 
 def compute_percentile(values: Sequence[float], share: float) -> float:
-    """The smallest of the sorted *values* that at least *share* percent of them do not exceed."""
+    """Return the smallest of the sorted ``values`` that ``share`` percent of them do not exceed.
+
+    :raises ValueError: when there are no values.
+    """
     if not values:
         raise ValueError("no values")
-    rank = -(-len(values) * share // 100)
+    rank = -(-len(values) * share // 100)  # rounded up
     return values[max(0, int(rank) - 1)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """One line of the table; ``None`` is what was not measured.
+    """One line of the table; ``None`` stands for what was not measured.
 
-    :param floor: what the floor did, in the unit of *rate*; *floor_is* says what that is.
-    :param scaling: the rate as a multiple of that of one process on one core.
+    :param floor: the rate of the floor, in the unit of ``rate``; ``floor_is`` describes the floor.
+    :param scaling: the rate as a multiple of the rate of one process on one core.
     """
 
     scenario: str
@@ -49,12 +52,12 @@ class Measurement:
 
     @property
     def times_floor(self) -> float | None:
-        """How many times as long as the floor it takes."""
+        """The time as a multiple of the floor's."""
         return self.floor / self.rate if self.floor and self.rate else None
 
 
 def take_medians(rows: Sequence[Measurement]) -> Measurement:
-    """One row of the same scenario's runs: each number is the median of those measured."""
+    """Return one row for several runs of a scenario; each number is the median of the runs."""
     middle: dict[str, Any] = {}
     for one in fields(Measurement):
         values = [getattr(row, one.name) for row in rows]

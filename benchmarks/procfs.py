@@ -1,4 +1,4 @@
-"""What the kernel says of processes: processor time and resident memory, read from /proc."""
+"""Processor time and resident memory of processes, read from /proc."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PEAK = re.compile(r"^VmHWM:\s+([0-9]+) kB$", re.MULTILINE)
 
 @dataclass(frozen=True, kw_only=True)
 class ProcessStat:
-    """One process: its parent, its own seconds, and those of its children that it has reaped."""
+    """A process: its parent, its processor seconds, and those of the children it has reaped."""
 
     parent: int
     own: float
@@ -24,8 +24,8 @@ class ProcessStat:
 
 
 def parse_stat(text: str) -> ProcessStat:
-    """The text of a ``/proc/PID/stat``; the name of a program may hold spaces and brackets."""
-    fields = text.rpartition(")")[2].split()
+    """Parse the text of a ``/proc/PID/stat``."""
+    fields = text.rpartition(")")[2].split()  # a program's name may hold spaces and brackets
     user, system, reaped_user, reaped_system = map(int, fields[11:15])
     return ProcessStat(
         parent=int(fields[1]),
@@ -35,12 +35,12 @@ def parse_stat(text: str) -> ProcessStat:
 
 
 def sum_family_seconds(stats: Mapping[int, ProcessStat], root: int) -> float:
-    """Processor time of a process and of all its children, those that have ended included."""
+    """Return the processor seconds of a process and its children, including those that ended."""
     return sum(stats[pid].own + stats[pid].reaped for pid in _list_members(stats, root))
 
 
 def list_family(root: int) -> list[int]:
-    """A process and its children."""
+    """Return the pids of a process and its children."""
     return _list_members(dict(_read_all()), root)
 
 
@@ -49,12 +49,12 @@ def _list_members(stats: Mapping[int, ProcessStat], root: int) -> list[int]:
 
 
 def read_seconds(pid: int) -> float:
-    """Processor time of one process so far."""
+    """Return the processor seconds of one process so far."""
     return parse_stat((PROC / str(pid) / "stat").read_text()).own
 
 
 def read_seconds_with_children(pid: int) -> float:
-    """Processor time of a process and its children so far, gone ones included."""
+    """Return the processor seconds of a process and its children, including those that ended."""
     return sum_family_seconds(dict(_read_all()), pid)
 
 
@@ -64,20 +64,20 @@ def _read_all() -> Iterator[tuple[int, ProcessStat]]:
             try:
                 yield int(entry.name), parse_stat((entry / "stat").read_text())
             except (FileNotFoundError, ProcessLookupError):
-                continue  # it has ended meanwhile
+                continue  # it ended during the loop
 
 
 def parse_peak(text: str) -> float:
-    """Megabytes of the resident peak in the text of a ``/proc/PID/status``."""
+    """Return the peak of resident memory in the text of a ``/proc/PID/status``, in megabytes."""
     [kilobytes] = _PEAK.findall(text)
     return int(kilobytes) * 1024 / 1e6
 
 
 def read_peak_megabytes(pid: int) -> float:
-    """The most resident memory of a process since the last reset."""
+    """Return the peak of a process's resident memory since the last reset, in megabytes."""
     return parse_peak((PROC / str(pid) / "status").read_text())
 
 
 def reset_peak(pid: int) -> None:
-    """Let the peak of a process start from now."""
-    (PROC / str(pid) / "clear_refs").write_text("5")
+    """Reset the peak of a process's resident memory."""
+    (PROC / str(pid) / "clear_refs").write_text("5")  # 5 resets VmHWM: proc(5)

@@ -1,4 +1,4 @@
-"""The least that takes an HTTP/1 answer apart: its status, its size, and whether it is whole."""
+"""A minimal parser of HTTP/1 answers: their status, their size, and whether they are complete."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ _SIZE, _LINE_END, _TRAILER = range(3)
 
 
 class MalformedAnswerError(Exception):
-    """The answer is no HTTP, or ended before it was whole."""
+    """The answer is not HTTP/1, or ended before it was complete."""
 
 
 class ResponseParser:
-    """One answer, as its bytes arrive; :meth:`feed` says when it is whole.
+    """A parser of one answer; :meth:`feed` says when it is complete.
 
-    :param needle: count how often this stands in the body.
+    :param needle: bytes whose occurrences in the body are counted.
     """
 
     def __init__(self, needle: bytes = b"") -> None:
@@ -31,9 +31,9 @@ class ResponseParser:
         self._next = _SIZE
 
     def feed(self, data: bytes) -> bool:
-        """Take *data*; whether the answer is whole.
+        """Parse more bytes; return whether the answer is complete.
 
-        :raises MalformedAnswerError: for what is no HTTP/1.
+        :raises MalformedAnswerError: when it is not HTTP/1.
         """
         at = 0
         if not self.status:
@@ -49,35 +49,34 @@ class ResponseParser:
         return self._read_chunks(data, at) if self._chunked else self._read_body(data, at)
 
     def check_complete(self) -> None:
-        """The server closed the connection.
+        """Check the answer after the server has closed the connection.
 
-        :raises MalformedAnswerError: when something is missing.
+        :raises MalformedAnswerError: when it is incomplete.
         """
         if not (self.status and self._skip < 0 and not self._chunked):
-            raise MalformedAnswerError(
-                f"the answer breaks off after {self.body_bytes} bytes of its body"
-            )
+            raise MalformedAnswerError(f"the answer ends after {self.body_bytes} bytes of its body")
 
     def _parse_head(self, head: bytes) -> None:
         if not head.startswith((b"HTTP/1.1 ", b"HTTP/1.0 ")) or not head[9:12].isdigit():
-            raise MalformedAnswerError(f"no HTTP/1: {head[:40]!r}")
+            raise MalformedAnswerError(f"not HTTP/1: {head[:40]!r}")
         self.status = int(head[9:12])
         self._chunked = _CHUNKED.search(head) is not None
         length = _LENGTH.search(head)
+        # -1: the body ends with the connection
         self._skip = 0 if self._chunked else int(length[1]) if length else -1
 
     def _read_body(self, data: bytes, at: int) -> bool:
-        """A body with a length, or, without one, up to the end of the connection."""
+        """Read a body of known length, or one that ends with the connection."""
         self._count_bytes(data, at, len(data))
         if self._skip < 0:
             return False
         self._skip -= len(data) - at
         if self._skip < 0:
-            raise MalformedAnswerError("more than the answer's length came")
+            raise MalformedAnswerError("the body is longer than its Content-Length")
         return self._skip == 0
 
     def _read_chunks(self, data: bytes, at: int) -> bool:
-        """Chunks; ``_skip`` is what the current one still has."""
+        """Read chunks; ``_skip`` bytes of the current one are still to come."""
         while at < len(data):
             if self._skip:
                 end = min(len(data), at + self._skip)
@@ -96,12 +95,12 @@ class ResponseParser:
         return False
 
     def _parse_chunk_line(self, line: bytes) -> bool:
-        """Take a line between chunks: a size, the end of a chunk, or what follows the last one."""
+        """Parse a line between chunks; return whether the answer is complete."""
         if self._next == _SIZE:
             try:
                 self._skip = int(line.partition(b";")[0], 16)
             except ValueError:
-                raise MalformedAnswerError(f"no chunk size: {line[:40]!r}") from None
+                raise MalformedAnswerError(f"not a chunk size: {line[:40]!r}") from None
             self._next = _LINE_END if self._skip else _TRAILER
             return False
         if self._next == _TRAILER:
@@ -116,4 +115,5 @@ class ResponseParser:
         if self._needle:
             text = self._tail + data[begin:end]
             self.needle_count += text.count(self._needle)
+            # one byte shorter than the needle, so that none is counted twice
             self._tail = text[-len(self._needle) + 1 :]

@@ -1,4 +1,4 @@
-"""A run: for each kind of fleet a database, the servers before it, and its scenarios."""
+"""A run: for each kind of fleet a database, the servers on it, and its scenarios."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from benchmarks.signing import Signer
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What to measure, and how often and long."""
+    """What to measure, how often, and for how long."""
 
     scenarios: Sequence[Scenario]
     size: FleetSize
@@ -32,12 +32,13 @@ class Plan:
 
     @property
     def kinds(self) -> list[str]:
+        """The kinds of fleet that the scenarios need, in their order."""
         return list(dict.fromkeys(scenario.kind for scenario in self.scenarios))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Environment:
-    """Where a run takes place: PostgreSQL, what starts a daemon, a folder for their files."""
+    """The surroundings of a run: PostgreSQL, the programs, and a folder for files."""
 
     children: ChildProcesses
     folder: Path
@@ -49,7 +50,10 @@ class Environment:
 def measure_fleet(
     plan: Plan, environment: Environment, kind: str, dsn: str, show: Callable[[Measurement], None]
 ) -> list[Measurement]:
-    """The rows of all scenarios on the fleet of one kind, which is in the database *dsn*."""
+    """Measure all scenarios on the fleet of one kind, which is in the database ``dsn``.
+
+    :param show: is called with each row as soon as it is measured.
+    """
     rows = []
     with _start_bench(plan, environment, kind, dsn) as bench:
         for scenario in plan.scenarios:
@@ -62,7 +66,7 @@ def measure_fleet(
 
 @contextmanager
 def _start_bench(plan: Plan, environment: Environment, kind: str, dsn: str) -> Iterator[Bench]:
-    """The servers, and somebody who signs actions if a scenario needs it."""
+    """Start the servers, and make a signer if a scenario needs one."""
     with ExitStack() as stack:
         signer = None
         if any(one.signs and one.kind == kind for one in plan.scenarios):
@@ -105,14 +109,14 @@ def _measure_medians(scenario: Scenario, bench: Bench, runs: int) -> list[Measur
 
 
 def measure_other_server(children: ChildProcesses, url: str, runs: int) -> Measurement:
-    """The report that another server gives at *url*, as a row beside ours."""
+    """Measure the report of another server at ``url``, as a row beside ours."""
     parts = urlsplit(url)
     target = f"{parts.path or '/'}{'?' + parts.query if parts.query else ''}"
     name = f"report of {parts.netloc}"
     base = f"{parts.scheme}://{parts.netloc}"
     rows = []
     for run in range(runs + 1):
-        needle = ITEM if run == 0 else ""
+        needle = ITEM if run == 0 else ""  # run 0 counts the items, which the others need not
         group = ClientGroup(name=name, requests=[Request(target=target)], needle=needle)
         [seen] = run_load(children, base, group)
         if run == 0:

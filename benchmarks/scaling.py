@@ -1,7 +1,7 @@
-"""What more cores bring: one daemon on one core, and N on N.
+"""The gain from more cores: one daemon on one core, then N daemons on N cores.
 
-PostgreSQL and the clients run on the same cores, so that each daemon has as much of a machine as
-the single one had.
+PostgreSQL and the clients run on the same cores, so that each daemon has the same share of the
+machine as the single one (docs/decisions/benchmark/0004).
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ def _divide_rates(many: Measurement, alone: Measurement) -> float | None:
 
 @contextmanager
 def _limit_cores(count: int, postmaster: int) -> Iterator[None]:
-    """Keep this thread, what it starts, and PostgreSQL on *count* cores."""
+    """Keep this thread, the processes it starts, and PostgreSQL on ``count`` cores."""
     every = os.sched_getaffinity(0)
     pids = procfs.list_family(postmaster)
 
     def set_affinity(cores: set[int]) -> None:
-        for pid in (0, *pids):
+        for pid in (0, *pids):  # 0 is the calling thread
             os.sched_setaffinity(pid, cores)
 
     set_affinity(set(sorted(every)[:count]))
@@ -84,7 +84,7 @@ def _make_scenario(
     def measure_scaling(bench: Bench) -> list[Measurement]:
         return _measure_scaling(make_group, needle, unit, bench)
 
-    about = f"{name}: one daemon on one core, and --processes on as many"
+    about = f"{name}: one daemon on one core, then --processes daemons on as many"
     return Scenario(name=f"growth-{name}", about=about, kind="file", measure=measure_scaling)
 
 

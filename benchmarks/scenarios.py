@@ -1,4 +1,4 @@
-"""Every scenario, by name."""
+"""All scenarios."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ CONNECTIONS: Final = (1, 16, 256)
 SEARCH_CONNECTIONS: Final = (1, 16)
 LARGE_LIMIT: Final = 10_000
 SLOW_BYTES: Final = 4_000_000
-"""How many bytes a second the slow client takes."""
+"""How many bytes a second the slow client reads."""
 SLOW_SECONDS: Final = 5.0
 PAUSE_SECONDS: Final = 0.005
 SUBMITTERS: Final = (16, 64)
 
 
 def _measure_reports(name: str, count: int, bench: Bench) -> list[Measurement]:
-    """*count* whole reports at once, with as many copies by psql at once as floor."""
+    """Measure ``count`` reports at once; the floor is as many copies by psql at once."""
     one = ClientGroup(name=name, requests=[bench.report_request], needle=ITEM)
     first = bench.warm_up(one)
     if not first.found:
@@ -55,7 +55,10 @@ def _measure_reports(name: str, count: int, bench: Bench) -> list[Measurement]:
 
 
 def _check_sizes(seen: Outcome, first: Outcome) -> str:
-    """A report of another size than the first one was cut, though it looked whole."""
+    """Count a failure, and return a note, when a report has another size than the first one.
+
+    Such a report was cut, although its end looked right.
+    """
     if seen.answers and seen.bytes != first.bytes * seen.answers:
         seen.failures += 1
         return "a report is shorter or longer than the first one"
@@ -63,7 +66,7 @@ def _check_sizes(seen: Outcome, first: Outcome) -> str:
 
 
 def _measure_small(noun: str, connections: tuple[int, ...], bench: Bench) -> list[Measurement]:
-    """Requests for small documents, beside the bare server's for the same rows."""
+    """Measure requests for small documents; the floor is the bare server with the same rows."""
     ids = bench.sample_ids(noun)
     floor_is = "bare route, one SELECT" if noun != "heartbeat" else "bare route"
     rows = []
@@ -82,7 +85,7 @@ def _measure_small(noun: str, connections: tuple[int, ...], bench: Bench) -> lis
 
 
 def _measure_search(resource: str, bench: Bench) -> list[Measurement]:
-    """Searches for the newest 100, beside the bare server's for the same rows."""
+    """Measure searches for the newest 100; the floor is the bare server with the same rows."""
     target = f"/search?type={resource}&limit=100&{EVERYTHING}"
     rows = []
     for count in SEARCH_CONNECTIONS:
@@ -101,7 +104,7 @@ def _measure_search(resource: str, bench: Bench) -> list[Measurement]:
 
 
 def _measure_large_search(bench: Bench) -> list[Measurement]:
-    """The newest commands with their results, beside psql's copy of the same rows."""
+    """Measure a search for many commands; the floor is psql's copy of the same rows."""
     limit = min(LARGE_LIMIT, bench.size.commands)
     target = f"/search?type=command&limit={limit}&{EVERYTHING}"
     group = ClientGroup(name="search-command-large", requests=[Request(target=target)])
@@ -124,7 +127,7 @@ def _measure_large_search(bench: Bench) -> list[Measurement]:
 
 
 def _measure_slow_client(bench: Bench) -> list[Measurement]:
-    """A report that is read slowly, and given up after some seconds."""
+    """Measure a report whose client reads slowly and leaves after some seconds."""
     group = ClientGroup(
         name="report-slow-client",
         requests=[bench.report_request],
@@ -140,7 +143,7 @@ def _measure_slow_client(bench: Bench) -> list[Measurement]:
 
 
 def _measure_during_reports(bench: Bench) -> list[Measurement]:
-    """Small requests at a calm pace while reports run one after the other."""
+    """Measure small requests with pauses while reports run one after the other."""
     reports = ClientGroup(
         name="reports", requests=[bench.report_request], seconds=4 * bench.seconds
     )
@@ -157,15 +160,15 @@ def _measure_during_reports(bench: Bench) -> list[Measurement]:
     if behind.failures:
         raise RuntimeError(f"a report failed: {behind.failure}")
     return [
-        make_measurement(bench, group, one, used, note="one request each 5 ms")
+        make_measurement(bench, group, one, used, note="one request every 5 ms")
         for group, one in zip(small, seen, strict=True)
     ]
 
 
 def _measure_creation(name: str, investigators: int, bench: Bench) -> list[Measurement]:
-    """New signed actions, each posted once; the floor is gpg alone on the same signatures."""
+    """Measure new signed actions; the floor is gpg alone on the same signatures."""
     if bench.signer is None:
-        raise RuntimeError("nobody can sign")
+        raise RuntimeError("there is no signer")
     rows = []
     for clients in SUBMITTERS:
         signed = bench.signer.sign_actions(bench.sign, investigators)
@@ -181,7 +184,7 @@ def _measure_creation(name: str, investigators: int, bench: Bench) -> list[Measu
 def _make_creation_scenario(name: str, investigators: int) -> Scenario:
     return Scenario(
         name=name,
-        about=f"POST /action/create/ of new actions, signed by {investigators} in turn",
+        about=f"POST /action/create/ of new actions, by {investigators} investigator(s) in turn",
         kind="file",
         measure=partial(_measure_creation, name, investigators),
         signs=True,
@@ -190,7 +193,7 @@ def _make_creation_scenario(name: str, investigators: int) -> Scenario:
 
 def _make_report_scenario(kind: str) -> Scenario:
     name = f"report-{kind}"
-    about = f"one compliance report of the fleet {kind}"
+    about = f"one compliance report of the fleet {kind!r}"
     return Scenario(
         name=name, about=about, kind=kind, measure=partial(_measure_reports, name, 1), fresh=True
     )
@@ -215,7 +218,7 @@ SCENARIOS: Final = (
     ),
     Scenario(
         name="report-slow-client",
-        about="a report to a client that takes 4 MB/s",
+        about="a report for a client that reads 4 MB/s",
         kind="file",
         measure=_measure_slow_client,
         fresh=True,
@@ -255,4 +258,4 @@ SCENARIOS: Final = (
     _make_report_scenario("mixed"),
     _make_report_scenario("distinct"),
 )
-"""In the order in which they run; those of one kind of fleet stand together."""
+"""In the order in which they run, those of one kind of fleet next to each other."""

@@ -1,4 +1,4 @@
-"""The servers that are measured: ordinary daemons on one socket, and the bare one beside them."""
+"""The measured servers: ordinary daemons on one socket, and the bare server."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SPOOL: Final = (
 
 @dataclass(frozen=True, kw_only=True)
 class ResourceUsage:
-    """What servers and PostgreSQL used between two moments; the peak is the largest server's."""
+    """What the servers and PostgreSQL used; the peak is that of the largest server."""
 
     daemon_cpu_s: float
     postgres_cpu_s: float
@@ -40,9 +40,9 @@ class ResourceUsage:
 
 
 class Servers:
-    """Processes that accept from one listening socket.
+    """Server processes that accept from one listening socket.
 
-    :param logs: each writes its output to a file in this folder.
+    :param logs: the folder for a file with the output of each.
     """
 
     def __init__(self, children: ChildProcesses, logs: Path) -> None:
@@ -55,7 +55,7 @@ class Servers:
     def start_daemons(
         cls, children: ChildProcesses, folder: Path, twistd: Path, dsn: str, count: int
     ) -> Self:
-        """*count* times ``twistd -n mig-api``, each as it would run alone."""
+        """Start ``twistd -n mig-api`` ``count`` times, each as it would run alone."""
         for name in SPOOL:
             (folder / name).mkdir(parents=True, exist_ok=True)
         configuration = folder / "api.cfg"
@@ -67,7 +67,7 @@ class Servers:
 
     @classmethod
     def start_baseline(cls, children: ChildProcesses, folder: Path, dsn: str) -> Self:
-        """The bare server of :mod:`benchmarks.baseline_server`."""
+        """Start the bare server of :mod:`benchmarks.baseline_server`."""
         command = [sys.executable, "-m", "benchmarks.baseline_server", dsn, "{fd}"]
         return cls(children, folder)._start_processes(command, 1)
 
@@ -98,15 +98,16 @@ class Servers:
 
     @property
     def count(self) -> int:
+        """The number of processes."""
         return len(self._processes)
 
     def start_meter(self, postmaster: int) -> UsageMeter:
-        """Begin to count what these servers, and PostgreSQL, use."""
+        """Return a meter of what these servers and PostgreSQL use from now on."""
         return UsageMeter([process.pid for process in self._processes], postmaster)
 
 
 class UsageMeter:
-    """Counts from its making on."""
+    """A meter of processor time and memory, which starts when it is made."""
 
     def __init__(self, pids: list[int], postmaster: int) -> None:
         self._pids = pids
@@ -116,6 +117,7 @@ class UsageMeter:
         self._daemons, self._postgres = self._read_seconds()
 
     def read_usage(self) -> ResourceUsage:
+        """Return the usage so far."""
         daemons, postgres = self._read_seconds()
         return ResourceUsage(
             daemon_cpu_s=daemons - self._daemons,
@@ -130,10 +132,13 @@ class UsageMeter:
 
 
 def _wait_until_ready(process: subprocess.Popen[Any], log: Path) -> str:
-    """Wait until a server says in its log that it accepts; its base URL."""
-    until = time.monotonic() + START_SECONDS
-    while process.poll() is None and time.monotonic() < until:
-        if found := READY.search(log.read_text()):
-            return found[1]
+    """Wait until a server logs that it is ready, and return its base URL.
+
+    :raises ChildFailedError: when it ends or takes too long.
+    """
+    deadline = time.monotonic() + START_SECONDS
+    while process.poll() is None and time.monotonic() < deadline:
+        if match := READY.search(log.read_text()):
+            return match[1]
         time.sleep(0.05)
     raise ChildFailedError(f"a server did not start:\n{log.read_text()}")

@@ -1,6 +1,6 @@
-"""Actions that are signed as investigators' clients make them, and what gpg itself can verify.
+"""Actions signed as investigators' clients sign them, and the rate at which gpg verifies them.
 
-The keys are new in every run and live in a folder that goes at the end.
+The keys are new in every run, in a folder that is deleted at its end.
 """
 
 from __future__ import annotations
@@ -25,11 +25,16 @@ INVESTIGATORS: Final = 4
 OPERATIONS: Final = [{"module": "file", "parameters": {"searches": {"s": {"paths": ["/etc"]}}}}]
 _FINGERPRINT: Final = re.compile(r"^fpr:+([0-9A-F]{40}):", re.MULTILINE)
 _SIGNERS_AT_ONCE: Final = 2
+_INSERT_INVESTIGATOR: Final = """
+    insert into investigators
+        (id, name, pgpfingerprint, publickey, status, createdat, lastmodified)
+    values (%s, %s, %s, %s, 'active', now(), now())
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SignedAction:
-    """A signed action: its JSON, and the two files that ``gpg --verify`` takes."""
+    """A signed action: its JSON, and the two files for ``gpg --verify``."""
 
     body: str
     signature: Path
@@ -37,7 +42,7 @@ class SignedAction:
 
 
 class Signer:
-    """Investigators, each with a key of 2048 bits RSA, as the original clients use."""
+    """Investigators with RSA keys of 2048 bits, like those of the original clients."""
 
     def __init__(self, children: ChildProcesses, home: Path) -> None:
         self._children = children
@@ -49,7 +54,7 @@ class Signer:
     @classmethod
     @contextmanager
     def create(cls, children: ChildProcesses, home: Path) -> Iterator[Signer]:
-        """Signers whose keys are made now; their agent ends with the block."""
+        """Make the investigators' keys; their gpg-agent ends with the block."""
         home.mkdir(mode=0o700)
         signer = cls(children, home)
         try:
@@ -61,11 +66,11 @@ class Signer:
             signer._fingerprints = _FINGERPRINT.findall(listed)
             yield signer
         finally:
-            # The children may be stopped already: this one must run all the same.
+            # The children may be stopped already, and would refuse to start another one.
             ChildProcesses().run(["gpgconf", "--homedir", home, "--kill", "all"])
 
     def enroll_investigators(self, dsn: str) -> None:
-        """Put the investigators into a database."""
+        """Insert the investigators into a database."""
         with (
             closing(psycopg2.connect(dsn)) as connection,
             connection,
@@ -73,44 +78,43 @@ class Signer:
         ):
             for n, fingerprint in enumerate(self._fingerprints):
                 key = self._children.run([*self._gpg, "--armor", "--export", fingerprint])
-                cursor.execute(
-                    "insert into investigators (id, name, pgpfingerprint, publickey, status,"
-                    " createdat, lastmodified) values (%s, %s, %s, %s, 'active', now(), now())",
-                    (INVESTIGATOR + n, f"Benchmark {n}", fingerprint, key.encode()),
-                )
+                values = (INVESTIGATOR + n, f"Benchmark {n}", fingerprint, key.encode())
+                cursor.execute(_INSERT_INVESTIGATOR, values)
 
     def sign_actions(self, count: int, investigators: int = 1) -> list[SignedAction]:
-        """*count* actions that nobody has signed before, by so many investigators in turn."""
+        """Return ``count`` new signed actions, by that many investigators in turn."""
         first, self._made = self._made, self._made + count
-        by = self._fingerprints[:investigators]
+        fingerprints = self._fingerprints[:investigators]
         with ThreadPoolExecutor(_SIGNERS_AT_ONCE) as pool:
             numbers = range(first, first + count)
-            return list(
-                pool.map(lambda number: self._sign_action(number, by[number % len(by)]), numbers)
-            )
+            signers = (fingerprints[number % len(fingerprints)] for number in numbers)
+            return list(pool.map(self._sign_action, numbers, signers))
 
     def _sign_action(self, number: int, fingerprint: str) -> SignedAction:
         now = int(time.time())
         action = _make_action(number, now - 60, now + VALID_SECONDS)
         text, signature = self._home / f"{number}.txt", self._home / f"{number}.asc"
         text.write_text(format_canonical(action, now - 60, now + VALID_SECONDS))
-        who = ["--local-user", fingerprint, "--output", signature]
-        self._children.run([*self._gpg, *who, "--armor", "--detach-sign", text])
+        options = ["--local-user", fingerprint, "--output", signature]
+        self._children.run([*self._gpg, *options, "--armor", "--detach-sign", text])
         action["pgpsignatures"] = [join_lines(signature.read_text())]
         return SignedAction(body=json.dumps(action), signature=signature, text=text)
 
     def time_verification(self, actions: Iterable[SignedAction], at_once: int) -> float:
-        """Seconds that gpg takes to verify the actions, *at_once* processes at a time."""
+        """Measure the seconds in which gpg verifies the actions, ``at_once`` processes at a time.
+
+        :raises ValueError: when it does not verify one of them.
+        """
         pairs = [str(path) for action in actions for path in (action.signature, action.text)]
         spawn = ["xargs", "-n", "2", "-P", at_once]
-        began = time.perf_counter()
-        said = self._children.run(
+        start = time.perf_counter()
+        output = self._children.run(
             [*spawn, *self._gpg, "--status-fd", "1", "--verify"], "\n".join(pairs)
         )
-        spent = time.perf_counter() - began
-        if said.count("[GNUPG:] GOODSIG") * 2 != len(pairs):
-            raise ValueError(f"gpg does not verify what it signed:\n{said}")
-        return spent
+        seconds = time.perf_counter() - start
+        if output.count("[GNUPG:] GOODSIG") * 2 != len(pairs):
+            raise ValueError(f"gpg does not verify what it has signed:\n{output}")
+        return seconds
 
 
 def _make_action(number: int, begin: int, end: int) -> dict[str, Any]:
@@ -133,7 +137,8 @@ def _format_time(seconds: int) -> str:
 
 
 def format_canonical(action: dict[str, Any], begin: int, end: int) -> str:
-    """The text that clients since 2015 sign; *begin* and *end* are the times in Unix seconds."""
+    """Return the text that clients since 2015 sign; ``begin`` and ``end`` are Unix seconds."""
+    # %!s(int64=…) is what a mistake in the Go clients' format string prints: it is signed as it is
     operations = json.dumps(action["operations"], sort_keys=True, separators=(",", ":"))
     return (
         f"name={action['name']};target={action['target']};validfrom={begin};"
@@ -142,5 +147,5 @@ def format_canonical(action: dict[str, Any], begin: int, end: int) -> str:
 
 
 def join_lines(armored: str) -> str:
-    """An armored signature's base64 lines and its checksum, joined."""
+    """Join an armored signature's base64 lines and its checksum."""
     return "".join(armored.split("\n\n", 1)[1].split("-----")[0].split())
