@@ -1,6 +1,6 @@
-# make demo    the API with a made-up fleet, from nothing
-# make test    install into .venv and run every check
-# make bench   measure the service against its floor
+# make demo    install, and serve a made-up fleet from an embedded PostgreSQL
+# make test    install into .venv, and run every check
+# make bench   measure the service against the floor that PostgreSQL sets
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -19,20 +19,22 @@ lint: $(VENV)/installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# The whole suite runs on every core, the tests of a module on one; chosen tests run in one process.
+# The whole suite uses every core, with all tests of a module on one; TESTS=... uses one process.
+# -P keeps the working directory out of sys.path: the tests run the installed package.
 PYTEST := $(BIN)/python -P -m pytest $(if $(TESTS),$(TESTS),--numprocesses auto --maxprocesses 8 --dist loadscope)
 
 unit: $(VENV)/installed $(VENV)/proxies
 	$(PYTEST)
 
-# The property tests with many more examples.
+# Run the property tests with 50 times as many examples.
 soak: $(VENV)/installed $(VENV)/proxies
 	REPETITIONS=50 $(PYTEST)
 
-# The daemon runs as an operator installs it, without what the tests need.
+# The measured daemon is installed as by an operator, without the packages of the tests.
 bench: $(VENV)/installed $(VENV)/daemon/installed
 	$(BIN)/python -m benchmarks --twistd $(VENV)/daemon/bin/twistd $(BENCH)
 
+# Both installations delete build/: setuptools would install modules that exist only there.
 $(VENV)/daemon/installed: $(VENV)/installed
 	$(PYTHON) -m venv $(VENV)/daemon
 	rm -rf build

@@ -1,3 +1,5 @@
+"""The entry point of setuptools; setup.cfg has the metadata."""
+
 from setuptools import setup
 
 setup()

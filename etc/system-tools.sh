@@ -1,8 +1,8 @@
 #!/bin/sh
-# Installs what pip cannot: as root through apt, else it names what is missing.
+# Installs what pip cannot install: as root through apt; otherwise it names what is missing.
 # usage: system-tools.sh PYTHON [proxies]
 #
-# proxies: also nginx and HAProxy, whose examples the tests run; without them those are skipped.
+# proxies: also nginx and HAProxy. Without them, the tests of their examples are skipped.
 set -eu
 python=${1:-python3}
 missing=""
@@ -14,7 +14,7 @@ fi
 command -v gpg >/dev/null || missing="$missing gnupg"
 command -v curl >/dev/null || missing="$missing curl"
 if [ "$(id -u)" = 0 ]; then
-    # PostgreSQL does not run as root: it gets Debian's programs and their account.
+    # PostgreSQL does not run as root: it needs Debian's programs and their account.
     ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || missing="$missing postgresql"
 fi
 if [ "${2:-}" = proxies ] && [ $can_install = true ]; then

@@ -1,3 +1,5 @@
+"""The twistd plugin: ``twistd mig-api``."""
+
 from twisted.application.service import ServiceMaker
 
 mig_api = ServiceMaker(
