@@ -118,25 +118,25 @@ def measure_other_server(children: ChildProcesses, url: str, runs: int) -> Measu
     for run in range(runs + 1):
         needle = ITEM if run == 0 else ""  # run 0 counts the items, which the others need not
         group = ClientGroup(name=name, requests=[Request(target=target)], needle=needle)
-        [seen] = run_load(children, base, group)
+        [outcome] = run_load(children, base, group)
         if run == 0:
-            items = seen.found
+            items = outcome.found
             continue
-        unit, each = ("items", items) if items else ("bytes", seen.bytes)
+        unit, each = ("items", items) if items else ("bytes", outcome.bytes)
         rows.append(
             Measurement(
                 scenario=name,
                 unit=unit,
-                count=each * seen.answers,
-                rate=each * seen.answers / seen.seconds,
-                first_byte_ms=seen.first_byte_ms,
-                p50_ms=seen.p50_ms,
-                max_ms=seen.max_ms,
-                megabytes=seen.bytes / 1e6,
-                client_cpu_s=seen.client_cpu_s,
-                failures=seen.failures,
-                note=seen.failure,
-                statuses=seen.statuses,
+                count=each * outcome.answers,
+                rate=each * outcome.answers / outcome.seconds,
+                first_byte_ms=outcome.first_byte_ms,
+                p50_ms=outcome.p50_ms,
+                max_ms=outcome.max_ms,
+                megabytes=outcome.bytes / 1e6,
+                client_cpu_s=outcome.client_cpu_s,
+                failures=outcome.failures,
+                note=outcome.failure,
+                statuses=outcome.statuses,
             )
         )
     return take_medians(rows)

@@ -32,11 +32,11 @@ def _measure_scaling(
             limited = replace(bench, servers=servers)
             group = make_group(limited)
             first = limited.warm_up(replace(group, needle=needle))
-            [seen], used = limited.load_daemons(group)
+            [outcome], usage = limited.load_daemons(group)
             each = first.found / first.answers if needle else 1
             note = f"on {count} core{'s' if count > 1 else ''}"
             rows.append(
-                make_measurement(limited, group, seen, used, unit=unit, each=each, note=note)
+                make_measurement(limited, group, outcome, usage, unit=unit, each=each, note=note)
             )
     alone, *many = rows
     return [alone, *(replace(one, scaling=_divide_rates(one, alone)) for one in many)]

@@ -38,29 +38,29 @@ def _measure_reports(name: str, count: int, bench: Bench) -> list[Measurement]:
         raise RuntimeError(f"the report has no items: {first.failure}")
     floor = bench.time_copy(ALL_RESULTS, count)
     group = ClientGroup(name=name, requests=[bench.report_request] * count, connections=count)
-    [seen], used = bench.load_daemons(group)
+    [outcome], usage = bench.load_daemons(group)
     return [
         make_measurement(
             bench,
             group,
-            seen,
-            used,
+            outcome,
+            usage,
             unit="items",
             each=first.found,
             floor=first.found * count / floor,
             floor_is="psql copy of all results",
-            note=_check_sizes(seen, first),
+            note=_check_sizes(outcome, first),
         )
     ]
 
 
-def _check_sizes(seen: Outcome, first: Outcome) -> str:
+def _check_sizes(outcome: Outcome, first: Outcome) -> str:
     """Count a failure, and return a note, when a report has another size than the first one.
 
     Such a report was cut, although its end looked right.
     """
-    if seen.answers and seen.bytes != first.bytes * seen.answers:
-        seen.failures += 1
+    if outcome.answers and outcome.bytes != first.bytes * outcome.answers:
+        outcome.failures += 1
         return "a report is shorter or longer than the first one"
     return ""
 
@@ -79,8 +79,8 @@ def _measure_small(noun: str, connections: tuple[int, ...], bench: Bench) -> lis
         )
         bench.warm_up(group)
         floor = bench.measure_baseline_rate(f"/{noun}", ids, count)
-        [seen], used = bench.load_daemons(group)
-        rows.append(make_measurement(bench, group, seen, used, floor=floor, floor_is=floor_is))
+        [outcome], usage = bench.load_daemons(group)
+        rows.append(make_measurement(bench, group, outcome, usage, floor=floor, floor_is=floor_is))
     return rows
 
 
@@ -97,9 +97,9 @@ def _measure_search(resource: str, bench: Bench) -> list[Measurement]:
         )
         bench.warm_up(group)
         floor = bench.measure_baseline_rate(f"/search/{resource}", [], count)
-        [seen], used = bench.load_daemons(group)
+        [outcome], usage = bench.load_daemons(group)
         floor_is = "bare route, one SELECT"
-        rows.append(make_measurement(bench, group, seen, used, floor=floor, floor_is=floor_is))
+        rows.append(make_measurement(bench, group, outcome, usage, floor=floor, floor_is=floor_is))
     return rows
 
 
@@ -110,18 +110,18 @@ def _measure_large_search(bench: Bench) -> list[Measurement]:
     group = ClientGroup(name="search-command-large", requests=[Request(target=target)])
     first = bench.warm_up(group)
     floor = bench.time_copy(NEWEST_COMMANDS.format(limit=limit))
-    [seen], used = bench.load_daemons(group)
+    [outcome], usage = bench.load_daemons(group)
     return [
         make_measurement(
             bench,
             group,
-            seen,
-            used,
+            outcome,
+            usage,
             unit="commands",
             each=limit,
             floor=limit / floor,
             floor_is="psql copy of the same rows",
-            note=_check_sizes(seen, first),
+            note=_check_sizes(outcome, first),
         )
     ]
 
@@ -135,11 +135,11 @@ def _measure_slow_client(bench: Bench) -> list[Measurement]:
         rate=SLOW_BYTES,
     )
     bench.warm_up(ClientGroup(name=group.name, requests=[bench.report_request]))
-    [seen], used = bench.load_daemons(group)
-    made = make_measurement(
-        bench, group, seen, used, unit="bytes", each=0, note="peak memory is what counts"
+    [outcome], usage = bench.load_daemons(group)
+    measurement = make_measurement(
+        bench, group, outcome, usage, unit="bytes", each=0, note="peak memory is what counts"
     )
-    return [made]
+    return [measurement]
 
 
 def _measure_during_reports(bench: Bench) -> list[Measurement]:
@@ -156,12 +156,12 @@ def _measure_during_reports(bench: Bench) -> list[Measurement]:
         )
         for noun in ("heartbeat", "agent")
     ]
-    (behind, *seen), used = bench.load_daemons(reports, *small)
-    if behind.failures:
-        raise RuntimeError(f"a report failed: {behind.failure}")
+    (report_outcome, *outcomes), usage = bench.load_daemons(reports, *small)
+    if report_outcome.failures:
+        raise RuntimeError(f"a report failed: {report_outcome.failure}")
     return [
-        make_measurement(bench, group, one, used, note="one request every 5 ms")
-        for group, one in zip(small, seen, strict=True)
+        make_measurement(bench, group, outcome, usage, note="one request every 5 ms")
+        for group, outcome in zip(small, outcomes, strict=True)
     ]
 
 
@@ -175,9 +175,9 @@ def _measure_creation(name: str, investigators: int, bench: Bench) -> list[Measu
         requests = [make_form_request("action", one.body, "/action/create/") for one in signed]
         group = ClientGroup(name=name, requests=requests, connections=clients, expect=202)
         floor = len(signed) / bench.signer.time_verification(signed, clients)
-        [seen], used = bench.load_daemons(group)
+        [outcome], usage = bench.load_daemons(group)
         floor_is = "gpg --verify, as many at once"
-        rows.append(make_measurement(bench, group, seen, used, floor=floor, floor_is=floor_is))
+        rows.append(make_measurement(bench, group, outcome, usage, floor=floor, floor_is=floor_is))
     return rows
 
 

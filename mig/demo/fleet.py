@@ -211,8 +211,8 @@ def _generate_commands(now: datetime) -> Iterator[Row]:
             number = plan.n * AGENT_COUNT + agent
             status = statuses[(agent * 7 + plan.n) % len(statuses)]
             started = plan.began + timedelta(seconds=2, milliseconds=agent)
-            took = timedelta(milliseconds=200 + number * 37 % 9_000, microseconds=number % 977)
-            finished = None if status in ("sent", "prepared") else started + took
+            duration = timedelta(milliseconds=200 + number * 37 % 9_000, microseconds=number % 977)
+            finished = None if status in ("sent", "prepared") else started + duration
             results = _make_results(plan, agent, number) if status == "success" else []
             yield (
                 FIRST_ID + number,
@@ -228,23 +228,27 @@ def _generate_commands(now: datetime) -> Iterator[Row]:
 def _make_results(plan: _PlannedAction, agent: int, number: int) -> list[dict[str, object]]:
     name, folder, file, content = plan.check
     path = f"{folder}/{file}"
-    found = (agent + plan.n) % 5 != 0
+    has_found = (agent + plan.n) % 5 != 0
     elements: dict[str, object] = {
         "172.21.0.6": [] if agent % 90 else [{"localport": 40_000 + agent}]
     }
     if plan.module == "file":
         search = {"paths": [folder], "names": [f"^{file}$"], "contents": [content]}
-        info = {"size": 900 + number % 4_000, "mode": "-rw-r--r--"} if found else {"size": 0}
-        hit = {"file": path if found else "", "search": search, "fileinfo": info}
+        info = {"size": 900 + number % 4_000, "mode": "-rw-r--r--"} if has_found else {"size": 0}
+        hit = {"file": path if has_found else "", "search": search, "fileinfo": info}
         elements = {f"{name} is configured": [hit]}
     elif plan.module == "filechecker":
-        counts = {"filecount": 1, "matchcount": int(found), "files": {path: 1} if found else {}}
+        counts = {
+            "filecount": 1,
+            "matchcount": int(has_found),
+            "files": {path: 1} if has_found else {},
+        }
         elements = {path: {"regex": {f"{name} is configured": {content: counts}}}}
     else:
-        found = agent % 90 == 0
+        has_found = agent % 90 == 0
     return [
         {
-            "foundanything": found,
+            "foundanything": has_found,
             "success": True,
             "elements": elements,
             "statistics": {"exectime": f"{number * 31 % 9_973}us", "filescount": number % 89},

@@ -377,16 +377,16 @@ def _strip_comments(text: str, faults: list[str]) -> Iterator[str]:
     in_section = False
     for number, line in enumerate(text.split("\n"), 1):
         match = _BEFORE_COMMENT.match(line)
-        kept = match[0] if match else ""
-        if line[len(kept) :].startswith(('"', "\\")):
+        content = match[0] if match else ""
+        if line[len(content) :].startswith(('"', "\\")):
             faults.append(f'line {number} has an unclosed " or ends with a backslash')
-            kept = ""
-        kept = kept.strip()
-        in_section = in_section or bool(_SECTION_HEADER.match(kept))
-        if kept and not in_section:
+            content = ""
+        content = content.strip()
+        in_section = in_section or bool(_SECTION_HEADER.match(content))
+        if content and not in_section:
             faults.append(f"line {number} comes before the first [section]")
-            kept = ""
-        yield kept
+            content = ""
+        yield content
 
 
 def _iterate_keys(parser: ConfigParser, faults: list[str]) -> Iterator[tuple[str, str, str]]:

@@ -147,10 +147,11 @@ def _resolve_log_server(
             raise LogError(f"[logging] {syslog_socket} is not the socket of a log server")
         return socket.AF_UNIX, str(syslog_socket)
     try:
-        found = socket.getaddrinfo(logging.host, logging.port, type=socket.SOCK_DGRAM)
+        addresses = socket.getaddrinfo(logging.host, logging.port, type=socket.SOCK_DGRAM)
     except OSError:
         raise LogError(f"[logging] the host name {logging.host} cannot be resolved") from None
-    return found[0][0], found[0][4]
+    family, _, _, _, address = addresses[0]
+    return family, address
 
 
 # The name that these lines have always had: filters of the log may match on it.
