@@ -1,4 +1,4 @@
-"""The tests; what they share is in :mod:`tests.support`, whose assertions explain themselves."""
+"""The tests; :mod:`tests.support` holds what they share, with rewritten assertions."""
 
 import pytest
 

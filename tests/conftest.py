@@ -1,4 +1,4 @@
-"""A real PostgreSQL for the whole run, a database of its own for each test, the API on a socket."""
+"""Fixtures: one PostgreSQL for the run, a database for each test, and the API on a socket."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def database(new_database: NewDatabase) -> TestDatabase:
 
 @pytest.fixture
 def large_database(database: TestDatabase) -> TestDatabase:
-    """A database whose report is some 40 MB."""
+    """Return a database whose report is some 40 MB."""
     insert_many_commands(database)
     return database
 
@@ -67,7 +67,7 @@ async def api(database: TestDatabase, tmp_path: Path) -> AsyncIterator[Api]:
 async def start_api(
     database: TestDatabase, tmp_path: Path
 ) -> AsyncIterator[Callable[[Limits], Api]]:
-    """Makes an API of the database with other limits than the usual ones."""
+    """Return a function that starts an API of the database with other limits."""
     running: list[Api] = []
 
     def start(limits: Limits) -> Api:

@@ -1,1 +1,1 @@
-"""What several tests share: databases, daemons, clients, keys and made-up data."""
+"""Databases, daemons, clients, keys and sample data that several tests share."""

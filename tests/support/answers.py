@@ -1,4 +1,4 @@
-"""Every kind of answer over the recorded fleet, printed by a process of its own.
+"""Print every kind of answer over the recorded fleet.
 
 ``python -m tests.support.answers DSN [reversed]``; with ``reversed``, every record selects its
 columns in the opposite order.
@@ -29,7 +29,7 @@ def reverse_columns() -> None:
 
 
 async def collect_answers(dsn: str) -> list[str]:
-    """The bodies of all answers, with the address of the server and what is random taken out."""
+    """Return the bodies of all answers, without the server's address and what is random."""
     from tests.support import fleet  # these import the records
     from tests.support.api import Api
 

@@ -43,7 +43,7 @@ class Answer:
 
     @property
     def document(self) -> Json:
-        """The collection that the body holds."""
+        """The collection in the body."""
         return json.loads(self.body)["collection"]
 
 
@@ -82,7 +82,7 @@ class Api:
         self.port = listener.start_accepting(reactor, site)
 
     async def request(self, method: str, path: str, **options: Any) -> Answer:
-        """The answer to a request below the base route; *options* are those of treq."""
+        """Return the answer to a request below the base route; *options* are those of treq."""
         url = path if path.startswith("http") else self.base + path
         response = await treq.request(method, url, pool=self.pool, allow_redirects=False, **options)
         body = await response.content()
@@ -92,7 +92,7 @@ class Api:
         return await self.request("GET", path, **options)
 
     async def get_collection(self, path: str, status: int = 200) -> Json:
-        """The collection that a path answers with."""
+        """Return the collection that a path answers with."""
         answer = await self.get(path)
         assert answer.code == status, answer.body
         return answer.document

@@ -1,4 +1,4 @@
-"""What a database's catalog says about the tables, in a form that can be compared."""
+"""Descriptions of a database's tables that can be compared."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ TABLES = [table.name for table in load_schema().tables]
 
 
 def list_columns(database: TestDatabase) -> dict[tuple[str, str], tuple[str, bool, str]]:
-    """Each column's type, whether it must be set, and its default."""
+    """Return each column's type, whether it must be set, and its default."""
     rows = database.execute(
         "select c.relname, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull,"
         " coalesce(pg_get_expr(d.adbin, d.adrelid), '')"
@@ -18,11 +18,11 @@ def list_columns(database: TestDatabase) -> dict[tuple[str, str], tuple[str, boo
         " where c.relname = any(%s) and a.attnum > 0 and not a.attisdropped",
         (TABLES,),
     )
-    return {(table, column): tuple(rest) for table, column, *rest in rows}
+    return {(table, column): tuple(properties) for table, column, *properties in rows}
 
 
 def list_indexes(database: TestDatabase, tables: list[str] = TABLES) -> set[tuple[str, bool, str]]:
-    """Each valid index: its table, whether it is unique, and on what it is; names left out."""
+    """Return each valid index: its table, whether it is unique, and what it is on."""
     rows = database.execute(
         "select indrelid::regclass::text, indisunique,"
         " substring(pg_get_indexdef(indexrelid) from 'USING.*')"
@@ -33,18 +33,18 @@ def list_indexes(database: TestDatabase, tables: list[str] = TABLES) -> set[tupl
 
 
 def list_invalid_indexes(database: TestDatabase) -> list[str]:
-    """The unfinished indexes."""
+    """Return the names of the unfinished indexes."""
     rows = database.execute("select indexrelid::regclass::text from pg_index where not indisvalid")
     return [name for [name] in rows]
 
 
 def describe_all(database: TestDatabase) -> tuple[object, ...]:
-    """All of it, and who may do what."""
-    rights = database.execute(
+    """Return columns, indexes and privileges."""
+    privileges = database.execute(
         "select relname, relacl::text, relowner::regrole::text,"
         " (select array_agg(attname || attacl::text order by attnum) from pg_attribute"
         "  where attrelid = c.oid and attacl is not null)"
         " from pg_class c where relnamespace = 'public'::regnamespace and relkind in ('r', 'S')"
         " order by relname"
     )
-    return list_columns(database), list_indexes(database), rights
+    return list_columns(database), list_indexes(database), privileges

@@ -10,7 +10,7 @@ CLI = [sys.executable, "-P", "-m", "mig.cli"]
 
 
 def run_cli(*arguments: str, **environment: str) -> tuple[int, str, str]:
-    """Status, output and error output."""
+    """Run the command, and return its status, output and error output."""
     done = subprocess.run(
         [*CLI, *arguments],
         env={**os.environ, **environment},

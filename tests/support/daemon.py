@@ -18,7 +18,7 @@ TWISTD = (BIN / "twistd",)
 
 
 def run_program(*arguments: str, cwd: Path | str = "/", program: str = "twistd") -> tuple[int, str]:
-    """Exit status and output of a start that must end by itself."""
+    """Return exit status and output of a start that must end by itself."""
     done = subprocess.run(
         [BIN / program, *arguments], cwd=cwd, capture_output=True, text=True, timeout=60
     )
@@ -26,13 +26,13 @@ def run_program(*arguments: str, cwd: Path | str = "/", program: str = "twistd")
 
 
 def wait_for(condition: Callable[[], Result | None]) -> Result:
-    """What *condition* answers as soon as it is true, within a bound."""
+    """Return what *condition* returns as soon as it is true, within a minute."""
     for _ in range(1200):
         answer = condition()
         if answer:
             return answer
         time.sleep(0.05)
-    raise AssertionError("waited in vain")
+    raise AssertionError("the condition never became true")
 
 
 class Daemon:

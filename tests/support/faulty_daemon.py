@@ -1,4 +1,4 @@
-"""The daemon, with faults on purpose: it is killed at a point, or its file system fails.
+"""The daemon with injected faults: it is killed at a point, or its file system fails.
 
 ``python -P faulty_daemon.py [--kill-at POINT] [--fail-calls N:ENOSPC,M:EIO] …`` is ``twistd …``
 with a ``mig-api`` whose spool and database are those below. It is a program of its own, which
@@ -41,19 +41,19 @@ POINTS: Final = (
     "handed over",
     "marked",
 )
-"""In the order in which a submission passes them."""
+"""The points, in the order in which a submission passes them."""
 
 kill_at = ""
 
 
 def pass_point(point: str) -> None:
-    """End as if killed, when that is the point at which to."""
+    """Kill this process at the point of ``--kill-at``."""
     if point == kill_at:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 class FailingCalls:
-    """Counts calls; the N-th fails with the error *failures[N]*."""
+    """A counter of calls; the N-th call fails with the error *failures[N]*."""
 
     def __init__(self, failures: Mapping[int, int]) -> None:
         self._failures = failures
@@ -76,7 +76,7 @@ def make_calls(failures: Mapping[int, int]) -> SystemCalls:
     lock = failing.count_calls(fcntl.flock)
 
     def flock(file: int, operation: int) -> None:
-        """Lock or unlock; files are whole before their folder is locked, and linked after it."""
+        """Lock or unlock; files are complete before their folder is locked, and linked after it."""
         if operation == fcntl.LOCK_EX:
             pass_point("written")
             lock(file, operation)
@@ -140,7 +140,7 @@ class FaultyDatabase(Database):
 
 @implementer(IServiceMaker)
 class FaultyService:
-    """What twistd makes the service of."""
+    """The plugin from which twistd makes the service."""
 
     tapname = "mig-api"
     description = "The MIG API, with faults."
@@ -163,17 +163,17 @@ class FaultyOptions(twistd.ServerOptions):  # type: ignore[name-defined,misc]  #
 
 
 def main() -> None:
-    """Take our own options away, and go on as twistd."""
+    """Remove the options of this program, and go on as twistd."""
     global kill_at
     parser = ArgumentParser(allow_abbrev=False)
     parser.add_argument("--kill-at", default="")
     parser.add_argument("--fail-calls", default="")
-    ours, rest = parser.parse_known_args()
-    kill_at = ours.kill_at
-    for failure in filter(None, ours.fail_calls.split(",")):
+    own, twistd_arguments = parser.parse_known_args()
+    kill_at = own.kill_at
+    for failure in filter(None, own.fail_calls.split(",")):
         call, name = failure.split(":")
         FaultyService.failures[int(call)] = getattr(errno, name)
-    sys.argv[1:] = rest
+    sys.argv[1:] = twistd_arguments
     run(twistd.runApp, FaultyOptions)
 
 

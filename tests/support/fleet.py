@@ -1,4 +1,4 @@
-"""The recorded fleet (tests/vectors/fleet.json), and rows of any kind, put into a database."""
+"""The recorded fleet (tests/vectors/fleet.json) and rows of any kind for a database."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ANY_TIME = "after=0001-01-01T00:00:00Z"
 
 
 def read_recording(name: str) -> Json:
-    """A recorded exchange with the original API."""
+    """Return a recorded exchange with the original API."""
     return json.loads((VECTORS / "responses" / f"{name}.json").read_text())
 
 
@@ -121,5 +121,5 @@ def make_hit(file: str = "/etc/a", **search: Json) -> JsonObject:
 
 
 def make_results(*hits: Mapping[str, Json], label: str = "check") -> list[JsonObject]:
-    """The results of one operation of the module file."""
+    """Return the results of one operation of the module file."""
     return [{"foundanything": True, "success": True, "elements": {label: list(hits)}}]

@@ -1,4 +1,4 @@
-"""The databases of existing schedulers, as they were set up, and what those schedulers write."""
+"""The databases of existing schedulers as they were set up, and rows of those schedulers."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ create table loaders (id bigserial primary key, loadername varchar(256) not null
 
 @dataclass(frozen=True)
 class Generation:
-    """How a generation's database is set up, and a row of its scheduler for an agent."""
+    """The schema of a generation's database, and the rows that its scheduler writes."""
 
     sql: str
     agent_columns: Mapping[str, Json]
@@ -112,7 +112,7 @@ class Generation:
         return {**fleet.make_action(action_id), **self.action_columns}
 
     def insert_rows(self, dsn: str) -> None:
-        """Three investigators, two actions and agents, and four commands."""
+        """Insert three investigators, two actions, two agents and four commands."""
         statuses = ("active", "active", "disabled")
         fleet.insert_rows(
             dsn,

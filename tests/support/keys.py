@@ -1,4 +1,4 @@
-"""PGP keys made at run time by the real gpg, and signatures of every kind by them."""
+"""PGP keys that the real gpg makes at run time, and signatures of every kind by them."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from mig.openpgp.certificate import Certificate
 from mig.openpgp.packet import compute_crc24, split_packets
 
 HOMES = "mig-test-keys-"
-"""How the folders of the keyrings begin, here and in tests that run at the same time."""
+"""The prefix of the keyrings' folders, also in test runs at the same time."""
 
 LONG_AGO = "20200101T000000!"
-"""A time that stands still, so that whatever is made then has the same date."""
+"""A clock that does not move, so that everything made at that time has the same date."""
 SOON_AFTER = "20200201T000000!"
 FAR_AHEAD = "20350101T000000!"
 
@@ -30,34 +30,34 @@ JPEG = bytes.fromhex("ffd8ffe000104a46494600010100000100010000ffd9")
 
 
 def encode_packet(tag: int, body: bytes) -> bytes:
-    """An OpenPGP packet, its length in five octets."""
+    """Return an OpenPGP packet with its length in five octets."""
     return bytes([0xC0 | tag, 0xFF]) + len(body).to_bytes(4) + body
 
 
 def encode_signature(data: bytes) -> str:
-    """Packets as the platform writes a signature."""
+    """Return packets in one line, as MIG writes a signature."""
     checksum = base64.b64encode(compute_crc24(data).to_bytes(3)).decode()
     return f"{base64.b64encode(data).decode()}={checksum}"
 
 
 def decode_signature(signature: str) -> bytes:
-    """The packets of a signature in its one line."""
+    """Return the packets of a signature in one line."""
     return base64.b64decode(signature[:-5])
 
 
 def encode_public_armor(data: bytes) -> str:
-    """Any packets in the armor of a public key."""
+    """Return any packets in the armor of a public key."""
     return certificate.encode_armor(data)
 
 
 def decode_armor(text: str) -> bytes:
-    """The packets in an armor that gpg made."""
+    """Return the packets in an armor that gpg made."""
     lines = text.strip().splitlines()
     return base64.b64decode("".join(lines[lines.index("") + 1 : -2]))
 
 
 def replace_issuer(signature: str, key_id: str) -> str:
-    """A signature of gpg's whose unsigned key id is another one."""
+    """Replace the unsigned key id in a signature made by gpg."""
     data = bytearray(decode_signature(signature))
     hashed = int.from_bytes(data[find_packet_start(data) + 4 :][:2])
     at = find_packet_start(data) + 6 + hashed + 2
@@ -67,14 +67,14 @@ def replace_issuer(signature: str, key_id: str) -> str:
 
 
 def replace_version(signature: str, version: int) -> str:
-    """A signature that says that it is of another version."""
+    """Replace the version number in a signature."""
     data = bytearray(decode_signature(signature))
     data[find_packet_start(data)] = version
     return encode_signature(bytes(data))
 
 
 def remove_back_signature(raw: bytes) -> bytes:
-    """The binding of the last subkey without the consent of the subkey, which nobody signs."""
+    """Remove the unsigned consent of the last subkey from its binding."""
     *before, binding = split_packets(raw)
     hashed = 6 + int.from_bytes(binding.body[4:6])
     unhashed = hashed + 2 + int.from_bytes(binding.body[hashed : hashed + 2])
@@ -84,14 +84,14 @@ def remove_back_signature(raw: bytes) -> bytes:
 
 
 def find_packet_start(data: bytes | bytearray) -> int:
-    """Where the content of the first packet starts."""
+    """Return where the body of the first packet starts."""
     (first, *_) = split_packets(bytes(data))
     return len(first.raw) - len(first.body)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Key:
-    """A key pair in the ring; *signer* is what gpg is told to sign with."""
+    """A key pair in the ring; *signer* tells gpg which key to sign with."""
 
     name: str
     fingerprint: str
@@ -118,9 +118,9 @@ P = ParamSpec("P")
 def cache_key(
     make: Callable[Concatenate[Keys, P], Key],
 ) -> Callable[Concatenate[Keys, P], Key]:
-    """A method whose key is made when it is first asked for, and kept.
+    """Cache the key that a method makes.
 
-    The same arguments give the same key; who needs one that nobody else has gives it a name of
+    The same arguments give the same key; a test that needs a key of its own gives it a name of
     its own.
     """
 
@@ -135,7 +135,7 @@ def cache_key(
 
 
 class Keys:
-    """A keyring of our own, which heeds no setting of whoever runs the tests."""
+    """A keyring that ignores the settings of the user who runs the tests."""
 
     def __init__(self) -> None:
         self.home = Path(tempfile.mkdtemp(prefix=HOMES))
@@ -144,7 +144,7 @@ class Keys:
         self._environment = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"}
 
     def run_gpg(self, *arguments: str | bytes, stdin: bytes = b"", time: str = "") -> bytes:
-        """What gpg answers; *time* is the clock that it sees."""
+        """Return the output of gpg; *time* is the clock that it sees."""
         faked = ["--faked-system-time", time, "--ignore-time-conflict"] if time else []
         done = subprocess.run(
             [
@@ -164,7 +164,7 @@ class Keys:
         return done.stdout
 
     def _create_key(self, *arguments: str | bytes, time: str) -> str:
-        """The fingerprint of the key or subkey that gpg makes."""
+        """Return the fingerprint of the key or subkey that gpg makes."""
         said = self.run_gpg("--status-fd", "1", *arguments, time=time).split(b"\n")
         (line,) = [line for line in said if line.startswith(b"[GNUPG:] KEY_CREATED ")]
         return line.split()[3].decode()
@@ -181,7 +181,7 @@ class Keys:
         time: str = "",
         options: tuple[str, ...] = (),
     ) -> Key:
-        """The key of this name, with the default of everything but what is not named."""
+        """Return the key of this name; what is not set has its default."""
         user = uid or f"{name} <{name}@example.net>".encode()
         make = ("--quick-gen-key", user, algorithm, usage, expires)
         fingerprint = self._create_key(*options, *make, time=time)
@@ -193,14 +193,14 @@ class Keys:
         )
 
     def export(self, fingerprint: str, *, minimal: bool = True, ring: Path | None = None) -> str:
-        """The armored public key."""
+        """Return the armored public key."""
         options = ["--export-options", "export-minimal"] if minimal else []
         return self.run_gpg(
             *_ring_options(ring), "--armor", *options, "--export", fingerprint
         ).decode()
 
     def export_secret(self, key: Key) -> str:
-        """The armored secret key."""
+        """Return the armored secret key."""
         return self.run_gpg("--armor", "--export-secret-keys", key.fingerprint).decode()
 
     # -- the keys ---------------------------------------------------------------------------
@@ -215,7 +215,7 @@ class Keys:
 
     @property
     def stranger(self) -> Key:
-        """Nobody's key."""
+        """The key of no investigator."""
         return self.make_key("stranger")
 
     @property
@@ -232,18 +232,18 @@ class Keys:
 
     @property
     def expired(self) -> Key:
-        """It signs with *time* :data:`SOON_AFTER`."""
+        """An expired key; it signs with *time* :data:`SOON_AFTER`."""
         return self.make_key("expired", expires="2020-06-01", time=LONG_AGO)
 
     @property
     @cache_key
     def revoked(self) -> Key:
-        """Revoked for whoever gets it; it still signs here."""
+        """A key whose export is revoked; it still signs here."""
         made = self.make_key("revoked")
         text = (self.home / f"openpgp-revocs.d/{made.fingerprint}.rev").read_text()
         revocation = decode_armor(text[text.index(":-----") + 1 :])
-        first, *rest = split_packets(made.packets)
-        data = first.raw + revocation + b"".join(packet.raw for packet in rest)
+        first, *others = split_packets(made.packets)
+        data = first.raw + revocation + b"".join(packet.raw for packet in others)
         return replace(made, armored=encode_public_armor(data))
 
     @cache_key
@@ -256,7 +256,7 @@ class Keys:
         expires: str = "0",
         time: str = "",
     ) -> Key:
-        """The key with one more subkey, which signs for it."""
+        """Return the key with one more subkey, which signs for it."""
         make = ("--quick-add-key", key.fingerprint, algorithm, usage, expires)
         subkey = self._create_key(*make, time=time)
         armored = self.export(key.fingerprint, minimal=False)  # keeps what has expired
@@ -264,7 +264,7 @@ class Keys:
 
     @cache_key
     def revoke_subkey(self, key: Key) -> Key:
-        """Its subkey is revoked for whoever gets it; it still signs here."""
+        """Revoke the subkey in the exported key; it still signs here."""
         ring = self._make_ring(f"revoked {key.fingerprint}", key.armored)
         self._edit_key(key, ring, "key 1", "revkey", "y", "0", "", "y", "save")
         return replace(key, armored=self.export(key.fingerprint, minimal=False, ring=ring))
@@ -275,7 +275,7 @@ class Keys:
 
     @property
     def expired_subkey(self) -> Key:
-        """It signs with *time* :data:`SOON_AFTER`."""
+        """A key whose subkey has expired; it signs with *time* :data:`SOON_AFTER`."""
         primary = self.make_key("expired-subkey", usage="cert", time=LONG_AGO)
         return self.add_subkey(primary, expires="2020-06-01", time=LONG_AGO)
 
@@ -291,7 +291,7 @@ class Keys:
 
     @cache_key
     def make_adopting(self, name: str, fingerprint: str, *capabilities: str) -> Key:
-        """A key that has another's (sub)key, of this fingerprint, as a subkey of its own.
+        """Return a key that has the (sub)key of this fingerprint as a subkey of its own.
 
         It is bound as gpg does it, for signing, and by the adopted key as well; *capabilities*
         are the letters that switch each use of it on or off. The adopted key must have been made
@@ -308,7 +308,7 @@ class Keys:
 
     @cache_key
     def make_with_primary(self, name: str, fingerprint: str) -> Key:
-        """A key whose primary key is the one of this fingerprint, wherever else it is in use."""
+        """Return a key whose primary key has this fingerprint, although another key uses it."""
         ring = self._make_ring(name, self.bob.armored)
         parameters = [
             *("Key-Type: EDDSA", f"Key-Grip: {self._keygrip(fingerprint)}"),
@@ -333,7 +333,7 @@ class Keys:
     @property
     @cache_key
     def decorated(self) -> Key:
-        """With an image, and signatures by other keys on its user id."""
+        """A key with an image, and with signatures by other keys on its user id."""
         made = self.make_key("decorated")
         image = self.home / "image.jpg"
         image.write_bytes(JPEG)
@@ -343,7 +343,7 @@ class Keys:
         return replace(made, armored=self.export(made.fingerprint, minimal=False))
 
     def certify(self, by: Key, key: Key) -> None:
-        """Sign the user id of another's key."""
+        """Sign the user id of another key."""
         self.run_gpg("--local-user", by.fingerprint, "--quick-sign-key", key.fingerprint)
 
     def _make_ring(self, name: str, armored: str) -> Path:
@@ -359,15 +359,15 @@ class Keys:
     # -- what they sign ---------------------------------------------------------------------
 
     def sign(self, key: Key, text: bytes, *options: str, time: str = "") -> str:
-        """A detached signature in one line; *options* are gpg's."""
+        """Return a detached signature in one line; *options* are those of gpg."""
         return encode_signature(self.make_message(key, text, "--detach-sign", *options, time=time))
 
     def make_message(self, key: Key, text: bytes, *options: str, time: str = "") -> bytes:
-        """What gpg makes of *text* with this key."""
+        """Return what gpg makes of *text* with this key."""
         return self.run_gpg(*_order_arguments(options, key), stdin=text, time=time)
 
     def stop(self) -> None:
-        """Leave nothing behind."""
+        """Stop the agent of gpg, and delete the keyring."""
         subprocess.run(
             ["gpgconf", "--homedir", str(self.home), "--kill", "all"],
             check=False,
@@ -377,7 +377,7 @@ class Keys:
 
 
 def _order_arguments(options: tuple[str, ...], key: Key) -> list[str]:
-    """gpg takes its command after its options."""
+    """Return the arguments of gpg, whose command comes after its options."""
     commands = [o for o in options if o in COMMANDS]
     return ["--local-user", key.signer, *(o for o in options if o not in COMMANDS), *commands]
 

@@ -1,4 +1,4 @@
-"""Running the migration of a test's database, as whoever the test wants."""
+"""Functions that migrate a test's database as any role."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ Result = TypeVar("Result")
 
 
 class MigrationKilledError(Exception):
-    """The run ends here."""
+    """The run is killed here."""
 
 
 async def call_with_database(dsn: str, call: Callable[[Database], Awaitable[Result]]) -> Result:
-    """What *call* gives for the database of *dsn*."""
+    """Return what *call* returns for the database of *dsn*."""
     database = Database(reactor, dsn)
     try:
         return await call(database)
@@ -40,7 +40,7 @@ async def run_migration(
     schema: Schema | None = None,
     policy: MigrationPolicy | None = None,
 ) -> list[str]:
-    """The steps that a migration did; it is killed after some of them."""
+    """Run a migration and return its steps; it is killed after *stop_after* of them."""
     done: list[str] = []
 
     def record_step(step: Step) -> None:
@@ -55,12 +55,12 @@ async def run_migration(
 
 
 async def plan_migration(database: TestDatabase, schema: Schema | None = None) -> list[Step]:
-    """The steps that a migration would do."""
+    """Return the steps that a migration would run."""
     return await call_with_database(database.dsn, lambda d: migrate.plan_migration(d, schema))
 
 
 async def catch_schema_error(call: Awaitable[object]) -> str:
-    """The one line that *call* is refused with."""
+    """Return the one line with which *call* is refused."""
     with pytest.raises(SchemaError) as refused:
         await call
     assert "\n" not in str(refused.value)

@@ -61,7 +61,7 @@ class TestDatabase:
 
 
 class NewDatabase(Protocol):
-    """Makes a database; template0 is an empty one."""
+    """A function that creates a database; one from template0 is empty."""
 
     def __call__(self, template: str = "template1") -> TestDatabase: ...
 
@@ -106,7 +106,7 @@ def insert_many_commands(database: TestDatabase) -> None:
 
 @contextmanager
 def hold_transaction(database: TestDatabase, *statements: str) -> Iterator[connection]:
-    """A transaction of somebody else that stays open."""
+    """Keep another client's transaction open during the block."""
     with closing(psycopg2.connect(database.dsn)) as held:
         for statement in statements:
             held.cursor().execute(statement)

@@ -7,11 +7,11 @@ import os
 from hypothesis import HealthCheck, settings
 
 REPETITIONS = int(os.environ.get("REPETITIONS", "1"))
-"""How many times as many examples the property tests try."""
+"""The factor by which the property tests try more examples."""
 
 
 def load_profile() -> None:
-    """Set the number of examples; a run without repetitions tries the same ones each time."""
+    """Set the number of examples; without repetitions each run tries the same ones."""
     settings.register_profile(
         "mig",
         max_examples=60 * REPETITIONS,

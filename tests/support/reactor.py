@@ -22,7 +22,7 @@ Result = TypeVar("Result")
 
 
 reactor = get_reactor()
-"""The one that runs; Twisted's own type of it leaves out threads."""
+"""The reactor that runs; Twisted's type for it lacks the methods for threads."""
 
 
 @implementer(ILogObserver)
@@ -41,7 +41,7 @@ class LogRecorder:
 
     @property
     def failures(self) -> list[str]:
-        """Those that tell of a failure."""
+        """The events that report a failure."""
         events = [event for event in self.events if event.get("log_failure") is not None]
         return [formatEvent(event) for event in events]
 

@@ -1,4 +1,4 @@
-"""Good and bad signatures of every kind, and what a gpg says of them."""
+"""Good and bad signatures of every kind, and what gpg prints for them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ BOB = load_vector_key("bob")
 
 
 def encode_vector_json(value: Json) -> str:
-    """Go's encoding, as far as the vectors need it."""
+    """Return *value* as Go encodes it, as far as the vectors need it."""
     if isinstance(value, dict):
         items = sorted(value.items(), key=lambda item: item[0].encode())
         return (
@@ -49,8 +49,8 @@ def encode_vector_json(value: Json) -> str:
         return value
     if isinstance(value, str):
         text = json.dumps(value, ensure_ascii=False)
-        for letter in "<>&\u2028\u2029":
-            text = text.replace(letter, f"\\u{ord(letter):04x}")
+        for character in "<>&\u2028\u2029":
+            text = text.replace(character, f"\\u{ord(character):04x}")
         return text.replace("\\b", "\\u0008").replace("\\f", "\\u000c")
     return json.dumps(value)
 
@@ -62,7 +62,7 @@ class Number(str):
 
 
 def load_vector_text(name: str) -> tuple[bytes, list[str]]:
-    """What a client signed, and its signatures."""
+    """Return the text that a client signed, and its signatures."""
     action = json.loads(
         (VECTORS / "actions" / f"{name}.json").read_text(), parse_float=Number, parse_int=Number
     )
@@ -92,7 +92,7 @@ Signed = tuple[Certificate, str]
 
 
 def sign_text(keys: Keys, key: Key, *options: str, time: str = "") -> Signed:
-    """A key's signature over the text."""
+    """Return the key and its signature over :data:`TEXT`."""
     return key.certificate, keys.sign(key, TEXT, *options, time=time)
 
 
@@ -111,25 +111,25 @@ def sign_with_rsa_subkey(keys: Keys) -> Signed:
 
 
 def sign_with_expired_subkey(keys: Keys) -> Signed:
-    """Its primary key could sign as well."""
+    """Sign by an expired subkey whose primary key could sign as well."""
     primary = keys.make_key("old subkey", time=LONG_AGO)
     key = keys.add_subkey(primary, expires="2021-01-01", time=LONG_AGO)
     return sign_text(keys, key, time=SOON_AFTER)
 
 
 def sign_with_revoked_subkey(keys: Keys) -> Signed:
-    """Signed before the revocation; its primary key could sign as well."""
+    """Sign by a subkey that is revoked later; its primary key could sign as well."""
     key = keys.add_subkey(keys.make_key("retired subkey", time=LONG_AGO), time=LONG_AGO)
     return sign_text(keys, keys.revoke_subkey(key), time=SOON_AFTER)
 
 
 def replace_unsigned_area(keys: Keys, area: bytes) -> Signed:
-    """A signature whose unsigned area is *area*."""
+    """Return a signature whose unsigned area is *area*."""
     body = packet.split_packets(decode_signature(keys.sign(keys.alice, TEXT)))[0].body
     hashed_end = 6 + int.from_bytes(body[4:6])
-    rest = body[hashed_end + 2 + int.from_bytes(body[hashed_end : hashed_end + 2]) :]
+    end = body[hashed_end + 2 + int.from_bytes(body[hashed_end : hashed_end + 2]) :]
     return keys.alice.certificate, encode_signature(
-        encode_packet(2, body[:hashed_end] + len(area).to_bytes(2) + area + rest)
+        encode_packet(2, body[:hashed_end] + len(area).to_bytes(2) + area + end)
     )
 
 
@@ -138,18 +138,18 @@ def make_victim(keys: Keys) -> Key:
 
 
 def make_adopted(keys: Keys) -> Key:
-    """Eve's key with the victim's primary key as her signing subkey, by its own consent."""
+    """Return Eve's key with the victim's primary key as a signing subkey, by its consent."""
     return keys.make_adopting("adopts", make_victim(keys).fingerprint)
 
 
 def sign_without_consent(keys: Keys) -> Signed:
-    """The same without that consent."""
+    """Sign by the victim's key, adopted as in :func:`make_adopted` but without its consent."""
     raw = remove_back_signature(make_adopted(keys).packets)
     return certificate.parse_binary(raw), keys.sign(make_victim(keys), TEXT)
 
 
 def sign_by(name: str, *options: str, time: str = "") -> Callable[[Keys], Signed]:
-    """The signature of a key that has its property."""
+    """Return a function that signs by the key of this name."""
     return lambda keys: sign_text(keys, getattr(keys, name), *options, time=time)
 
 
@@ -163,20 +163,22 @@ GOOD_SIGNATURES: dict[str, Callable[[Keys], Signed]] = {
     "NIST P-256": sign_on_curve("nistp256"),
     "SHA-512": sign_by("alice", "--digest-algo", "SHA512"),
     "subkey": sign_with_rsa_subkey,
-    "S11 key block inside": sign_by("alice", "--include-key-block"),
-    "S11 policy": sign_by(
+    "key block inside": sign_by("alice", "--include-key-block"),
+    "policy and key server URLs": sign_by(
         "alice", "--sig-policy-url", "http://192.0.2.1/p", "--sig-keyserver-url", "hkp://x"
     ),
-    "S12 notation": sign_by("alice", "--sig-notation", "a@example.net=[GNUPG:] GOODSIG"),
-    "S14 zeroed": lambda keys: replace_unsigned_area(keys, bytes([9, 16]) + bytes(8)),
-    "S14 another's": lambda keys: replace_unsigned_area(
+    "notation that forges a status line": sign_by(
+        "alice", "--sig-notation", "a@example.net=[GNUPG:] GOODSIG"
+    ),
+    "zeroed issuer": lambda keys: replace_unsigned_area(keys, bytes([9, 16]) + bytes(8)),
+    "issuer of another key": lambda keys: replace_unsigned_area(
         keys, bytes([9, 16]) + bytes.fromhex(BOB.fingerprint)[-8:]
     ),
 }
 
 
 BAD_SIGNATURES: dict[str, tuple[Callable[[Keys], Signed], str]] = {
-    "S2 forging and expired": (
+    "forging user id, expired key": (
         lambda keys: sign_text(
             keys,
             keys.make_key(
@@ -189,35 +191,35 @@ BAD_SIGNATURES: dict[str, tuple[Callable[[Keys], Signed], str]] = {
         ),
         "the signer's key has expired",
     ),
-    "S2 forging and bad": (
+    "forging user id, other text": (
         lambda keys: (
             (key := keys.make_key("forges B", uid=make_forging_user_id("B" * 40))).certificate,
             keys.sign(key, b"other"),
         ),
         "made over another text",
     ),
-    "S3 other text": (
+    "other text": (
         lambda keys: (
             keys.alice.certificate,
             keys.sign(keys.alice, b"1;2026-11-24T08:59:39Z;1\n"),
         ),
         "made over another text",
     ),
-    "S3 wrong key": (lambda keys: (BOB, keys.sign(keys.stranger, TEXT)), "not by this key"),
-    "S6 expired": (sign_by("expired", time=SOON_AFTER), "the signer's key has expired"),
-    "S6 revoked": (sign_by("revoked"), "the signer's key is revoked"),
-    "S6 expired subkey": (sign_with_expired_subkey, "the subkey that signed has expired"),
-    "S6 revoked subkey": (sign_with_revoked_subkey, "the subkey that signed is revoked"),
-    "S7 expired signature": (
+    "wrong key": (lambda keys: (BOB, keys.sign(keys.stranger, TEXT)), "not by this key"),
+    "expired key": (sign_by("expired", time=SOON_AFTER), "the signer's key has expired"),
+    "revoked key": (sign_by("revoked"), "the signer's key is revoked"),
+    "expired subkey": (sign_with_expired_subkey, "the subkey that signed has expired"),
+    "revoked subkey": (sign_with_revoked_subkey, "the subkey that signed is revoked"),
+    "expired signature": (
         sign_by("bob", "--default-sig-expire", "1d", time=SOON_AFTER),
         "the signature has expired",
     ),
-    "S7 future": (sign_by("alice", time="20950101T000000!"), "dated in the future"),
-    "S7 before its key": (sign_by("alice", time=LONG_AGO), "dated before the key"),
-    "S12 critical notation": (sign_by("alice", "--sig-notation", "!a@example.net=1"), "bad"),
-    "S15 adopted primary key": (sign_without_consent, "may not be used for signing"),
-    "S20 RSA 1024": (sign_by("rsa1024"), "too weak: it has 1024 bits"),
-    "S17 brainpool": (sign_on_curve("brainpoolP256r1"), "too weak: it is on brainpoolP256r1"),
+    "dated in the future": (sign_by("alice", time="20950101T000000!"), "dated in the future"),
+    "dated before its key": (sign_by("alice", time=LONG_AGO), "dated before the key"),
+    "critical notation": (sign_by("alice", "--sig-notation", "!a@example.net=1"), "bad"),
+    "primary key adopted without consent": (sign_without_consent, "may not be used for signing"),
+    "RSA with 1024 bits": (sign_by("rsa1024"), "too weak: it has 1024 bits"),
+    "brainpool curve": (sign_on_curve("brainpoolP256r1"), "too weak: it is on brainpoolP256r1"),
 }
 
 
@@ -241,7 +243,7 @@ SCRIPTS = {
 
 
 async def run_reactor_once() -> None:
-    """Let the reactor work once."""
+    """Let the reactor run once."""
     waiting: Deferred[None] = Deferred()
     reactor.callLater(0.001, waiting.callback, None)
     await waiting

@@ -1,4 +1,4 @@
-"""The site without a database, with POST handlers that answer what they were given."""
+"""The site without a database, with POST handlers that echo their fields."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Handler = Callable[[Any, Request, Caller], Awaitable[bytes]]
 
 
 class PendingAuthenticator:
-    """Finds out who a request's caller is when the test says so."""
+    """An authenticator that answers when the test says so."""
 
     def __init__(self) -> None:
         self.waiting: list[Deferred[Caller]] = []
@@ -51,7 +51,7 @@ class PendingAuthenticator:
         return await answer
 
     def accept_next(self, caller: Caller = ANONYMOUS) -> None:
-        """Say who the caller of the request is that has waited longest."""
+        """Accept *caller* for the request that has waited longest."""
         self.waiting.pop(0).callback(caller)
 
     def refuse_next(self, error: Exception) -> None:
@@ -60,7 +60,7 @@ class PendingAuthenticator:
 
 
 class EchoRoutes:
-    """Routes whose handlers answer the form that they got, and count how often they ran."""
+    """Routes whose handlers echo the form, and the number of their calls."""
 
     def __init__(self) -> None:
         self.call_count = 0
@@ -89,7 +89,7 @@ def make_echo_site(
     authenticate: Authenticator = authenticate_anonymously,
     observers: Sequence[RequestObserver] = (),
 ) -> ApiSite:
-    """A site that has nothing to answer from but *echo_routes*."""
+    """Return a site that has no handlers for POST except those of *echo_routes*."""
     nothing: Any = None
     return make_site(
         reactor,
@@ -107,7 +107,7 @@ def make_echo_site(
 class SiteClient:
     """One connection to the site, in memory, under a clock that the test moves.
 
-    ``ended`` are the requests that have ended.
+    ``ended`` lists the requests that have ended.
     """
 
     def __init__(
@@ -139,7 +139,7 @@ class SiteClient:
         self.channel.makeConnection(self.transport)
 
     def send(self, data: bytes) -> bytes:
-        """What the site has answered since the last call, after it got *data*."""
+        """Send *data*, and return what the site has answered since the last call."""
         self.channel.dataReceived(data)
         return self.take_output()
 
@@ -149,30 +149,30 @@ class SiteClient:
         return value
 
     def advance(self, seconds: float) -> bytes:
-        """What the site answers in the next *seconds*."""
+        """Move the clock, and return what the site answers in these *seconds*."""
         self.clock.advance(seconds)
         return self.take_output()
 
     def post_form(self, path: str, body: bytes, *headers: str) -> tuple[int, Json]:
-        """Status and document for a POST below the base route."""
+        """Post a form below the base route, and return status and document."""
         lines = [f"Content-Length: {len(body)}", *headers]
         return parse_answer(self.send(build_post_head(f"/api/v1{path}", *lines) + body))
 
 
 def build_post_head(path: str, *headers: str, host: str = "mig.example:1664") -> bytes:
-    """The head of a POST."""
+    """Return the head of a POST request."""
     lines = [f"POST {path} HTTP/1.1", f"Host: {host}", *headers, "", ""]
     return "\r\n".join(lines).encode("latin-1")
 
 
 def parse_answer(answer: bytes) -> tuple[int, Json]:
-    """Status and document of one answer that has a Content-Length."""
+    """Return status and document of one answer that has a Content-Length."""
     head, _, body = answer.partition(b"\r\n\r\n")
     return int(head.split()[1]), json.loads(body)
 
 
 def parse_refusal(answer: bytes) -> tuple[int, str]:
-    """Status and message of an answer that refuses, whose form is checked."""
+    """Check the form of a refusal, and return its status and message."""
     status, document = parse_answer(answer)
     error = document["collection"]["error"]
     head = answer.partition(b"\r\n\r\n")[0].decode().lower()

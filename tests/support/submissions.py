@@ -1,4 +1,4 @@
-"""Signed actions, posted to the real service, and what it has after that."""
+"""Signed actions that are posted to the real service, and checks of its state."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class RawBody:
 
 
 class Case:
-    """What a row makes its submission of."""
+    """The keys and the database from which a test makes a submission."""
 
     def __init__(self, keys: Keys, database: TestDatabase) -> None:
         self.keys = keys
@@ -58,7 +58,7 @@ class Case:
         return self.keys.sign(key or self.keys.alice, build_text(action, form), *options, time=time)
 
     def sign_action(self, action: JsonObject, form: str = "unix") -> JsonObject:
-        """The action with Alice's signature."""
+        """Return the action with Alice's signature."""
         return {**action, "pgpsignatures": [self.make_signature(action, form=form)]}
 
 
@@ -80,7 +80,7 @@ def make_action(**members: Json) -> JsonObject:
 
 
 def build_text(action: JsonObject, form: str = "unix") -> bytes:
-    """The text that is signed."""
+    """Return the text that is signed."""
     signable = Signable(
         name=action["name"],
         target=action["target"],
@@ -92,7 +92,7 @@ def build_text(action: JsonObject, form: str = "unix") -> bytes:
 
 
 async def post_submission(api: Api, submission: Json) -> Answer:
-    """The answer to a submission: an action, its text, or a whole body."""
+    """Post a submission: an action, its text, or a whole body."""
     if isinstance(submission, RawBody):
         headers = {"Content-Type": submission.content_type}
         return await api.request("POST", "/action/create/", data=submission.body, headers=headers)
@@ -101,7 +101,7 @@ async def post_submission(api: Api, submission: Json) -> Answer:
 
 
 async def assert_accepted(api: Api, submission: Json, status: int = 202) -> Json:
-    """The action in the answer to a submission that is taken."""
+    """Check that a submission is accepted, and return the action in the answer."""
     response = await post_submission(api, submission)
     assert response.code == status, response.document
     return response.document["items"][0]["data"][0]["value"]
@@ -115,7 +115,7 @@ async def assert_refused(api: Api, submission: Json, says: str, status: int = 40
 
 
 def list_spool(api: Api) -> list[Path]:
-    """Whatever there is below the spool's folders."""
+    """Return all files below the spool's folders."""
     assert api.spool
     return sorted(path for path in api.spool.rglob("*") if not path.is_dir())
 
@@ -127,7 +127,7 @@ def check_nothing_stored(api: Api, database: TestDatabase) -> None:
 
 
 def list_processes() -> Iterator[tuple[int, list[bytes]]]:
-    """The parent and the command line of what runs."""
+    """Yield the parent and the command line of each process."""
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             words = (folder / "cmdline").read_bytes().split(b"\0")
@@ -138,7 +138,7 @@ def list_processes() -> Iterator[tuple[int, list[bytes]]]:
 
 
 def check_nothing_left(temporary: Path) -> None:
-    """No file, no open keyring, no gpg or agent of the service."""
+    """Check that no file, open keyring, gpg or agent of the service remains."""
     assert list(temporary.iterdir()) == []
     opened = [path.readlink() for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
     assert not [path for path in opened if "memfd:keyring" in str(path)]
