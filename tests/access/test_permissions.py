@@ -19,30 +19,30 @@ NAMES = [
 ]
 
 
-def test_each_name_has_the_bit_that_stored_rows_give_it() -> None:
+def test_each_permission_has_the_bit_that_existing_databases_use() -> None:
     assert {p.name: p.value for p in Permission} == {
         name.upper(): 1 << bit for bit, name in enumerate(NAMES)
     }
 
 
-def test_a_new_investigator_may_use_all_but_loaders_manifests_and_investigators() -> None:
+def test_a_new_investigator_may_search_read_and_create_actions() -> None:
     assert DEFAULT_PERMISSIONS.value == 0b111111
     assert DEFAULT_PERMISSIONS.member_names == NAMES[:6]
 
 
-def test_the_other_sets_are_the_groups_of_their_names() -> None:
+def test_each_other_set_holds_the_permissions_of_its_name() -> None:
     assert LOADER_PERMISSIONS.member_names == NAMES[6:11]
     assert MANIFEST_PERMISSIONS.member_names == NAMES[11:16]
     assert ADMIN_PERMISSIONS.member_names == NAMES[16:]
 
 
-def test_all_permissions_are_every_one_of_them() -> None:
+def test_all_permissions_include_every_permission() -> None:
     assert ALL_PERMISSIONS.member_names == NAMES
     assert ALL_PERMISSIONS.value == 2**19 - 1
 
 
-def test_a_stored_number_is_a_set_and_the_set_is_the_number() -> None:
-    stored = Permission(0b100001)
-    assert Permission.SEARCH in stored
-    assert Permission.ACTION not in stored
-    assert f"{int(stored)}" == "33"
+def test_a_stored_number_converts_to_a_set_and_back() -> None:
+    permissions = Permission(0b100001)
+    assert Permission.SEARCH in permissions
+    assert Permission.ACTION not in permissions
+    assert f"{int(permissions)}" == "33"

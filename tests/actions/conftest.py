@@ -1,4 +1,4 @@
-"""A database for the tests of one folder, and keys and signed actions for it."""
+"""One database for the tests of this folder, and keys and signed actions for it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def shared_database(postgres: EmbeddedPostgres) -> Iterator[TestDatabase]:
 
 @pytest.fixture
 def empty_database(shared_database: TestDatabase) -> TestDatabase:
-    """One for all, emptied: to make one takes longer than a test."""
+    """Empty the shared database: to create one takes longer than a test."""
     shared_database.execute(
         "delete from submissions; delete from signatures; delete from actions;"
         " delete from investigators"
@@ -39,7 +39,7 @@ def case(keys: Keys, empty_database: TestDatabase) -> Case:
 
 @pytest.fixture
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where temporary files go meanwhile."""
+    """Return the folder of temporary files during the test."""
     folder = tmp_path / "temporary"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))

@@ -1,6 +1,7 @@
 """Attacks on POST /action/create/, through a real socket, with the real gpg and database.
 
-Rows named S are about signatures and keys, rows named C about what is signed and how it is written.
+The first rows are about signatures and keys, the later ones about what is signed and how it is
+written.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def sign_with(
     status: str | None = "active",
     then: Sign = lambda signature, case: signature,
 ) -> Callable[[Case], Json]:
-    """The action with one signature, by the key of this name, changed by *then*."""
+    """Return an action with one signature by the key of this name, changed by *then*."""
 
     def make(case: Case) -> Json:
         key = getattr(case.keys, name)
@@ -73,12 +74,12 @@ def sign_with(
 
 
 def surround(head: bytes, tail: bytes = b"") -> Sign:
-    """Packets before and after the signature's."""
+    """Return a change that puts packets before and after the signature."""
     return lambda signature, case: encode_signature(head + decode_signature(signature) + tail)
 
 
 def add_signature(name: str, *, first: bool = False) -> Sign:
-    """Another signature in the same line: one over another text when *name* is ``bad``."""
+    """Add a signature to the same line: one over another text when *name* is ``bad``."""
 
     def then(signature: str, case: Case) -> str:
         text = build_text(make_action())
@@ -94,7 +95,7 @@ def add_signature(name: str, *, first: bool = False) -> Sign:
 
 
 def sign_inline(*options: str, plain: bool = False) -> Callable[[Case], Json]:
-    """A signature that is a whole message, with or without its frame lines."""
+    """Make a signature that is a whole message, with or without its frame lines."""
 
     def make(case: Case) -> Json:
         text = case.keys.make_message(case.keys.alice, build_text(make_action()), *options)
@@ -105,7 +106,7 @@ def sign_inline(*options: str, plain: bool = False) -> Callable[[Case], Json]:
 
 
 def sign_other_text(text: bytes) -> Callable[[Case], Json]:
-    """Alice's signature over another text."""
+    """Put Alice's signature over another text into the action."""
     return lambda case: {
         **make_action(),
         "pgpsignatures": [case.keys.sign(case.keys.alice, text)],
@@ -113,22 +114,22 @@ def sign_other_text(text: bytes) -> Callable[[Case], Json]:
 
 
 def edit_after_signing(**members: Json) -> Callable[[Case], Json]:
-    """Signed first, and then changed."""
+    """Sign an action, then change its members."""
     return lambda case: {**case.sign_action(make_action()), **members}
 
 
 def change_version(version: int) -> Sign:
-    """The signature, changed into one of another version of OpenPGP's."""
+    """Change the version number of the signature."""
     return lambda signature, _: replace_version(signature, version)
 
 
 def edit_before_signing(*, form: str = "unix", **members: Json) -> Callable[[Case], Json]:
-    """Changed first, and then signed."""
+    """Change the members of an action, then sign it."""
     return lambda case: case.sign_action(make_action(**members), form=form)
 
 
 def replace_in_text(old: str, new: str, **members: Json) -> Callable[[Case], Json]:
-    """Signed, and then changed in its JSON text."""
+    """Sign an action, then change its JSON text."""
 
     def make(case: Case) -> str:
         text = json.dumps(case.sign_action(make_action(**members)))
@@ -139,7 +140,7 @@ def replace_in_text(old: str, new: str, **members: Json) -> Callable[[Case], Jso
 
 
 def replace_in_bytes(old: bytes, new: bytes, content_type: str = FORM) -> Callable[[Case], Json]:
-    """Signed, and then changed in its bytes."""
+    """Sign an action, then change the bytes of its JSON text."""
 
     def make(case: Case) -> RawBody:
         text = json.dumps(case.sign_action(make_action())).encode()
@@ -158,7 +159,7 @@ def use_signatures(make: Callable[[Case], list[Json]]) -> Callable[[Case], Json]
 
 
 def adopt_key(victim: str, kind: str, *, sub: bool) -> Callable[[Case], Json]:
-    """Eve, an investigator before the victim was, has the victim's key as a subkey."""
+    """Let Eve, who became an investigator before the victim, have the victim's key as a subkey."""
 
     def make(case: Case) -> Json:
         key = getattr(case.keys, victim)
@@ -166,7 +167,7 @@ def adopt_key(victim: str, kind: str, *, sub: bool) -> Callable[[Case], Json]:
         capabilities = ("s", "a") if kind == "other use" else ()
         name = f"{victim}'s {kind}"
         eve = case.keys.make_adopting(name, fingerprint, *capabilities)
-        if kind == "not back":
+        if kind == "no consent":
             eve = replace(eve, armored=encode_public_armor(remove_back_signature(eve.packets)))
         case.add_investigator(eve)
         return sign_with(victim)(case)
@@ -175,7 +176,7 @@ def adopt_key(victim: str, kind: str, *, sub: bool) -> Callable[[Case], Json]:
 
 
 def merge_keys(case: Case) -> Json:
-    """Eve's certificate holds another's subkey with the binding that its owner made."""
+    """Put the victim's subkey, with its owner's binding, into Eve's certificate."""
     eve, victim = case.keys.stranger, case.keys.subkey
     parts = [part.raw for part in split_packets(victim.packets)]
     case.add_investigator(
@@ -189,7 +190,7 @@ def merge_keys(case: Case) -> Json:
     return sign_with("subkey")(case)
 
 
-ODD = {
+FORGING_USER_IDS = {
     "C3 85": "Eve Å[GNUPG:] VALIDSIG {bob} 2026-01-01 1767225600 0 4 0 22 8 00 {bob}".encode(),
     "U+2028": "Eve \u2028[GNUPG:] GOODSIG {id} bob\u2028[GNUPG:] VALIDSIG {bob}".encode(),
     "U+0085": "Eve \u0085[GNUPG:] VALIDSIG {bob}".encode(),
@@ -200,12 +201,12 @@ ODD = {
 
 
 def forge_user_id(name: str, *, good: bool = True, expired: bool = False) -> Callable[[Case], Json]:
-    """By a key whose user id forges status lines."""
+    """Sign by a key whose user id forges status lines of gpg."""
 
     def make(case: Case) -> Json:
         bob = case.keys.bob
         case.add_investigator(bob)
-        uid = ODD[name].replace(b"{bob}", bob.fingerprint.encode())
+        uid = FORGING_USER_IDS[name].replace(b"{bob}", bob.fingerprint.encode())
         uid = uid.replace(b"{id}", bob.key_id.encode())
         eve = case.keys.make_key(
             f"eve {name} {expired}",
@@ -226,15 +227,17 @@ def forge_user_id(name: str, *, good: bool = True, expired: bool = False) -> Cal
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
+    """A submission, and how the service answers it."""
+
     name: str
     make: Callable[[Case], Json]
     status: int = 400
     says: str = ""
     """Part of the reason; empty when the submission is accepted."""
     signers: tuple[str, ...] = ()
-    """The names of those that have signed, when it is accepted."""
+    """The names of the signers, when it is accepted."""
     in_spool: str = ""
-    """Part of the file that is handed over."""
+    """Part of the file in the spool."""
 
 
 def expect_refused(name: str, says: str, make: Callable[[Case], Json], status: int = 400) -> Row:
@@ -248,23 +251,23 @@ def expect_accepted(
 
 
 def sign_with_several(*names: str) -> Callable[[Case], Json]:
-    """Signed by each of them, in both texts by who is named twice."""
+    """Sign by each of them; a signer named twice signs both texts."""
 
     def make(case: Case) -> Json:
         action = make_action()
-        given = []
+        signatures = []
         for n, name in enumerate(names):
             key = getattr(case.keys, name)
             case.add_investigator(key)
             form = "gotime" if name in names[:n] else "unix"
-            given.append(case.make_signature(action, key, form=form))
-        return {**action, "pgpsignatures": given}
+            signatures.append(case.make_signature(action, key, form=form))
+        return {**action, "pgpsignatures": signatures}
 
     return make
 
 
 def change_fingerprint(name: str) -> Sign:
-    """The signed name of the key that made it, changed to another's."""
+    """Change the signed fingerprint of the issuer to that of another key."""
 
     def then(signature: str, case: Case) -> str:
         key = getattr(case.keys, name)
@@ -277,7 +280,7 @@ def change_fingerprint(name: str) -> Sign:
     return then
 
 
-def by_future_key(case: Case) -> Json:
+def sign_by_future_key(case: Case) -> Json:
     key = case.keys.make_key("future", time=FAR_AHEAD)
     case.add_investigator(key)
     return {
@@ -305,76 +308,96 @@ ROWS = [
     expect_accepted("gotime text", sign_with(form="gotime")),
     expect_accepted("RSA", sign_with("rsa"), "rsa"),
     expect_accepted("a subkey", sign_with("subkey"), "subkey"),
-    *[expect_accepted(f"S1 {uid}", forge_user_id(uid), f"eve {uid} False") for uid in ODD],
-    *[expect_refused(f"S2 bad, {uid}", OTHER_TEXT, forge_user_id(uid, good=False)) for uid in ODD],
+    *[
+        expect_accepted(f"forging user id, {uid}", forge_user_id(uid), f"eve {uid} False")
+        for uid in FORGING_USER_IDS
+    ],
     *[
         expect_refused(
-            f"S2 expired, {uid}",
+            f"forging user id, bad signature, {uid}", OTHER_TEXT, forge_user_id(uid, good=False)
+        )
+        for uid in FORGING_USER_IDS
+    ],
+    *[
+        expect_refused(
+            f"forging user id, expired key, {uid}",
             FIRST + "the signer's key has expired",
             forge_user_id(uid, expired=True),
         )
-        for uid in ODD
+        for uid in FORGING_USER_IDS
     ],
-    expect_refused("S3 another text", OTHER_TEXT, sign_other_text(b"another text")),
-    expect_refused("S3 a token", OTHER_TEXT, sign_other_text(b"1;2026-01-02T03:04:05Z;4711\n")),
-    expect_refused("S3 a line end", OTHER_TEXT, sign_other_text(build_text(make_action()) + b"\n")),
-    expect_refused("S4 SHA-1", FIRST + "SHA-1 is weak", sign_with("rsa", "--digest-algo", "SHA1")),
-    expect_refused("S4 MD5", FIRST + "MD5 is weak", sign_with("rsa", "--digest-algo", "MD5")),
+    expect_refused("signature over another text", OTHER_TEXT, sign_other_text(b"another text")),
     expect_refused(
-        "S4 RIPEMD", FIRST + "RIPEMD-160 is weak", sign_with("rsa", "--digest-algo", "RIPEMD160")
-    ),
-    expect_accepted("S4 SHA-224", sign_with("rsa", "--digest-algo", "SHA224"), "rsa"),
-    expect_accepted("S4 SHA-512", sign_with("rsa", "--digest-algo", "SHA512"), "rsa"),
-    expect_refused(
-        "S5 text mode", FIRST + "the signature's class is 0x01", sign_with("rsa", "--textmode")
+        "signature over a token", OTHER_TEXT, sign_other_text(b"1;2026-01-02T03:04:05Z;4711\n")
     ),
     expect_refused(
-        "S6 expired", FIRST + "the signer's key has expired", sign_with("expired", time=SOON_AFTER)
+        "signature over one more line end",
+        OTHER_TEXT,
+        sign_other_text(build_text(make_action()) + b"\n"),
     ),
-    expect_refused("S6 revoked", FIRST + "the signer's key is revoked", sign_with("revoked")),
+    expect_refused("SHA-1", FIRST + "SHA-1 is weak", sign_with("rsa", "--digest-algo", "SHA1")),
+    expect_refused("MD5", FIRST + "MD5 is weak", sign_with("rsa", "--digest-algo", "MD5")),
     expect_refused(
-        "S6 expired subkey",
+        "RIPEMD-160", FIRST + "RIPEMD-160 is weak", sign_with("rsa", "--digest-algo", "RIPEMD160")
+    ),
+    expect_accepted("SHA-224", sign_with("rsa", "--digest-algo", "SHA224"), "rsa"),
+    expect_accepted("SHA-512", sign_with("rsa", "--digest-algo", "SHA512"), "rsa"),
+    expect_refused(
+        "text-mode signature",
+        FIRST + "the signature's class is 0x01",
+        sign_with("rsa", "--textmode"),
+    ),
+    expect_refused(
+        "expired key", FIRST + "the signer's key has expired", sign_with("expired", time=SOON_AFTER)
+    ),
+    expect_refused("revoked key", FIRST + "the signer's key is revoked", sign_with("revoked")),
+    expect_refused(
+        "expired subkey",
         FIRST + "the subkey that signed has expired",
         sign_with("expired_subkey", time=SOON_AFTER),
     ),
     expect_refused(
-        "S6 revoked subkey",
+        "revoked subkey",
         FIRST + "the subkey that signed is revoked",
         sign_with("revoked_subkey"),
     ),
     expect_refused(
-        "S7 expired",
+        "expired signature",
         FIRST + "the signature has expired",
         sign_with("bob", "--default-sig-expire", "1d", time=SOON_AFTER),
     ),
     expect_refused(
-        "S7 future", FIRST + "the signature is dated in the future", sign_with(time=FAR_AHEAD)
+        "signature dated in the future",
+        FIRST + "the signature is dated in the future",
+        sign_with(time=FAR_AHEAD),
     ),
     expect_refused(
-        "S7 before its key",
+        "signature dated before its key",
         FIRST + "the signature is dated before the key that made it",
         sign_with(time=LONG_AGO),
     ),
     expect_refused(
-        "S8 good and bad", FIRST + "the signature contains 2", sign_with(then=add_signature("bad"))
+        "good and bad signature in one line",
+        FIRST + "the signature contains 2",
+        sign_with(then=add_signature("bad")),
     ),
     expect_refused(
-        "S8 bad and good",
+        "bad and good signature in one line",
         FIRST + "the signature contains 2",
         sign_with(then=add_signature("bad", first=True)),
     ),
     expect_refused(
-        "S8 unknown and good",
+        "unknown and good signature in one line",
         FIRST + "the signature contains 2",
         sign_with(then=add_signature("stranger", first=True)),
     ),
     expect_refused(
-        "S8 good and good",
+        "two good signatures in one line",
         FIRST + "the signature contains 2",
         sign_with(then=add_signature("alice")),
     ),
     expect_refused(
-        "S9 compressed",
+        "compressed signature",
         FIRST + "the signature contains compressed data",
         sign_with(
             then=lambda signature, _: encode_signature(
@@ -383,78 +406,80 @@ ROWS = [
         ),
     ),
     expect_refused(
-        "S9 marker",
+        "marker packet",
         FIRST + "the signature contains a packet of type 10",
         sign_with(then=surround(MARKER)),
     ),
     expect_refused(
-        "S9 trust",
+        "trust packet before",
         FIRST + "the signature contains a packet of type 12",
         sign_with(then=surround(TRUST)),
     ),
     expect_refused(
-        "S9 trust after",
+        "trust packet after",
         FIRST + "the signature contains a packet",
         sign_with(then=surround(b"", TRUST)),
     ),
     expect_refused(
-        "S9 junk after", FIRST + "the data is not OpenPGP", sign_with(then=surround(b"", b"junk"))
+        "junk after the signature",
+        FIRST + "the data is not OpenPGP",
+        sign_with(then=surround(b"", b"junk")),
     ),
     expect_refused(
-        "S9 cut",
+        "signature cut short",
         FIRST + "the OpenPGP data is cut short",
         sign_with(then=lambda s, _: encode_signature(decode_signature(s)[:-1])),
     ),
     expect_refused(
-        "S9 partial",
+        "packet of partial length",
         FIRST + "an OpenPGP packet in parts",
         sign_with(then=lambda s, _: encode_signature(b"\xc2\xe1" + decode_signature(s)[2:])),
     ),
     expect_refused(
-        "S9 spaces",
+        "space in the signature",
         FIRST + "this is not a signature",
         sign_with(then=lambda s, _: s[:40] + " " + s[40:]),
     ),
     expect_refused(
-        "S9 lines",
+        "line end in the signature",
         FIRST + "this is not a signature",
         sign_with(then=lambda s, _: s[:64] + "\n" + s[64:]),
     ),
     expect_refused(
-        "S9 checksum",
+        "wrong checksum",
         FIRST + "the signature is damaged: its checksum",
         sign_with(then=lambda s, _: s[:-4] + "AAAA"),
     ),
     expect_refused(
-        "S9 no checksum", FIRST + "this is not a signature", sign_with(then=lambda s, _: s[:-5])
+        "missing checksum", FIRST + "this is not a signature", sign_with(then=lambda s, _: s[:-5])
     ),
     expect_refused(
-        "S10 clearsigned",
+        "clearsigned text",
         FIRST + "the signature is a clearsigned text",
         sign_inline("--clear-sign", plain=True),
     ),
     expect_refused(
-        "S10 inline",
+        "inline-signed message",
         FIRST + "the signature contains an inline-signed message",
         sign_inline("--sign", "--compress-algo", "none"),
     ),
     expect_refused(
-        "S10 compressed",
+        "compressed inline-signed message",
         FIRST + "an OpenPGP packet without a length is not accepted",
         sign_inline("--sign", "--compress-algo", "zip"),
     ),
     expect_refused(
-        "S10 armored",
+        "armored signature",
         FIRST + "the signature is an armor with its frame lines",
         sign_inline("--detach-sign", "--armor", plain=True),
     ),
     expect_refused(
-        "S11 an unknown key and its block",
+        "unknown key with its key block",
         FIRST + "no investigator has the key",
         sign_with("stranger", "--include-key-block", status=None),
     ),
     expect_accepted(
-        "S11 addresses",
+        "policy and key server URLs",
         sign_with(
             "alice",
             "--sig-keyserver-url",
@@ -464,44 +489,54 @@ ROWS = [
         ),
     ),
     expect_refused(
-        "S12 critical", OTHER_TEXT, sign_with("alice", "--sig-notation", "!x@example.net=1")
+        "critical notation", OTHER_TEXT, sign_with("alice", "--sig-notation", "!x@example.net=1")
     ),
-    expect_accepted("S12 not critical", sign_with("alice", "--sig-notation", "x@example.net=1")),
+    expect_accepted(
+        "notation that is not critical", sign_with("alice", "--sig-notation", "x@example.net=1")
+    ),
     expect_refused(
-        "S13 10,000",
+        "10,000 signatures in one line",
         "the request's body must be of at most 1048576 bytes here",
         sign_with(then=lambda s, _: encode_signature(decode_signature(s) * 10_000)),
         413,
     ),
     expect_refused(
-        "S13 long",
+        "signature of 100,000 characters",
         FIRST + "a signature must have at most 4096 characters, not 100000",
         use_signatures(lambda _: ["A" * 100_000]),
     ),
     expect_refused(
-        "S13 many",
+        "2,000 signatures",
         "pgpsignatures must have at most 20 signatures",
         use_signatures(lambda _: [f"{n}" for n in range(2_000)]),
     ),
     expect_refused(
-        "none", "pgpsignatures must be an array of signatures", use_signatures(lambda _: [])
+        "no signatures",
+        "pgpsignatures must be an array of signatures",
+        use_signatures(lambda _: []),
     ),
-    expect_refused("empty", FIRST + "the signature is empty", use_signatures(lambda _: [""])),
-    expect_refused("a number", "pgpsignatures[0] must be a string", use_signatures(lambda _: [1])),
     expect_refused(
-        "given twice",
+        "empty signature", FIRST + "the signature is empty", use_signatures(lambda _: [""])
+    ),
+    expect_refused(
+        "signature that is a number",
+        "pgpsignatures[0] must be a string",
+        use_signatures(lambda _: [1]),
+    ),
+    expect_refused(
+        "the same signature twice",
         "pgpsignatures[1] repeats an earlier signature",
         lambda case: {**make_action(), "pgpsignatures": [case.make_signature(make_action())] * 2},
     ),
     expect_refused(
-        "good and bad",
+        "good and bad signature",
         "pgpsignatures[1]: it is not a signature over this action",
         use_signatures(
             lambda case: [case.make_signature(make_action()), case.keys.sign(case.keys.alice, b"x")]
         ),
     ),
     expect_refused(
-        "good and unknown",
+        "good and unknown signer",
         "pgpsignatures[1]: no investigator has the key",
         use_signatures(
             lambda case: [
@@ -510,50 +545,50 @@ ROWS = [
             ]
         ),
     ),
-    expect_accepted("S14 zeroed", sign_with(then=lambda s, _: replace_issuer(s, "0" * 16))),
+    expect_accepted("zeroed issuer", sign_with(then=lambda s, _: replace_issuer(s, "0" * 16))),
     expect_accepted(
-        "S14 another's",
+        "issuer of another key",
         sign_with(then=lambda s, case: replace_issuer(s, case.keys.stranger.key_id)),
     ),
     *[
-        expect_accepted(f"S15, S16 {victim} {kind}", adopt_key(victim, kind, sub=sub), victim)
+        expect_accepted(f"{victim}, adopted: {kind}", adopt_key(victim, kind, sub=sub), victim)
         for victim, sub in (("bob", False), ("subkey", True))
-        for kind in ("other use", "not back")
+        for kind in ("other use", "no consent")
     ],
     *[
         expect_refused(
-            f"S16 {victim} shared",
+            f"{victim}, adopted: shared",
             FIRST + "the key that made it belongs to several investigators",
             adopt_key(victim, "shared", sub=sub),
         )
         for victim, sub in (("bob", False), ("subkey", True))
     ],
-    expect_accepted("S16 not bound", merge_keys, "subkey"),
+    expect_accepted("subkey bound by another key", merge_keys, "subkey"),
     *[
         expect_refused(
-            f"S17 version {n}",
+            f"signature of version {n}",
             FIRST + f"OpenPGP signatures of version {n} are not accepted; version 4 is",
             sign_with(then=change_version(n)),
         )
         for n in (2, 3, 5, 6, 99)
     ],
     expect_refused(
-        "S20 RSA 1024",
+        "RSA with 1024 bits",
         FIRST + "the key that made the signature is too weak: it has 1024 bits",
         sign_with("rsa1024", "--digest-algo", "SHA256"),
     ),
     expect_refused(
-        "S20 DSA",
+        "DSA",
         FIRST + "DSA signatures are not accepted",
         sign_with("dsa", "--digest-algo", "SHA256"),
     ),
     expect_refused(
-        "disabled",
+        "disabled signer",
         FIRST + "the investigator 'bob' (2) is not active",
         sign_with("bob", status="disabled"),
     ),
     expect_refused(
-        "unknown", FIRST + "no investigator has the key", sign_with("stranger", status=None)
+        "unknown signer", FIRST + "no investigator has the key", sign_with("stranger", status=None)
     ),
     expect_accepted("two signers", sign_with_several("bob", "alice"), "alice", "bob"),
     expect_accepted("one signer twice", sign_with_several("alice", "alice")),
@@ -561,15 +596,15 @@ ROWS = [
         "two signers, one twice", sign_with_several("bob", "alice", "bob"), "alice", "bob"
     ),
     expect_refused(
-        "S14 signed as another's", OTHER_TEXT, sign_with(then=change_fingerprint("bob"))
+        "signed issuer of another key", OTHER_TEXT, sign_with(then=change_fingerprint("bob"))
     ),
     expect_refused(
-        "S7 a key of the future",
+        "key dated in the future",
         FIRST + "the key that made the signature is dated in the future",
-        by_future_key,
+        sign_by_future_key,
     ),
     expect_refused(
-        "good and disabled",
+        "good and disabled signer",
         "pgpsignatures[1]: the investigator 'bob' (2) is not active",
         lambda case: (
             case.add_investigator(case.keys.bob, "disabled"),
@@ -577,21 +612,31 @@ ROWS = [
         )[1],
     ),
     expect_refused(
-        "JSON: no UTF-8", "is not UTF-8", replace_in_bytes(b"Find", b"\xc1\x86ind", JSON)
+        "JSON body that is not UTF-8",
+        "is not UTF-8",
+        replace_in_bytes(b"Find", b"\xc1\x86ind", JSON),
     ),
     expect_refused(
-        "JSON: half a pair", "name holds half", replace_in_bytes(b"Find", b"\\ud800", JSON)
+        "JSON body with half a surrogate pair",
+        "name holds half",
+        replace_in_bytes(b"Find", b"\\ud800", JSON),
     ),
     expect_refused(
-        "JSON: BOM", "is not JSON", replace_in_bytes(b'{"name"', b'\xef\xbb\xbf{"name"', JSON)
+        "JSON body with a byte order mark",
+        "is not JSON",
+        replace_in_bytes(b'{"name"', b'\xef\xbb\xbf{"name"', JSON),
     ),
     expect_refused(
-        "JSON: NaN", "NaN, which is no JSON", replace_in_bytes(b'"zero": 0', b'"zero": NaN', JSON)
+        "JSON body with NaN",
+        "NaN, which is no JSON",
+        replace_in_bytes(b'"zero": 0', b'"zero": NaN', JSON),
     ),
     expect_refused(
-        "JSON: twice", "'name' twice", replace_in_bytes(b'"name"', b'"name": "x", "name"', JSON)
+        "JSON body with a member twice",
+        "'name' twice",
+        replace_in_bytes(b'"name"', b'"name": "x", "name"', JSON),
     ),
-    expect_accepted("JSON", replace_in_bytes(b"Find", b"\\u0046ind", JSON)),
+    expect_accepted("JSON body", replace_in_bytes(b"Find", b"\\u0046ind", JSON)),
     expect_accepted(
         "the first and the last second",
         edit_before_signing(
@@ -600,58 +645,62 @@ ROWS = [
         in_spool='"expireafter":"9999-12-31T23:59:59.999999999Z"',
     ),
     expect_refused(
-        "C12 before the first", TIME, edit_after_signing(validfrom="0001-01-01T00:00:00+01:00")
+        "before the first second", TIME, edit_after_signing(validfrom="0001-01-01T00:00:00+01:00")
     ),
     expect_refused(
-        "C12 after the last",
+        "after the last second",
         "expireafter must be an RFC 3339 date",
         edit_after_signing(expireafter="9999-12-31T23:59:59-01:00"),
     ),
     expect_accepted(
-        "64 levels",
+        "64 levels of arrays",
         edit_before_signing(operations=[{"module": "x", "parameters": nest_arrays(64)}]),
     ),
     expect_refused(
-        "65 levels",
+        "65 levels of arrays",
         "operations[0].parameters is nested deeper than 64 levels",
         edit_after_signing(operations=[{"module": "x", "parameters": nest_arrays(65)}]),
     ),
     expect_accepted(
-        "lines",
+        "line ends and control characters",
         edit_before_signing(name="a\nb\x1b\x7f", target="'\u2028'"),
         in_spool="a\\nb\\u001b\x7f",
     ),
     expect_accepted(
-        "SQL",
+        "SQL in the name and target",
         edit_before_signing(
             name="'; drop table actions; --", target="1=1; drop table agents; --%s%%"
         ),
         in_spool="drop table",
     ),
-    expect_refused("C1 name", OTHER_TEXT, edit_after_signing(name="Find the backdoors")),
-    expect_refused("C1 target", OTHER_TEXT, edit_after_signing(target="agents.name like '%'")),
+    expect_refused("changed name", OTHER_TEXT, edit_after_signing(name="Find the backdoors")),
+    expect_refused("changed target", OTHER_TEXT, edit_after_signing(target="agents.name like '%'")),
     expect_refused(
-        "C1 validfrom", OTHER_TEXT, edit_after_signing(validfrom="2026-01-02T03:04:06Z")
+        "changed validfrom", OTHER_TEXT, edit_after_signing(validfrom="2026-01-02T03:04:06Z")
     ),
     expect_refused(
-        "C1 expireafter", OTHER_TEXT, edit_after_signing(expireafter="2099-01-02T03:04:06Z")
+        "changed expireafter", OTHER_TEXT, edit_after_signing(expireafter="2099-01-02T03:04:06Z")
     ),
     expect_refused(
-        "C1 reordered", OTHER_TEXT, edit_after_signing(operations=make_action()["operations"][::-1])
+        "reordered operations",
+        OTHER_TEXT,
+        edit_after_signing(operations=make_action()["operations"][::-1]),
     ),
     expect_refused(
-        "C1 added",
+        "added operation",
         OTHER_TEXT,
         edit_after_signing(
             operations=make_action()["operations"] + [{"module": "x", "parameters": None}]
         ),
     ),
     expect_refused(
-        "C1 dropped", OTHER_TEXT, edit_after_signing(operations=make_action()["operations"][:1])
+        "removed operation",
+        OTHER_TEXT,
+        edit_after_signing(operations=make_action()["operations"][:1]),
     ),
     *[
         expect_refused(
-            f"C2 {name!a} beside",
+            f"member {name!a} added to an operation",
             f"operations[0] has an unknown member {ascii(name)[1:-1]}",
             replace_in_text('"path": "/etc"}', f'"path": "/etc"}}, "{name}": "exec"'),
         )
@@ -659,44 +708,44 @@ ROWS = [
     ],
     *[
         expect_refused(
-            f"C2 {name!a} in the action",
+            f"member {name!a} added to the action",
             f"the action has an unknown member {ascii(name)[1:-1]}",
             edit_after_signing(**{name: "true"}),
         )
         for name in ("TARGET", "Operations", "operation\u017f", "expireAfter", "extra")
     ],
     expect_refused(
-        "C3 compressed",
+        "is_compressed added",
         OTHER_TEXT,
         replace_in_text('"path": "/etc"}', '"path": "/etc"}, "is_compressed": true'),
     ),
     expect_refused(
-        "C3 wanted",
+        "want_compressed added",
         OTHER_TEXT,
         replace_in_text('"path": "/etc"}', '"path": "/etc"}, "want_compressed": true'),
     ),
     expect_accepted(
-        "C3 not compressed",
+        "is_compressed added as false",
         replace_in_text('"path": "/etc"}', '"path": "/etc"}, "is_compressed": false'),
         in_spool='"path":"/etc","zero":0}}',
     ),
     expect_refused(
-        "C4 twice",
+        "member twice",
         "action holds 'name' twice in one object",
         replace_in_text('"name": ', '"name": "x", "name": '),
     ),
     expect_refused(
-        "C4 escaped",
+        "member twice, once escaped",
         "action holds 'name' twice in one object",
         replace_in_text('"name": ', '"\\u006eame": "x", "name": '),
     ),
     expect_refused(
-        "C4 in an operation",
+        "member twice in an operation",
         "action holds 'path' twice in one object",
         replace_in_text('"path": ', '"path": "x", "path": '),
     ),
     expect_refused(
-        "C5 2^53+1",
+        "number 2^53+1",
         f"operations[0].parameters contains {BIG + 1}, which float64",
         replace_in_text(
             f'"number": {BIG},',
@@ -706,100 +755,108 @@ ROWS = [
     ),
     *[
         expect_accepted(
-            f"C5 {form} for 1",
+            f"number {form} for 1",
             replace_in_text('"number": 1,', f'"number": {form},'),
             in_spool='"number":1,',
         )
         for form in ("1.0", "1e0", "100e-2")
     ],
-    expect_refused("C5 -0 for 0", OTHER_TEXT, replace_in_text('"zero": 0,', '"zero": -0,')),
+    expect_refused("number -0 for 0", OTHER_TEXT, replace_in_text('"zero": 0,', '"zero": -0,')),
     expect_accepted(
-        "C5 1e20",
+        "number 1e20",
         edit_before_signing(operations=[{"module": "x", "parameters": 10**20}]),
         in_spool='"parameters":100000000000000000000',
     ),
     expect_refused(
-        "C6 1e400",
+        "number 1e400",
         "action holds 1e400, which is beyond",
         replace_in_text('"zero": 0,', '"zero": 1e400,'),
     ),
     expect_refused(
-        "C6 -1e400",
+        "number -1e400",
         "action holds -1e400, which is beyond",
         replace_in_text('"zero": 0,', '"zero": -1e400,'),
     ),
     expect_refused(
-        "C6 1e999999999",
+        "number 1e999999999",
         "action holds 1e999999999",
         replace_in_text('"zero": 0,', '"zero": 1e999999999,'),
     ),
     *[
         expect_refused(
-            f"C6 {word}",
+            f"number {word}",
             f"action holds {word}, which is no JSON",
             replace_in_text('"zero": 0,', f'"zero": {word},'),
         )
         for word in ("NaN", "Infinity", "-Infinity")
     ],
     expect_refused(
-        "C6 5,000 digits",
+        "number of 5,000 digits",
         "action holds a number of more than 400 digits",
         replace_in_text('"zero": 0,', f'"zero": {"1" * 5000},'),
     ),
     expect_refused(
-        "deep", "nested", replace_in_text('"zero": 0,', f'"zero": {"[" * 500 + "]" * 500},')
+        "500 nested arrays",
+        "nested",
+        replace_in_text('"zero": 0,', f'"zero": {"[" * 500 + "]" * 500},'),
     ),
     expect_refused(
-        "very deep",
+        "50,000 nested arrays",
         "nested",
         replace_in_text('"zero": 0,', f'"zero": {"[" * 50_000 + "]" * 50_000},'),
     ),
     expect_refused(
-        "C7 surrogate in the name",
+        "half a surrogate pair in the name",
         "name holds half a surrogate pair",
         replace_in_text("Find the", "Find \\ud800 the"),
     ),
     expect_refused(
-        "C7 surrogate in an operation",
+        "half a surrogate pair in an operation",
         "operations[0].parameters holds half a surrogate pair",
         replace_in_text("/etc", "/\\udc00etc"),
     ),
     expect_refused(
-        "C7 surrogate in a member",
+        "half a surrogate pair in a member's name",
         "holds half a surrogate pair",
         replace_in_text('"zero"', '"\\udc00"'),
     ),
     expect_refused(
-        "C7 surrogate in the description",
+        "half a surrogate pair in the description",
         "description holds half a surrogate pair",
         replace_in_text('"Alice"', '"\\udc00"'),
     ),
     expect_refused(
-        "C7 NUL in the name",
+        "NUL in the name",
         "name holds a NUL character",
         replace_in_text("Find the", "Find \\u0000 the"),
     ),
     expect_refused(
-        "C7 NUL in an operation",
+        "NUL in an operation",
         "operations[0].parameters holds a NUL character",
         replace_in_text("/etc", "/\\u0000etc"),
     ),
     expect_refused(
-        "C7 NUL in the text", "action holds a NUL character", replace_in_bytes(b"Find", b"Fi\0nd")
+        "NUL in the text", "action holds a NUL character", replace_in_bytes(b"Find", b"Fi\0nd")
     ),
     expect_refused(
-        "C7 control character",
+        "control character",
         "action is not JSON: Invalid control character",
         replace_in_text("Find the", "Find \x01 the"),
     ),
-    expect_refused("C7 overlong", "action is not UTF-8", replace_in_bytes(b"Find", b"\xc1\x86ind")),
-    expect_refused("C7 CESU", "action is not UTF-8", replace_in_bytes(b"Find", b"\xed\xa0\x80ind")),
     expect_refused(
-        "C7 BOM", "action is not JSON: ", replace_in_bytes(b'{"name"', b'\xef\xbb\xbf{"name"')
+        "overlong UTF-8", "action is not UTF-8", replace_in_bytes(b"Find", b"\xc1\x86ind")
+    ),
+    expect_refused(
+        "surrogate in UTF-8", "action is not UTF-8", replace_in_bytes(b"Find", b"\xed\xa0\x80ind")
+    ),
+    expect_refused(
+        "byte order mark",
+        "action is not JSON: ",
+        replace_in_bytes(b'{"name"', b'\xef\xbb\xbf{"name"'),
     ),
     *[
         expect_refused(
-            f"C8 {separator!r} in the {field}, {form}",
+            f"separator {separator!r} in the {field}, {form} text",
             f"{field} contains the separator that ends it in the signed text",
             edit_before_signing(form=form, **{field: f"x{separator}x"}),
         )
@@ -811,10 +868,10 @@ ROWS = [
         )
     ],
     expect_accepted(
-        "C8 the other text's separator", edit_before_signing(form="gotime", name="x;target=x")
+        "separator of the other text", edit_before_signing(form="gotime", name="x;target=x")
     ),
     *[
-        expect_refused(f"C12 {time!a}", TIME, edit_after_signing(validfrom=time))
+        expect_refused(f"validfrom {time!a}", TIME, edit_after_signing(validfrom=time))
         for time in (
             "2026-01-02t03:04:05Z",
             "2026-01-02T03:04:05z",
@@ -842,35 +899,47 @@ ROWS = [
         )
     ],
     expect_refused(
-        "C13 NFD",
+        "name in another Unicode normal form",
         OTHER_TEXT,
         lambda case: {**case.sign_action(make_action(name="Caf\u00e9")), "name": "Cafe\u0301"},
     ),
-    expect_refused("C13 look-alike", OTHER_TEXT, edit_after_signing(name="Find the b\u0430ckdoor")),
-    expect_refused("no name", "name must not be empty", edit_after_signing(name=" \t")),
-    expect_refused("no target", "target must not be empty", edit_after_signing(target="\u2003")),
     expect_refused(
-        "long", "name must have at most 2048 characters", edit_after_signing(name="x" * 2049)
+        "look-alike character in the name",
+        OTHER_TEXT,
+        edit_after_signing(name="Find the b\u0430ckdoor"),
     ),
-    expect_refused("syntax", "syntaxversion must be 2", edit_after_signing(syntaxversion=1)),
+    expect_refused("blank name", "name must not be empty", edit_after_signing(name=" \t")),
+    expect_refused("blank target", "target must not be empty", edit_after_signing(target="\u2003")),
     expect_refused(
-        "syntax as text", "syntaxversion must be 2", edit_after_signing(syntaxversion="2")
+        "name of 2,049 characters",
+        "name must have at most 2048 characters",
+        edit_after_signing(name="x" * 2049),
     ),
     expect_refused(
-        "syntax as float",
+        "syntax version 1", "syntaxversion must be 2", edit_after_signing(syntaxversion=1)
+    ),
+    expect_refused(
+        "syntax version as a string",
+        "syntaxversion must be 2",
+        edit_after_signing(syntaxversion="2"),
+    ),
+    expect_refused(
+        "syntax version as a float",
         "syntaxversion must be 2",
         replace_in_text('"syntaxversion": 2', '"syntaxversion": 2.0'),
     ),
     expect_refused(
-        "syntax as truth", "syntaxversion must be 2", edit_after_signing(syntaxversion=True)
+        "syntax version as a boolean",
+        "syntaxversion must be 2",
+        edit_after_signing(syntaxversion=True),
     ),
     expect_refused(
-        "order",
+        "expiry before validity",
         "expireafter must be later than validfrom",
         edit_after_signing(expireafter="2026-01-02T03:04:05.678901234Z"),
     ),
     expect_refused(
-        "over",
+        "already expired",
         "expireafter must be in the future",
         edit_before_signing(expireafter="2026-01-03T00:00:00Z"),
     ),
@@ -884,15 +953,17 @@ ROWS = [
         "operations[0].module must not be empty",
         edit_after_signing(operations=[{"module": " "}]),
     ),
-    expect_refused("an array", "the action must be a JSON object", lambda _: "[]"),
-    expect_refused("no JSON", "action is not JSON", lambda _: "{"),
+    expect_refused("array for an action", "the action must be a JSON object", lambda _: "[]"),
+    expect_refused("text that is not JSON", "action is not JSON", lambda _: "{"),
     expect_refused(
-        "unknown description",
+        "unknown member in the description",
         "description has an unknown member Author",
         edit_after_signing(description={"Author": "x"}),
     ),
     expect_refused(
-        "unknown threat", "threat.level must be a string", edit_after_signing(threat={"level": 1})
+        "threat level that is a number",
+        "threat.level must be a string",
+        edit_after_signing(threat={"level": 1}),
     ),
 ]
 
@@ -907,7 +978,7 @@ def database(empty_database: TestDatabase) -> TestDatabase:
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 @pytest_twisted.ensureDeferred
-async def test_attack(
+async def test_an_attack_stores_nothing_and_a_good_action_is_accepted(
     api: Api, database: TestDatabase, case: Case, temporary: Path, row: Row
 ) -> None:
     submission = row.make(case)

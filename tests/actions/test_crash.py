@@ -1,4 +1,4 @@
-"""Actions survive whatever happens to the daemon: exactly once, or not at all."""
+"""Whatever happens to the daemon, an action is handed over exactly once or not at all."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DURABLE = POINTS.index("committed")
 
 
 class Service:
-    """A daemon with a spool, its database, and what became of an action."""
+    """A daemon with a spool and a database, and the state of its actions."""
 
     def __init__(self, database: TestDatabase, folder: Path) -> None:
         load_fleet(database.dsn)
@@ -51,7 +51,7 @@ class Service:
         return self.daemon
 
     def post(self, action: str = ACTION, base: str = "") -> int | None:
-        """The status of the answer; ``None`` when the connection broke."""
+        """Return the status of the answer; ``None`` when the connection broke."""
         assert self.daemon
         url = f"{base or self.daemon.base}action/create/"
         try:
@@ -61,21 +61,21 @@ class Service:
         except (OSError, http.client.HTTPException):
             return None
 
-    def files(self) -> list[str]:
+    def list_files(self) -> list[str]:
         return [file.name for f in FOLDERS for file in (self.spool / "action" / f).iterdir()]
 
-    def ids(self) -> list[str]:
+    def list_action_ids(self) -> list[str]:
         return [action_id for (action_id,) in self.database.execute("select id::text from actions")]
 
-    def waiting(self) -> int:
+    def count_waiting(self) -> int:
         sql = "select count(*) from submissions where handedover is null"
         return int(self.database.execute(sql)[0][0])
 
-    def settle(self) -> None:
-        wait_for(lambda: not self.waiting())
+    def wait_until_handed_over(self) -> None:
+        wait_for(lambda: not self.count_waiting())
 
-    def check_nothing_else(self) -> None:
-        """The spool has the scheduler's folders and whole documents, nothing else."""
+    def check_spool(self) -> None:
+        """Check that the spool holds the scheduler's folders and complete documents only."""
         for path in self.spool.rglob("*"):
             if path.is_file():
                 assert path.suffix == ".json" and json.loads(path.read_text())["id"]
@@ -95,29 +95,30 @@ def service(database: TestDatabase, tmp_path: Path) -> Iterator[Service]:
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_killed_between_any_two_steps(service: Service, point: str) -> None:
+def test_an_action_survives_a_kill_between_any_two_steps(service: Service, point: str) -> None:
+    """It is handed over once if it was committed, and can be posted again otherwise."""
     service.start("--kill-at", point)
     assert service.post() is None
     assert service.daemon and service.daemon.process.wait(10) == -9
-    there = service.ids()
+    there = service.list_action_ids()
     assert len(there) == (POINTS.index(point) >= DURABLE)
     service.start()
-    service.settle()
-    assert service.files() == [f"{action_id}.json" for action_id in there]
+    service.wait_until_handed_over()
+    assert service.list_files() == [f"{action_id}.json" for action_id in there]
     assert service.post() == (200 if there else 202)
-    assert len(service.ids()) == 1
-    assert service.files() == [f"{action_id}.json" for action_id in service.ids()]
-    service.check_nothing_else()
+    assert len(service.list_action_ids()) == 1
+    assert service.list_files() == [f"{action_id}.json" for action_id in service.list_action_ids()]
+    service.check_spool()
 
 
 @pytest.mark.parametrize("point", ["linked", "handed over", "marked"])
 @pytest.mark.parametrize("where", ["inflight", "done", "invalid", "away"])
-def test_what_the_scheduler_took_already_is_not_written_again(
+def test_an_action_that_the_scheduler_took_is_not_written_again(
     service: Service, point: str, where: str
 ) -> None:
     service.start("--kill-at", point)
     assert service.post() is None
-    (action_id,) = service.ids()
+    (action_id,) = service.list_action_ids()
     taken = service.spool / "action" / "new" / f"{action_id}.json"
     if where == "away":
         service.database.execute("update actions set status = 'preparing'")
@@ -125,16 +126,16 @@ def test_what_the_scheduler_took_already_is_not_written_again(
     else:
         taken.rename(service.spool / "action" / where / taken.name)
     service.start()
-    service.settle()
-    assert service.files() == ([] if where == "away" else [taken.name])
+    service.wait_until_handed_over()
+    assert service.list_files() == ([] if where == "away" else [taken.name])
     assert not list((service.spool / "action" / "new").iterdir())
 
 
-def test_every_call_to_the_file_system_may_fail(service: Service) -> None:
-    """For each error an action is tried anew until the first, second, … last call has failed."""
+def test_an_action_survives_the_failure_of_any_file_system_call(service: Service) -> None:
+    """For each error, an action is tried again until the first, second, … last call has failed."""
     errors = {"ENOSPC": "unix-plain", "EIO": "unix-tricky", "EROFS": "unix-two-signers"}
     calls, again = 18, 14  # of an attempt, and of one that finds the file in its place
-    failures, call = [], 7  # the start itself makes seven calls
+    failures, call = [], 7  # a start makes seven calls
     for error in errors:
         for n in range(1, calls + 1):
             call += n
@@ -152,36 +153,42 @@ def test_every_call_to_the_file_system_may_fail(service: Service) -> None:
 
         wait_for(accepted)
         assert answers == {200, 503}
-    service.settle()
-    assert sorted(service.files()) == sorted(f"{action_id}.json" for action_id in service.ids())
-    assert len(service.ids()) == len(errors)
+    service.wait_until_handed_over()
+    assert sorted(service.list_files()) == sorted(
+        f"{action_id}.json" for action_id in service.list_action_ids()
+    )
+    assert len(service.list_action_ids()) == len(errors)
     log = service.daemon.log.read_text() if service.daemon else ""
     assert log.count("do not reach the scheduler: ") == len(errors)
     assert log.count("reach the scheduler again") == len(errors)
-    service.check_nothing_else()
+    service.check_spool()
 
 
-def test_nothing_is_taken_while_the_spool_is_away(service: Service) -> None:
+def test_actions_are_refused_while_one_waits_for_a_missing_spool(service: Service) -> None:
     service.start()
     folder = service.spool / "action" / "new"
     away = folder.rename(folder.with_name("elsewhere"))
     assert service.post() == 202
     assert service.post((VECTORS / "actions" / "unix-two-signers.json").read_text()) == 503
-    assert len(service.ids()) == 1
+    assert len(service.list_action_ids()) == 1
     away.rename(folder)
-    wait_for(service.files)
+    wait_for(service.list_files)
     assert service.post((VECTORS / "actions" / "unix-two-signers.json").read_text()) == 202
-    assert sorted(service.files()) == sorted(f"{action_id}.json" for action_id in service.ids())
+    assert sorted(service.list_files()) == sorted(
+        f"{action_id}.json" for action_id in service.list_action_ids()
+    )
 
 
-def test_a_database_that_goes_away_leaves_nothing_half(service: Service) -> None:
+def test_a_failed_transaction_leaves_no_part_of_an_action(service: Service) -> None:
     service.start()
     service.database.execute("alter table signatures rename to gone")
     assert service.post() == 500
     service.database.execute("alter table gone rename to signatures")
-    assert not service.ids() and not service.files() and not service.waiting()
+    assert (
+        not service.list_action_ids() and not service.list_files() and not service.count_waiting()
+    )
     assert service.post() == 202
-    assert len(service.files()) == 1
+    assert len(service.list_files()) == 1
 
 
 def test_equal_posts_to_two_daemons_make_one_action(service: Service) -> None:
@@ -201,6 +208,6 @@ def test_equal_posts_to_two_daemons_make_one_action(service: Service) -> None:
         second.process.kill()
         second.process.wait()
     assert answers == ["200"] * 23 + ["202"]
-    service.settle()
-    assert service.files() == [f"{action_id}.json" for action_id in service.ids()]
-    assert len(service.ids()) == 1
+    service.wait_until_handed_over()
+    assert service.list_files() == [f"{action_id}.json" for action_id in service.list_action_ids()]
+    assert len(service.list_action_ids()) == 1

@@ -1,4 +1,4 @@
-"""Actions that clients of both generations signed, posted to the real service."""
+"""The real service accepts actions that clients of both generations signed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def post_action(api: Api, action: Json) -> Answer:
 
 @pytest.mark.parametrize("path", ACTIONS, ids=lambda path: path.stem)
 @pytest_twisted.ensureDeferred
-async def test_every_recorded_action_is_taken_stored_and_handed_over(
+async def test_a_recorded_action_is_accepted_stored_and_handed_over(
     api: Api, database: TestDatabase, path: Path
 ) -> None:
     load_fleet(database.dsn)
@@ -46,11 +46,11 @@ async def test_every_recorded_action_is_taken_stored_and_handed_over(
     assert served["status"] == "init" and served["investigators"][0]["name"] == "Bob Kelso"
     (file,) = list_spool(api)
     assert stat.S_IMODE(file.stat().st_mode) == 0o640
-    given, handed = json.loads(path.read_text()), json.loads(file.read_text())
+    posted, handed = json.loads(path.read_text()), json.loads(file.read_text())
     assert handed.pop("id") == served["id"] < 2**53
     assert file.name == f"{served['id']}.json"
     assert handed == {
-        **{name: given[name] for name in handed if name in given},
+        **{name: posted[name] for name in handed if name in posted},
         "status": "init",
         "starttime": "0011-01-11T11:11:11.000000011Z",
         "finishtime": "9998-01-11T11:11:11.000000011Z",
@@ -59,7 +59,7 @@ async def test_every_recorded_action_is_taken_stored_and_handed_over(
 
 
 def edit_action(value: Json) -> Iterator[Json]:
-    """*value* with one thing in it changed, each in turn: signed by nobody."""
+    """Yield copies of *value* with one part changed, each of which nobody has signed."""
     if isinstance(value, dict):
         for name, inner in value.items():
             yield from ({**value, name: other} for other in edit_action(inner))
@@ -89,8 +89,8 @@ def make_edits(action: JsonObject) -> Iterator[JsonObject]:
             yield {**action, name: action[name].replace(digits, other, 1)}
 
 
-def same_operations(action: JsonObject, other: JsonObject) -> bool:
-    """Whether only operations were edited, and mean the same: null parameters are no parameters."""
+def has_same_operations(action: JsonObject, other: JsonObject) -> bool:
+    """Whether only operations differ, and mean the same: null parameters are no parameters."""
     if other != {**action, "operations": other["operations"]}:
         return False
     try:
@@ -102,7 +102,7 @@ def same_operations(action: JsonObject, other: JsonObject) -> bool:
 
 @pytest.mark.parametrize("path", ACTIONS, ids=lambda path: path.stem)
 @pytest_twisted.ensureDeferred
-async def test_no_recorded_action_is_taken_when_anything_signed_is_changed(
+async def test_a_recorded_action_is_refused_when_any_signed_part_is_changed(
     api: Api, database: TestDatabase, path: Path
 ) -> None:
     load_fleet(database.dsn)
@@ -110,7 +110,7 @@ async def test_no_recorded_action_is_taken_when_anything_signed_is_changed(
     action = parse_json(path.read_text(), "action")
     tried = 0
     for other in make_edits(action):
-        if same_operations(action, other):
+        if has_same_operations(action, other):
             continue
         response = await post_action(api, other)
         assert response.code == 400, (other, response.body)

@@ -16,83 +16,87 @@ ACTION = (VECTORS / "actions" / "unix-plain.json").read_text()
 SHER = (VECTORS / "keys" / "sher.asc").read_text()
 
 
-async def answer(api: Api, path: str, **fields: str) -> tuple[int, object]:
+async def post_form(api: Api, path: str, **fields: str) -> tuple[int, object]:
     response = await api.request("POST", path, data=fields)
     return response.code, response.document
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_row_that_somebody_holds_is_not_waited_for_long(
+async def test_a_request_waits_only_briefly_for_a_locked_row(
     api: Api, database: TestDatabase
 ) -> None:
     load_fleet(database.dsn)
     with closing(psycopg2.connect(database.dsn)) as other, other.cursor() as cursor:
         cursor.execute("update investigators set name = name where id = 1")
-        code, document = await answer(api, "/investigator/update/", id="1", status="disabled")
+        code, document = await post_form(api, "/investigator/update/", id="1", status="disabled")
         assert (code, "another change is going on" in str(document)) == (503, True)
-        code, document = await answer(api, "/action/create/", action=ACTION)
+        code, document = await post_form(api, "/action/create/", action=ACTION)
         assert (code, "another change is going on" in str(document)) == (503, True)
         other.rollback()
-    code, _ = await answer(api, "/action/create/", action=ACTION)
+    code, _ = await post_form(api, "/action/create/", action=ACTION)
     assert code == 202
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_database_that_takes_no_changes(api: Api, database: TestDatabase) -> None:
+async def test_a_read_only_database_is_reported_as_unavailable(
+    api: Api, database: TestDatabase
+) -> None:
     load_fleet(database.dsn)
     name = psycopg2.extensions.parse_dsn(database.dsn)["dbname"]
     database.execute(f"alter database {name} set default_transaction_read_only = on")
-    code, document = await answer(api, "/investigator/update/", id="1", status="disabled")
+    code, document = await post_form(api, "/investigator/update/", id="1", status="disabled")
     assert (code, "takes no changes" in str(document)) == (503, True)
-    code, document = await answer(api, "/action/create/", action=ACTION)
+    code, document = await post_form(api, "/action/create/", action=ACTION)
     assert (code, "takes no changes" in str(document)) == (503, True)
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_cannot_be_read_back_is_stored_and_said_to_be(
+async def test_a_change_is_confirmed_though_its_record_cannot_be_read_back(
     api: Api, database: TestDatabase
 ) -> None:
     load_fleet(database.dsn)
     database.execute("update investigators set createdat = 'infinity' where id = 2")
-    code, document = await answer(api, "/investigator/update/", id="2", status="disabled")
+    code, document = await post_form(api, "/investigator/update/", id="2", status="disabled")
     assert (code, "unreadable investigator" in str(document)) == (200, True)
     assert database.execute("select status from investigators where id = 2") == [("disabled",)]
-    assert (await answer(api, "/action/create/", action=ACTION))[0] == 202
+    assert (await post_form(api, "/action/create/", action=ACTION))[0] == 202
     database.execute("update actions set finishtime = 'infinity'")
-    code, document = await answer(api, "/action/create/", action=ACTION)
+    code, document = await post_form(api, "/action/create/", action=ACTION)
     assert (code, "unreadable action" in str(document)) == (200, True)
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_key_changed_by_hand_counts_at_once(api: Api, database: TestDatabase) -> None:
-    load_fleet(database.dsn)
-    assert (await answer(api, "/action/create/", action=ACTION))[0] == 202
-    bob = database.execute("select publickey from investigators where id = 1")[0][0]
-    swap = "update investigators set publickey = %s where id = %s"
-    database.execute(swap, (SHER.encode(), 1))
-    code, document = await answer(api, "/action/create/", action=ACTION)
-    assert (code, "no investigator has the key" in str(document)) == (400, True)
-    database.execute(swap, (bob, 3))
-    code, document = await answer(api, "/action/create/", action=ACTION)
-    assert (code, "is not active" in str(document)) == (400, True)
-    database.execute("update investigators set status = 'active' where id = 3")
-    assert (await answer(api, "/action/create/", action=ACTION))[0] == 200
-
-
-@pytest_twisted.ensureDeferred
-async def test_a_row_put_back_by_hand_without_a_document_is_passed_over(
+async def test_a_key_changed_in_the_database_takes_effect_at_once(
     api: Api, database: TestDatabase
 ) -> None:
     load_fleet(database.dsn)
-    assert (await answer(api, "/action/create/", action=ACTION))[0] == 202
+    assert (await post_form(api, "/action/create/", action=ACTION))[0] == 202
+    bob = database.execute("select publickey from investigators where id = 1")[0][0]
+    swap = "update investigators set publickey = %s where id = %s"
+    database.execute(swap, (SHER.encode(), 1))
+    code, document = await post_form(api, "/action/create/", action=ACTION)
+    assert (code, "no investigator has the key" in str(document)) == (400, True)
+    database.execute(swap, (bob, 3))
+    code, document = await post_form(api, "/action/create/", action=ACTION)
+    assert (code, "is not active" in str(document)) == (400, True)
+    database.execute("update investigators set status = 'active' where id = 3")
+    assert (await post_form(api, "/action/create/", action=ACTION))[0] == 200
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_submission_without_a_document_does_not_block_the_others(
+    api: Api, database: TestDatabase
+) -> None:
+    load_fleet(database.dsn)
+    assert (await post_form(api, "/action/create/", action=ACTION))[0] == 202
     database.execute("update submissions set handedover = null")
     other = (VECTORS / "actions" / "unix-two-signers.json").read_text()
-    assert (await answer(api, "/action/create/", action=other))[0] == 202
+    assert (await post_form(api, "/action/create/", action=other))[0] == 202
 
 
-def test_every_refusal_has_a_status() -> None:
-    def kinds(kind: type[RequestError]) -> list[type[RequestError]]:
-        return [kind, *(k for sub in kind.__subclasses__() for k in kinds(sub))]
+def test_every_refusal_has_a_status_other_than_500() -> None:
+    def list_subclasses(kind: type[RequestError]) -> list[type[RequestError]]:
+        return [kind, *(k for sub in kind.__subclasses__() for k in list_subclasses(sub))]
 
-    for kind in kinds(RequestError)[1:]:
+    for kind in list_subclasses(RequestError)[1:]:
         assert 400 <= kind.status < 600 and kind.status != 500, kind

@@ -1,4 +1,4 @@
-"""Investigators are added and changed: through a real socket, at the command line, by curl."""
+"""Investigators can be added and changed over HTTP, on the command line and by curl."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def database(empty_database: TestDatabase) -> TestDatabase:
 
 
 async def create_investigator(api: Api, name: str, publickey: str | bytes) -> Answer:
-    """The answer to a form with the key as a file."""
+    """Return the answer to a form with the key as a file."""
     key = publickey.encode() if isinstance(publickey, str) else publickey
     return await api.request(
         "POST",
@@ -55,7 +55,7 @@ async def create_investigator(api: Api, name: str, publickey: str | bytes) -> An
 
 
 async def add_key(api: Api, key: Key) -> str:
-    """The id of a new investigator."""
+    """Return the id of a new investigator."""
     response = await create_investigator(api, key.name, key.armored)
     assert response.code == 201, response.document
     (item,) = response.document["items"]
@@ -70,31 +70,31 @@ async def add_key(api: Api, key: Key) -> str:
 
 
 def remove_packets(tag: int) -> Make:
-    """Alice's key without its packets of a type, and what belongs to them."""
+    """Return a function that makes Alice's key without its packets of one type."""
     return lambda keys: encode_public_armor(
         b"".join(p.raw for p in split_packets(keys.alice.packets) if p.tag != tag)
     )
 
 
-def of_version(version: int) -> Make:
+def replace_version(version: int) -> Make:
     def make(keys: Keys) -> str:
-        first, *rest = split_packets(keys.alice.packets)
+        first, *others = split_packets(keys.alice.packets)
         changed = encode_packet(6, bytes([version]) + first.body[1:])
-        return encode_public_armor(changed + b"".join(p.raw for p in rest))
+        return encode_public_armor(changed + b"".join(p.raw for p in others))
 
     return make
 
 
-def exponent_3(keys: Keys) -> str:
-    """Nobody can sign with it, but its user id could say so."""
-    first, *rest = split_packets(keys.rsa.packets)
+def replace_exponent(keys: Keys) -> str:
+    """Change an RSA key to the exponent 3; it cannot sign any more."""
+    first, *others = split_packets(keys.rsa.packets)
     assert first.body.endswith(b"\0\x11\1\0\1")
     changed = encode_packet(6, first.body[:-5] + b"\0\2\3")
-    return encode_public_armor(changed + b"".join(p.raw for p in rest))
+    return encode_public_armor(changed + b"".join(p.raw for p in others))
 
 
 def add_packets(extra: Callable[[Keys], bytes]) -> Make:
-    """Alice's key and other packets in one armor."""
+    """Return a function that makes Alice's key and other packets in one armor."""
     return lambda keys: encode_public_armor(keys.alice.packets + extra(keys))
 
 
@@ -107,13 +107,13 @@ def adopt_key(victim: str, *, sub: bool) -> Make:
     return make
 
 
-def remove_binding(keys: Keys) -> str:
-    """The subkey of another with the binding that its owner made."""
+def add_unbound_subkey(keys: Keys) -> str:
+    """Add the subkey of another key with the binding that its owner made."""
     parts = [p.raw for p in split_packets(keys.subkey.packets)]
     return encode_public_armor(keys.stranger.packets + b"".join(parts[-2:]))
 
 
-def a_primary_key_of(victim: str) -> Make:
+def use_as_primary_key(victim: str) -> Make:
     def make(keys: Keys) -> str:
         fingerprint = getattr(keys, victim).signer[:-1]
         return keys.make_with_primary(f"primary of {victim}", fingerprint).armored
@@ -121,7 +121,7 @@ def a_primary_key_of(victim: str) -> Make:
     return make
 
 
-def sixty_kilobytes(keys: Keys) -> str:
+def make_large_key(keys: Keys) -> str:
     return encode_public_armor(keys.alice.packets + encode_packet(13, b"x" * 65_000))
 
 
@@ -199,7 +199,7 @@ REFUSED: dict[str, tuple[str, Make]] = {
     ),
     "checksum": (
         "the key is damaged: its checksum does not match",
-        lambda keys: wrong_checksum(keys.alice.armored),
+        lambda keys: replace_checksum(keys.alice.armored),
     ),
     "no user id": ("the key has no user id", remove_packets(13)),
     "no signature": ("the key has no user id; a name and its self-signature", remove_packets(2)),
@@ -209,7 +209,7 @@ REFUSED: dict[str, tuple[str, Make]] = {
         "the key is dated in the future",
         lambda keys: keys.make_key("future", time=FAR_AHEAD).armored,
     ),
-    "RSA exponent 3": ("the key is too weak: its exponent is 3", exponent_3),
+    "RSA exponent 3": ("the key is too weak: its exponent is 3", replace_exponent),
     "secp256k1": (
         "the key is too weak: it is on secp256k1",
         lambda keys: keys.make_key("koblitz", "secp256k1").armored,
@@ -233,7 +233,7 @@ REFUSED: dict[str, tuple[str, Make]] = {
     **{
         f"version {n}": (
             f"OpenPGP keys of version {n} are not accepted; version 4 is",
-            of_version(n),
+            replace_version(n),
         )
         for n in (2, 3, 5, 6, 99)
     },
@@ -243,7 +243,7 @@ REFUSED: dict[str, tuple[str, Make]] = {
 }
 
 
-def wrong_checksum(armored: str) -> str:
+def replace_checksum(armored: str) -> str:
     lines = armored.strip().splitlines()
     assert lines[-2].startswith("=")
     lines[-2] = "=AAAA"
@@ -252,7 +252,7 @@ def wrong_checksum(armored: str) -> str:
 
 @pytest.mark.parametrize("name", REFUSED)
 @pytest_twisted.ensureDeferred
-async def test_a_key_that_is_not_accepted(
+async def test_an_unsuitable_key_is_refused_with_a_reason(
     api: Api, database: TestDatabase, keys: Keys, temporary: Path, name: str
 ) -> None:
     says, make = REFUSED[name]
@@ -265,10 +265,10 @@ async def test_a_key_that_is_not_accepted(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_key_that_is_too_long_for_any_use(
+async def test_a_key_too_long_for_a_request_is_refused(
     api: Api, database: TestDatabase, keys: Keys
 ) -> None:
-    response = await create_investigator(api, "Bob Kelso", sixty_kilobytes(keys))
+    response = await create_investigator(api, "Bob Kelso", make_large_key(keys))
     assert response.code == 413
     assert database.execute("select count(*) from investigators") == [(0,)]
 
@@ -289,7 +289,10 @@ NAMES = {
 
 
 @pytest_twisted.ensureDeferred
-async def test_names(api: Api, database: TestDatabase, keys: Keys) -> None:
+async def test_an_empty_long_or_unprintable_name_is_refused(
+    api: Api, database: TestDatabase, keys: Keys
+) -> None:
+    """Any other name is stored without the blanks around it."""
     for name, says in NAMES.items():
         data = {"name": name, "publickey": keys.alice.armored}
         response = await api.request("POST", "/investigator/create/", data=data)
@@ -302,7 +305,7 @@ async def test_names(api: Api, database: TestDatabase, keys: Keys) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "says"),
+    ("fields", "says"),
     [
         ({}, "the field name is missing"),
         ({"name": "Bob"}, "the field publickey is missing"),
@@ -312,8 +315,10 @@ async def test_names(api: Api, database: TestDatabase, keys: Keys) -> None:
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_fields(api: Api, given: dict[str, str], says: str) -> None:
-    response = await api.request("POST", "/investigator/create/", data=given)
+async def test_missing_and_unknown_fields_are_refused_by_name(
+    api: Api, fields: dict[str, str], says: str
+) -> None:
+    response = await api.request("POST", "/investigator/create/", data=fields)
     assert response.code == 400
     assert says in response.document["error"]["message"]
 
@@ -323,19 +328,21 @@ async def test_fields(api: Api, given: dict[str, str], says: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Good:
+    """A key that is accepted, and what is stored of it."""
+
     key: Callable[[Keys], Key]
     tags: list[int] = field(default_factory=lambda: [6, 13, 2])
-    """Of the packets that are stored."""
+    """The types of the stored packets."""
     exported: bool = True
-    """Whether that is what gpg exports from the ring."""
+    """Whether gpg exports the same packets from its ring."""
 
 
-def with_foreign_revocation(keys: Keys) -> Key:
-    """Somebody else's revocation of their own key, put into Alice's."""
-    first, *rest = split_packets(keys.alice.packets)
+def add_foreign_revocation(keys: Keys) -> Key:
+    """Put another key's revocation of itself into Alice's key."""
+    first, *others = split_packets(keys.alice.packets)
     revocation = split_packets(keys.revoked.packets)[1]
     assert revocation.tag == 2 and revocation.body[1] == 0x20
-    data = first.raw + revocation.raw + b"".join(p.raw for p in rest)
+    data = first.raw + revocation.raw + b"".join(p.raw for p in others)
     return replace(keys.alice, armored=encode_public_armor(data))
 
 
@@ -347,7 +354,7 @@ GOOD = {
     "P-521": Good(key=lambda keys: keys.make_key("p521", "nistp521")),
     "a subkey": Good(key=lambda keys: keys.subkey, tags=[6, 13, 2, 14, 2]),
     "foreign signatures and an image": Good(key=lambda keys: keys.decorated, exported=False),
-    "foreign revocation": Good(key=with_foreign_revocation),
+    "foreign revocation": Good(key=add_foreign_revocation),
     "an unsigned user id": Good(
         key=lambda keys: replace(
             keys.alice,
@@ -355,7 +362,7 @@ GOOD = {
         )
     ),
     "an unbound subkey": Good(
-        key=lambda keys: replace(keys.stranger, armored=remove_binding(keys)),
+        key=lambda keys: replace(keys.stranger, armored=add_unbound_subkey(keys)),
     ),
     "a user id that forges status lines": Good(
         key=lambda keys: keys.make_key(
@@ -376,26 +383,28 @@ GOOD = {
 
 @pytest.mark.parametrize("name", GOOD)
 @pytest_twisted.ensureDeferred
-async def test_what_is_stored_is_minimal_and_verifies_at_once(
+async def test_a_key_is_stored_in_minimal_form_and_verifies_at_once(
     api: Api, database: TestDatabase, keys: Keys, name: str
 ) -> None:
     key = GOOD[name].key(keys)
     investigator_id = await add_key(api, key)
-    [(stored,)] = database.execute(
+    [(publickey,)] = database.execute(
         "select publickey from investigators where id = %s", (investigator_id,)
     )
-    found = split_packets(decode_armor(bytes(stored).decode()))
+    found = split_packets(decode_armor(bytes(publickey).decode()))
     assert [part.tag for part in found] == GOOD[name].tags
     if GOOD[name].exported:
         assert b"".join(part.raw for part in found) == decode_armor(keys.export(key.fingerprint))
-    assert certificate.parse_armored(bytes(stored)).fingerprint == key.fingerprint
+    assert certificate.parse_armored(bytes(publickey)).fingerprint == key.fingerprint
     action = make_action()
     submission = {**action, "pgpsignatures": [keys.sign(key, build_text(action))]}
     await assert_accepted(api, submission)
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_known_key_has_its_owner(api: Api, database: TestDatabase, keys: Keys) -> None:
+async def test_a_known_key_is_refused_with_a_link_to_its_owner(
+    api: Api, database: TestDatabase, keys: Keys
+) -> None:
     investigator_id = await add_key(api, keys.bob)
     longer = keys.add_subkey(keys.make_key("longer", usage="cert"))
     first = replace(longer, armored=keys.export(longer.fingerprint))
@@ -418,12 +427,12 @@ async def test_a_known_key_has_its_owner(api: Api, database: TestDatabase, keys:
     [
         (adopt_key("bob", sub=False), "bob"),
         (adopt_key("subkey", sub=True), "subkey"),
-        (a_primary_key_of("subkey"), "subkey"),
+        (use_as_primary_key("subkey"), "subkey"),
     ],
     ids=["primary key", "subkey", "subkey as a primary key"],
 )
 @pytest_twisted.ensureDeferred
-async def test_a_key_that_adopts_anothers_is_refused(
+async def test_a_key_that_contains_another_investigators_key_is_refused(
     api: Api, database: TestDatabase, keys: Keys, make: Make, victim: str
 ) -> None:
     owner: Key = getattr(keys, victim)
@@ -441,10 +450,10 @@ async def test_a_key_that_adopts_anothers_is_refused(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_primary_key_that_is_another_subkey_is_refused(
+async def test_a_key_that_is_already_another_investigators_subkey_is_refused(
     api: Api, database: TestDatabase, keys: Keys
 ) -> None:
-    """The adopter came first, before the owner of the key."""
+    """The investigator with the subkey came before the owner of the key."""
     eve = keys.make_adopting("takes bob", keys.bob.fingerprint)
     investigator_id = await add_key(api, eve)
     response = await create_investigator(api, "bob", keys.bob.armored)
@@ -456,7 +465,9 @@ async def test_a_primary_key_that_is_another_subkey_is_refused(
 
 
 @pytest_twisted.ensureDeferred
-async def test_update(api: Api, database: TestDatabase, keys: Keys) -> None:
+async def test_a_status_can_be_changed_and_takes_effect_at_once(
+    api: Api, database: TestDatabase, keys: Keys
+) -> None:
     investigator_id = await add_key(api, keys.alice)
 
     async def update_status(**fields: str) -> Answer:
@@ -495,11 +506,11 @@ async def test_update(api: Api, database: TestDatabase, keys: Keys) -> None:
     ]
 
 
-# -- as it is written in the manual ------------------------------------------------------------
+# -- as the specification says -----------------------------------------------------------------
 
 
 async def curl(*arguments: str) -> tuple[str, Json]:
-    """The status line, and the collection."""
+    """Return the status line and the collection."""
     done = await deferToThread(
         subprocess.run, ["curl", *arguments], capture_output=True, text=True, timeout=30
     )
@@ -509,10 +520,10 @@ async def curl(*arguments: str) -> tuple[str, Json]:
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_commands_of_the_manual(
+async def test_the_curl_commands_of_the_specification_work(
     api: Api, database: TestDatabase, keys: Keys, tmp_path: Path
 ) -> None:
-    """Only host, port and folder are other ones."""
+    """Only the host, the port and the folder differ."""
     file = tmp_path / "pubkey"
     file.write_text(keys.bob.armored)
     status, document = await curl(
@@ -531,10 +542,10 @@ async def test_the_commands_of_the_manual(
 
 
 @pytest_twisted.ensureDeferred
-async def test_at_the_command_line(
+async def test_changes_from_the_command_line_take_effect_at_once(
     api: Api, database: TestDatabase, keys: Keys, tmp_path: Path
 ) -> None:
-    """What it does counts at once in a service that runs."""
+    """They apply in a service that is running."""
     file = tmp_path / "key.asc"
     file.write_text(keys.bob.armored)
 

@@ -1,4 +1,4 @@
-"""What is waited for does not wait for everything that lies there."""
+"""An action that a client waits for goes before a backlog."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BACKLOG = 4 * LIMITS.handoff_batch
 
 
 class Batches:
-    """A spool that keeps the ids of each batch."""
+    """A spool that records the ids of each batch."""
 
     def __init__(self) -> None:
         self.seen: list[list[int]] = []
@@ -34,7 +34,7 @@ class Batches:
 
 @pytest.fixture
 def waiting(database: TestDatabase) -> Iterator[Database]:
-    """Every action waits, the first one for the longest time."""
+    """Return a database in which every action waits, the first one for the longest time."""
     numbers = f"generate_series(1, {BACKLOG}) n"
     database.execute(
         "insert into actions (id, name, target, description, threat, operations, validfrom,"
@@ -52,7 +52,7 @@ def waiting(database: TestDatabase) -> Iterator[Database]:
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_is_waited_for_takes_turns_with_what_lies_there(
+async def test_a_new_action_does_not_wait_for_the_whole_backlog(
     database: TestDatabase, waiting: Database
 ) -> None:
     spool: Any = Batches()
@@ -61,5 +61,5 @@ async def test_what_is_waited_for_takes_turns_with_what_lies_there(
     await outbox.flush(BACKLOG)
     assert spool.seen[:2] == [[*range(1, LIMITS.handoff_batch + 1)], [BACKLOG]]
     await outbox.stop()
-    left = database.execute("select count(*) from submissions where handedover is null")
-    assert left == [(BACKLOG - sum(map(len, spool.seen)),)]
+    still_waiting = database.execute("select count(*) from submissions where handedover is null")
+    assert still_waiting == [(BACKLOG - sum(map(len, spool.seen)),)]

@@ -1,4 +1,4 @@
-"""The scheduler's folders, seen by daemons that were held up."""
+"""Daemons that are delayed or restricted write nothing wrong into the scheduler's folders."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 class HandOver(Thread):
-    """A hand-over that is held up before its file gets its name."""
+    """A hand-off that is delayed before its file gets its name."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ def hold_up_write(folder: Path) -> Iterator[HandOver]:
 
 
 @pytest.mark.parametrize("state", FOLDERS["action"])
-def test_what_another_daemon_handed_over_meanwhile_is_not_handed_over_again(
+def test_an_action_that_another_daemon_handed_over_is_not_written_again(
     folder: Path, state: str
 ) -> None:
     with hold_up_write(folder) as thread:
@@ -63,7 +63,7 @@ def test_what_another_daemon_handed_over_meanwhile_is_not_handed_over_again(
     assert [path.read_text() for path in folder.glob("*/*")] == ["theirs"]
 
 
-def test_no_file_appears_after_it_was_given_up(folder: Path) -> None:
+def test_no_file_appears_after_a_cancelled_handoff(folder: Path) -> None:
     with hold_up_write(folder) as thread:
         thread.cancelled.set()
     assert thread.failures["7"].errno == errno.ETIMEDOUT
@@ -71,7 +71,7 @@ def test_no_file_appears_after_it_was_given_up(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("umask", [0, 0o022, 0o077])
-def test_the_umask_does_not_matter(tmp_path: Path, umask: int) -> None:
+def test_the_umask_does_not_change_the_modes_of_the_spool(tmp_path: Path, umask: int) -> None:
     before = os.umask(umask)
     try:
         Spool(tmp_path / "cache" / "mig").prepare_folders()
@@ -83,7 +83,7 @@ def test_the_umask_does_not_matter(tmp_path: Path, umask: int) -> None:
     assert modes == {True: 0o750, False: 0o640}
 
 
-def test_a_spool_that_everybody_could_move_away_is_refused(tmp_path: Path) -> None:
+def test_a_spool_in_a_folder_that_everybody_may_write_to_is_refused(tmp_path: Path) -> None:
     (tmp_path / "open").mkdir()
     (tmp_path / "open").chmod(0o777)
     with pytest.raises(SpoolError, match="above the spool: chmod o-w"):
@@ -93,7 +93,7 @@ def test_a_spool_that_everybody_could_move_away_is_refused(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("name", ["", "action", "action/new", "action/invalid", "command/ready"])
-def test_no_link_is_followed(tmp_path: Path, name: str) -> None:
+def test_symbolic_links_in_the_spool_are_not_followed(tmp_path: Path, name: str) -> None:
     Spool(tmp_path / "spool").prepare_folders()
     folder = tmp_path / "spool" / name
     folder.rename(tmp_path / "elsewhere")
@@ -106,7 +106,7 @@ def test_no_link_is_followed(tmp_path: Path, name: str) -> None:
     assert not list(tmp_path.rglob("*.json"))
 
 
-def test_folders_that_others_may_write_to_and_files_are_refused(tmp_path: Path) -> None:
+def test_a_spool_folder_must_be_a_folder_that_others_cannot_write_to(tmp_path: Path) -> None:
     Spool(tmp_path / "spool").prepare_folders()
     new = tmp_path / "spool" / "action" / "new"
     new.chmod(0o757)

@@ -1,4 +1,4 @@
-"""The fields of a submitted action: what is taken, and never to be read in two ways."""
+"""The fields of a submitted action are checked, and what is signed is never ambiguous."""
 
 from __future__ import annotations
 
@@ -33,26 +33,26 @@ def is_ambiguous(action: Signable, text: SignedText) -> bool:
 
 
 def read_unix(text: str) -> tuple[str, ...]:
-    """The only reading in which no field holds the separator that ends it."""
+    """Return the only reading in which no field holds the separator that ends it."""
     assert text.startswith("name=") and text.endswith(";")
-    name, _, rest = text[len("name=") :].partition(";target=")
-    target, _, rest = rest.partition(";validfrom=")
-    begin, _, rest = rest.partition(";expireafter=%!s(int64=")
-    end, _, rest = rest.partition(");operations=")
-    return name, target, begin, end, rest[:-1]
+    name, _, remainder = text[len("name=") :].partition(";target=")
+    target, _, remainder = remainder.partition(";validfrom=")
+    begin, _, remainder = remainder.partition(";expireafter=%!s(int64=")
+    end, _, remainder = remainder.partition(");operations=")
+    return name, target, begin, end, remainder[:-1]
 
 
 def read_gotime(text: str) -> tuple[str, ...]:
     assert text.startswith("name=") and text.endswith("';")
-    name, _, rest = text[len("name=") :].partition("; target=")
-    target, _, rest = rest.partition("; validfrom=")
-    begin, _, rest = rest.partition("; expireafter=")
-    end, _, rest = rest.partition("; operations='")
-    return name, target, begin, end, rest[:-2]
+    name, _, remainder = text[len("name=") :].partition("; target=")
+    target, _, remainder = remainder.partition("; validfrom=")
+    begin, _, remainder = remainder.partition("; expireafter=")
+    end, _, remainder = remainder.partition("; operations='")
+    return name, target, begin, end, remainder[:-2]
 
 
 @given(signables())
-def test_a_text_that_is_not_refused_reads_back_to_the_same_action(action: Signable) -> None:
+def test_an_accepted_text_reads_back_to_the_signed_action(action: Signable) -> None:
     unix, gotime = build_signed_texts(action)
     if not is_ambiguous(action, unix):
         assert read_unix(unix.text.decode()) == (
@@ -73,7 +73,7 @@ def test_a_text_that_is_not_refused_reads_back_to_the_same_action(action: Signab
 
 
 @given(signables(), signables())
-def test_no_text_of_one_action_is_a_text_of_another(one: Signable, other: Signable) -> None:
+def test_two_actions_never_have_the_same_signed_text(one: Signable, other: Signable) -> None:
     unix, gotime = build_signed_texts(one)
     other_unix, other_gotime = build_signed_texts(other)
     assert unix.text != other_gotime.text and gotime.text != other_unix.text
@@ -106,7 +106,9 @@ def test_no_text_of_one_action_is_a_text_of_another(one: Signable, other: Signab
         ),
     ],
 )
-def test_times(text: str, gotime: str, seconds: int, microseconds: str) -> None:
+def test_a_time_is_converted_for_each_signed_text_and_the_database(
+    text: str, gotime: str, seconds: int, microseconds: str
+) -> None:
     time = parse_signed_time("validfrom", text)
     assert (time.go_string, time.unix_seconds, time.microsecond_text[-10:]) == (
         gotime,
@@ -126,7 +128,7 @@ def test_times(text: str, gotime: str, seconds: int, microseconds: str) -> None:
         *(None, "2026-01-02T03:04:05Z\n", "0001-01-01T00:00:00+14:00"),
     ],
 )
-def test_no_other_form_of_a_time_is_taken(text: Any) -> None:
+def test_a_time_in_any_other_form_is_refused(text: Any) -> None:
     with pytest.raises(InvalidInputError, match="validfrom must be an RFC 3339 date"):
         parse_signed_time("validfrom", text)
 
@@ -149,7 +151,7 @@ def test_no_other_form_of_a_time_is_taken(text: Any) -> None:
     ],
     ids=range(12),
 )
-def test_json_that_readers_take_differently_is_refused(text: str, reason: str) -> None:
+def test_json_that_parsers_read_differently_is_refused(text: str, reason: str) -> None:
     with pytest.raises(InvalidInputError, match=reason):
         parse_json(text, "action")
 
@@ -188,13 +190,13 @@ def test_values_that_cannot_be_signed_are_refused(value: Any, reason: str) -> No
         ([{"module": "a", "is_compressed": 1}], "operations[0].is_compressed"),
     ],
 )
-def test_operations_that_are_no_operations(value: Any, where: str) -> None:
+def test_malformed_operations_are_refused_with_their_place(value: Any, where: str) -> None:
     with pytest.raises(InvalidInputError) as refused:
         parse_operations(value)
     assert refused.value.where == where
 
 
-def test_operations_that_are_not_compressed_are_those_that_say_nothing_of_it() -> None:
+def test_an_operation_marked_uncompressed_equals_an_unmarked_one() -> None:
     plain = {"module": "a", "parameters": None}
     assert parse_operations([{**plain, "is_compressed": False}]) == parse_operations(
         [{"module": "a"}]

@@ -1,4 +1,4 @@
-"""An action is one action: re-posted, posted many times at once, or while keys change."""
+"""An action is stored once, even when it is posted again, concurrently or while keys change."""
 
 from __future__ import annotations
 
@@ -54,18 +54,18 @@ def database(empty_database: TestDatabase) -> TestDatabase:
 
 @pytest_twisted.async_yield_fixture
 async def other(api: Api, database: TestDatabase) -> AsyncIterator[Api]:
-    """Another process's API: over the same database and spool, it knows nothing of the first."""
+    """Start an API as in another process: it shares only the database and the spool."""
     running = Api(database.dsn, api.spool)
     yield running
     await running.stop()
 
 
-def at_once(coroutines: Iterator[Coroutine[Any, Any, T]]) -> Awaitable[list[T]]:
+def run_concurrently(coroutines: Iterator[Coroutine[Any, Any, T]]) -> Awaitable[list[T]]:
     return gatherResults([Deferred.fromCoroutine(one) for one in coroutines], consumeErrors=True)
 
 
 def read_state(api: Api, database: TestDatabase) -> Json:
-    """Everything that is stored of actions."""
+    """Return everything that is stored of actions."""
     rows = [
         database.execute(f"select {table}::text from {table} order by 1")
         for table in ("actions", "signatures", "submissions")
@@ -77,7 +77,7 @@ AGAIN: dict[str, Callable[[Case, JsonObject], Json]] = {
     "the same": lambda _, good: good,
     "white space": lambda _, good: json.dumps(good, indent=4),
     "key order": lambda _, good: dict(reversed(good.items())),
-    "order in parameters": lambda _, good: {
+    "member order": lambda _, good: {
         **good,
         "operations": [
             {
@@ -87,7 +87,7 @@ AGAIN: dict[str, Callable[[Case, JsonObject], Json]] = {
             for operation in good["operations"]
         ],
     },
-    "another number's form": lambda _, good: json.dumps(good).replace(
+    "another form of a number": lambda _, good: json.dumps(good).replace(
         '"number": 1,', '"number": 100e-2,'
     ),
     "escapes": lambda _, good: json.dumps(good).replace("Find", "\\u0046ind"),
@@ -170,7 +170,7 @@ NOT_AGAIN: dict[str, tuple[Callable[[Case, JsonObject], Json], str]] = {
 
 
 @pytest_twisted.ensureDeferred
-async def test_posted_again_however_dressed_it_is_the_action_that_is_there(
+async def test_an_action_posted_again_in_any_form_is_the_existing_action(
     api: Api, other: Api, database: TestDatabase, case: Case
 ) -> None:
     case.add_investigator(case.keys.bob)
@@ -189,11 +189,11 @@ async def test_posted_again_however_dressed_it_is_the_action_that_is_there(
 
 
 @pytest_twisted.ensureDeferred
-async def test_one_of_equal_posts_at_once_makes_the_action(
+async def test_equal_concurrent_posts_create_one_action(
     api: Api, other: Api, database: TestDatabase, case: Case
 ) -> None:
     good = case.sign_action(make_action())
-    answers = await at_once(
+    answers = await run_concurrently(
         post_submission((api, other)[n % 2], good if n % 3 else {**good, "threat": {}})
         for n in range(EQUAL)
     )
@@ -205,7 +205,7 @@ async def test_one_of_equal_posts_at_once_makes_the_action(
 
 
 @pytest_twisted.ensureDeferred
-async def test_of_many_actions_at_once_none_is_lost_or_doubled(
+async def test_many_concurrent_actions_are_each_handed_over_once(
     api: Api, other: Api, database: TestDatabase, case: Case
 ) -> None:
     signers = [case.keys.alice, case.keys.bob, case.keys.subkey, case.keys.rsa]
@@ -216,7 +216,7 @@ async def test_of_many_actions_at_once_none_is_lost_or_doubled(
         {**action, "pgpsignatures": [case.make_signature(action, signers[n % len(signers)])]}
         for n, action in enumerate(actions)
     ]
-    taken = await at_once(
+    taken = await run_concurrently(
         assert_accepted((api, other)[n % 2], submission) for n, submission in enumerate(submissions)
     )
     ids = {str(action["id"]): action["name"] for action in taken}
@@ -236,7 +236,7 @@ async def set_status(api: Api, investigator_id: int, status: str) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_status_counts_at_once_in_another_process(
+async def test_a_changed_status_takes_effect_at_once_in_another_process(
     api: Api, other: Api, database: TestDatabase, case: Case
 ) -> None:
     good = case.sign_action(make_action())
@@ -255,7 +255,7 @@ async def test_a_status_counts_at_once_in_another_process(
 
 
 @pytest_twisted.ensureDeferred
-async def test_keys_that_come_and_go_disturb_nobody_else(
+async def test_adding_and_disabling_keys_does_not_disturb_other_signers(
     api: Api, other: Api, database: TestDatabase, case: Case
 ) -> None:
     bob = case.add_investigator(case.keys.bob)
@@ -290,7 +290,7 @@ async def test_keys_that_come_and_go_disturb_nobody_else(
         for n, key in enumerate(newcomers):
             yield create_investigator((api, other)[n % 2], key)
 
-    await at_once(make_requests())
+    await run_concurrently(make_requests())
     sql = "select count(*) from investigators where id >= 100 and status = 'active'"
     assert database.execute(sql) == [(len(newcomers),)]
     for key in newcomers:
@@ -300,7 +300,7 @@ async def test_keys_that_come_and_go_disturb_nobody_else(
 
 @pytest.fixture
 def clock(keys: Keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The file with the time that gpg sees: what stands first in the PATH adds it."""
+    """Return the file with the time that gpg sees: a script that is first in the PATH adds it."""
     file = tmp_path / "clock"
     script = tmp_path / "bin" / "gpg"
     script.parent.mkdir()
@@ -313,10 +313,10 @@ def clock(keys: Keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_key_that_expires_between_two_posts(
+async def test_a_key_that_expires_between_two_posts_is_refused(
     clock: Path, database: TestDatabase, tmp_path: Path, keys: Keys
 ) -> None:
-    """What is kept of a key does not outlive it."""
+    """What is cached of a key does not outlive it."""
     case = Case(keys, database)
     key = keys.make_key("short", expires="2020-06-01", time="20200101T000000!")
     case.add_investigator(key)
@@ -334,7 +334,7 @@ async def test_a_key_that_expires_between_two_posts(
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_configuration_of_gpg_in_a_home_is_not_read(
+async def test_a_gpg_configuration_in_the_home_folder_is_not_read(
     database: TestDatabase, tmp_path: Path, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = tmp_path / ".gnupg"
@@ -353,7 +353,7 @@ async def test_the_configuration_of_gpg_in_a_home_is_not_read(
     assert {path.name for path in home.iterdir()} == {"gpg.conf", "common.conf"}
 
 
-def test_two_investigators_whose_key_ids_are_alike() -> None:
+def test_a_fingerprint_finds_its_owner_and_a_key_id_all_candidates() -> None:
     """A fingerprint finds its owner alone; a key id finds both, and the signature decides."""
 
     def make_signer(investigator_id: str, fingerprint: str) -> Signer:
@@ -374,7 +374,7 @@ def test_two_investigators_whose_key_ids_are_alike() -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_signatures_that_together_are_too_long_for_the_newer_database(
+async def test_signatures_too_long_for_the_newer_database_are_refused(
     new_database: Callable[..., TestDatabase], tmp_path: Path, keys: Keys
 ) -> None:
     database = new_database("template0")
@@ -406,7 +406,7 @@ async def test_signatures_that_together_are_too_long_for_the_newer_database(
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_action_that_is_gone_or_came_otherwise_is_no_new_one(
+async def test_a_deleted_or_foreign_action_cannot_be_posted_again(
     api: Api, database: TestDatabase, case: Case
 ) -> None:
     good = case.sign_action(make_action())
@@ -424,8 +424,10 @@ async def test_an_action_that_is_gone_or_came_otherwise_is_no_new_one(
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_database_as_the_way_to_the_scheduler(database: TestDatabase, case: Case) -> None:
-    """What is signed there to the nanosecond cannot be handed over."""
+async def test_a_handoff_by_the_database_refuses_times_it_cannot_store(
+    database: TestDatabase, case: Case
+) -> None:
+    """What is signed to the nanosecond cannot be handed over in a row of the database."""
     api = Api(database.dsn, handoff="database")
     fine = "2026-01-02T03:04:05.678901234Z"
     try:
@@ -455,7 +457,7 @@ async def test_the_database_as_the_way_to_the_scheduler(database: TestDatabase, 
 
 
 @pytest_twisted.ensureDeferred
-async def test_without_a_way_to_the_scheduler_nothing_is_taken(
+async def test_without_a_handoff_every_action_is_refused(
     database: TestDatabase, case: Case
 ) -> None:
     api = Api(database.dsn, handoff="")
