@@ -1,4 +1,4 @@
-"""Keys: one public key in one armor, named as gpg names it, and strong enough to sign."""
+"""A key is one public key in one armor, has the fingerprint of gpg, and is strong enough."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def test_fingerprints_are_those_that_gpg_computes(keys: Keys) -> None:
     for algorithm, use in [("rsa2048", "sign"), ("nistp384/ecdsa", "sign"), ("cv25519", "encr")]:
         key = keys.add_subkey(key, algorithm, use)
     lines = keys.run_gpg("--with-colons", "--list-keys", key.fingerprint).split(b"\n")
-    wanted = [line.split(b":")[9].decode() for line in lines if line.startswith(b"fpr")]
-    assert [found.fingerprint for found in key.certificate.keys] == wanted
+    expected = [line.split(b":")[9].decode() for line in lines if line.startswith(b"fpr")]
+    assert [found.fingerprint for found in key.certificate.keys] == expected
     assert [found.bits for found in key.certificate.keys] == [256, 2048, 384, 256]
 
 
@@ -55,7 +55,7 @@ def test_line_ends_headers_and_a_missing_checksum_do_not_matter() -> None:
     assert certificate.parse_armored(b" \n" + text + b"\r\n\r\n") == certificate.parse_armored(BOB)
 
 
-def test_a_stored_row_may_have_text_around_its_armor() -> None:
+def test_a_stored_key_may_have_text_around_its_armor() -> None:
     text = (
         b"Bob's key:\n"
         + encode_armor(encode_packet(10, b"PGP") + BOB_RAW + encode_packet(12, b"\0\0"))
@@ -72,7 +72,7 @@ def test_images_are_left_out_with_the_signatures_on_them() -> None:
     assert read.packets == BOB_RAW
 
 
-def test_s18_a_secret_key_is_refused_by_its_frame_and_by_its_packets(keys: Keys) -> None:
+def test_a_secret_key_is_refused_in_any_armor(keys: Keys) -> None:
     whole = keys.export_secret(keys.alice)
     secret = decode_armor(whole)
     for text in (whole.encode(), encode_armor(secret), encode_armor(keys.alice.packets + secret)):
@@ -83,13 +83,13 @@ def test_s18_a_secret_key_is_refused_by_its_frame_and_by_its_packets(keys: Keys)
 
 MESSAGE = b"-----BEGIN PGP MESSAGE-----\n\nAAAA\n-----END PGP MESSAGE-----\n"
 REFUSED = {
-    "S18 two keys": (
+    "two keys": (
         encode_armor(BOB_RAW + certificate.parse_armored(SHER).packets),
         "several keys",
     ),
-    "S18 two armors": (BOB + SHER, "2 armors"),
-    "S18 compressed": (encode_armor(encode_packet(8, b"\0" + BOB_RAW)), "compressed"),
-    "S18 signature": (encode_armor(BINDING.raw), "a signature, not a public key"),
+    "two armors": (BOB + SHER, "2 armors"),
+    "compressed": (encode_armor(encode_packet(8, b"\0" + BOB_RAW)), "compressed"),
+    "signature": (encode_armor(BINDING.raw), "a signature, not a public key"),
     "message": (MESSAGE, "a PGP MESSAGE"),
     "empty": (b"", "not armored"),
     "words": (b"hello", "not armored"),
@@ -97,12 +97,12 @@ REFUSED = {
     "half": (BOB[:400], "cut short"),
     "cut": (encode_armor(BOB_RAW[:-1]), "cut short"),
     "damaged": (BOB.replace(b"8L1aGpL", b"8L1aGpM"), "checksum does not match"),
-    "letters": (BOB.replace(b"8L1aGpL", b"8L1a*pL"), "base64 is damaged"),
+    "damaged base64": (BOB.replace(b"8L1aGpL", b"8L1a*pL"), "base64 is damaged"),
     "no content": (encode_armor(b""), "armor is empty"),
-    "S20 no user id": (encode_armor(KEY.raw), "no user id"),
-    "S17 version 3": (encode_armor(encode_packet(6, b"\3" + KEY.body[1:]) + USER.raw), "version 3"),
-    "S17 version 5": (encode_armor(encode_packet(6, b"\5" + KEY.body[1:]) + USER.raw), "version 5"),
-    "S17 version 6": (encode_armor(encode_packet(6, b"\6" + KEY.body[1:]) + USER.raw), "version 6"),
+    "no user id": (encode_armor(KEY.raw), "no user id"),
+    "version 3": (encode_armor(encode_packet(6, b"\3" + KEY.body[1:]) + USER.raw), "version 3"),
+    "version 5": (encode_armor(encode_packet(6, b"\5" + KEY.body[1:]) + USER.raw), "version 5"),
+    "version 6": (encode_armor(encode_packet(6, b"\6" + KEY.body[1:]) + USER.raw), "version 6"),
     "other packet": (encode_armor(BOB_RAW + encode_packet(12, b"\0\0")), "type 12"),
     "no key first": (encode_armor(USER.raw + KEY.raw), "not a public key"),
     "short key": (encode_armor(encode_packet(6, b"\4") + USER.raw), "damaged"),
@@ -111,7 +111,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("text", "reason"), REFUSED.values(), ids=REFUSED)
-def test_what_is_no_certificate(text: bytes, reason: str) -> None:
+def test_anything_but_one_public_key_is_refused(text: bytes, reason: str) -> None:
     with pytest.raises(InvalidInputError, match=reason):
         certificate.parse_armored(text)
 
@@ -142,7 +142,7 @@ WEAK = {
 
 
 @pytest.mark.parametrize(("key", "reason"), WEAK.values(), ids=WEAK)
-def test_s20_weak_rsa_keys_are_named_so(key: Key, reason: str) -> None:
+def test_the_weakness_of_an_rsa_key_is_named(key: Key, reason: str) -> None:
     assert reason in (certificate.find_weakness(key) or "")
 
 
@@ -158,12 +158,12 @@ def test_s20_weak_rsa_keys_are_named_so(key: Key, reason: str) -> None:
         ("", 28, True),
     ],
 )
-def test_s17_curves(curve: str, algorithm: int, weak: bool) -> None:
+def test_only_accepted_curves_are_strong_enough(curve: str, algorithm: int, weak: bool) -> None:
     key = Key(fingerprint="A" * 40, is_primary=True, algorithm=algorithm, bits=256, curve=curve)
     assert bool(certificate.find_weakness(key)) is weak
 
 
-def test_s19_a_key_of_64_kib_is_read_in_well_under_100_ms() -> None:
+def test_a_key_of_64_kib_is_read_in_less_than_100_ms() -> None:
     many = encode_armor(KEY.raw + USER.raw + BINDING.raw * 140)
     assert len(many) > 62_000
     start = time.process_time()
@@ -172,7 +172,7 @@ def test_s19_a_key_of_64_kib_is_read_in_well_under_100_ms() -> None:
 
 
 @given(st.binary(max_size=300), st.booleans())
-def test_any_bytes_are_a_certificate_or_refused(data: bytes, in_armor: bool) -> None:
+def test_any_bytes_are_read_as_a_certificate_or_refused(data: bytes, in_armor: bool) -> None:
     text = encode_armor(encode_packet(6, b"\4" + data) + USER.raw) if in_armor else data
     for read in (certificate.parse_armored, certificate.parse_stored):
         try:
@@ -182,14 +182,14 @@ def test_any_bytes_are_a_certificate_or_refused(data: bytes, in_armor: bool) -> 
         certificate.find_weakness(found.keys[0])
 
 
-def test_an_armor_is_what_base64_decoders_expect() -> None:
+def test_an_armor_can_be_read_by_any_base64_decoder() -> None:
     lines = certificate.encode_armor(BOB_RAW).split("\n")
     assert max(map(len, lines[1:-2])) == 64
     assert base64.b64decode("".join(lines[2:-3])) == BOB_RAW
 
 
 def make_rsa_packets(bits: int, exponent: int) -> bytes:
-    """An RSA key of that size, with a user id."""
+    """Return an RSA key of that size, with a user id."""
     modulus = (1 << (bits - 1)) | 1
     numbers = b"".join(
         number.bit_length().to_bytes(2) + number.to_bytes((number.bit_length() + 7) // 8)

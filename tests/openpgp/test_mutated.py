@@ -1,4 +1,4 @@
-"""Real keys and signatures with some bytes changed: read, or refused with a reason."""
+"""Real keys and signatures with some bytes changed are read, or refused with a reason."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NOT_DETACHED = (
 
 
 def mutate(data: bytes) -> st.SearchStrategy[bytes]:
-    """Some bytes changed, put in, left out or cut off."""
+    """Return *data* with some bytes changed, inserted, removed or cut off."""
 
     def apply_changes(changes: list[tuple[int, int, int]]) -> bytes:
         found = bytearray(data)
@@ -50,8 +50,8 @@ def mutate(data: bytes) -> st.SearchStrategy[bytes]:
 
 
 @given(mutate(SIGNATURE))
-def test_a_signature(data: bytes) -> None:
-    """S27: what gpg would get starts with the octet of a signature packet, and is one packet."""
+def test_a_mutated_signature_is_one_signature_packet_or_refused(data: bytes) -> None:
+    """What gpg gets starts with the octet of a signature packet, and is one packet."""
     try:
         read = packet.parse_signature(encode_signature(data))
     except InvalidInputError:
@@ -63,7 +63,7 @@ def test_a_signature(data: bytes) -> None:
 
 
 @given(mutate(KEY))
-def test_a_certificate(data: bytes) -> None:
+def test_a_mutated_certificate_is_read_or_refused(data: bytes) -> None:
     for text in (certificate.encode_armor(data).encode(), data):
         for read in (certificate.parse_armored, certificate.parse_stored):
             try:
@@ -76,7 +76,7 @@ def test_a_certificate(data: bytes) -> None:
 
 
 @given(mutate(ARMORED))
-def test_an_armor(text: bytes) -> None:
+def test_a_mutated_armor_is_read_or_refused(text: bytes) -> None:
     for read in (certificate.parse_armored, certificate.parse_stored):
         try:
             found = read(text)
@@ -86,7 +86,7 @@ def test_an_armor(text: bytes) -> None:
 
 
 @given(st.binary(max_size=300) | mutate(KEY) | mutate(SIGNATURE))
-def test_packets(data: bytes) -> None:
+def test_mutated_packets_fill_their_input_or_are_refused(data: bytes) -> None:
     try:
         found = packet.split_packets(data)
     except InvalidInputError:
@@ -95,6 +95,6 @@ def test_packets(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("text", NOT_DETACHED)
-def test_no_armor_of_a_signature_gets_through(text: str) -> None:
+def test_an_armored_signature_is_refused(text: str) -> None:
     with pytest.raises(InvalidInputError):
         packet.parse_signature(text)

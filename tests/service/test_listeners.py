@@ -320,7 +320,7 @@ async def test_accepting_opens_a_unix_socket_to_nobody_else(
 
 @pytest_twisted.ensureDeferred
 async def test_an_inherited_unix_socket_stays_as_it_is(short_folder: Path) -> None:
-    """systemd made the file and listens on after us."""
+    """Systemd made the file and listens on after us."""
     theirs = socket.socket(socket.AF_UNIX)
     theirs.bind("theirs")
     Path("theirs").chmod(0o640)

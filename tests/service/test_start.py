@@ -147,7 +147,8 @@ def test_a_start_that_cannot_work_says_one_line(
 @pytest.mark.parametrize("program", PROGRAMS, ids=" ".join)
 def test_an_unreachable_database_ends_the_start(program: list[str], folder: Path) -> None:
     """Only a running reactor can find out. A daemon's parent has ended with 0 by then, so it is
-    the log that has the line; the pid file is gone."""
+    the log that has the line; the pid file is gone.
+    """
     log = folder / "twistd.log"
     status, output = fail_to_start(program, folder, [*UNREACHABLE, "--listen", "unix:s"])
     if program == ["twistd"]:
@@ -261,7 +262,8 @@ file = mig.log
 
 def test_a_daemon_in_the_background(embedded: Path, folder: Path) -> None:
     """It holds its lock across the forks, logs where the file says, and SIGTERM ends it and takes
-    database, pid file and socket along."""
+    database, pid file and socket along.
+    """
     other = embedded.with_name(embedded.name + "-4")
     pid_file, log = folder / "mig.pid", folder / "log"
     (folder / "api.cfg").write_text("[logging]\nmode = file\nfile = log\n")

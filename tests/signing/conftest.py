@@ -1,4 +1,4 @@
-"""A gpg of our own for each test."""
+"""A gpg for each test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signatures that share a run of gpg get the verdicts that each would get alone."""
+"""Signatures that share a run of gpg get the same verdicts as alone."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ REAL_GPG = shutil.which("gpg")
 
 
 def write_counting_gpg(folder: Path, shared_run: str = f'exec {REAL_GPG} "$@"') -> str:
-    """A gpg that notes each run; *shared_run* is done for several signatures."""
+    """Write a gpg that logs each run; *shared_run* is its script for several signatures."""
     file = folder / "gpg"
     file.write_text(
         f'#!/bin/sh\ncase "$*" in\n*--verify-files*) echo "$*" | grep -o -e \'-&[0-9]*\' | wc -l'
@@ -61,8 +61,8 @@ def read_runs(folder: Path) -> list[str]:
     return (folder / "runs").read_text().split()
 
 
-async def at_once(gpg: Gpg, *checks: tuple[Certificate, str, bytes]) -> list[Any]:
-    """The verdicts, or the failures' values."""
+async def verify_at_once(gpg: Gpg, *checks: tuple[Certificate, str, bytes]) -> list[Any]:
+    """Return the verdicts, or the exceptions."""
     waiting = [
         Deferred.fromCoroutine(gpg.verify(key, packet.parse_signature(signature), text))
         for key, signature, text in checks
@@ -72,21 +72,23 @@ async def at_once(gpg: Gpg, *checks: tuple[Certificate, str, bytes]) -> list[Any
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_comes_while_gpg_works_shares_the_next_run(keys: Keys, tmp_path: Path) -> None:
+async def test_signatures_that_arrive_while_gpg_works_share_the_next_run(
+    keys: Keys, tmp_path: Path
+) -> None:
     signature = keys.sign(keys.alice, TEXT)
     gpg = Gpg(reactor, program=write_counting_gpg(tmp_path))
-    found = await at_once(gpg, *[(keys.alice.certificate, signature, TEXT)] * (MAX_BATCH_SIZE + 3))
+    found = await verify_at_once(
+        gpg, *[(keys.alice.certificate, signature, TEXT)] * (MAX_BATCH_SIZE + 3)
+    )
     assert {one.fingerprint for one in found} == {keys.alice.fingerprint}
     assert read_runs(tmp_path) == ["alone", str(MAX_BATCH_SIZE), "2"]
 
 
 @pytest_twisted.ensureDeferred
-async def test_who_comes_while_others_have_their_turn_shares_too(
-    keys: Keys, tmp_path: Path
-) -> None:
+async def test_waiting_signatures_of_each_key_share_a_run(keys: Keys, tmp_path: Path) -> None:
     alice, bob = ((key.certificate, keys.sign(key, TEXT), TEXT) for key in (keys.alice, keys.bob))
     gpg = Gpg(reactor, program=write_counting_gpg(tmp_path), limits=Limits(gpg_processes=1))
-    found = await at_once(gpg, alice, bob, bob, bob, alice, alice)
+    found = await verify_at_once(gpg, alice, bob, bob, bob, alice, alice)
     assert [one.fingerprint for one in found] == [
         key.fingerprint for key in (keys.alice, *[keys.bob] * 3, keys.alice, keys.alice)
     ]
@@ -94,32 +96,34 @@ async def test_who_comes_while_others_have_their_turn_shares_too(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_line_that_was_left_takes_no_turn(keys: Keys, tmp_path: Path) -> None:
+async def test_a_cancelled_check_starts_no_run(keys: Keys, tmp_path: Path) -> None:
     alice, bob = (
         (key.certificate, packet.parse_signature(keys.sign(key, TEXT)), TEXT)
         for key in (keys.alice, keys.bob)
     )
     gpg = Gpg(reactor, program=write_counting_gpg(tmp_path), limits=Limits(gpg_processes=1))
-    first, left = (Deferred.fromCoroutine(gpg.verify(*one)) for one in (alice, bob))
-    left.cancel()
+    first, cancelled = (Deferred.fromCoroutine(gpg.verify(*one)) for one in (alice, bob))
+    cancelled.cancel()
     with pytest.raises(CancelledError):
-        await left
+        await cancelled
     await first
     assert (await gpg.verify(*bob)).fingerprint == keys.bob.fingerprint
     assert read_runs(tmp_path) == ["alone", "alone"]
 
 
 @pytest_twisted.ensureDeferred
-async def test_each_text_is_the_one_that_was_signed(keys: Keys, tmp_path: Path) -> None:
+async def test_each_signature_of_a_shared_run_is_checked_with_its_own_text(
+    keys: Keys, tmp_path: Path
+) -> None:
     key = keys.alice.certificate
     signed = {name: keys.sign(keys.alice, text) for name, text in TEXTS.items()}
     gpg = Gpg(reactor, program=write_counting_gpg(tmp_path))
     good = [(key, signed[name], text) for name, text in TEXTS.items()]
-    found = await at_once(gpg, good[0], *good)
+    found = await verify_at_once(gpg, good[0], *good)
     assert {one.key_fingerprint for one in found} == {keys.alice.fingerprint}
     assert read_runs(tmp_path) == ["alone", str(len(TEXTS))]
     for name, text in TEXTS.items():
-        found = await at_once(gpg, *good[:2], (key, signed[name], text + b"\n"), *good[2:])
+        found = await verify_at_once(gpg, *good[:2], (key, signed[name], text + b"\n"), *good[2:])
         assert [isinstance(one, VerifiedSignature) for one in found] == [True] * 2 + [False] + [
             True
         ] * 6
@@ -133,7 +137,7 @@ async def test_a_good_signature_is_good_in_a_shared_run(
 ) -> None:
     key, signature = make(keys)
     gpg = Gpg(reactor, program=write_counting_gpg(tmp_path))
-    alone, *shared = await at_once(gpg, *[(key, signature, TEXT)] * 4)
+    alone, *shared = await verify_at_once(gpg, *[(key, signature, TEXT)] * 4)
     assert isinstance(alone, VerifiedSignature)
     assert shared == [alone] * 3
     assert read_runs(tmp_path) == ["alone", "3"]
@@ -145,23 +149,23 @@ async def test_a_bad_signature_is_bad_in_a_shared_run(
     gpg: Gpg, keys: Keys, make: Callable[[Keys], Signed], reason: str
 ) -> None:
     key, signature = make(keys)
-    for one in await at_once(gpg, *[(key, signature, TEXT)] * 4):
+    for one in await verify_at_once(gpg, *[(key, signature, TEXT)] * 4):
         assert isinstance(one, InvalidInputError)
         assert reason in str(one)
 
 
 @pytest.mark.parametrize("script", [s for s in SCRIPTS.values() if s], ids=[*SCRIPTS][:-1])
 @pytest_twisted.ensureDeferred
-async def test_s23_a_shared_run_that_fails_is_not_believed(tmp_path: Path, script: str) -> None:
+async def test_a_shared_run_that_fails_is_not_trusted(tmp_path: Path, script: str) -> None:
     text, (signature, *_) = load_vector_text("unix-plain")
     gpg = Gpg(reactor, program=write_counting_gpg(tmp_path, script), limits=Limits(gpg_seconds=2.0))
-    found = await at_once(gpg, *[(BOB, signature, text + bytes([n // 3])) for n in range(4)])
+    found = await verify_at_once(gpg, *[(BOB, signature, text + bytes([n // 3])) for n in range(4)])
     assert not any(isinstance(one, VerifiedSignature) for one in found)
     await gpg.stop()
 
 
 def format_status(*files: tuple[int, str]) -> str:
-    """The status of a shared run."""
+    """Return the status lines of a shared run."""
     return "".join(
         f"[GNUPG:] FILE_START 1 -&{number}\\n{lines}[GNUPG:] FILE_DONE\\n"
         for number, lines in files
@@ -188,35 +192,37 @@ STATUS = {
 }
 
 
-async def two_bad_ones(tmp_path: Path, status: str, code: int = 0) -> list[Any]:
-    """The verdicts of two signatures over other texts, when a shared run says *status*."""
+async def verify_two_bad_signatures(tmp_path: Path, status: str, code: int = 0) -> list[Any]:
+    """Return the verdicts of two bad signatures when a shared run prints *status*."""
     text, (signature, *_) = load_vector_text("unix-plain")
     gpg = Gpg(reactor, program=write_counting_gpg(tmp_path, f"printf '{status}' >&3; exit {code}"))
     checks = [(BOB, signature, text), (BOB, signature, b"one"), (BOB, signature, b"other")]
-    return (await at_once(gpg, *checks))[1:]
+    return (await verify_at_once(gpg, *checks))[1:]
 
 
 @pytest.mark.parametrize("status", STATUS.values(), ids=STATUS)
 @pytest_twisted.ensureDeferred
-async def test_nothing_but_all_good_is_believed(tmp_path: Path, status: str) -> None:
-    for one in await two_bad_ones(tmp_path, status):
+async def test_a_shared_run_counts_only_when_every_signature_is_good(
+    tmp_path: Path, status: str
+) -> None:
+    for one in await verify_two_bad_signatures(tmp_path, status):
         assert isinstance(one, InvalidInputError)
     assert read_runs(tmp_path) == ["alone", "2", "alone", "alone"]
 
 
 @pytest_twisted.ensureDeferred
-async def test_all_good_is_believed_unless_gpg_failed(tmp_path: Path) -> None:
-    """So the table above is about what gpg says, not about the signatures."""
-    for one in await two_bad_ones(tmp_path, BOTH):
+async def test_a_shared_run_of_good_signatures_counts_unless_gpg_failed(tmp_path: Path) -> None:
+    """This shows that the table above is about the status, not about the signatures."""
+    for one in await verify_two_bad_signatures(tmp_path, BOTH):
         assert isinstance(one, VerifiedSignature)
-    for one in await two_bad_ones(tmp_path, BOTH, code=2):
+    for one in await verify_two_bad_signatures(tmp_path, BOTH, code=2):
         assert isinstance(one, InvalidInputError)
     wrong_class = BOTH.replace(" 8 00 ", " 8 01 ")
-    for one in await two_bad_ones(tmp_path, wrong_class):
+    for one in await verify_two_bad_signatures(tmp_path, wrong_class):
         assert isinstance(one, InvalidInputError)
 
 
-class Slow:
+class HangingSharedRuns:
     """A gpg whose shared runs never end, and write their process numbers."""
 
     def __init__(self, folder: Path) -> None:
@@ -232,8 +238,8 @@ class Slow:
     def verify(self) -> Deferred[Any]:
         return Deferred.fromCoroutine(self.gpg.verify(BOB, self.signature, self.text))
 
-    async def until_started(self) -> Path:
-        """The shared run's folder in /proc."""
+    async def wait_until_started(self) -> Path:
+        """Wait for the shared run, and return its folder in /proc."""
         while not self._log.read_text():
             await run_reactor_once()
         return Path("/proc") / self._log.read_text().strip()
@@ -241,28 +247,28 @@ class Slow:
 
 @pytest_twisted.ensureDeferred
 async def test_a_shared_run_ends_when_the_last_client_has_left(tmp_path: Path) -> None:
-    slow = Slow(tmp_path)
-    first, *others = (slow.verify() for _ in range(4))
+    hanging = HangingSharedRuns(tmp_path)
+    first, *others = (hanging.verify() for _ in range(4))
     assert (await first).fingerprint == BOB.fingerprint
-    process = await slow.until_started()
-    late = slow.verify()
-    for left in others:
+    process = await hanging.wait_until_started()
+    late = hanging.verify()
+    for leaving in others:
         assert process.exists()
-        left.cancel()
+        leaving.cancel()
         with pytest.raises(CancelledError):
-            await left
+            await leaving
     assert (await late).fingerprint == BOB.fingerprint
     while process.exists():
         await run_reactor_once()
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_stop_reaches_who_shares_a_run_and_who_waits(tmp_path: Path) -> None:
-    slow = Slow(tmp_path)
-    waiting = [slow.verify() for _ in range(3)]
-    process = await slow.until_started()
-    waiting.append(slow.verify())
-    stopped = slow.gpg.stop()
+async def test_a_stop_ends_running_and_waiting_checks(tmp_path: Path) -> None:
+    hanging = HangingSharedRuns(tmp_path)
+    waiting = [hanging.verify() for _ in range(3)]
+    process = await hanging.wait_until_started()
+    waiting.append(hanging.verify())
+    stopped = hanging.gpg.stop()
     for one in waiting[1:]:
         with pytest.raises(UnavailableError, match="cannot be checked"):
             await one

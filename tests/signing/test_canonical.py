@@ -1,4 +1,4 @@
-"""The signed texts: equal to a slow reference, and never to be read in two ways."""
+"""Signed texts equal those of a slow reference, and are never ambiguous."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.signables import signables, values
 
 
 def encode_slowly(value: Json) -> str:
-    """Go's encoding, letter by letter and digit by digit."""
+    """Return *value* as Go encodes it, character by character and digit by digit."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -37,17 +37,17 @@ def encode_slowly(value: Json) -> str:
     return encode_number_slowly(float(value))
 
 
-def encode_character_slowly(letter: str) -> str:
+def encode_character_slowly(character: str) -> str:
     short = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
-    if letter in short:
-        return short[letter]
-    if ord(letter) < 0x20 or letter in "<>&\u2028\u2029":
-        return "\\u" + hex(ord(letter))[2:].rjust(4, "0")
-    return letter
+    if character in short:
+        return short[character]
+    if ord(character) < 0x20 or character in "<>&\u2028\u2029":
+        return "\\u" + hex(ord(character))[2:].rjust(4, "0")
+    return character
 
 
 def encode_number_slowly(number: float) -> str:
-    """The fewest digits that name the number, found by trying."""
+    """Return the fewest digits that identify the number, found by trying."""
     sign = "-" if math.copysign(1, number) < 0 else ""
     number = abs(number)
     if number == 0:
@@ -56,8 +56,8 @@ def encode_number_slowly(number: float) -> str:
     mantissa, exponent = text.split("e")
     digits, power = mantissa.replace(".", ""), int(exponent)
     if number < 1e-6 or number >= 1e21:
-        rest = f".{digits[1:]}" if len(digits) > 1 else ""
-        return f"{sign}{digits[0]}{rest}e{'-' if power < 0 else '+'}{abs(power)}"
+        fraction = f".{digits[1:]}" if len(digits) > 1 else ""
+        return f"{sign}{digits[0]}{fraction}e{'-' if power < 0 else '+'}{abs(power)}"
     if power < 0:
         return f"{sign}0.{'0' * (-power - 1)}{digits}"
     whole = digits[: power + 1].ljust(power + 1, "0")
@@ -70,18 +70,18 @@ def test_any_value_is_encoded_as_the_slow_reference_does(value: Json) -> None:
 
 
 @given(values)
-def test_what_was_encoded_reads_back_to_the_same_text(value: Json) -> None:
+def test_an_encoded_value_reads_back_to_the_same_text(value: Json) -> None:
     text = encode_go_json(value)
     assert encode_go_json(parse_json(text, "value")) == text
     assert encode_go_json(parse_json(json.dumps(value), "value")) == text
 
 
 @given(signables())
-def test_no_text_is_what_a_token_signs(action: Signable) -> None:
+def test_a_signed_action_is_never_the_text_of_a_token(action: Signable) -> None:
     assert all(text.text.startswith(b"name=") for text in build_signed_texts(action))
 
 
-def test_compression_is_signed_when_it_is_true() -> None:
+def test_compression_is_signed_only_when_it_is_true() -> None:
     plain = Operation(module="a", parameters=None, is_compressed=False)
     assert encode_operations([plain]) == '[{"module":"a","parameters":null}]'
     both = Operation(module="a", parameters=None, is_compressed=True, want_compressed=True)

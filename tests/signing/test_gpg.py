@@ -1,4 +1,4 @@
-"""One row per attack: what real gpg, and a gpg that fails, may make us believe."""
+"""What the real gpg verifies, and that a gpg that fails is never trusted."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ from tests.support.signatures import (
     "name", ["unix-plain", "unix-tricky", "unix-two-signers", "gotime-plain", "gotime-offset"]
 )
 @pytest_twisted.ensureDeferred
-async def test_what_the_original_clients_signed_verifies(gpg: Gpg, name: str) -> None:
+async def test_signatures_of_the_original_clients_are_valid(gpg: Gpg, name: str) -> None:
     text, signatures = load_vector_text(name)
     for signature, signer in zip(signatures, ["bob", "sher"], strict=False):
         parsed = packet.parse_signature(signature)
@@ -66,7 +66,7 @@ async def test_what_the_original_clients_signed_verifies(gpg: Gpg, name: str) ->
 
 
 @pytest_twisted.ensureDeferred
-async def test_s1_a_user_id_forges_no_signer(gpg: Gpg, keys: Keys) -> None:
+async def test_a_user_id_cannot_forge_a_signer(gpg: Gpg, keys: Keys) -> None:
     eve = keys.make_key("forges", uid=make_forging_user_id(BOB.fingerprint))
     key, signature = sign_text(keys, eve)
     assert (
@@ -75,7 +75,7 @@ async def test_s1_a_user_id_forges_no_signer(gpg: Gpg, keys: Keys) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_s1_whatever_the_user_id_the_signer_is_the_key(gpg: Gpg, keys: Keys) -> None:
+async def test_the_signer_is_the_key_whatever_its_user_id_says(gpg: Gpg, keys: Keys) -> None:
     odd = "".join(map(chr, [*range(0x80, 0xA1), 0x2028, 0x2029, 0x202E, 0xFEFF, 0x1F510]))
     for name in (odd, "a:b%0A[GNUPG:] GOODSIG x", "%s%n \\x0a"):
         key, signature = sign_text(keys, keys.make_key("odd", uid=f"Odd {name}".encode()))
@@ -97,7 +97,7 @@ async def test_a_good_signature_names_its_signer(
 
 @pytest.mark.parametrize(("make", "reason"), BAD_SIGNATURES.values(), ids=BAD_SIGNATURES)
 @pytest_twisted.ensureDeferred
-async def test_a_bad_signature_is_refused_with_its_reason(
+async def test_a_bad_signature_is_refused_with_a_reason(
     gpg: Gpg, keys: Keys, make: Callable[[Keys], Signed], reason: str
 ) -> None:
     key, signature = make(keys)
@@ -106,13 +106,13 @@ async def test_a_bad_signature_is_refused_with_its_reason(
 
 
 @pytest_twisted.ensureDeferred
-async def test_s7_a_clock_five_minutes_off_is_forgiven(keys: Keys) -> None:
+async def test_a_signature_may_be_dated_five_minutes_in_the_future(keys: Keys) -> None:
     key, signature = sign_text(keys, keys.make_key("clock"))  # both are made now
     parsed = packet.parse_signature(signature)
     assert parsed.created is not None
 
     def make_late_reactor(seconds: float) -> Any:
-        """The real reactor with another time."""
+        """Return the real reactor with another time."""
 
         class Late:
             def seconds(self) -> float:
@@ -129,9 +129,7 @@ async def test_s7_a_clock_five_minutes_off_is_forgiven(keys: Keys) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_s15_who_is_adopted_still_verifies_and_signs_for_nobody_else(
-    gpg: Gpg, keys: Keys
-) -> None:
+async def test_an_adopted_key_verifies_for_its_owner_and_nobody_else(gpg: Gpg, keys: Keys) -> None:
     other = make_victim(keys)
     both, signed = sign_without_consent(keys)
     signature = packet.parse_signature(signed)
@@ -145,10 +143,10 @@ async def test_s15_who_is_adopted_still_verifies_and_signs_for_nobody_else(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_key_of_2014_that_vouches_for_itself_by_sha_1_signs_by_sha_2(
+async def test_a_2014_key_with_a_sha_1_self_signature_can_sign_with_sha_2(
     gpg: Gpg, keys: Keys
 ) -> None:
-    """So gpg made them then, and adopted databases hold such keys."""
+    """This is how gpg made keys then, and adopted databases hold such keys."""
     old = keys.make_key("2014", "rsa2048", options=("--cert-digest-algo", "SHA1"))
     key, signature = sign_text(keys, old)
     assert packet.split_packets(key.packets)[-1].body[3] == 2
@@ -159,10 +157,8 @@ async def test_a_key_of_2014_that_vouches_for_itself_by_sha_1_signs_by_sha_2(
 
 
 @pytest_twisted.ensureDeferred
-async def test_s16_a_key_in_two_certificates_counts_for_the_one_that_is_asked(
-    gpg: Gpg, keys: Keys
-) -> None:
-    """Its owner agreed, by a back signature. Who registers keys must refuse a known one."""
+async def test_a_key_in_two_certificates_counts_for_the_requested_one(gpg: Gpg, keys: Keys) -> None:
+    """Its owner agreed, by a back signature. So a registry must refuse a key that it knows."""
     other, both = make_victim(keys), make_adopted(keys).certificate
     signature = packet.parse_signature(keys.sign(other, TEXT))
     assert other.fingerprint in [key.fingerprint for key in both.keys]
@@ -173,9 +169,7 @@ async def test_s16_a_key_in_two_certificates_counts_for_the_one_that_is_asked(
 
 
 @pytest_twisted.ensureDeferred
-async def test_any_change_of_a_signature_is_refused_and_never_an_error(
-    gpg: Gpg, keys: Keys
-) -> None:
+async def test_a_changed_signature_is_refused_without_an_error(gpg: Gpg, keys: Keys) -> None:
     key, signature = sign_text(keys, keys.alice)
     body = packet.split_packets(packet.parse_signature(signature).raw)[0].body
     for at in range(0, len(body), 3):
@@ -193,7 +187,7 @@ async def test_any_change_of_a_signature_is_refused_and_never_an_error(
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_uploaded_key_comes_back_minimal(gpg: Gpg, keys: Keys) -> None:
+async def test_an_uploaded_key_is_reduced_to_the_minimum(gpg: Gpg, keys: Keys) -> None:
     key = keys.add_subkey(keys.make_key("minimal"))
     keys.certify(keys.make_key("friend"), key)
     signed = keys.export(key.fingerprint, minimal=False)
@@ -204,11 +198,11 @@ async def test_an_uploaded_key_comes_back_minimal(gpg: Gpg, keys: Keys) -> None:
     assert (await gpg.minimize_certificate(reduced))[0] == reduced
 
 
-def without_self_signatures(key: Key) -> bytes:
+def remove_self_signatures(key: Key) -> bytes:
     return b"".join(one.raw for one in packet.split_packets(key.packets) if one.tag != 2)
 
 
-def old_subkey(keys: Keys) -> bytes:
+def make_expired_subkey(keys: Keys) -> bytes:
     primary = keys.make_key("only an old subkey", "rsa2048", "cert", time=LONG_AGO)
     return keys.add_subkey(primary, expires="2021-01-01", time=LONG_AGO).packets
 
@@ -216,12 +210,12 @@ def old_subkey(keys: Keys) -> bytes:
 UNUSABLE: dict[str, tuple[Callable[[Keys], bytes], str]] = {
     "expired": (lambda keys: keys.expired.packets, "the key has expired"),
     "revoked": (lambda keys: keys.revoked.packets, "the key is revoked"),
-    "no valid user id": (lambda keys: without_self_signatures(keys.alice), "user id"),
+    "no valid user id": (lambda keys: remove_self_signatures(keys.alice), "user id"),
     "no signing key": (
         lambda keys: keys.make_key("only certifies", "rsa2048", "cert").packets,
         "cannot sign: it has no key",
     ),
-    "S20 encrypts only": (
+    "encrypts only": (
         lambda keys: (
             keys.add_subkey(
                 keys.make_key("rsa encrypts", "rsa2048", "cert"), "rsa2048", "encr"
@@ -229,20 +223,20 @@ UNUSABLE: dict[str, tuple[Callable[[Keys], bytes], str]] = {
         ),
         "cannot sign: it has no key",
     ),
-    "expired subkey": (old_subkey, "signing subkey has expired"),
-    "S20 RSA 1024": (lambda keys: keys.rsa1024.packets, "1024 bits"),
-    "S20 weak subkey": (
+    "expired subkey": (make_expired_subkey, "signing subkey has expired"),
+    "RSA with 1024 bits": (lambda keys: keys.rsa1024.packets, "1024 bits"),
+    "weak signing subkey": (
         lambda keys: keys.add_subkey(keys.make_key("weak subkey"), "rsa1024").packets,
         "signing subkey .* is too weak: it has 1024 bits",
     ),
-    "S20 DSA 1024": (lambda keys: keys.dsa.packets, "DSA"),
-    "S17 brainpool": (lambda keys: keys.make_key("P", "brainpoolP384r1").packets, "brainpool"),
+    "DSA": (lambda keys: keys.dsa.packets, "DSA"),
+    "brainpool curve": (lambda keys: keys.make_key("P", "brainpoolP384r1").packets, "brainpool"),
 }
 
 
 @pytest.mark.parametrize(("make", "reason"), UNUSABLE.values(), ids=UNUSABLE)
 @pytest_twisted.ensureDeferred
-async def test_a_key_that_cannot_sign_well_is_refused_with_its_reason(
+async def test_a_key_that_cannot_sign_well_is_refused_with_a_reason(
     gpg: Gpg, keys: Keys, make: Callable[[Keys], bytes], reason: str
 ) -> None:
     with pytest.raises(InvalidInputError, match=reason):
@@ -253,7 +247,7 @@ async def test_a_key_that_cannot_sign_well_is_refused_with_its_reason(
 
 
 def write_fake_gpg(folder: Path, script: str, *, version: str = "") -> str:
-    """A gpg that answers what python-gnupg asks at its start, then runs *script*."""
+    """Write a gpg that answers what python-gnupg asks at its start, then runs *script*."""
     file = folder / "gpg"
     real = shutil.which("gpg")
     file.write_text(
@@ -266,7 +260,7 @@ def write_fake_gpg(folder: Path, script: str, *, version: str = "") -> str:
 
 @pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
 @pytest_twisted.ensureDeferred
-async def test_s23_a_gpg_that_fails_is_never_believed(tmp_path: Path, script: str | None) -> None:
+async def test_a_gpg_that_fails_is_never_trusted(tmp_path: Path, script: str | None) -> None:
     text, (signature, *_) = load_vector_text("unix-plain")
     program = (
         write_fake_gpg(tmp_path, script)
@@ -281,7 +275,7 @@ async def test_s23_a_gpg_that_fails_is_never_believed(tmp_path: Path, script: st
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_fake_is_believed_when_it_does_not_fail(tmp_path: Path) -> None:
+async def test_the_fake_gpg_is_trusted_when_it_does_not_fail(tmp_path: Path) -> None:
     gpg = Gpg(reactor, program=write_fake_gpg(tmp_path, f"printf '{VALID}' >&3"))
     text, (signature, *_) = load_vector_text("unix-plain")
     assert await gpg.verify(BOB, packet.parse_signature(signature), text)
@@ -296,7 +290,7 @@ SAID = {
     "text mode": (VALID.replace(" 8 00 ", " 8 01 "), "class"),
     "SHA-1": (VALID.replace(" 8 00 ", " 2 00 "), "digest"),
     "another primary": (f"{GOODSIG}{VALIDSIG}{'A' * 40}\\n", "not by this key"),
-    "S14 another key": (
+    "another key": (
         VALID.replace(f"VALIDSIG {BOB.fingerprint}", f"VALIDSIG {'A' * 40}"),
         "not by",
     ),
@@ -305,7 +299,7 @@ SAID = {
 
 @pytest.mark.parametrize(("status", "reason"), SAID.values(), ids=SAID)
 @pytest_twisted.ensureDeferred
-async def test_only_one_good_signature_of_this_key_is_a_verdict(
+async def test_only_one_good_signature_by_this_key_is_accepted(
     tmp_path: Path, status: str, reason: str
 ) -> None:
     gpg = Gpg(reactor, program=write_fake_gpg(tmp_path, f"printf '{status}' >&3"))
@@ -315,7 +309,7 @@ async def test_only_one_good_signature_of_this_key_is_a_verdict(
 
 
 @pytest_twisted.ensureDeferred
-async def test_s23_gpg_is_missing(tmp_path: Path) -> None:
+async def test_a_missing_gpg_makes_checks_unavailable(tmp_path: Path) -> None:
     signature = packet.parse_signature(load_vector_text("unix-plain")[1][0])
     with pytest.raises(UnavailableError):
         await Gpg(reactor, program=str(tmp_path / "none")).verify(BOB, signature, b"")
@@ -340,38 +334,38 @@ class Hanging:
     def process_ids(self) -> list[int]:
         return [int(line) for line in self._log.read_text().split()]
 
-    async def until_started(self, count: int) -> None:
+    async def wait_until_started(self, count: int) -> None:
         while len(self.process_ids) < count:
             await run_reactor_once()
 
-    async def until_gone(self) -> None:
+    async def wait_until_gone(self) -> None:
         while any(Path(f"/proc/{pid}").exists() for pid in self.process_ids):
             await run_reactor_once()
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_client_that_leaves_takes_its_gpg_along_and_the_next_has_its_turn(
+async def test_a_client_that_leaves_ends_its_gpg_and_the_next_check_starts(
     tmp_path: Path,
 ) -> None:
     hanging = Hanging(tmp_path, Limits(gpg_processes=1))
     first, second = hanging.verify(), hanging.verify()
-    await hanging.until_started(1)
+    await hanging.wait_until_started(1)
     first.cancel()
     with pytest.raises(CancelledError):
         await first
-    await hanging.until_started(2)
+    await hanging.wait_until_started(2)
     assert not Path(f"/proc/{hanging.process_ids[0]}").exists()
     stopped = hanging.gpg.stop()
     with pytest.raises(UnavailableError):
         await second
     await stopped
-    await hanging.until_gone()
+    await hanging.wait_until_gone()
     with pytest.raises(UnavailableError):
         await hanging.verify()
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_queue_is_bounded_and_who_waits_in_it_too(tmp_path: Path) -> None:
+async def test_the_queue_of_checks_and_the_time_in_it_are_bounded(tmp_path: Path) -> None:
     hanging = Hanging(tmp_path, Limits(gpg_processes=1, waiting_checks=2, gpg_seconds=0.5))
     waiting = [hanging.verify() for _ in range(3)]
     with pytest.raises(UnavailableError) as raised:
@@ -382,18 +376,18 @@ async def test_the_queue_is_bounded_and_who_waits_in_it_too(tmp_path: Path) -> N
             await one
         assert "0.5 s" in raised.value.detail
     await hanging.gpg.stop()
-    await hanging.until_gone()
+    await hanging.wait_until_gone()
 
 
-# What stays
+# What a check leaves behind
 
 
-def open_files() -> int:
+def count_open_files() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def list_agents() -> set[str]:
-    """The agents that run, but for those of the tests' own keyrings."""
+    """Return the agents that run, except for those of the tests' own keyrings."""
     found = set()
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -407,16 +401,16 @@ def list_agents() -> set[str]:
 
 
 @pytest_twisted.ensureDeferred
-async def test_nothing_stays_on_disk_and_no_agent_runs_and_settings_are_ignored(
+async def test_gpg_leaves_no_files_or_agents_and_ignores_settings(
     gpg: Gpg, keys: Keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """S26: a gpg.conf in a home that the environment names is not read."""
+    """A gpg.conf in a home folder that the environment names is not read."""
     (tmp_path / "gpg.conf").write_text("auto-key-retrieve\ntrust-model tofu\nno-such-option\n")
     (tmp_path / "common.conf").write_text("use-keyboxd\n")
     for name in ("HOME", "GNUPGHOME", "TMPDIR"):
         monkeypatch.setenv(name, str(tmp_path))
     key, signature = sign_text(keys, keys.make_key("leaves nothing"))
-    before, descriptors = list_agents(), open_files()
+    before, descriptors = list_agents(), count_open_files()
     for _ in range(3):
         await gpg.minimize_certificate(key)
         await gpg.verify(key, packet.parse_signature(signature), TEXT)
@@ -424,13 +418,13 @@ async def test_nothing_stays_on_disk_and_no_agent_runs_and_settings_are_ignored(
             await gpg.verify(BOB, packet.parse_signature(signature), TEXT)
     assert list_agents() == before
     assert {file.name for file in tmp_path.iterdir()} == {"common.conf", "gpg.conf"}
-    assert open_files() <= descriptors + 3
+    assert count_open_files() <= descriptors + 3
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 @pytest_twisted.ensureDeferred
-async def test_s11_no_connection_is_made_and_no_file_written(keys: Keys, tmp_path: Path) -> None:
-    """Also for an unknown key whose signature names a keyserver."""
+async def test_gpg_makes_no_connection_and_writes_no_file(keys: Keys, tmp_path: Path) -> None:
+    """This also holds for an unknown key whose signature names a key server."""
     trace = tmp_path / "trace"
     program = tmp_path / "gpg"
     program.write_text(
@@ -455,8 +449,8 @@ async def test_s11_no_connection_is_made_and_no_file_written(keys: Keys, tmp_pat
 
 
 @pytest_twisted.ensureDeferred
-async def test_many_at_once_are_never_refused_falsely(gpg: Gpg) -> None:
-    """S24, in one process: each check has a keyring of its own."""
+async def test_concurrent_checks_are_never_refused_wrongly(gpg: Gpg) -> None:
+    """Each check has a keyring of its own."""
     text, (signature, *_) = load_vector_text("unix-plain")
     parsed = packet.parse_signature(signature)
     checks = [Deferred.fromCoroutine(gpg.verify(BOB, parsed, text)) for _ in range(200)]
