@@ -1,4 +1,4 @@
-"""The dashboard says what a plain count in Python says; a large fleet's counts are kept."""
+"""The dashboard's counts are right, and those of a large fleet are cached."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ AGENTS = st.lists(
 
 
 class DashboardDriver:
-    """A dashboard on a database and a clock; its counts can be held back, and are numbered."""
+    """A dashboard on a database and a clock, whose counts can be delayed and are counted."""
 
     def __init__(self, dsn: str, limits: Limits) -> None:
         self.clock = Clock()
@@ -76,7 +76,7 @@ class DashboardDriver:
         return Deferred.fromCoroutine(self.read_items())
 
     async def read_items(self) -> list[Json]:
-        """The dashboard's items: data by name, then the actions."""
+        """Return the dashboard's items: the counts by name, then the actions."""
         found = json.loads(b"[%b]" % await self.dashboard.encode_items())
         counts = {data["name"]: data["value"] for data in found[0]["data"]}
         return [counts, *(item["data"][0]["value"] for item in found[1:])]
@@ -91,7 +91,7 @@ def counted(database: TestDatabase) -> Iterator[DashboardDriver]:
 
 @pytest.fixture
 def large(database: TestDatabase) -> Iterator[DashboardDriver]:
-    """Every fleet is large, and counting it takes a second."""
+    """Return a dashboard for which every fleet is large and takes a second to count."""
     counted = DashboardDriver(database.dsn, replace(LIMITS, counted_rows=-1))
     counted.takes_a_second = True
     yield counted
@@ -151,7 +151,7 @@ def count_versions(agents: list[JsonObject]) -> list[JsonObject]:
 
 
 @pytest_twisted.ensureDeferred
-async def test_counts_what_a_plain_count_does(
+async def test_the_dashboard_counts_what_a_plain_count_in_python_counts(
     database: TestDatabase, counted: DashboardDriver
 ) -> None:
     connection = psycopg2.connect(database.dsn)
@@ -168,7 +168,7 @@ async def test_counts_what_a_plain_count_does(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_small_fleet_is_counted_for_each_request_that_came_before_the_count_began(
+async def test_requests_for_a_small_fleet_share_a_count_that_began_after_them(
     database: TestDatabase, counted: DashboardDriver
 ) -> None:
     fleet.insert_rows(database.dsn, "agents", [fleet.make_agent(1)])
@@ -186,7 +186,7 @@ async def test_a_small_fleet_is_counted_for_each_request_that_came_before_the_co
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_large_fleet_s_counts_are_kept_with_their_age_and_renewed_once(
+async def test_cached_counts_show_their_age_and_are_renewed_only_once(
     database: TestDatabase, large: DashboardDriver
 ) -> None:
     fleet.insert_rows(database.dsn, "agents", [fleet.make_agent(1)])
@@ -209,7 +209,7 @@ async def test_a_large_fleet_s_counts_are_kept_with_their_age_and_renewed_once(
 
 
 async def finish_renewal(counted: DashboardDriver, gate: Deferred[None]) -> None:
-    """Let a count that is held back go on, and wait for its end."""
+    """Let a delayed count go on, and wait for its end."""
     counted.clock.advance(LIMITS.count_age_seconds)
     waiting = counted.start_reading()
     gate.callback(None)
@@ -217,7 +217,7 @@ async def finish_renewal(counted: DashboardDriver, gate: Deferred[None]) -> None
 
 
 @pytest_twisted.ensureDeferred
-async def test_nobody_gets_counts_that_are_too_old(
+async def test_counts_older_than_the_limit_are_never_served(
     database: TestDatabase, large: DashboardDriver
 ) -> None:
     await large.start_reading()
@@ -228,7 +228,7 @@ async def test_nobody_gets_counts_that_are_too_old(
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_last_actions_are_fresh_and_new_ones_are_counted(
+async def test_the_newest_actions_are_current_even_with_cached_counts(
     database: TestDatabase, large: DashboardDriver
 ) -> None:
     fleet.insert_rows(database.dsn, "agents", [fleet.make_agent(1)])
@@ -248,7 +248,9 @@ async def test_the_last_actions_are_fresh_and_new_ones_are_counted(
 
 
 @pytest_twisted.ensureDeferred
-async def test_who_leaves_stops_nobody_else_s_count(counted: DashboardDriver) -> None:
+async def test_a_client_that_leaves_does_not_stop_the_count_of_others(
+    counted: DashboardDriver,
+) -> None:
     gate = counted.gate = Deferred()
     leaving, staying = counted.start_reading(), counted.start_reading()
     leaving.addErrback(lambda _: None)
@@ -259,7 +261,7 @@ async def test_who_leaves_stops_nobody_else_s_count(counted: DashboardDriver) ->
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_count_that_fails_is_told_to_who_waits_and_tried_again(
+async def test_a_failed_count_is_reported_and_tried_again(
     counted: DashboardDriver,
 ) -> None:
     gate = counted.gate = Deferred()
@@ -272,7 +274,7 @@ async def test_a_count_that_fails_is_told_to_who_waits_and_tried_again(
 
 
 @pytest_twisted.ensureDeferred
-async def test_kept_counts_stay_when_they_cannot_be_renewed(
+async def test_cached_counts_are_served_while_they_cannot_be_renewed(
     large: DashboardDriver,
 ) -> None:
     await large.start_reading()

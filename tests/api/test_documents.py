@@ -1,4 +1,4 @@
-"""Single documents and searches over the recorded fleet, compared with the original's answers."""
+"""Documents and searches over the recorded fleet equal the original's answers."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ def find_row(table: str, row_id: int) -> Json:
 
 
 def update_agent(recorded: JsonObject) -> JsonObject:
-    """The recorded agent with what the original dropped (platform.md)."""
+    """Add to the recorded agent what the original left out."""
     row = find_row("agents", recorded["id"])
     times = {
         "starttime": shorten_time(row["starttime"]),
         "destructiontime": shorten_time(row["destructiontime"] or "0001-01-01T00:00:00.000000Z"),
         "heartbeatts": shorten_time(row["heartbeattime"]),
     }
-    rest = {name: row[name] for name in ("pid", "status", "environment", "tags")}
-    return {**recorded, **times, **rest}
+    missing = {name: row[name] for name in ("pid", "status", "environment", "tags")}
+    return {**recorded, **times, **missing}
 
 
 def update_action(recorded: JsonObject, nested: bool) -> JsonObject:
@@ -91,7 +91,7 @@ def shorten_time(time: str) -> str:
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_single_documents_are_the_recorded_ones(
+async def test_single_documents_match_the_recorded_ones(
     api_with_fleet: Api, name: str, now: Json
 ) -> None:
     expected = read_recorded_collection(name, api_with_fleet.base)["items"]
@@ -113,14 +113,16 @@ async def test_single_documents_are_the_recorded_ones(
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_searches_hold_the_recorded_records(
+async def test_searches_return_the_recorded_records(
     api_with_fleet: Api, name: str, noun: str, now: Json
 ) -> None:
     *expected, parameters = read_recorded_collection(name, api_with_fleet.base)["items"]
     path = fleet.read_recording(name)["request"]["path"].replace("limit=2&", "")
-    *items, shown = (await api_with_fleet.get_collection(path))["items"]
-    assert shown["data"][0]["name"] == parameters["data"][0]["name"] == "search parameters"
-    assert set(shown["data"][0]["value"]) == set(parameters["data"][0]["value"])
+    *items, found_parameters = (await api_with_fleet.get_collection(path))["items"]
+    assert (
+        found_parameters["data"][0]["name"] == parameters["data"][0]["name"] == "search parameters"
+    )
+    assert set(found_parameters["data"][0]["value"]) == set(parameters["data"][0]["value"])
     found = {item["href"]: item["data"] for item in items}
     for item in expected:
         value = now(item["data"][0]["value"])
@@ -135,14 +137,14 @@ async def test_the_compliance_report_has_the_recorded_items(api_with_fleet: Api)
     assert {item["data"][0]["name"] for item in items} == {"compliance item"}
     values = [item["data"][0]["value"] for item in items]
     assert [item["href"] for item in items] == [value["link"] for value in values]
-    ours = [v for v in values if v["check"]["test"]["type"] != "netstat"]
-    assert len(ours) == len(expected) == 9
+    served = [v for v in values if v["check"]["test"]["type"] != "netstat"]
+    assert len(served) == len(expected) == 9
 
     def key(value: JsonObject) -> str:
         return f"{value['link']} {value['check']['test']['value']}"
 
-    theirs = sorted((item["data"][0]["value"] for item in expected), key=key)
-    for one, recorded in zip(sorted(ours, key=key), theirs, strict=True):
+    recorded_values = sorted((item["data"][0]["value"] for item in expected), key=key)
+    for one, recorded in zip(sorted(served, key=key), recorded_values, strict=True):
         quoted = recorded["target"].replace("'", "''")
         assert one.pop("timestamp") == recorded["utctimestamp"]
         assert one == {**recorded, "target": f"agents.name='{quoted}'"}
@@ -160,7 +162,7 @@ def _order_newest_first(link: str) -> tuple[str, int]:
 
 @pytest.mark.parametrize("noun", ["action", "agent", "command", "investigator"])
 @pytest_twisted.ensureDeferred
-async def test_ids(api: Api, noun: str) -> None:
+async def test_unknown_and_malformed_ids_are_refused(api: Api, noun: str) -> None:
     unknown = await api.get_collection(f"/{noun}?{noun}id=18446744073709551615", 404)
     assert unknown["error"]["message"] == f"there is no {noun} 18446744073709551615"
     for bad in ("", "=", "=0", "=-1", "=1%20", "=18446744073709551616", "=%D9%A3", "=1&x=1"):
@@ -171,7 +173,7 @@ async def test_ids(api: Api, noun: str) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_largest_id_is_exact(api: Api, database: TestDatabase) -> None:
+async def test_the_largest_id_is_served_exactly(api: Api, database: TestDatabase) -> None:
     record_id = 18446744073709551615
     fleet.insert_rows(database.dsn, "agents", [fleet.make_agent(record_id)])
     response = await api.get(f"/agent?agentid={record_id}")
@@ -196,7 +198,7 @@ async def test_a_command_without_action_or_agent_is_served(
 
 
 @pytest_twisted.ensureDeferred
-async def test_stored_json_is_served_to_the_letter(api: Api, database: TestDatabase) -> None:
+async def test_stored_json_is_served_unchanged(api: Api, database: TestDatabase) -> None:
     results = r'[ {"a": 1.0, "b": 9007199254740993, "c": "\u0000\ud800", "c": 1e400} ]'
     fleet.insert_rows(
         database.dsn, "commands", [fleet.make_command(7, None, None, results=results)]

@@ -1,4 +1,4 @@
-"""What HTTP itself asks of every route, and what a bad request is answered."""
+"""Every route follows HTTP, and a bad request is refused with a reason."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PATHS = sorted({route.path for route in ROUTES})
 
 
 async def send_bytes(api: Api, request: bytes) -> tuple[str, dict[str, str], bytes]:
-    """Status line, headers and body of the answer to bytes on a socket, read to its end."""
+    """Send bytes, and return the status line, headers and body of the answer."""
 
     def exchange_bytes() -> bytes:
         with socket.create_connection(("127.0.0.1", port_number(api.port)), timeout=20) as client:
@@ -50,7 +50,9 @@ def parse_error(body: bytes) -> Json:
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest_twisted.ensureDeferred
-async def test_methods(api: Api, path: str) -> None:
+async def test_every_path_answers_options_and_head_and_refuses_other_methods(
+    api: Api, path: str
+) -> None:
     options = await api.request("OPTIONS", path)
     assert (options.code, options.body) == (204, b"")
     allowed = options.get_header("allow").split(", ")
@@ -66,7 +68,7 @@ async def test_methods(api: Api, path: str) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_head_of_a_report_runs_no_query(api: Api, database: TestDatabase) -> None:
+async def test_a_head_request_for_a_report_runs_no_query(api: Api, database: TestDatabase) -> None:
     database.execute("alter table commands rename to hidden")
     path = f"/search?type=command&report=complianceitems&{fleet.ANY_TIME}"
     assert (await api.request("HEAD", path)).code == 200
@@ -142,7 +144,9 @@ async def test_bad_requests_are_explained(
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_media_types(api: Api, accept: str | None, answered: str) -> None:
+async def test_a_client_gets_the_media_type_that_it_accepts(
+    api: Api, accept: str | None, answered: str
+) -> None:
     headers = {} if accept is None else {"accept": accept}
     response = await api.get("/heartbeat", headers=headers)
     assert response.get_header("content-type") == answered
@@ -152,14 +156,14 @@ async def test_media_types(api: Api, accept: str | None, answered: str) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_servers_root_points_to_the_api(api: Api) -> None:
+async def test_the_root_of_the_server_redirects_to_the_api(api: Api) -> None:
     response = await api.get(api.root + "/")
     assert response.code == 302
     assert response.get_header("location") == api.base + "/"
 
 
 @pytest_twisted.ensureDeferred
-async def test_http_1_0_gets_a_length_or_is_refused(
+async def test_an_http_1_0_client_gets_a_whole_answer_or_is_refused(
     api: Api, start_api: Callable[[Limits], Api], database: TestDatabase
 ) -> None:
     fleet.load_fleet(database.dsn)
@@ -186,7 +190,7 @@ async def test_a_failure_shows_its_id_and_nothing_else(api: Api, database: TestD
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_absolute_form_is_a_path_like_any_other(api: Api) -> None:
+async def test_a_request_target_may_be_a_whole_url(api: Api) -> None:
     line, _, body = await send_bytes(
         api, build_request("http://localhost/api/v1/heartbeat?", "Host: localhost")
     )

@@ -1,4 +1,4 @@
-"""A report or a search never leaves a record out in silence, however odd its row."""
+"""A report or a search never omits a record silently, however unusual its row."""
 
 from __future__ import annotations
 
@@ -40,7 +40,9 @@ def list_names(items: list[Json]) -> dict[int, str]:
 
 
 @pytest_twisted.ensureDeferred
-async def test_unreadable_commands_stand_in_the_report(api: Api, database: TestDatabase) -> None:
+async def test_unreadable_commands_are_listed_in_the_report(
+    api: Api, database: TestDatabase
+) -> None:
     load_commands(database, ODD)
     items = (await api.get_collection(REPORT))["items"]
     good = {99: "compliance item", 110: "compliance item"}
@@ -61,7 +63,7 @@ async def test_year_one_is_a_time_like_any_other(api: Api, database: TestDatabas
 
 
 @pytest_twisted.ensureDeferred
-async def test_odd_rows_stand_in_searches(api: Api, database: TestDatabase) -> None:
+async def test_unreadable_records_are_listed_in_searches(api: Api, database: TestDatabase) -> None:
     parseable = {n: other for n, other in ODD.items() if n != 108}  # served as stored, too deep
     load_commands(database, parseable | {111: {"starttime": "infinity"}})
     fleet.insert_rows(database.dsn, "actions", [fleet.make_action(2, validfrom="infinity")])
@@ -77,7 +79,7 @@ async def test_odd_rows_stand_in_searches(api: Api, database: TestDatabase) -> N
 
 
 @pytest_twisted.ensureDeferred
-async def test_large_results_are_served_and_huge_ones_named(
+async def test_large_results_are_served_and_too_large_ones_are_named(
     start_api: Callable[[Limits], Api],
     database: TestDatabase,
 ) -> None:
@@ -110,7 +112,9 @@ async def test_large_results_are_served_and_huge_ones_named(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_hundred_megabytes_do_not_pass_through_us(api: Api, database: TestDatabase) -> None:
+async def test_a_result_of_100_megabytes_is_named_without_being_loaded(
+    api: Api, database: TestDatabase
+) -> None:
     load_commands(database, {})
     database.execute(
         "insert into commands values (101, 1, 1, 'success',"
@@ -122,7 +126,9 @@ async def test_a_hundred_megabytes_do_not_pass_through_us(api: Api, database: Te
 
 
 @pytest_twisted.ensureDeferred
-async def test_single_documents_of_odd_rows_say_so(api: Api, database: TestDatabase) -> None:
+async def test_an_unreadable_record_has_a_document_that_says_so(
+    api: Api, database: TestDatabase
+) -> None:
     fleet.insert_rows(database.dsn, "agents", [fleet.make_agent(1, destructiontime="infinity")])
     fleet.insert_rows(database.dsn, "actions", [fleet.make_action(1, expireafter="infinity")])
     for noun in ("agent", "action"):
@@ -132,7 +138,7 @@ async def test_single_documents_of_odd_rows_say_so(api: Api, database: TestDatab
 
 
 @pytest_twisted.ensureDeferred
-async def test_signatures_that_are_no_json_break_no_document(
+async def test_signatures_that_are_not_json_break_no_document(
     api: Api, database: TestDatabase
 ) -> None:
     database.execute("alter table actions alter pgpsignatures type varchar(4096)")
@@ -144,7 +150,7 @@ async def test_signatures_that_are_no_json_break_no_document(
 
 
 @pytest_twisted.ensureDeferred
-async def test_pages_lead_past_odd_ids(api: Api, database: TestDatabase) -> None:
+async def test_next_links_lead_past_unusual_ids(api: Api, database: TestDatabase) -> None:
     ids: list[int | str] = ["NaN", "1e30", "-5", "1.5", "7"]
     fleet.insert_rows(
         database.dsn, "commands", [fleet.make_command(row_id, None, None) for row_id in ids]
@@ -170,5 +176,5 @@ async def test_impossible_cursors_are_refused(api: Api, time: str) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_last_nanosecond_is_a_time(api: Api) -> None:
+async def test_the_end_of_the_year_9999_is_accepted(api: Api) -> None:
     await api.get_collection("/search?after=9999-12-31T23:59:59.9999999Z")

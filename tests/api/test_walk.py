@@ -23,7 +23,7 @@ MEMBERS = {
 
 
 class Walker:
-    """Follows every link, opens every item, submits every query with what a form would hold."""
+    """A client that follows every link, opens every item and submits every query."""
 
     def __init__(self, api: Api) -> None:
         self.api = api
@@ -72,7 +72,7 @@ class Walker:
         self.waiting.append(found["href"])
 
     def submit_query(self, query: JsonObject) -> None:
-        """A form with every field sent, those that it does not fill in empty."""
+        """Submit a form with every field; those that it does not fill in are empty."""
         self.check_members("query", query)
         values = {d["name"]: d["value"] for d in query["data"]}
         if f"{query['rel']}id" in values and len(values) == 1:
@@ -89,7 +89,7 @@ class Walker:
 
 
 @pytest_twisted.ensureDeferred
-async def test_everything_is_found_and_nothing_leads_nowhere(
+async def test_a_client_finds_every_record_and_no_link_is_broken(
     api: Api, database: TestDatabase
 ) -> None:
     fleet.load_fleet(database.dsn)

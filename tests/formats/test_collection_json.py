@@ -57,7 +57,7 @@ def test_a_streamed_document_has_a_line_for_each_item(count: int, parameters: An
 
 
 @given(name=texts, type_=texts, value=texts, location=texts, compliance=st.booleans(), ref=texts)
-def test_the_parts_of_a_compliance_item_make_the_whole(
+def test_the_parts_of_a_compliance_item_join_to_the_whole_item(
     name: str, type_: str, value: str, location: str, compliance: bool, ref: str
 ) -> None:
     from mig.formats.format import ActionFields

@@ -1,4 +1,4 @@
-"""A new format is a class and an entry in the table: nothing else of the service knows formats."""
+"""A new format is a class and an entry in the table; nothing else changes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ KINDS = ("agent", "action", "command", "investigator")
 
 
 class LinesFormat:
-    """Writes a line for each record, with its noun before it, and one for each item."""
+    """A format with a line for each record, after its noun, and for each compliance item."""
 
     media_types = (LINES,)
     separator = b""
@@ -58,12 +58,12 @@ class LinesFormat:
 
 @pytest.fixture
 def add_lines_format(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The format, added to the table."""
+    """Add the format to the table."""
     monkeypatch.setitem(FORMATS, "lines", LinesFormat)
 
 
 async def get_lines(api: Api, path: str) -> list[str]:
-    """The lines of an answer between its first and its last."""
+    """Return the lines of an answer between its first and its last."""
     answer = await api.get(path, headers={"Accept": LINES})
     assert answer.headers.getRawHeaders("content-type") == [LINES]
     first, *found, last = answer.body.decode().splitlines()

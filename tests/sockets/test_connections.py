@@ -1,4 +1,4 @@
-"""What is refused while it still comes, and what a slow client may do; H1 to H16 of the attacks.
+"""Requests are refused as early as possible, and slow clients have deadlines.
 
 Deadlines are tested in memory under a clock that the test moves, the rest on a real socket.
 """
@@ -44,7 +44,7 @@ class Server:
         self.port = bind_listener("tcp:0").start_accepting(reactor, self.site)
 
     async def exchange_bytes(self, *data: bytes) -> bytes:
-        """All that is answered to *data*, read to the end; only then the client closes."""
+        """Send *data* and return the whole answer; the client closes only after its end."""
 
         def exchange_bytes() -> bytes:
             address = ("127.0.0.1", port_number(self.port))
@@ -75,7 +75,7 @@ def encode_chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-# What is too long
+# Bodies that are too long
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def encode_chunk(data: bytes) -> bytes:
     ],
 )
 @pytest.mark.parametrize("expect", [(), ("Expect: 100-continue",)])
-def test_a_body_announced_too_long_is_refused_before_it_comes(
+def test_a_body_announced_as_too_long_is_refused_before_it_is_sent(
     site_client: SiteClient, path: str, length: int, max_bytes: int, expect: tuple[str]
 ) -> None:
     answer = site_client.send(build_post_head(path, FORM, f"Content-Length: {length}", *expect))
@@ -99,7 +99,7 @@ def test_a_body_announced_too_long_is_refused_before_it_comes(
 
 
 @pytest.mark.parametrize("length", [MAX_BYTES, MAX_BYTES - 1])
-def test_the_longest_body_is_taken(site_client: SiteClient, length: int) -> None:
+def test_the_longest_allowed_body_is_accepted(site_client: SiteClient, length: int) -> None:
     head = build_post_head(CREATE, FORM, f"Content-Length: {length}", "Expect: 100-continue")
     assert site_client.send(head) == b"HTTP/1.1 100 Continue\r\n\r\n"
     body = b"action=" + b"a" * (length - 7)
@@ -108,7 +108,7 @@ def test_the_longest_body_is_taken(site_client: SiteClient, length: int) -> None
     assert site_client.site.buffered_bytes == 0
 
 
-def test_chunks_are_refused_when_they_grow_too_long(site_client: SiteClient) -> None:
+def test_chunks_are_refused_when_they_are_too_long_together(site_client: SiteClient) -> None:
     assert not site_client.send(build_post_head(CREATE, FORM, CHUNKED))
     assert not site_client.send(encode_chunk(b"a" * MAX_BYTES))
     assert site_client.site.buffered_bytes == MAX_BYTES
@@ -134,7 +134,7 @@ async def test_a_client_that_sends_40_mb_in_chunks_reads_why_it_is_refused(serve
 
 
 @pytest_twisted.ensureDeferred
-async def test_nothing_after_a_refusal_is_taken_for_a_request(server: Server) -> None:
+async def test_nothing_after_a_refused_request_is_read_as_a_request(server: Server) -> None:
     answer = await server.exchange_bytes(
         build_post_head(CREATE, FORM, "Content-Length: 9999999") + HEARTBEAT * 9
     )
@@ -142,7 +142,7 @@ async def test_nothing_after_a_refusal_is_taken_for_a_request(server: Server) ->
     assert answer.count(b"HTTP/1.1") == 1
 
 
-def test_a_refused_client_is_cut_when_it_goes_on_sending() -> None:
+def test_a_refused_client_that_keeps_sending_is_disconnected() -> None:
     site_client = SiteClient(limits=Limits(linger_bytes=1000))
     site_client.send(build_post_head(CREATE, FORM, "Content-Length: 9999999"))
     site_client.send(b"a" * 1000)
@@ -151,7 +151,7 @@ def test_a_refused_client_is_cut_when_it_goes_on_sending() -> None:
     assert site_client.transport.disconnected
 
 
-def test_a_refused_client_is_cut_when_it_does_not_close(site_client: SiteClient) -> None:
+def test_a_refused_client_that_does_not_close_is_disconnected(site_client: SiteClient) -> None:
     site_client.send(build_post_head(CREATE, FORM, "Content-Length: 9999999"))
     site_client.advance(LIMITS.linger_seconds - 1)
     assert not site_client.transport.disconnected
@@ -160,7 +160,7 @@ def test_a_refused_client_is_cut_when_it_does_not_close(site_client: SiteClient)
 
 
 @pytest.mark.parametrize("method", [b"GET", b"HEAD", b"OPTIONS"])
-def test_the_body_of_a_request_that_needs_none_is_dropped(
+def test_the_body_of_a_request_that_needs_none_is_ignored(
     site_client: SiteClient, method: bytes
 ) -> None:
     head = method + b" /api/v1/heartbeat HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
@@ -171,7 +171,7 @@ def test_the_body_of_a_request_that_needs_none_is_dropped(
     assert b" 413 " in site_client.send(head % 8193)
 
 
-def test_all_bodies_together_are_bounded() -> None:
+def test_the_total_size_of_all_bodies_is_bounded() -> None:
     site_client = SiteClient(limits=Limits(total_body_bytes=1000))
     first = site_client.channel
     site_client.send(build_post_head(CREATE, FORM, "Content-Length: 900") + b"a" * 800)
@@ -184,7 +184,7 @@ def test_all_bodies_together_are_bounded() -> None:
     assert site_client.site.buffered_bytes == 0
 
 
-def test_a_body_never_goes_to_a_file(
+def test_a_body_is_never_written_to_a_file(
     site_client: SiteClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "TemporaryFile", None)
@@ -192,7 +192,7 @@ def test_a_body_never_goes_to_a_file(
     assert site_client.post_form("/action/create/", body, FORM)[0] == 200
 
 
-# What the headers show
+# Faults in the headers
 
 
 @pytest.mark.parametrize(
@@ -248,7 +248,7 @@ def test_a_body_never_goes_to_a_file(
         ),
     ],
 )
-def test_what_the_headers_show_is_refused_before_the_body(
+def test_a_fault_in_the_headers_is_refused_before_the_body(
     site_client: SiteClient, head: bytes, status: int, message: str
 ) -> None:
     head = head[:-2] + b"Content-Length: 100\r\nExpect: 100-continue\r\n\r\n"
@@ -260,13 +260,13 @@ def test_what_the_headers_show_is_refused_before_the_body(
     assert site_client.echo_routes.call_count == 0
 
 
-def test_a_refusal_says_which_methods_there_are(site_client: SiteClient) -> None:
+def test_a_refused_method_is_answered_with_the_allowed_ones(site_client: SiteClient) -> None:
     answer = site_client.send(build_post_head("/api/v1/heartbeat", FORM, "Content-Length: 5"))
     assert b"\r\nAllow: GET, HEAD, OPTIONS\r\n" in answer
 
 
 @pytest.mark.parametrize("path", [CREATE, CREATE.rstrip("/")])
-def test_the_last_slash_does_not_matter(site_client: SiteClient, path: str) -> None:
+def test_the_trailing_slash_of_a_path_is_optional(site_client: SiteClient, path: str) -> None:
     assert b" 200 " in site_client.send(
         build_post_head(path, FORM, "Content-Length: 8") + b"action=1"
     )
@@ -296,7 +296,7 @@ FOREIGN = [
 @pytest.mark.parametrize("headers", FOREIGN)
 @pytest.mark.parametrize("path", ["action/create/", "investigator/create/", "investigator/update/"])
 @pytest.mark.parametrize("length", [0, 8])
-def test_the_page_of_another_site_cannot_post(
+def test_a_page_of_another_site_cannot_post(
     site_client: SiteClient, path: str, headers: tuple[str], length: int
 ) -> None:
     head = build_post_head(f"/api/v1/{path}", FORM, f"Content-Length: {length}", *headers)
@@ -325,12 +325,12 @@ def test_our_own_pages_and_programs_can_post(
     assert parse_answer(site_client.send(head + b"action=1"))[0] == 200
 
 
-def test_another_site_may_link_to_us(site_client: SiteClient) -> None:
+def test_another_site_may_link_to_the_api(site_client: SiteClient) -> None:
     headers = b"Sec-Fetch-Site: cross-site\r\nOrigin: http://evil.example\r\n\r\n"
     assert b" 200 " in site_client.send(HEARTBEAT[:-2] + headers)
 
 
-# How requests are told apart
+# Where a request ends
 
 
 @pytest.mark.parametrize(
@@ -351,7 +351,7 @@ def test_another_site_may_link_to_us(site_client: SiteClient) -> None:
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_a_body_of_doubtful_length_ends_the_connection(
+async def test_a_body_of_ambiguous_length_ends_the_connection(
     server: Server, lines: tuple[str]
 ) -> None:
     answer = await server.exchange_bytes(
@@ -382,15 +382,13 @@ async def test_a_folded_header_ends_the_connection(server: Server, lines: tuple[
 
 
 @pytest.mark.parametrize("line", [b"GET / http/1.1", b"GET  / HTTP/1.1", b"GET / HTTP/2.0", b" "])
-def test_a_first_line_that_is_none_ends_the_connection(
-    site_client: SiteClient, line: bytes
-) -> None:
+def test_a_malformed_request_line_ends_the_connection(site_client: SiteClient, line: bytes) -> None:
     answer = site_client.send(line + b"\r\nHost: localhost\r\n\r\n" + HEARTBEAT)
     assert answer == b"HTTP/1.1 400 Bad Request\r\n\r\n"
     assert site_client.transport.disconnecting
 
 
-def test_bytes_that_are_no_text_break_nothing(site_client: SiteClient) -> None:
+def test_header_values_that_are_not_text_break_nothing(site_client: SiteClient) -> None:
     for name in ("Authorization", "Cookie", "X-Forwarded-For", "Accept", "Connection"):
         for value in ("\xff\x80\x01", "=;,=" * 3_000):
             head = build_post_head(CREATE, FORM, "Content-Length: 8", f"{name}: {value}")
@@ -424,7 +422,7 @@ async def test_pipelined_requests_are_answered_in_order(server: Server, pieces: 
 
 
 def send_slowly(site_client: SiteClient, data: bytes, seconds: float, step: float = 0.9) -> bytes:
-    """What is answered to *data* when it comes byte by byte for *seconds*."""
+    """Send *data* byte by byte for *seconds*, and return the answer."""
     answer = b""
     for n in range(int(seconds / step)):
         answer += site_client.send(data[n : n + 1]) + site_client.advance(step)
@@ -471,7 +469,7 @@ def test_a_body_that_never_comes_has_the_same_deadline(site_client: SiteClient) 
     assert parse_refusal(site_client.advance(1))[0] == 408
 
 
-def test_each_request_has_its_own_time(site_client: SiteClient) -> None:
+def test_each_request_has_its_own_deadlines(site_client: SiteClient) -> None:
     request = build_post_head(CREATE, FORM, "Content-Length: 8") + b"action=1"
     for _ in range(5):
         assert not site_client.send(request[:20])
@@ -481,7 +479,7 @@ def test_each_request_has_its_own_time(site_client: SiteClient) -> None:
         assert b" 200 " in site_client.send(request[-1:])
 
 
-def test_a_deadline_starts_anew_with_a_request_in_the_same_piece(site_client: SiteClient) -> None:
+def test_a_deadline_restarts_for_a_request_in_the_same_segment(site_client: SiteClient) -> None:
     site_client.send(HEARTBEAT[:20])
     site_client.advance(14)
     assert b" 200 " in site_client.send(HEARTBEAT[20:] + HEARTBEAT[:20])
@@ -497,7 +495,7 @@ def test_an_idle_connection_is_closed_without_an_answer(site_client: SiteClient)
     assert site_client.transport.disconnecting
 
 
-def test_nothing_is_left_behind_by_a_client_that_leaves(site_client: SiteClient) -> None:
+def test_a_client_that_leaves_leaves_nothing_behind(site_client: SiteClient) -> None:
     site_client.channel.connectionLost()
     for data in (b"GET", build_post_head(CREATE, FORM, "Content-Length: 9") + b"a", HEARTBEAT):
         site_client.connect()
@@ -507,22 +505,26 @@ def test_nothing_is_left_behind_by_a_client_that_leaves(site_client: SiteClient)
     assert site_client.site.buffered_bytes == 0
 
 
-def test_each_request_is_told_of_once_when_it_has_ended(site_client: SiteClient) -> None:
+def test_each_request_is_reported_once_when_it_has_ended(site_client: SiteClient) -> None:
     site_client.send(HEARTBEAT)
     site_client.clock.advance(2)
     site_client.send(build_post_head(CREATE, FORM, "Content-Length: 9"))
     site_client.clock.advance(3)
     site_client.channel.connectionLost()
-    answered, left = site_client.ended
+    answered, abandoned = site_client.ended
     assert (answered.method, answered.uri) == (b"GET", b"/api/v1/heartbeat")
     assert (answered.route, answered.caller) == ("/heartbeat", "anonymous")
     assert (answered.client, answered.status, answered.outcome) == ("192.168.1.1", 200, "complete")
     assert (answered.rows, answered.sent_bytes > 100) == (0, True)
-    assert (left.route, left.outcome, left.seconds) == ("/action/create/", "client left", 3)
-    assert int(left.operation) != int(answered.operation)
+    assert (abandoned.route, abandoned.outcome, abandoned.seconds) == (
+        "/action/create/",
+        "client left",
+        3,
+    )
+    assert int(abandoned.operation) != int(answered.operation)
 
 
-def test_a_request_that_is_refused_is_told_of(site_client: SiteClient) -> None:
+def test_a_refused_request_is_reported(site_client: SiteClient) -> None:
     site_client.send(build_post_head(CREATE, FORM, "Content-Length: 9999999"))
     site_client.connect()
     site_client.send(b"GET \xff\x1b")
@@ -534,7 +536,7 @@ def test_a_request_that_is_refused_is_told_of(site_client: SiteClient) -> None:
     assert too_slow.status == 408
 
 
-def test_an_observer_that_fails_stops_no_answer() -> None:
+def test_a_failing_observer_prevents_no_answer() -> None:
     def fail(event: RequestEnded) -> None:
         raise ValueError(event.operation)
 

@@ -14,7 +14,7 @@ from tests.support.postgres import TestDatabase
 
 
 def fetch_status(url: str) -> int | None:
-    """``None`` for a connection that was dropped, as are those that waited when all were taken."""
+    """Return the status, or ``None`` for a connection that was dropped, as in a flood."""
     try:
         with urllib.request.urlopen(url, timeout=30) as answer:
             return int(answer.status)
@@ -22,7 +22,7 @@ def fetch_status(url: str) -> int | None:
         return None
 
 
-def test_a_flood_of_connections_ends_and_the_service_answers(
+def test_the_service_answers_after_a_flood_of_connections(
     database: TestDatabase, tmp_path: Path
 ) -> None:
     daemon = Daemon("--database", database.dsn, "--listen", "tcp:0", cwd=tmp_path)

@@ -1,4 +1,4 @@
-"""What a stream does when its client or its database does something unexpected."""
+"""A stream ends cleanly when its client or its database does something unexpected."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def log() -> Iterator[LogRecorder]:
         yield log
 
 
-async def wait_until(holds: Callable[[], object]) -> None:
-    """Wait until *holds* does, 20 seconds at the most."""
+async def wait_until(condition: Callable[[], object]) -> None:
+    """Wait until *condition* is true, 20 seconds at the most."""
     deadline = reactor.seconds() + 20
-    while not await deferToThread(holds):
+    while not await deferToThread(condition):
         assert reactor.seconds() < deadline, "it never came true"
         await deferLater(reactor, 0.02)
 
@@ -59,7 +59,10 @@ class ReportClient:
             self.bytes_read += len(received)
 
     def read_to_end(self) -> bytes:
-        """Read to the end; the last bytes. Raises ConnectionResetError when it is cut."""
+        """Read to the end, and return the last bytes.
+
+        :raises ConnectionResetError: when the connection is cut.
+        """
         last = b""
         while received := self._socket.recv(65536):
             last = (last + received)[-5:]
@@ -104,7 +107,7 @@ async def test_a_client_that_leaves_before_the_first_row_cancels_the_query(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_stalled_client_is_cut_and_frees_its_backend(
+async def test_a_stalled_client_is_disconnected_and_frees_its_backend(
     start_api: Callable[[Limits], Api], large_database: TestDatabase
 ) -> None:
     api = start_api(Limits(stall_seconds=0.2, stall_bytes_per_second=10**9))
@@ -116,7 +119,7 @@ async def test_a_stalled_client_is_cut_and_frees_its_backend(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_stream_has_an_end(
+async def test_a_stream_that_takes_too_long_is_ended(
     start_api: Callable[[Limits], Api], large_database: TestDatabase
 ) -> None:
     client = await deferToThread(ReportClient, start_api(Limits(stream_seconds=0.3)))
@@ -144,7 +147,7 @@ async def test_an_administrator_finds_and_stops_a_stream(
 
 @pytest.mark.parametrize("byte_count", [1, *Random(8).sample(range(2, 20_000_000), 6)])
 @pytest_twisted.ensureDeferred
-async def test_a_killed_backend_is_seen_by_the_client(
+async def test_a_client_can_tell_that_its_backend_was_killed(
     api: Api, large_database: TestDatabase, byte_count: int
 ) -> None:
     client = await deferToThread(ReportClient, api)
@@ -156,7 +159,9 @@ async def test_a_killed_backend_is_seen_by_the_client(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_whole_report_ends_as_http_demands(api: Api, large_database: TestDatabase) -> None:
+async def test_a_complete_report_ends_as_http_requires(
+    api: Api, large_database: TestDatabase
+) -> None:
     def count_items() -> int:
         connection = http.client.HTTPConnection("127.0.0.1", port_number(api.port), timeout=60)
         connection.request("GET", REPORT, headers={"Host": "localhost"})

@@ -1,4 +1,4 @@
-"""What the three forms take, in each of the four ways that clients send them."""
+"""The three forms are accepted in each of the four ways that clients send them."""
 
 from __future__ import annotations
 
@@ -94,7 +94,9 @@ TEXT = json.dumps(ACTION)
         ),
     ],
 )
-def test_forms(path: str, header: str, body: bytes, fields: JsonObject | None) -> None:
+def test_a_form_is_accepted_in_each_of_its_four_encodings(
+    path: str, header: str, body: bytes, fields: JsonObject | None
+) -> None:
     status, document = SiteClient().post_form(path, body, header)
     assert status == 200, document
     assert fields is None or document == fields
@@ -219,7 +221,9 @@ def test_forms(path: str, header: str, body: bytes, fields: JsonObject | None) -
         ),
     ],
 )
-def test_what_a_form_does_not_take(path: str, header: str, body: bytes, message: str) -> None:
+def test_a_malformed_form_is_refused_with_a_reason(
+    path: str, header: str, body: bytes, message: str
+) -> None:
     status, document = SiteClient().post_form(path, body, header)
     assert status == 400, document
     assert message in document["collection"]["error"]["message"]
@@ -243,7 +247,7 @@ def test_what_a_form_does_not_take(path: str, header: str, body: bytes, message:
     ],
     ids=range(12),
 )
-def test_bodies_made_to_be_slow_are_refused_soon(header: str, body: bytes) -> None:
+def test_bodies_designed_to_be_slow_are_refused_within_a_second(header: str, body: bytes) -> None:
     begin = time.process_time()
     status, document = SiteClient().post_form(CREATE, body, header)
     assert status in (400, 413), document
@@ -253,12 +257,12 @@ def test_bodies_made_to_be_slow_are_refused_soon(header: str, body: bytes) -> No
 @given(st.binary(max_size=200), st.sampled_from([FORM, JSON, TEMPLATE, MULTIPART]))
 @example(b"--b--", MULTIPART)
 @example(b'{"template":{"data":[{"name":null}]}}', JSON)
-def test_any_bytes_are_taken_or_refused(body: bytes, header: str) -> None:
+def test_any_body_is_accepted_or_refused(body: bytes, header: str) -> None:
     assert SiteClient().post_form(CREATE, body, header)[0] in (200, 400)
 
 
 @given(st.binary(max_size=100))
-def test_any_content_of_a_part_is_taken_or_refused(content: bytes) -> None:
+def test_any_content_of_a_part_is_accepted_or_refused(content: bytes) -> None:
     status, document = SiteClient().post_form(CREATE, encode_part(content) + b"--b--", MULTIPART)
     assert status in (200, 400)
     if status == 200:
@@ -266,7 +270,7 @@ def test_any_content_of_a_part_is_taken_or_refused(content: bytes) -> None:
 
 
 @given(st.text(st.characters(exclude_characters="\r\n"), max_size=50))
-def test_any_header_of_a_part_is_taken_or_refused(value: str) -> None:
+def test_any_header_of_a_part_is_accepted_or_refused(value: str) -> None:
     header = f"Content-Disposition: form-data{value}".encode("utf-8", "surrogateescape")
     body = b"--b\r\n" + header + b"\r\n\r\nt\r\n--b--"
     assert SiteClient().post_form(CREATE, body, MULTIPART)[0] in (200, 400)
@@ -277,5 +281,5 @@ def test_any_header_of_a_part_is_taken_or_refused(value: str) -> None:
 @example("multipart/form-data; boundary=é")
 @example('multipart/form-data; boundary=""')
 @example("multipart/form-data; boundary=" + "a" * 2000)
-def test_any_content_type_is_taken_or_refused(text: str) -> None:
+def test_any_unexpected_content_type_is_refused(text: str) -> None:
     assert SiteClient().post_form(CREATE, b"t", f"Content-Type: {text}")[0] in (400, 415)

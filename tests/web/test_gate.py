@@ -1,4 +1,4 @@
-"""What a client may rely on while the service still finds out who it is."""
+"""A client may rely on this while the service finds out who it is."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_a_refused_client_is_not_asked_for_its_body(
 
 
 @pytest.mark.parametrize("when", ["late", "in a coroutine", "at once"])
-def test_who_lacks_the_permission_is_refused_before_the_body(when: str) -> None:
+def test_a_caller_without_permission_is_refused_before_the_body(when: str) -> None:
     async def in_a_coroutine(request: Request) -> Caller:
         return NOBODY
 
@@ -141,7 +141,7 @@ def test_little_is_read_of_a_body_that_waits(
     assert site_client.transport.producerState == "producing"
     site_client.send(body[16_384:80_000])
     assert site_client.transport.producerState == "paused"
-    site_client.channel.resumeProducing()  # the transport: what was to be written is
+    site_client.channel.resumeProducing()  # called by the transport when its buffer is empty
     assert site_client.transport.producerState == "paused"
     authenticator.accept_next()
     assert site_client.transport.producerState == "producing"
@@ -150,7 +150,7 @@ def test_little_is_read_of_a_body_that_waits(
     assert (status, len(document["action"])) == (200, 100_000)
 
 
-def test_requests_that_come_meanwhile_are_answered_in_order(
+def test_requests_that_arrive_while_one_waits_are_answered_in_order(
     site_client: SiteClient, authenticator: PendingAuthenticator
 ) -> None:
     numbered = [HEAD + b"action=%d" % n for n in range(4)]
@@ -167,7 +167,7 @@ def test_requests_that_come_meanwhile_are_answered_in_order(
 
 
 @pytest.mark.parametrize("is_coroutine", [True, False])
-def test_a_gate_that_answers_at_once_puts_nothing_off(is_coroutine: bool) -> None:
+def test_a_gate_that_answers_at_once_delays_nothing(is_coroutine: bool) -> None:
     async def in_a_coroutine(request: Request) -> Caller:
         return ANONYMOUS
 
@@ -198,7 +198,7 @@ def test_a_request_without_a_body_waits_too(
     assert site_client.take_output().startswith(b"HTTP/1.1 200 ")
 
 
-def test_a_refused_reader_keeps_its_connection(
+def test_a_refused_request_without_a_body_keeps_its_connection(
     site_client: SiteClient, authenticator: PendingAuthenticator
 ) -> None:
     assert not site_client.send(HEARTBEAT + HEARTBEAT)
@@ -209,7 +209,7 @@ def test_a_refused_reader_keeps_its_connection(
     assert site_client.take_output().startswith(b"HTTP/1.1 200 ")
 
 
-# Any of them
+# Any request
 
 REQUESTS = [
     HEARTBEAT,
@@ -223,7 +223,7 @@ REQUESTS = [
 ]
 
 
-def everything_but_names_and_times(answers: bytes) -> bytes:
+def remove_ids_and_times(answers: bytes) -> bytes:
     return re.sub(rb'(X-Request-Id: |Date: |Content-Length: |"code":")[^"\r]*', rb"\1", answers)
 
 
@@ -247,7 +247,7 @@ def test_a_late_gate_changes_no_answer(
     while authenticator.waiting:
         authenticator.accept_next()
     answers += site_client.take_output()
-    assert everything_but_names_and_times(answers) == everything_but_names_and_times(expected)
+    assert remove_ids_and_times(answers) == remove_ids_and_times(expected)
     assert site_client.site.buffered_bytes == 0
     assert site_client.transport.producerState == "producing"
 
@@ -255,7 +255,9 @@ def test_a_late_gate_changes_no_answer(
 # The end of the gate
 
 
-def test_a_gate_has_an_end(site_client: SiteClient, authenticator: PendingAuthenticator) -> None:
+def test_a_gate_that_takes_too_long_is_answered_with_503(
+    site_client: SiteClient, authenticator: PendingAuthenticator
+) -> None:
     for request in (HEARTBEAT, EXPECTING):
         site_client.connect()
         assert not site_client.send(request)
@@ -267,7 +269,7 @@ def test_a_gate_has_an_end(site_client: SiteClient, authenticator: PendingAuthen
     assert "longer than 10 seconds" in site_client.ended[0].outcome
 
 
-def test_no_other_deadline_passes_while_the_gate_is_asked(
+def test_no_other_deadline_runs_while_the_gate_decides(
     authenticator: PendingAuthenticator,
 ) -> None:
     site_client = SiteClient(authenticate=authenticator, limits=Limits(gate_seconds=1_000))
@@ -325,10 +327,10 @@ def test_a_gate_that_fails_shows_an_id_and_nothing_else(
 # On a real socket
 
 
-async def wait_until(holds: Callable[[], bool]) -> None:
-    """Let the reactor run until *holds* does, 20 seconds at the most."""
+async def wait_until(condition: Callable[[], bool]) -> None:
+    """Let the reactor run until *condition* is true, 20 seconds at the most."""
     deadline = reactor.seconds() + 20
-    while not holds():
+    while not condition():
         assert reactor.seconds() < deadline, "it never came true"
         await deferLater(reactor, 0)
 
@@ -346,7 +348,7 @@ class Server:
         return socket.create_connection(("127.0.0.1", port_number(self.port)), timeout=20)
 
     async def wait_until_asked(self) -> None:
-        """Come back when the gate was asked."""
+        """Wait until the gate is asked."""
         await wait_until(lambda: bool(self.authenticator.waiting))
 
 
@@ -359,7 +361,9 @@ async def server() -> AsyncIterator[Server]:
 
 @pytest.mark.parametrize("request_bytes", [HEARTBEAT, EXPECTING, HEAD + BODY])
 @pytest_twisted.ensureDeferred
-async def test_that_a_client_has_left_is_seen_at_once(server: Server, request_bytes: bytes) -> None:
+async def test_a_client_that_leaves_is_noticed_at_once(
+    server: Server, request_bytes: bytes
+) -> None:
     with server.connect() as client:
         client.sendall(request_bytes)
         await server.wait_until_asked()

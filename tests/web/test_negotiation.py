@@ -1,4 +1,4 @@
-"""Which media type a client gets of those that are offered."""
+"""A client gets the offered media type that it prefers."""
 
 from __future__ import annotations
 
@@ -29,5 +29,5 @@ def test_the_named_type_of_the_highest_quality_is_chosen(accept: str, chosen: st
     assert choose_media_type(accept, OFFERED) == chosen
 
 
-def test_a_browser_gets_the_first_where_there_is_no_json() -> None:
+def test_a_browser_gets_the_first_type_where_there_is_no_json() -> None:
     assert choose_media_type("text/html", ("text/csv", "text/plain")) == "text/csv"
