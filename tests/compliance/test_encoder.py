@@ -1,4 +1,4 @@
-"""The fast encoder writes exactly the items that the readable definition names."""
+"""The fast encoder writes exactly the items of the readable definition."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def mix_with_odd(usual: st.SearchStrategy[Json]) -> st.SearchStrategy[Json]:
 
 
 def draw_object(**usual: st.SearchStrategy[Json]) -> st.SearchStrategy[Json]:
-    """An object with any of the members, now and then with something odd in one."""
+    """Draw an object with any of the members, sometimes with an unusual value in one."""
     return mix_with_odd(
         st.fixed_dictionaries({}, optional={k: mix_with_odd(v) for k, v in usual.items()})
     )
@@ -91,7 +91,7 @@ times = st.sampled_from(
 
 
 def write_json(value: Json, indent: int | None, escaped: str) -> str:
-    """JSON text as somebody may have stored it."""
+    """Return JSON text as an agent may have stored it."""
     return json.dumps(value, indent=indent, ensure_ascii=bool(indent)).replace("~", escaped)
 
 
@@ -105,14 +105,14 @@ def encode_fast(command: JsonObject, agent_name: str) -> list[Json]:
 
 
 def make_row(results: str | None, finishtime: str | None) -> ResultsRow:
-    """The row of command 3, of action 2 on agent 1."""
+    """Return the row of command 3, of action 2 on agent 1."""
     return ResultsRow("3", "2", "1", "2014-05-30 14:55:40+00", finishtime, results, None)
 
 
 def prepare_encoder(
     command: JsonObject, agent_name: str, row: ResultsRow, limits: Limits = DEFAULTS
 ) -> ComplianceEncoder:
-    """An encoder that knows the action and the agent of *row*."""
+    """Return an encoder that knows the action and the agent of *row*."""
     encoder = ComplianceEncoder(CollectionJson(URLS), URLS, limits)
     action = ("2", *(command[k] for k in ("action_name", "description", "threat", "operations")))
 
@@ -154,7 +154,7 @@ def encode_item(item: ComplianceItem) -> Json:
     indent=st.sampled_from([None, 1]),
     escaped=surrogates,
 )
-def test_fast_equals_readable(
+def test_the_fast_encoder_matches_the_readable_definition(
     agent_name: str, indent: int | None, escaped: str, finishtime: str | None, **values: Json
 ) -> None:
     command = {
@@ -172,7 +172,9 @@ def test_fast_equals_readable(
     kept=st.integers(1, 4),
     longest=st.sampled_from([0, 8, 4_096]),
 )
-def test_checks_are_right_whatever_was_forgotten(many: list[Json], kept: int, longest: int) -> None:
+def test_checks_are_right_whatever_the_cache_has_dropped(
+    many: list[Json], kept: int, longest: int
+) -> None:
     limits = Limits(cached_checks=kept, cached_check_bytes=longest)
     rows = [
         make_row(json.dumps([{"elements": elements}]), COMMAND["finishtime"]) for elements in many
@@ -184,7 +186,7 @@ def test_checks_are_right_whatever_was_forgotten(many: list[Json], kept: int, lo
 
 
 @pytest.mark.parametrize("name", ["file", "label", "search"])
-def test_checks_that_never_come_again_take_a_bounded_amount_of_memory(name: str) -> None:
+def test_checks_that_never_recur_take_a_bounded_amount_of_memory(name: str) -> None:
     def row(n: int) -> ResultsRow:
         other = f"{n:01000d}"
         file = other if name == "file" else "f"
@@ -200,7 +202,7 @@ def test_checks_that_never_come_again_take_a_bounded_amount_of_memory(name: str)
         kept, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert kept < 100_000  # 500 texts of 1,000 letters would be more than 500,000
+    assert kept < 100_000  # 500 texts of 1,000 characters would be more than 500,000
 
 
 COMMAND = {
@@ -213,7 +215,7 @@ COMMAND = {
 
 
 @pytest.mark.parametrize(
-    ("stored", "reason"),
+    ("results_text", "reason"),
     [
         (r'[{"elements":{"a":[{"file":"\u0000"}]}}]', "U+0000"),
         (r'[{"elements":{},"x":"\ud800"}]', "the stored results cannot be read"),
@@ -224,8 +226,10 @@ COMMAND = {
         ("[" * 3000 + "]" * 3000, "the stored results cannot be read"),
     ],
 )
-def test_what_cannot_be_read_stands_in_the_report(stored: str, reason: str) -> None:
-    [item] = encode_fast({**COMMAND, "results": stored}, "x'y")
+def test_an_unreadable_result_is_listed_in_the_report_with_a_reason(
+    results_text: str, reason: str
+) -> None:
+    [item] = encode_fast({**COMMAND, "results": results_text}, "x'y")
     assert item["data"][0]["name"] == "unreadable command"
     value = item["data"][0]["value"]
     assert value["link"] == item["href"] == "http://localhost:1664/api/v1/command?commandid=3"
@@ -233,10 +237,10 @@ def test_what_cannot_be_read_stands_in_the_report(stored: str, reason: str) -> N
     assert reason in value["reason"]
 
 
-def test_a_check_names_the_searchs_filters_in_order() -> None:
+def test_a_check_names_the_filters_of_its_search_in_order() -> None:
     search = '{"sha1":["s"],"names":["n1","n2"],"paths":["/a","/b"],"sizes":["<1k"]}'
-    stored = '[{"elements":{"label":[{"file":"","search":%s},{"file":"/f","search":%s}]}}]'
-    none, one = encode_fast({**COMMAND, "results": stored % (search, search)}, "x")
+    results_text = '[{"elements":{"label":[{"file":"","search":%s},{"file":"/f","search":%s}]}}]'
+    none, one = encode_fast({**COMMAND, "results": results_text % (search, search)}, "x")
     checks = [item["data"][0]["value"]["check"] for item in (none, one)]
     value = "name='n1' and name='n2' and size='<1k' and sha1='s'"
     assert [c["test"] for c in checks] == [{"type": "file", "value": value}] * 2
@@ -244,7 +248,7 @@ def test_a_check_names_the_searchs_filters_in_order() -> None:
     assert [i["data"][0]["value"]["compliance"] for i in (none, one)] == [False, True]
 
 
-def test_a_search_for_an_odd_path_is_readable_where_it_found_a_file() -> None:
+def test_an_unreadable_path_matters_only_where_no_file_was_found() -> None:
     hit = r'{"file":"%s","search":{"paths":["\u0000"]}}'
     [found] = encode_fast({**COMMAND, "results": '[{"elements":{"a":[%s]}}]' % (hit % "/f")}, "x")
     assert found["data"][0]["value"]["check"]["location"] == "/f"

@@ -1,4 +1,4 @@
-"""The description that databases are compared with is the text that sets one up."""
+"""The schema that databases are compared with is the text that sets one up."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_table_that_exists_may_be_declared_to_stay_as_it_is() -> None:
 
 
 def test_functions_and_triggers_are_read() -> None:
-    """A body is kept to the letter: with its semicolons, quotes and comments."""
+    """A body is kept unchanged, with its semicolons, quotes and comments."""
     schema = parse_schema("""
         create table t (
             a text, -- not; the end
@@ -67,7 +67,7 @@ def test_functions_and_triggers_are_read() -> None:
 
 
 def test_roles_and_grants_are_read() -> None:
-    """Each grant is of one privilege on one thing to one role; only a declared role is created."""
+    """Each grant is of one privilege on one object to one role; only a declared role is created."""
     schema = parse_schema("""
         create sequence s;
         create table t (
@@ -129,7 +129,7 @@ def test_data_steps_are_read() -> None:
         "-- when t.a is added:\ncreate index i on t (a)",
     ],
 )
-def test_what_could_not_be_compared_is_no_schema(sql: str) -> None:
+def test_a_statement_that_cannot_be_compared_is_refused(sql: str) -> None:
     with pytest.raises(ValueError, match="no statement for a schema that is compared"):
         parse_schema(T + sql)
 
@@ -156,13 +156,13 @@ def test_what_could_not_be_compared_is_no_schema(sql: str) -> None:
         ),
     ],
 )
-def test_a_schema_names_only_what_it_declares(sql: str, says: str) -> None:
+def test_a_schema_that_names_undeclared_objects_is_refused(sql: str, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         parse_schema(T + sql)
 
 
 def test_the_private_key_is_granted_to_nobody() -> None:
-    """Nor the whole table with it."""
+    """The whole table, which includes it, is granted to nobody either."""
     grants = [grant for grant in load_schema().grants if grant.relation == "investigators"]
     assert grants
     assert all(grant.columns and "privatekey" not in grant.columns for grant in grants)

@@ -43,8 +43,8 @@ SHARED = ("agents", "actions", "commands", "investigators", "signatures")
 """The tables that the API and a scheduler both write or read by column."""
 
 _numbers = itertools.count()
-LONGEST_WAIT = 3.0
-"""What a writer may have to wait: a lock's second, and what a busy machine adds."""
+MAX_WAIT_SECONDS = 3.0
+"""The seconds that a writer may have to wait: one for a lock, the rest for a busy machine."""
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def generation(request: pytest.FixtureRequest) -> Generation:
 
 @pytest.fixture
 def old(empty: TestDatabase, generation: Generation) -> TestDatabase:
-    """A database of either generation, with some rows."""
+    """Return a database of either generation, with some rows."""
     empty.execute(generation.sql)
     generation.insert_rows(empty.dsn)
     return empty
@@ -98,7 +98,7 @@ async def test_many_daemons_start_at_once_on_an_empty_database(empty: TestDataba
 
 @pytest_twisted.ensureDeferred
 async def test_without_the_limited_role_nothing_is_granted(empty: TestDatabase) -> None:
-    """The roles are the administrator's; a run after they were made grants what is missing."""
+    """The administrator creates the roles; the next run grants them what is missing."""
     without = replace(
         load_schema(),
         grants=[replace(grant, role="no_such_role") for grant in load_schema().grants],
@@ -109,7 +109,7 @@ async def test_without_the_limited_role_nothing_is_granted(empty: TestDatabase) 
 
 
 @pytest_twisted.ensureDeferred
-async def test_one_at_a_time(empty: TestDatabase) -> None:
+async def test_only_one_migration_runs_at_a_time(empty: TestDatabase) -> None:
     with hold_transaction(empty, "select pg_advisory_lock(1664)"):
         line = await catch_schema_error(
             run_migration(empty, policy=MigrationPolicy(other_run_timeout_seconds=0.3))
@@ -121,7 +121,9 @@ async def test_one_at_a_time(empty: TestDatabase) -> None:
 async def test_an_adopted_database_is_like_a_new_one(
     old: TestDatabase, database: TestDatabase
 ) -> None:
-    """Same columns and indexes; what was there keeps its type, no table is rewritten."""
+    """It has the same columns and indexes; existing columns keep their types, and no table is
+    rewritten.
+    """
     before = catalog.list_columns(old)
     rows = {table: old.execute(f"select * from {table} order by 1") for table in SHARED}
     files = {table: old.execute("select pg_relation_filenode(%s)", (table,)) for table in SHARED}
@@ -145,8 +147,8 @@ async def test_an_adopted_database_is_like_a_new_one(
 
 
 @pytest_twisted.ensureDeferred
-async def test_rights_of_adopted_investigators(empty: TestDatabase) -> None:
-    """The active ones of 2014 get the default set, once; those of 2017 keep theirs."""
+async def test_adopted_investigators_get_the_default_permissions_once(empty: TestDatabase) -> None:
+    """Only active investigators get them, and a later run changes nothing."""
     set_up_2014(empty)
     await run_migration(empty)
     select = "select id, permissions from investigators order by id"
@@ -158,7 +160,7 @@ async def test_rights_of_adopted_investigators(empty: TestDatabase) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_rights_of_2017_stay(empty: TestDatabase) -> None:
+async def test_permissions_of_a_2017_database_are_kept(empty: TestDatabase) -> None:
     empty.execute(GENERATIONS["2017"].sql)
     GENERATIONS["2017"].insert_rows(empty.dsn)
     empty.execute("update investigators set permissions = 7 where id = 1")
@@ -168,13 +170,13 @@ async def test_rights_of_2017_stay(empty: TestDatabase) -> None:
 
 
 class Scheduler(threading.Thread):
-    """Writes as its generation does, without pause, until told to stop."""
+    """A scheduler that writes as its generation does, without pause, until it is stopped."""
 
     def __init__(self, database: TestDatabase, generation: Generation) -> None:
         super().__init__()
         self._database = database
         self._generation = generation
-        self.enough = threading.Event()
+        self.stopped = threading.Event()
         self.written = 0
         self.longest = 0.0
         self.error: Exception | None = None
@@ -191,37 +193,43 @@ class Scheduler(threading.Thread):
         agent = self._generation.make_agent(1)
         places = ", ".join(["%s"] * len(agent))
         insert_agent = f"insert into agents ({', '.join(agent)}) values ({places})"
-        while not self.enough.is_set():
+        while not self.stopped.is_set():
             number = 1000 + self.written
             values = [
                 str(v).replace("'", '"') if isinstance(v, dict) else v for v in agent.values()
             ]
-            self._timed(cursor, insert_agent, [number, *values[1:]])
-            self._timed(
+            self._execute_timed(cursor, insert_agent, [number, *values[1:]])
+            self._execute_timed(
                 cursor,
                 "insert into commands (id, actionid, agentid, status, results, starttime,"
                 " finishtime) values (%s, 1, %s, 'sent', '[]', now(), now())",
                 [number, number],
             )
-            self._timed(cursor, "update agents set heartbeattime = now() where id = %s", [number])
-            self._timed(
+            self._execute_timed(
+                cursor, "update agents set heartbeattime = now() where id = %s", [number]
+            )
+            self._execute_timed(
                 cursor,
                 "update investigators set lastmodified = now() where id = 1 returning name",
                 [],
             )
             self.written += 1
 
-    def _timed(self, cursor: extensions.cursor, sql: str, parameters: Sequence[object]) -> None:
+    def _execute_timed(
+        self, cursor: extensions.cursor, sql: str, parameters: Sequence[object]
+    ) -> None:
         began = time.monotonic()
         cursor.execute(sql, parameters)
         self.longest = max(self.longest, time.monotonic() - began)
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_scheduler_goes_on_writing(old: TestDatabase, generation: Generation) -> None:
-    """It sees no error, loses no row, and never waits for more than a lock's second.
+async def test_a_scheduler_can_keep_writing_during_a_migration(
+    old: TestDatabase, generation: Generation
+) -> None:
+    """It sees no error, loses no row, and never waits for more than the second of a lock.
 
-    Meanwhile somebody reads the agents in a transaction that is open for longer than that.
+    A reader of the agents keeps a transaction open for longer than that.
     """
     old.execute(
         "insert into commands (id, actionid, agentid, status, starttime)"
@@ -237,19 +245,19 @@ async def test_a_scheduler_goes_on_writing(old: TestDatabase, generation: Genera
         while scheduler.written < during + 20 and scheduler.is_alive():
             await deferToThread(time.sleep, 0.05)
     finally:
-        scheduler.enough.set()
+        scheduler.stopped.set()
         await deferToThread(scheduler.join)
     assert scheduler.error is None
     assert during > 0
-    assert scheduler.longest < LONGEST_WAIT
+    assert scheduler.longest < MAX_WAIT_SECONDS
     count = "select count(*) from commands where id between 1000 and 999999"
     assert old.execute(count) == [(scheduler.written,)]
     assert await plan_migration(old) == []
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_lock_that_is_never_free_ends_the_run(empty: TestDatabase) -> None:
-    """With one line; the next run completes what this one left."""
+async def test_a_migration_that_gets_no_lock_ends_with_one_line(empty: TestDatabase) -> None:
+    """The next run completes what this one has not done."""
     policy = MigrationPolicy(
         transactional=RetryPolicy(lock_timeout_seconds=1, max_attempts=2, run_timeout_seconds=60)
     )
@@ -262,7 +270,7 @@ async def test_a_lock_that_is_never_free_ends_the_run(empty: TestDatabase) -> No
 
 
 def leave_unfinished_index(database: TestDatabase, name: str) -> None:
-    """What a broken CREATE INDEX CONCURRENTLY leaves behind."""
+    """Leave what a failed CREATE INDEX CONCURRENTLY leaves behind."""
     create = f"create index concurrently {name} on commands (starttime, id)"
     with (
         hold_transaction(database, "update commands set status = 'sent'"),
@@ -276,7 +284,7 @@ def leave_unfinished_index(database: TestDatabase, name: str) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_unfinished_index_is_built_anew(database: TestDatabase) -> None:
+async def test_an_unfinished_index_is_built_again(database: TestDatabase) -> None:
     fleet.insert_rows(database.dsn, "commands", [fleet.make_command(1, None, None)])
     database.execute("drop index commands_newest")
     leave_unfinished_index(database, "commands_newest")
@@ -293,8 +301,8 @@ async def test_an_unfinished_index_is_built_anew(database: TestDatabase) -> None
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_index_of_another_name_will_do(empty: TestDatabase) -> None:
-    """One on the same columns; not one on a part of the rows, nor in another order."""
+async def test_an_equal_index_of_another_name_is_used(empty: TestDatabase) -> None:
+    """It is on the same columns; one on a part of the rows or in another order is not equal."""
     set_up_2014(empty)
     empty.execute("create index mine on commands (starttime desc, id desc)")
     empty.execute("create index part on actions (validfrom, id) where status = 'init'")
@@ -305,7 +313,7 @@ async def test_an_index_of_another_name_will_do(empty: TestDatabase) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_index_of_our_name_on_something_else_is_not_touched(empty: TestDatabase) -> None:
+async def test_a_different_index_of_the_same_name_is_left_alone(empty: TestDatabase) -> None:
     set_up_2014(empty)
     empty.execute("create index commands_newest on commands (status)")
     line = await catch_schema_error(run_migration(empty))
@@ -313,7 +321,7 @@ async def test_an_index_of_our_name_on_something_else_is_not_touched(empty: Test
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_missing_sequence_is_made(empty: TestDatabase) -> None:
+async def test_a_missing_sequence_is_created(empty: TestDatabase) -> None:
     set_up_2014(empty)
     empty.execute("drop sequence investigators_id_seq cascade")
     empty.execute("delete from investigators")
@@ -326,8 +334,10 @@ async def test_a_missing_sequence_is_made(empty: TestDatabase) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_run_killed_between_any_two_steps_is_repeated(new_database: NewDatabase) -> None:
-    """The end is the same, wherever it was."""
+async def test_a_migration_killed_between_any_two_steps_can_be_repeated(
+    new_database: NewDatabase,
+) -> None:
+    """The result is the same wherever it was killed."""
     whole = set_up_2014(new_database("template0"))
     steps = await run_migration(whole)
     assert len(steps) > 15
@@ -357,7 +367,9 @@ def kill_while_building(database: TestDatabase) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_process_killed_while_it_builds_an_index(empty: TestDatabase) -> None:
+async def test_a_migration_killed_while_building_an_index_can_be_repeated(
+    empty: TestDatabase,
+) -> None:
     """Its backend ends too, and the next run completes the rest."""
     set_up_2014(empty)
     backends = (
@@ -376,7 +388,7 @@ async def test_a_process_killed_while_it_builds_an_index(empty: TestDatabase) ->
 
 @pytest_twisted.ensureDeferred
 async def test_a_daemon_refuses_an_old_database(old: TestDatabase) -> None:
-    """It changes nothing, and says what brings the database up."""
+    """It changes nothing, and says which command migrates the database."""
     before = catalog.describe_all(old)
     line = await catch_schema_error(
         call_with_database(old.dsn, lambda d: ensure_schema(d, upgrade=False))
@@ -387,7 +399,7 @@ async def test_a_daemon_refuses_an_old_database(old: TestDatabase) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_embedded_database_is_brought_up_at_start(old: TestDatabase) -> None:
+async def test_an_embedded_database_is_migrated_at_start(old: TestDatabase) -> None:
     await call_with_database(old.dsn, lambda d: ensure_schema(d, upgrade=True))
     assert await plan_migration(old) == []
 
@@ -421,8 +433,10 @@ def as_api(postgres: EmbeddedPostgres, database: TestDatabase) -> TestDatabase:
 
 
 @pytest_twisted.ensureDeferred
-async def test_only_the_owner_migrates(old: TestDatabase, postgres: EmbeddedPostgres) -> None:
-    """The API's role may look what would be done, and is told who must do it."""
+async def test_only_the_owner_can_migrate_a_database(
+    old: TestDatabase, postgres: EmbeddedPostgres
+) -> None:
+    """The API's role may see the plan, and is told which role must run it."""
     limited = as_api(postgres, old)
     steps = await plan_migration(limited)
     assert len(steps) > 5
@@ -436,7 +450,7 @@ async def test_only_the_owner_migrates(old: TestDatabase, postgres: EmbeddedPost
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_empty_database_of_somebody_else(
+async def test_an_empty_database_is_set_up_only_by_its_owner(
     empty: TestDatabase, postgres: EmbeddedPostgres
 ) -> None:
     empty.execute("revoke create on schema public from public")
@@ -449,7 +463,7 @@ async def test_an_empty_database_of_somebody_else(
 
 @pytest.fixture
 def owner(empty: TestDatabase) -> Iterator[str]:
-    """A role that is no superuser, and may not create anything in the schema."""
+    """Return a role that is not a superuser and may not create anything in the schema."""
     name = f"owner_{next(_numbers)}"
     empty.execute("revoke create on schema public from public")
     empty.execute(f"create role {name}")
@@ -458,18 +472,20 @@ def owner(empty: TestDatabase) -> Iterator[str]:
     empty.execute(f"drop owned by {name}; drop role {name}")
 
 
-def give_all(database: TestDatabase, owner: str, *but: str) -> None:
-    """Make *owner* the owner of everything but some tables."""
+def change_owner_of_all(database: TestDatabase, owner: str, *excepted: str) -> None:
+    """Make *owner* the owner of everything except some tables."""
     tables = database.execute("select tablename from pg_tables where schemaname = 'public'")
-    change_owner(database, owner, *(name for [name] in tables if name not in but))
+    change_owner(database, owner, *(name for [name] in tables if name not in excepted))
     change_owner(database, owner, "investigators_id_seq")
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_a_superuser_adds_belongs_to_the_owner(empty: TestDatabase, owner: str) -> None:
-    """The owner gets the right to have it there."""
+async def test_objects_that_a_superuser_adds_belong_to_the_owner(
+    empty: TestDatabase, owner: str
+) -> None:
+    """The owner gets the right to create in the schema, which it needs for that."""
     set_up_2014(empty)
-    give_all(empty, owner)
+    change_owner_of_all(empty, owner)
     done = await run_migration(empty)
     assert done[0] == f"grant create on schema public to {owner}"
     owners = "select distinct tableowner from pg_tables where schemaname = 'public'"
@@ -478,8 +494,10 @@ async def test_what_a_superuser_adds_belongs_to_the_owner(empty: TestDatabase, o
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_owner_of_a_database_sets_it_up(empty: TestDatabase, owner: str) -> None:
-    """The schema public is that role's, too, and nobody else needs a right in it before."""
+async def test_the_owner_of_an_empty_database_can_set_it_up(
+    empty: TestDatabase, owner: str
+) -> None:
+    """The role also owns the schema public, where no other role needs a right before."""
     [[name]] = empty.execute("select current_database()")
     empty.execute(f"alter database {name} owner to {owner}")
     empty.execute("revoke usage on schema public from public")
@@ -492,10 +510,12 @@ async def test_the_owner_of_a_database_sets_it_up(empty: TestDatabase, owner: st
 
 
 @pytest_twisted.ensureDeferred
-async def test_only_what_a_step_changes_must_be_owned(old: TestDatabase, owner: str) -> None:
-    """A table that needs nothing may belong to somebody else."""
+async def test_a_role_needs_to_own_only_the_tables_that_it_changes(
+    old: TestDatabase, owner: str
+) -> None:
+    """A table that needs no change may belong to another role."""
     old.execute(f"grant create on schema public to {owner}; grant select on modules to migapi")
-    give_all(old, owner, "modules")
+    change_owner_of_all(old, owner, "modules")
     assert len(await run_migration(as_role(old, owner))) > 10
     assert await plan_migration(as_role(old, owner)) == []
     select = "select tableowner from pg_tables where tablename = 'modules'"
@@ -503,13 +523,13 @@ async def test_only_what_a_step_changes_must_be_owned(old: TestDatabase, owner: 
 
 
 @pytest_twisted.ensureDeferred
-async def test_steps_of_another_role_are_told_before_anything_is_done(
+async def test_steps_for_another_role_are_reported_before_any_change(
     empty: TestDatabase, owner: str
 ) -> None:
-    """Once that role has run the SQL that is printed for it, the owner can run the rest."""
+    """Once that role has run the SQL that is printed for it, the owner can run the other steps."""
     empty.execute(GENERATIONS["2017"].sql)
     GENERATIONS["2017"].insert_rows(empty.dsn)
-    give_all(empty, owner, "agents_stats", "manifestsig")
+    change_owner_of_all(empty, owner, "agents_stats", "manifestsig")
     change_owner(empty, "migadmin", "investigators_id_seq")
     before = catalog.describe_all(empty)
     with pytest.raises(OtherRoleNeededError) as refused:
@@ -536,9 +556,11 @@ async def test_steps_of_another_role_are_told_before_anything_is_done(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_member_of_the_owner_migrates_as_the_owner(empty: TestDatabase, owner: str) -> None:
+async def test_a_member_of_the_owning_role_migrates_as_the_owner(
+    empty: TestDatabase, owner: str
+) -> None:
     set_up_2014(empty)
-    give_all(empty, owner)
+    change_owner_of_all(empty, owner)
     empty.execute(f"grant create on schema public to {owner}")
     member = f"{owner}_member"
     empty.execute(f"create role {member} in role {owner}")
@@ -555,10 +577,10 @@ async def test_a_member_of_the_owner_migrates_as_the_owner(empty: TestDatabase, 
     [("submissions", "document"), ("submissions", "handedover"), ("mig_schema", "appliedat")],
 )
 @pytest_twisted.ensureDeferred
-async def test_columns_are_added_to_every_table_of_ours(
+async def test_missing_columns_are_added_to_every_table(
     database: TestDatabase, table: str, column: str
 ) -> None:
-    """Not only to those that were there before MIG's API was."""
+    """This includes the tables that only the API has."""
     fresh = catalog.list_columns(database)
     database.execute(f"alter table {table} drop column {column} cascade")
     assert f"add to {table}: {column}" in await run_migration(database)
@@ -574,12 +596,12 @@ async def test_a_table_that_the_api_does_not_read_is_left_alone(old: TestDatabas
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_role_with_an_odd_name_owns_the_tables(empty: TestDatabase) -> None:
+async def test_the_owner_may_be_a_role_with_an_unusual_name(empty: TestDatabase) -> None:
     set_up_2014(empty)
     name = f'"Mig\'s; admin {next(_numbers)}"'
     empty.execute(f"create role {name}; grant create on schema public to {name}")
     try:
-        give_all(empty, name)
+        change_owner_of_all(empty, name)
         assert {step.runner.title for step in await plan_migration(as_role(empty, "migapi"))} >= {
             name
         }
@@ -598,7 +620,7 @@ async def test_a_role_with_an_odd_name_owns_the_tables(empty: TestDatabase) -> N
 def limited(
     request: pytest.FixtureRequest, new_database: NewDatabase, postgres: EmbeddedPostgres
 ) -> TestDatabase:
-    """A database of any origin, as the API's role sees it."""
+    """Return a database of any origin, as the API's role sees it."""
     if request.param == "new":
         return as_api(postgres, new_database())
     database = new_database("template0")
@@ -608,8 +630,8 @@ def limited(
     return as_api(postgres, database)
 
 
-def test_what_the_limited_role_may_do(limited: TestDatabase) -> None:
-    """It reads everything but the private key, and writes what the API writes."""
+def test_the_limited_role_can_read_and_write_what_the_api_needs(limited: TestDatabase) -> None:
+    """It reads everything except the private key, and writes what the API writes."""
     for table in load_schema().tables:
         if table.name != "investigators":
             limited.execute(f"select * from {table.name}")
@@ -635,7 +657,7 @@ def test_what_the_limited_role_may_do(limited: TestDatabase) -> None:
     limited.execute("insert into signatures values (77, %s, 's')", (number,))
 
 
-def test_what_the_limited_role_may_not_do(
+def test_the_limited_role_can_do_nothing_else(
     database: TestDatabase, postgres: EmbeddedPostgres
 ) -> None:
     limited = as_api(postgres, database)

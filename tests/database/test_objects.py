@@ -1,4 +1,4 @@
-"""Functions, triggers, roles, grants and data steps of a declared schema reach a database."""
+"""A migration creates the functions, triggers, roles, grants and data of a declared schema."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ create index notes_by_state on notes (state, id);
 create function touch() returns trigger language plpgsql
     security definer set search_path = pg_catalog, pg_temp as $$
 begin
-    new.changed := now(); -- not the client's; ours
+    new.changed := now(); -- not the client's; the server's
     return new;
 end
 $$;
@@ -71,7 +71,7 @@ def empty(new_database: NewDatabase) -> TestDatabase:
 
 
 class Names:
-    """Names of roles of this test alone: roles belong to the whole server."""
+    """The names of this test's roles: roles belong to the whole server."""
 
     def __init__(self) -> None:
         number = next(_numbers)
@@ -99,7 +99,7 @@ def schema(names: Names) -> Schema:
     )
 
 
-def privileges(database: TestDatabase, role: str) -> list[tuple[Any, ...]]:
+def read_privileges(database: TestDatabase, role: str) -> list[tuple[Any, ...]]:
     return database.execute(
         "select has_table_privilege(%(role)s, 'notes', 'select'),"
         " has_table_privilege(%(role)s, 'notes', 'insert'),"
@@ -110,7 +110,7 @@ def privileges(database: TestDatabase, role: str) -> list[tuple[Any, ...]]:
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_empty_database_gets_everything(
+async def test_an_empty_database_gets_all_declared_objects(
     empty: TestDatabase, schema: Schema, names: Names
 ) -> None:
     assert await run_migration(empty, schema=schema) == [
@@ -122,7 +122,7 @@ async def test_an_empty_database_gets_everything(
     assert empty.execute("select id, state, changed <= now() from notes") == [(1, "new", True)]
     assert empty.execute("select count_notes('2000-01-01', 1)") == [(1,)]
     assert empty.execute("select line from log") == [("begun",)]
-    assert privileges(empty, names.reader) == [(True, False, False, False)]
+    assert read_privileges(empty, names.reader) == [(True, False, False, False)]
 
 
 @pytest_twisted.ensureDeferred
@@ -139,7 +139,7 @@ async def test_a_role_that_is_not_declared_is_not_created(
         f"grant update on notes to {names.writer}",
         f"grant usage on notes_id_seq to {names.writer}",
     ]
-    assert privileges(empty, names.writer) == [(True, False, True, True)]
+    assert read_privileges(empty, names.writer) == [(True, False, True, True)]
     assert await plan_migration(empty, schema) == []
 
 
@@ -149,7 +149,7 @@ def make_old_notes(database: TestDatabase) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_existing_database_gets_what_is_missing(
+async def test_an_existing_database_gets_the_missing_objects(
     empty: TestDatabase, schema: Schema, names: Names
 ) -> None:
     """A data step is done once, with its column or table."""
@@ -235,7 +235,7 @@ async def test_a_data_step_that_fails_leaves_no_column(empty: TestDatabase, sche
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_what_differs_is_replaced(
+async def test_a_function_or_trigger_that_differs_is_replaced(
     empty: TestDatabase, schema: Schema, names: Names, change: str, step: str
 ) -> None:
     await run_migration(empty, schema=schema)
@@ -253,7 +253,7 @@ async def test_what_differs_is_replaced(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_function_with_another_result_is_not_dropped(
+async def test_a_function_with_another_result_type_is_not_dropped(
     empty: TestDatabase, schema: Schema
 ) -> None:
     await run_migration(empty, schema=schema)
@@ -268,8 +268,8 @@ async def test_a_function_with_another_result_is_not_dropped(
     )
 
 
-def runners(steps: list[Step]) -> dict[str, list[str]]:
-    """What each role must do, of those that the current user cannot act for."""
+def group_by_runner(steps: list[Step]) -> dict[str, list[str]]:
+    """Return the steps of each role that the current user cannot act for."""
     found: dict[str, list[str]] = {}
     for step in steps:
         if not step.runner.is_usable:
@@ -278,13 +278,13 @@ def runners(steps: list[Step]) -> dict[str, list[str]]:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_role_is_created_by_who_may(
+async def test_roles_are_created_only_by_a_role_that_may_create_them(
     empty: TestDatabase, schema: Schema, names: Names
 ) -> None:
-    """Anybody else does nothing at all; CREATEROLE is enough."""
+    """Any other role changes nothing; CREATEROLE is enough."""
     empty.execute(f"create role {names.owner}; grant all on schema public to {names.owner}")
     owner = as_role(empty, names.owner)
-    assert runners(await plan_migration(owner, schema)) == {
+    assert group_by_runner(await plan_migration(owner, schema)) == {
         ROLE_CREATOR: [f"create role {names.reader}"]
     }
     with pytest.raises(OtherRoleNeededError) as refused:
@@ -300,17 +300,17 @@ async def test_a_role_is_created_by_who_may(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_trigger_and_its_function_are_the_table_owners(
+async def test_a_trigger_and_its_function_belong_to_the_owner_of_the_table(
     empty: TestDatabase, schema: Schema, names: Names
 ) -> None:
-    """Its owner can run both before the other tables' owner runs the rest."""
+    """That owner can run both before the owner of the other tables runs the other steps."""
     await run_migration(empty, schema=schema)
     empty.execute("drop function touch() cascade")
     empty.execute(f"create role {names.owner}; create role {names.other}")
     empty.execute(f"grant create on schema public to {names.owner}, {names.other}")
     change_owner(empty, names.owner, "mig_schema", "log")
     change_owner(empty, names.other, "notes")
-    assert runners(await plan_migration(as_role(empty, names.owner), schema)) == {
+    assert group_by_runner(await plan_migration(as_role(empty, names.owner), schema)) == {
         names.other: ["create function touch()", "create trigger notes_touch on notes"]
     }
     with pytest.raises(OtherRoleNeededError) as refused:
@@ -322,7 +322,7 @@ async def test_a_trigger_and_its_function_are_the_table_owners(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_role_that_may_not_use_the_schema_gets_that_too(
+async def test_a_role_gets_usage_of_the_schema_where_it_lacks_it(
     empty: TestDatabase, schema: Schema, names: Names
 ) -> None:
     empty.execute("revoke usage on schema public from public")
@@ -335,18 +335,18 @@ async def test_a_role_that_may_not_use_the_schema_gets_that_too(
 
 
 @pytest_twisted.ensureDeferred
-async def test_membership_is_granted_by_who_may(
+async def test_membership_is_granted_only_by_a_role_that_may_grant_it(
     empty: TestDatabase, schema: Schema, names: Names
 ) -> None:
-    """CREATEROLE is enough up to PostgreSQL 15, the ADMIN OPTION from 16 on."""
+    """CREATEROLE is enough up to PostgreSQL 15; PostgreSQL 16 asks for the ADMIN OPTION."""
     await run_migration(empty, schema=schema)
     empty.execute(f"create role {names.owner}; create role {names.writer}")
     step = f"grant {names.reader} to {names.writer}"
     owner = as_role(empty, names.owner)
-    assert [step] in runners(await plan_migration(owner, schema)).values()
+    assert [step] in group_by_runner(await plan_migration(owner, schema)).values()
     empty.execute(f"alter role {names.owner} createrole")
     empty.execute(f"grant {names.reader} to {names.owner} with admin option")
-    told = runners(await plan_migration(owner, schema)).values()
+    told = group_by_runner(await plan_migration(owner, schema)).values()
     assert told and not any(step in steps for steps in told)
     owner.execute(step)
     assert step not in [each.description for each in await plan_migration(empty, schema)]
@@ -356,7 +356,7 @@ async def test_membership_is_granted_by_who_may(
 async def test_a_function_is_replaced_by_its_owner(
     empty: TestDatabase, schema: Schema, names: Names
 ) -> None:
-    """Who gets the right to create in the schema first, since PostgreSQL asks for that."""
+    """The owner first gets the right to create in the schema, which PostgreSQL requires."""
     empty.execute("revoke create on schema public from public")
     await run_migration(empty, schema=schema)
     empty.execute(f"create role {names.owner}; alter function touch() owner to {names.owner}")

@@ -1,4 +1,4 @@
-"""A statement is planned once a connection, and outlives whatever happens to the tables."""
+"""A statement is planned once for each connection, and survives changes of the tables."""
 
 from __future__ import annotations
 
@@ -57,67 +57,67 @@ def things(database: TestDatabase) -> TestDatabase:
 
 @pytest.fixture
 def single(things: TestDatabase) -> Iterator[Database]:
-    """The pool has one connection."""
+    """Return a pool of one connection."""
     pool = Database(reactor, things.dsn, limits=Limits(query_connections=1))
     yield pool
     pool.stop()
 
 
-async def names(pool: Database, thing_id: int, name: str) -> list[str]:
+async def query_names(pool: Database, thing_id: int, name: str) -> list[str]:
     return [thing.name for thing in await pool.query(THINGS, {"name": name, "id": thing_id})]
 
 
 @pytest_twisted.ensureDeferred
-async def test_it_is_planned_once(single: Database) -> None:
-    assert await names(single, 1, "t") == ["one", "two", "three"]
-    assert await names(single, 2, "%") == ["one", "two", "three"]
-    assert await names(single, 3, "x") == ["three"]
+async def test_a_statement_is_planned_once_for_each_connection(single: Database) -> None:
+    assert await query_names(single, 1, "t") == ["one", "two", "three"]
+    assert await query_names(single, 2, "%") == ["one", "two", "three"]
+    assert await query_names(single, 3, "x") == ["three"]
     assert await single.query(PLANS) == [Plan("things", 3)]
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_change_of_the_tables_costs_one_request_a_connection(
+async def test_a_changed_table_costs_one_request_on_each_connection(
     things: TestDatabase, single: Database
 ) -> None:
-    assert await names(single, 1, "x") == ["one"]
+    assert await query_names(single, 1, "x") == ["one"]
     things.execute("alter table things alter name type text")
     with pytest.raises(UnavailableError, match="the database has changed"):
-        await names(single, 1, "x")
-    assert await names(single, 1, "x") == ["one"]
+        await query_names(single, 1, "x")
+    assert await query_names(single, 1, "x") == ["one"]
     await single.query("deallocate all")
     with pytest.raises(UnavailableError, match="the database has changed"):
-        await names(single, 1, "x")
-    assert await names(single, 1, "x") == ["one"]
+        await query_names(single, 1, "x")
+    assert await query_names(single, 1, "x") == ["one"]
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_could_not_be_prepared_is_prepared_later(
+async def test_a_statement_that_could_not_be_prepared_is_prepared_later(
     things: TestDatabase, single: Database
 ) -> None:
     things.execute("alter table things rename to gone")
     for _ in range(2):
         with pytest.raises(psycopg2.Error, match='"things" does not exist'):
-            await names(single, 1, "x")
+            await query_names(single, 1, "x")
     things.execute("alter table gone rename to things")
-    assert await names(single, 1, "x") == ["one"]
+    assert await query_names(single, 1, "x") == ["one"]
 
 
 @pytest_twisted.ensureDeferred
-async def test_who_leaves_while_it_is_prepared_leaves_nothing_behind(
+async def test_a_query_cancelled_while_it_is_prepared_leaves_nothing_behind(
     things: TestDatabase, single: Database
 ) -> None:
     assert await single.query(select_ids("select '1'")) == [IdRow("1")]
     with closing(psycopg2.connect(things.dsn)) as other:
         other.cursor().execute("lock table things")
-        leaving = Deferred.fromCoroutine(names(single, 1, "x"))
+        leaving = Deferred.fromCoroutine(query_names(single, 1, "x"))
         leaving.cancel()
         with pytest.raises(CancelledError):
             await leaving
-    assert await names(single, 1, "x") == ["one"]
+    assert await query_names(single, 1, "x") == ["one"]
 
 
 @pytest_twisted.ensureDeferred
-async def test_parameters_arrive_as_they_are(single: Database) -> None:
+async def test_parameters_arrive_unchanged(single: Database) -> None:
     values = ["", "'", '"', "\\", "%", "%s", "%(values)s", "$1", "{a,b}", "null", "é\u2028\n", "😀"]
-    for given in (values, [], ["'; drop table things; --"], values[::-1]):
-        assert await single.query(ECHO, {"values": given}) == [Echo(given, "%")]
+    for sent in (values, [], ["'; drop table things; --"], values[::-1]):
+        assert await single.query(ECHO, {"values": sent}) == [Echo(sent, "%")]

@@ -1,4 +1,4 @@
-"""The PostgreSQL of demo and tests: private, found again, and gone when stopped."""
+"""The PostgreSQL of demo and tests is private, is found again, and ends when stopped."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ task.react(lambda reactor: defer.ensureDeferred(main(reactor)))
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A path directly below the temporary folder, where PostgreSQL's account can enter."""
+    """Return a path directly below the temporary folder, which PostgreSQL's account can enter."""
     path = Path(tempfile.gettempdir()) / f"mig-api-embedded-{os.getpid()}"
     yield path
-    assert not find_servers(path), "a server is left"
+    assert not find_servers(path), "a server is still running"
     shutil.rmtree(path, ignore_errors=True)
 
 
@@ -70,7 +70,7 @@ async def query_current_user(server: EmbeddedPostgres, role: str = OWNER_ROLE) -
 
 
 @pytest_twisted.ensureDeferred
-async def test_it_is_private_and_found_again_after_kill_9(folder: Path) -> None:
+async def test_the_server_is_private_and_found_again_after_kill_9(folder: Path) -> None:
     home = Path.home()
     modes = [path.stat().st_mode for path in (home, home.parent, Path("/"))]
     daemon = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Caches make each value once, keep a bounded number, and hold nothing of those who ask."""
+"""Caches make each value once, are bounded, and keep no reference to their callers."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from mig.model.row import make_row_reader
 from mig.model.statement import Parameters, Statement
 
 
-class Stored(NamedTuple):
+class TextRow(NamedTuple):
     id: str
     text: str
 
 
 class Value:
-    def __init__(self, row: Stored) -> None:
+    def __init__(self, row: TextRow) -> None:
         if row.text == "odd":
             raise UnreadableError("it is odd")
         self.text = row.text
 
 
 class Table:
-    """A cache of the rows of *texts*, which counts what it asks for."""
+    """A cache of the rows of *texts*, which records its queries."""
 
     def __init__(self, texts: dict[str, str], bound: int = 1_000) -> None:
         self._texts = texts
-        self.cache = RecordCache(Statement("select", make_row_reader(Stored)), Value, bound=bound)
-        self.asked: list[set[str]] = []
+        self.cache = RecordCache(Statement("select", make_row_reader(TextRow)), Value, bound=bound)
+        self.queried_ids: list[set[str]] = []
 
     def load(self, ids: Iterable[str | None]) -> None:
         with pytest.raises(StopIteration):
@@ -41,43 +41,43 @@ class Table:
     async def _query(self, _: Statement[Any], parameters: Parameters = ()) -> list[Any]:
         assert not isinstance(parameters, Mapping)
         ids = set(str(parameters[0]).strip("{}").split(","))
-        self.asked.append(ids)
-        return [Stored(id_, self._texts[id_]) for id_ in sorted(ids & self._texts.keys())]
+        self.queried_ids.append(ids)
+        return [TextRow(id_, self._texts[id_]) for id_ in sorted(ids & self._texts.keys())]
 
 
-def test_each_row_is_asked_for_once() -> None:
+def test_each_row_is_queried_once() -> None:
     table = Table({"1": "one", "2": "odd"})
     table.load(["1", "2", None])
     table.load(["2", "1"])
     table.load([None])
-    assert table.asked == [{"1", "2"}]
+    assert table.queried_ids == [{"1", "2"}]
     found = table.cache.get("1")
     assert found is not None and found.text == "one"
     assert table.cache.get("3") is None
 
 
-def test_the_bound_holds_and_what_was_just_loaded_is_there() -> None:
+def test_a_cache_is_bounded_and_keeps_what_was_just_loaded() -> None:
     table = Table({str(n): "odd" if n % 2 else "even" for n in range(6)}, bound=4)
     table.load(["0", "1", "2"])
     table.load(["1", "2", "3", "4"])
     table.load(["2", "4"])
-    assert table.asked == [{"0", "1", "2"}, {"1", "2", "3", "4"}]
+    assert table.queried_ids == [{"0", "1", "2"}, {"1", "2", "3", "4"}]
     for id_ in ("2", "4"):
         found = table.cache.get(id_)
         assert found is not None and found.text == "even"
     assert table.cache.get("0") is None
 
 
-def test_what_cannot_be_read_keeps_nothing_of_those_who_ask() -> None:
+def test_an_unreadable_row_keeps_no_reference_to_its_callers() -> None:
     table = Table({"1": "odd"})
     table.load(["1"])
 
-    def ask() -> weakref.ref[Value]:
-        held = Value(Stored("", "held while asking"))
+    def make_reference() -> weakref.ref[Value]:
+        held = Value(TextRow("", "held while asking"))
         try:
             table.cache.get("1")
         except UnreadableError as reason:
             assert str(reason) == "it is odd"
         return weakref.ref(held)
 
-    assert ask()() is None
+    assert make_reference()() is None

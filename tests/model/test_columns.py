@@ -30,20 +30,20 @@ class Another(NamedTuple):
     third: Annotated[str, "b.third"]
 
 
-def a_row(*values: Any) -> Row:
+def make_row(*values: Any) -> Row:
     return cast(Row, values)
 
 
 def test_a_row_is_read_by_the_names_of_its_columns() -> None:
     columns = Columns(One)
     assert columns.sql == "a.first, a.second"
-    assert columns.read_row(a_row("x", 1)) == One(first="x", second=1)
+    assert columns.read_row(make_row("x", 1)) == One(first="x", second=1)
 
 
-def test_records_side_by_side_are_picked_from_one_row() -> None:
+def test_records_side_by_side_are_read_from_one_row() -> None:
     columns = Columns(One)
     others = columns.make_next(Another)
-    row = a_row("x", 1, "y")
+    row = make_row("x", 1, "y")
     assert (columns.read_part(row), others.read_part(row)) == (One("x", 1), Another("y"))
 
 
@@ -57,7 +57,7 @@ def test_a_type_checker_refuses_to_index_or_unpack_a_row(tmp_path: Path) -> None
     assert '"Row" object is not iterable' in checked.stdout
 
 
-def answers(database: Any, *options: str) -> str:
+def collect_answers(database: Any, *options: str) -> str:
     fleet.load_fleet(database.dsn)
     return subprocess.run(
         [sys.executable, "-m", "tests.support.answers", database.dsn, *options],
@@ -69,6 +69,6 @@ def answers(database: Any, *options: str) -> str:
 
 
 def test_the_order_of_columns_changes_no_answer(new_database: NewDatabase) -> None:
-    in_order = answers(new_database())
+    in_order = collect_answers(new_database())
     assert "compliance item" in in_order and '"title"' not in in_order
-    assert answers(new_database(), "reversed") == in_order
+    assert collect_answers(new_database(), "reversed") == in_order

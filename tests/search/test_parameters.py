@@ -10,7 +10,7 @@ NOW = Instant.from_utc(2026, 1, 10)
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("parameters", "message"),
     [
         ([("afterr", "x")], "unknown parameter 'afterr'; did you mean after?"),
         ([("xyzzy", "")], "unknown parameter 'xyzzy'; there are type, actionid"),
@@ -31,14 +31,20 @@ NOW = Instant.from_utc(2026, 1, 10)
         ([("cursor", "infinity'; drop table agents,1")], "taken from the next link"),
     ],
 )
-def test_bad_parameters_are_named(given: list[tuple[str, str]], message: str) -> None:
+def test_bad_parameters_are_named(parameters: list[tuple[str, str]], message: str) -> None:
     with pytest.raises(InvalidInputError, match=message.replace("?", r"\?")):
-        parse_search(given, NOW)
+        parse_search(parameters, NOW)
 
 
-def test_empty_values_are_not_given() -> None:
-    given = [("type", ""), ("actionid", ""), ("limit", ""), ("foundanything", ""), ("after", "")]
-    search = parse_search(given, NOW)
+def test_an_empty_value_means_that_a_parameter_is_not_set() -> None:
+    parameters = [
+        ("type", ""),
+        ("actionid", ""),
+        ("limit", ""),
+        ("foundanything", ""),
+        ("after", ""),
+    ]
+    search = parse_search(parameters, NOW)
     assert (search.type, search.limit, dict(search.parsed_values)) == ("action", 10_000, {})
     assert search.after.format_iso() == "2026-01-03T00:00:00Z"
 
@@ -47,7 +53,7 @@ def test_investigators_are_found_whenever_they_were_created() -> None:
     assert parse_search([("type", "investigator")], NOW).after.format_iso() < "1027"
 
 
-def test_patterns_keep_what_ilike_gives_meaning_to() -> None:
+def test_patterns_keep_the_wildcards_of_ilike() -> None:
     pattern = "%" * 8 + "_" * 100 + "\\\\"
     assert parse_search([("actionname", pattern)], NOW).parsed_values["actionname"] == pattern
 

@@ -1,6 +1,6 @@
-"""Every search reads commands by an index, in a database with a large_database of them.
+"""Every search reads commands by an index, in a database with a million of them.
 
-The queries are those that the product sends: each is explained on its way to PostgreSQL.
+The queries are those of the service: each is explained before it runs.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ COMMANDS = 1_000_000
 AGENTS = 5_000
 ACTIONS = 200
 MAX_SORTED_ROWS = COMMANDS / 20
-"""Rows, as the planner expects them."""
+"""The number of rows that the planner expects."""
 
 FLEET = f"""
 set session_replication_role = replica; -- no foreign keys to check: they hold
@@ -88,7 +88,7 @@ VALUES = {
     "status": ["done", "sent", "%e%", "none"],
     "threatfamily": ["compliance", "back%", "none"],
 }
-"""For each parameter but the type: values that find one, several, all and none."""
+"""For each parameter except the type: values that find one, several, all and none."""
 
 ALONE = [
     {"type": type_, parameter.name: value, **window}
@@ -114,7 +114,7 @@ SENT = [
     {"type": "command", "agentid": "77", "status": "success", **LONG_AGO},
     {"type": "command", "limit": "100"},
 ]
-"""What the service's own links, its documentation and known clients ask."""
+"""The searches of the service's own links, its documentation and known clients."""
 
 
 class Explanation(NamedTuple):
@@ -155,7 +155,7 @@ def walk_nodes(plan: JsonObject) -> Iterator[JsonObject]:
 
 
 def find_faults(plans: list[JsonObject]) -> Iterator[str]:
-    """What reads or sorts commands as a whole."""
+    """Yield what reads or sorts all commands."""
     for plan in plans:
         for node in walk_nodes(plan):
             kind, about = node["Node Type"], [n.get("Relation Name") for n in walk_nodes(node)]
@@ -184,9 +184,9 @@ def large_database(postgres: EmbeddedPostgres) -> Iterator[Database]:
     admin.execute("drop database million with (force)")
 
 
-async def explain_search(database: Database, given: dict[str, str]) -> list[JsonObject]:
-    """How PostgreSQL answers a search up to its first page."""
-    search = parse_search(list(given.items()), NOW)
+async def explain_search(database: Database, parameters: dict[str, str]) -> list[JsonObject]:
+    """Return the plans of a search up to its first page."""
+    search = parse_search(list(parameters.items()), NOW)
     urls = Urls("http://x/api/v1")
     encoder = make_row_encoder(search, CollectionJson(urls), urls, Limits())
     async with database.snapshot("test") as snapshot:
@@ -207,25 +207,25 @@ def test_every_parameter_is_tried() -> None:
 @pytest_twisted.ensureDeferred
 async def test_a_search_reads_commands_by_an_index(large_database: Database) -> None:
     found = {}
-    for given in [*({"type": type_} for type_ in SEARCH_TYPES), *ALONE, *SENT]:
-        wrong = sorted(set(find_faults(await explain_search(large_database, given))))
+    for parameters in [*({"type": type_} for type_ in SEARCH_TYPES), *ALONE, *SENT]:
+        wrong = sorted(set(find_faults(await explain_search(large_database, parameters))))
         if wrong:
-            found[str(given)] = wrong
+            found[str(parameters)] = wrong
     assert found == {}
 
 
 def sorts_commands(node: JsonObject) -> bool:
-    """Whether rows of commands are sorted; PostgreSQL 16 on also sorts the signers of an action."""
+    """Whether rows of commands are sorted; PostgreSQL 16 and later also sorts signers."""
     below = [inner.get("Relation Name") for inner in walk_nodes(node)]
     return "Sort" in node["Node Type"] and "commands" in below
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_order_of_one_action_s_or_agent_s_commands_is_the_index_s(
+async def test_the_commands_of_one_action_or_agent_need_no_sort(
     large_database: Database,
 ) -> None:
-    for given in ({"actionid": "50"}, {"agentid": "77"}):
-        found = await explain_search(large_database, {"type": "command", **given, **LONG_AGO})
+    for parameters in ({"actionid": "50"}, {"agentid": "77"}):
+        found = await explain_search(large_database, {"type": "command", **parameters, **LONG_AGO})
         assert not [sort for plan in found for sort in walk_nodes(plan) if sorts_commands(sort)]
 
 
@@ -240,7 +240,7 @@ async def test_the_dashboard_reads_commands_by_an_index(large_database: Database
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_query_that_does_not_would_be_seen(large_database: Database) -> None:
+async def test_a_query_without_an_index_is_detected(large_database: Database) -> None:
     async with large_database.snapshot("test") as snapshot:
         explained = ExplainingSnapshot(snapshot)
         for sql in (

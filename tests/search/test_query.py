@@ -1,4 +1,4 @@
-"""A search finds what a plain filter in Python finds, whatever the fleet and the parameters."""
+"""A search finds what a plain filter in Python finds, for any fleet and parameters."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ OWN_TIMES = {
     "agent": ("heartbeattime", "heartbeattime", "starttime"),
     "investigator": ("createdat", "lastmodified", "createdat"),
 }
-"""The times that after and before are about, and that the order is by."""
+"""The times that after and before compare, and the one that orders the records."""
 
 
 @st.composite
@@ -96,26 +96,26 @@ def draw_search(draw: Callable[[Json], Json]) -> dict[str, str]:
     type_ = draw(st.sampled_from(sorted(OWN_TIMES)))
     fitting = {n: s for n, s in PARAMETERS.items() if type_ in ONLY.get(n, {type_})}
     names = draw(st.sets(st.sampled_from(sorted(fitting)), max_size=4))
-    given = {name: draw(fitting[name]) for name in sorted(names)}
-    return {"type": type_, "after": "2026-01-01T00:00:00Z", **given}
+    search_parameters = {name: draw(fitting[name]) for name in sorted(names)}
+    return {"type": type_, "after": "2026-01-01T00:00:00Z", **search_parameters}
 
 
 def matches_ilike(text: str | None, pattern: str) -> bool:
-    """What PostgreSQL's ILIKE says, from its documentation."""
+    """Whether *text* matches, according to the documentation of PostgreSQL's ILIKE."""
     if text is None:
         return False
     parts, escaped = [], False
-    for letter in pattern:
-        if not escaped and letter == "\\":
+    for character in pattern:
+        if not escaped and character == "\\":
             escaped = True
             continue
-        special = {"%": ".*", "_": "."}.get(letter) if not escaped else None
-        parts.append(special or re.escape(letter))
+        special = {"%": ".*", "_": "."}.get(character) if not escaped else None
+        parts.append(special or re.escape(character))
         escaped = False
     return re.fullmatch("".join(parts), text, re.IGNORECASE | re.DOTALL) is not None
 
 
-def status_matches(type_: str, status: str, pattern: str) -> bool:
+def matches_status(type_: str, status: str, pattern: str) -> bool:
     if type_ == "command" and pattern == "done":
         return status in FINISHED_COMMAND_STATUSES
     if type_ == "action" and pattern == "done":
@@ -128,12 +128,12 @@ def status_matches(type_: str, status: str, pattern: str) -> bool:
 Fleet = dict[str, list[JsonObject]]
 Record = JsonObject | None
 Combination = tuple[Record, Record, Record, Record]
-"""A command, its action, its agent and a signer of the action, as far as there are any."""
+"""A command, its action, its agent and a signer of the action, where there are any."""
 
 
-def find_expected(rows: Fleet, given: dict[str, str]) -> list[int]:
-    """The ids that a search finds, by joining everything and filtering."""
-    type_ = given["type"]
+def find_expected(rows: Fleet, search_parameters: dict[str, str]) -> list[int]:
+    """Return the ids that a search must find, by joining everything and filtering."""
+    type_ = search_parameters["type"]
     by_id = {table: {row["id"]: row for row in rows[table]} for table in rows}
     found = []
     for own in rows[f"{type_}s"]:
@@ -160,18 +160,22 @@ def find_expected(rows: Fleet, given: dict[str, str]) -> list[int]:
                 if type_ == "investigator" and investigator is not own:
                     continue
                 combinations.append((command, action, agent, investigator))
-        if any(matches_search(*combination, own, given) for combination in combinations):
+        if any(
+            matches_search(*combination, own, search_parameters) for combination in combinations
+        ):
             found.append(own)
     order = OWN_TIMES[type_][2]
     found.sort(key=lambda row: (row[order], row["id"]), reverse=True)
-    offset = int(given.get("offset", 0))
-    return [row["id"] for row in found[offset : offset + int(given.get("limit", 10_000))]]
+    offset = int(search_parameters.get("offset", 0))
+    return [
+        row["id"] for row in found[offset : offset + int(search_parameters.get("limit", 10_000))]
+    ]
 
 
 def matches_search(
-    command: Json, action: Json, agent: Json, investigator: Json, own: Json, given: Json
+    command: Json, action: Json, agent: Json, investigator: Json, own: Json, search_parameters: Json
 ) -> bool:
-    after, before, _ = OWN_TIMES[given["type"]]
+    after, before, _ = OWN_TIMES[search_parameters["type"]]
     tests: dict[str, Callable[[str], object]] = {
         "actionid": lambda v: action and action["id"] == int(v),
         "actionname": lambda v: v == "%" or (action and matches_ilike(action["name"], v)),
@@ -188,11 +192,11 @@ def matches_search(
         "foundanything": lambda v: any(
             r["foundanything"] is (v == "true") for r in command["results"]
         ),
-        "status": lambda v: status_matches(given["type"], own["status"], v),
+        "status": lambda v: matches_status(search_parameters["type"], own["status"], v),
         "after": lambda v: own[after] >= v,
         "before": lambda v: own[before] <= v,
     }
-    return all(tests[name](value) for name, value in given.items() if name in tests)
+    return all(tests[name](value) for name, value in search_parameters.items() if name in tests)
 
 
 def load_rows(cursor: extensions.cursor, rows: Fleet) -> None:
@@ -222,7 +226,7 @@ def open_results(snapshot: Snapshot, search: Search) -> SearchResults[Json]:
 
 
 class Searcher:
-    """Searches a database as the handler does, without HTTP."""
+    """A search of a database as the handler runs it, without HTTP."""
 
     def __init__(self, dsn: str) -> None:
         self.database = Database(
@@ -230,8 +234,8 @@ class Searcher:
         )
         self.next_position: PagePosition | None = None
 
-    async def find_ids(self, given: dict[str, str]) -> list[int]:
-        search = parse_search(list(given.items()), NOW)
+    async def find_ids(self, search_parameters: dict[str, str]) -> list[int]:
+        search = parse_search(list(search_parameters.items()), NOW)
         async with self.database.snapshot("test") as snapshot:
             results = open_results(snapshot, search)
             await results.open()
@@ -250,7 +254,9 @@ def searcher(database: TestDatabase) -> Json:
 
 
 @pytest_twisted.ensureDeferred
-async def test_finds_what_a_plain_filter_finds(database: TestDatabase, searcher: Searcher) -> None:
+async def test_a_search_finds_what_a_plain_filter_in_python_finds(
+    database: TestDatabase, searcher: Searcher
+) -> None:
     connection = psycopg2.connect(database.dsn)
     connection.autocommit = True
 
@@ -267,7 +273,7 @@ async def test_finds_what_a_plain_filter_finds(database: TestDatabase, searcher:
 
 
 @pytest_twisted.ensureDeferred
-async def test_pages_by_cursor_miss_nothing_and_repeat_nothing_while_rows_are_added(
+async def test_pages_miss_and_repeat_nothing_while_rows_are_added(
     database: TestDatabase, searcher: Searcher
 ) -> None:
     fleet.insert_rows(database.dsn, "actions", [fleet.make_action(1)])
@@ -275,12 +281,12 @@ async def test_pages_by_cursor_miss_nothing_and_repeat_nothing_while_rows_are_ad
     same_time = [fleet.make_command(n, 1, 1) for n in range(100, 150)]
     fleet.insert_rows(database.dsn, "commands", same_time)
     found: list[int] = []
-    given = {"type": "command", "limit": "7", "after": "2026-01-01T00:00:00Z"}
+    search_parameters = {"type": "command", "limit": "7", "after": "2026-01-01T00:00:00Z"}
     for new in range(200, 300):
-        found += await searcher.find_ids(given)
+        found += await searcher.find_ids(search_parameters)
         if searcher.next_position is None:
             break
-        given["cursor"] = str(searcher.next_position)
+        search_parameters["cursor"] = str(searcher.next_position)
         newer = fleet.make_command(new, 1, 1, starttime="2026-01-02T00:00:00Z")
         fleet.insert_rows(database.dsn, "commands", [newer])
     assert found == list(range(149, 99, -1))
@@ -294,19 +300,19 @@ async def test_a_limit_may_fall_on_the_end_of_a_fetched_page(
     fleet.insert_rows(
         database.dsn, "commands", [fleet.make_command(n, None, None) for n in range(1, 161)]
     )
-    given = {"type": "command", "limit": str(limit), "after": "2026-01-01T00:00:00Z"}
-    found = await searcher.find_ids(given)
+    search_parameters = {"type": "command", "limit": str(limit), "after": "2026-01-01T00:00:00Z"}
+    found = await searcher.find_ids(search_parameters)
     assert found == list(range(160, 160 - limit, -1))
     assert (searcher.next_position is None) == (limit == 160)
     if searcher.next_position is not None:
-        rest = await searcher.find_ids(
-            {**given, "cursor": str(searcher.next_position), "limit": "1000"}
+        remaining = await searcher.find_ids(
+            {**search_parameters, "cursor": str(searcher.next_position), "limit": "1000"}
         )
-        assert found + rest == list(range(160, 0, -1))
+        assert found + remaining == list(range(160, 0, -1))
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_threat_that_json_functions_refuse_hides_no_other_action(
+async def test_an_unreadable_threat_hides_no_other_action(
     database: TestDatabase, searcher: Searcher
 ) -> None:
     odd = [r'{"family":"x","a":"\u0000"}', r'{"family":"x","a":"\ud800"}', r'{"family":"\udc00"}']
@@ -315,12 +321,12 @@ async def test_a_threat_that_json_functions_refuse_hides_no_other_action(
     fleet.insert_rows(
         database.dsn, "actions", [*rows, fleet.make_action(9, threat={"family": "x"})]
     )
-    given = {"type": "action", "threatfamily": "x", "after": "2026-01-01T00:00:00Z"}
-    assert await searcher.find_ids(given) == [9, 4, 2, 1]
+    search_parameters = {"type": "action", "threatfamily": "x", "after": "2026-01-01T00:00:00Z"}
+    assert await searcher.find_ids(search_parameters) == [9, 4, 2, 1]
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_search_left_while_the_next_page_is_fetched_fails_nowhere(
+async def test_a_search_closed_while_it_fetches_a_page_logs_no_failure(
     database: TestDatabase, searcher: Searcher
 ) -> None:
     fleet.insert_rows(
