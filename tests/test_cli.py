@@ -23,7 +23,7 @@ def old(new_database: NewDatabase) -> TestDatabase:
     return set_up_2014(new_database("template0"))
 
 
-def test_version_and_help() -> None:
+def test_version_and_help_are_printed() -> None:
     runner = CliRunner()
     assert runner.invoke(main, ["--version"]).output == f"mig-api {__version__}\n"
     told = runner.invoke(main, ["migrate", "--help"])
@@ -39,14 +39,16 @@ def test_version_and_help() -> None:
         (["--database", "embedded:/x"], "sets up an embedded database when it starts"),
     ],
 )
-def test_no_usable_database_is_given(arguments: list[str], says: str) -> None:
+def test_a_missing_or_unusable_database_is_a_usage_error(arguments: list[str], says: str) -> None:
     told = CliRunner(env={"MIG_DATABASE": ""}).invoke(main, ["migrate", *arguments])
     assert told.exit_code == 2
     assert says in told.output
 
 
-def test_the_plan_is_sql_that_does_the_same(old: TestDatabase, new_database: NewDatabase) -> None:
-    """It changes nothing itself; psql takes it."""
+def test_a_plan_is_sql_that_does_what_a_migration_does(
+    old: TestDatabase, new_database: NewDatabase
+) -> None:
+    """The plan itself changes nothing; psql can run it."""
     before = catalog.describe_all(old)
     status, sql, errors = run_cli("migrate", "--plan", "--database", old.dsn)
     assert (status, errors) == (0, "")
@@ -58,7 +60,7 @@ def test_the_plan_is_sql_that_does_the_same(old: TestDatabase, new_database: New
     assert catalog.describe_all(by_hand) == catalog.describe_all(old)
 
 
-def test_each_step_is_told_and_a_second_run_has_none(old: TestDatabase) -> None:
+def test_each_step_is_printed_and_a_second_run_has_none(old: TestDatabase) -> None:
     _, sql, _ = run_cli("migrate", "--plan", MIG_DATABASE=old.dsn)
     role, *steps = [line[3:] for line in sql.splitlines() if line.startswith("-- ")]
     assert role == "as migadmin:"
@@ -102,10 +104,10 @@ def test_a_failure_is_one_line_and_status_1(
         assert says in errors
 
 
-def test_a_plan_that_needs_another_role_ends_with_2(
+def test_a_plan_that_needs_another_role_ends_with_status_2(
     old: TestDatabase, postgres: EmbeddedPostgres
 ) -> None:
-    """The same plan, for everybody; the status says whether this user can run it."""
+    """Every role gets the same plan; the status says whether this role can run it."""
     limited = postgres.format_dsn(API_ROLE, old.execute("select current_database()")[0][0])
     status, sql, errors = run_cli("migrate", "--plan", "--database", limited)
     assert (status, errors) == (2, "")
@@ -116,7 +118,7 @@ def test_a_plan_that_needs_another_role_ends_with_2(
 def test_a_migration_that_needs_another_role_prints_its_steps(
     old: TestDatabase, postgres: EmbeddedPostgres
 ) -> None:
-    """Nothing is done; one line says who must run what is printed as SQL."""
+    """Nothing is changed; one line says which role must run the SQL that is printed."""
     before = catalog.describe_all(old)
     limited = postgres.format_dsn(API_ROLE, old.execute("select current_database()")[0][0])
     status, sql, errors = run_cli("migrate", "--database", limited)
@@ -130,10 +132,10 @@ def test_a_migration_that_needs_another_role_prints_its_steps(
     assert run_cli("migrate", "--database", limited) == (0, "nothing to do\n", "")
 
 
-def test_a_plan_has_the_steps_of_one_role_together(
+def test_a_plan_groups_consecutive_steps_by_role(
     old: TestDatabase, new_database: NewDatabase
 ) -> None:
-    """A superuser can run all of it at once, and every object has the owner that it should."""
+    """A superuser can run all of it, and every object has the right owner."""
     by_hand = set_up_2014(new_database("template0"))
     for database in (old, by_hand):
         database.execute("alter table modules owner to migapi; alter table agents owner to migapi")
@@ -150,7 +152,7 @@ def test_a_plan_has_the_steps_of_one_role_together(
     assert run_cli("migrate", "--plan", "--database", by_hand.dsn)[1] == "-- nothing to do\n"
 
 
-def test_interrupted_it_says_so_and_can_be_repeated(old: TestDatabase) -> None:
+def test_an_interrupted_migration_says_so_and_can_be_repeated(old: TestDatabase) -> None:
     with hold_transaction(old, "update commands set status = 'sent'"):
         process = subprocess.Popen(
             [*CLI, "migrate", "--database", old.dsn],
@@ -171,7 +173,7 @@ def test_interrupted_it_says_so_and_can_be_repeated(old: TestDatabase) -> None:
 
 
 @pytest.mark.parametrize("verb", [["list"], ["disable", "1"]])
-def test_investigators_of_a_database_that_was_not_migrated(
+def test_investigator_commands_ask_for_a_missing_migration(
     database: TestDatabase, verb: list[str]
 ) -> None:
     database.execute("alter table investigators drop column permissions")

@@ -1,4 +1,4 @@
-"""What etc/ holds for systemd and for proxies is read by those programs, where they are."""
+"""Systemd and the proxies accept the files in etc/, where those programs are installed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SYSTEM = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
 
 
 def find_program(name: str) -> str:
-    """The path of a program of the system, or the test is skipped."""
+    """Return the path of a program of the system, or skip the test."""
     found = shutil.which(name, path=SYSTEM)
     if found is None:
         pytest.skip(f"{name} is not installed")
@@ -34,7 +34,7 @@ def find_program(name: str) -> str:
 
 
 class Unit(RawConfigParser):
-    """A unit file; a name that is given several times has its last value."""
+    """A unit file; a name that occurs several times has its last value."""
 
     def __init__(self, name: str) -> None:
         super().__init__(strict=False)
@@ -53,7 +53,7 @@ def test_systemd_accepts_the_units(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_the_processes_share_the_socket() -> None:
+def test_the_daemons_share_the_socket_of_the_unit() -> None:
     unit, shared = Unit("mig-api@.service")["Service"], Unit("mig-api.socket")["Socket"]
     assert unit["Sockets"] == "mig-api.socket"
     assert (shared["Accept"], shared["Service"]) == ("no", "mig-api@1.service")
@@ -74,7 +74,7 @@ class Daemons:
         self.running: list[Daemon] = []
 
     def start_behind_proxy(self) -> int:
-        """Start one that has the proxies' URL for its own, as they ask for it; return its port."""
+        """Start a daemon with the proxies' URL as its public URL, and return its port."""
         with socket.create_server(("127.0.0.1", 0)) as listening:
             fd = listening.fileno()
             self.start(f"fd:{fd}", [fd], "--public-url", "https://mig.example.net")
@@ -88,7 +88,7 @@ class Daemons:
         return self.running[-1]
 
     def kill_first(self) -> None:
-        """Kill the first one that runs."""
+        """Kill the first daemon that is running."""
         process = self.running.pop(0).process
         process.kill()
         process.wait()
@@ -102,7 +102,7 @@ def daemons(database: TestDatabase, tmp_path: Path) -> Iterator[Daemons]:
         daemons.kill_first()
 
 
-def test_a_killed_process_leaves_its_connections_to_the_others(daemons: Daemons) -> None:
+def test_other_daemons_accept_the_connections_of_a_killed_one(daemons: Daemons) -> None:
     with socket.create_server(("127.0.0.1", 0)) as shared:
         fd = shared.fileno()
         bases = [daemons.start(f"fd:{fd}", [fd]).base for _ in range(2)]
@@ -114,13 +114,13 @@ def test_a_killed_process_leaves_its_connections_to_the_others(daemons: Daemons)
 
 
 def fetch_status(url: str, *options: str) -> int:
-    """The status of an answer, 0 when there is none."""
+    """Return the status of an answer, or 0 when there is none."""
     form = ["-so", os.devnull, "-w", "%{http_code}"]
     return int(subprocess.run(["curl", *form, *options, url], stdout=subprocess.PIPE).stdout)
 
 
 class Proxy:
-    """A proxy that runs by the file in etc/, in front of two daemons."""
+    """A proxy in front of two daemons, configured by the file in etc/."""
 
     OPTIONS = ("-k", "-u", "bob:secret")
     STATUS = "status"  # relative to its folder: the path of a socket must be short
@@ -145,7 +145,7 @@ class Proxy:
         (self._folder / "both").write_text(both)
 
     def _write_configuration(self, name: str, changes: dict[str, str]) -> str:
-        """The file, with this machine's ports and paths in it."""
+        """Write the file with this machine's ports and paths, and return its path."""
         text = (ETC / name).read_text()
         for old, new in changes.items():
             assert old in text, old
@@ -188,7 +188,7 @@ class Proxy:
         ]
 
     def check_configuration(self) -> None:
-        """Let the program judge the file."""
+        """Let the program check the file."""
         test = "-t" if "nginx" in self._command[0] else "-c"
         done = subprocess.run(
             [*self._command, test], cwd=self._folder, capture_output=True, text=True, timeout=60
@@ -208,7 +208,7 @@ class Proxy:
         wait_for(lambda: self.fetch_status("heartbeat") == 200)
 
     def _read_health_checks(self) -> list[str]:
-        """The last result of the health check of each daemon, as HAProxy names it."""
+        """Return the last result of each daemon's health check, as HAProxy names it."""
         with socket.socket(socket.AF_UNIX) as asking:
             asking.connect(os.path.relpath(self._folder / self.STATUS))
             asking.sendall(b"show stat\n")
@@ -228,13 +228,13 @@ class Proxy:
         return fetch_status(f"{self.base}/{path}", *self.OPTIONS)
 
     def start_reading(self, path: str) -> subprocess.Popen[bytes]:
-        """A client that reads as long as somebody takes from it."""
+        """Start a client that reads as long as the test reads from it."""
         url = f"{self.base}/{path}"
         return subprocess.Popen(["curl", "-sN", *self.OPTIONS, url], stdout=subprocess.PIPE)
 
 
 @pytest.mark.parametrize("name", PROXIES)
-def test_a_proxy_forwards_and_lets_no_cut_report_look_whole(
+def test_a_proxy_forwards_and_never_makes_a_cut_report_look_complete(
     name: str, large_database: TestDatabase, daemons: Daemons, tmp_path: Path
 ) -> None:
     proxy = Proxy(name, tmp_path, [daemons.start_behind_proxy() for _ in range(2)])

@@ -1,4 +1,4 @@
-"""The examples of docs/guide.md and of the seed, run as they are written, against the demo."""
+"""The examples of docs/guide.md work as they are written, against the demo."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ async def run_guide_command(api: Api, command: str) -> str:
 
 @pytest.mark.parametrize("command", CURLS)
 @pytest_twisted.ensureDeferred
-async def test_the_guides_commands_are_answered(demo_api: Api, command: str) -> None:
+async def test_the_commands_of_the_guide_work(demo_api: Api, command: str) -> None:
     assert (await run_guide_command(demo_api, command)).startswith('{"collection":{"version":"1.0"')
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_key_is_added_and_an_action_signed_as_the_guide_says(
+async def test_keys_and_actions_can_be_added_as_the_guide_says(
     api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = tempfile.mkdtemp()
@@ -71,7 +71,7 @@ async def test_a_key_is_added_and_an_action_signed_as_the_guide_says(
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_treq_script_counts_what_the_report_says(demo_api: Api) -> None:
+async def test_the_script_of_the_guide_counts_what_the_report_says(demo_api: Api) -> None:
     path = "/search?type=command&report=complianceitems&threatfamily=compliance"
     report = await demo_api.get(path)
     failed = report.body.count(b'"compliance":false')
@@ -92,7 +92,7 @@ async def test_the_treq_script_counts_what_the_report_says(demo_api: Api) -> Non
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_demos_fleet_is_what_it_says(demo_api: Api, database: TestDatabase) -> None:
+async def test_the_demo_fleet_is_as_documented(demo_api: Api, database: TestDatabase) -> None:
     assert demo.load_fleet(database.dsn) is False, "a fresh fleet is used again"
     [(agents, actions, commands, statuses, systems, families)] = database.execute(
         "select (select count(*) from agents), (select count(*) from actions),"
@@ -115,7 +115,9 @@ async def test_the_demos_fleet_is_what_it_says(demo_api: Api, database: TestData
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_database_with_other_agents_is_no_demo(api: Api, database: TestDatabase) -> None:
+async def test_a_database_with_other_agents_is_not_used_for_a_demo(
+    api: Api, database: TestDatabase
+) -> None:
     database.execute(
         "insert into agents (id, name, queueloc, version, pid, starttime, heartbeattime)"
         " values (1, 'a', 'q', 'v', 1, now(), now())"

@@ -1,4 +1,4 @@
-"""Where the tests' own code is: what is shared is in tests/support, fixtures in conftest.py."""
+"""Shared code of the tests is in tests/support, and fixtures are in conftest.py."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MODULES = sorted(TESTS.rglob("*.py"))
 
 
 def find_imports(module: Path) -> Iterator[str]:
-    """What a module imports, each name with its package."""
+    """Yield what a module imports, each name with its package."""
     for node in ast.walk(ast.parse(module.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -23,7 +23,7 @@ def find_imports(module: Path) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(TESTS)))
-def test_a_module_imports_of_the_tests_only_their_support(module: Path) -> None:
+def test_tests_share_code_only_through_tests_support(module: Path) -> None:
     for name in find_imports(module):
         assert not name.startswith("."), f"{name} is relative"
         if name.partition(".")[0] in ("tests", "conftest"):

@@ -1,4 +1,4 @@
-"""The table of limits in the documentation is that of the program."""
+"""The documentation has the limits of the program."""
 
 from __future__ import annotations
 

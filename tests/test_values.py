@@ -9,19 +9,19 @@ from mig.values import MAX_ID, format_time, generate_id, parse_id, parse_json, p
 
 
 @given(st.integers(1, MAX_ID))
-def test_every_id_is_exact(number: int) -> None:
+def test_every_id_is_parsed_exactly(number: int) -> None:
     assert parse_id("actionid", str(number)) == number
 
 
 @pytest.mark.parametrize(
     "text", ["", "0", "-1", "+1", " 1", "1_0", "٣", "²", "1.0", "1e3", str(MAX_ID + 1), "9" * 21]
 )
-def test_what_is_no_id_is_refused_by_name(text: str) -> None:
+def test_a_malformed_id_is_refused_by_name(text: str) -> None:
     with pytest.raises(InvalidInputError, match="actionid must be a whole number from 1 to 1844"):
         parse_id("actionid", text)
 
 
-def test_our_own_ids_are_exact_in_every_json_client() -> None:
+def test_generated_ids_are_exact_in_every_json_client() -> None:
     assert all(0 < generate_id() < 2**53 for _ in range(1000))
 
 
@@ -35,7 +35,7 @@ def test_our_own_ids_are_exact_in_every_json_client() -> None:
         ("0001-01-01T00:00:00Z", "0001-01-01T00:00:00Z"),
     ],
 )
-def test_rfc3339_times_are_taken_to_the_nanosecond(text: str, utc: str) -> None:
+def test_rfc3339_times_are_read_to_the_nanosecond(text: str, utc: str) -> None:
     assert parse_time("after", text).format_iso() == utc
 
 
@@ -82,8 +82,8 @@ def test_numbers_too_small_for_float64_are_zero(text: str) -> None:
     assert parse_json(text, "action") == 0.0
 
 
-def test_a_name_that_stands_twice_is_found_among_many() -> None:
-    """With a look at every pair this would take minutes."""
+def test_a_duplicate_name_is_found_among_many() -> None:
+    """To compare every pair would take minutes."""
     members = ",".join(f'"{n:x}":0' for n in range(100_000))
     with pytest.raises(InvalidInputError, match="'abc' twice"):
         parse_json(f'{{{members},"abc":1}}', "action")

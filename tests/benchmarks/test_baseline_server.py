@@ -1,11 +1,11 @@
-"""The bare server is the floor of what it claims to be."""
+"""The baseline server queries the database for each of its paths."""
 
 from __future__ import annotations
 
 from benchmarks import baseline_server
 
 
-def test_each_path_of_the_bare_server_has_a_select_of_its_own() -> None:
+def test_each_path_of_the_baseline_server_has_its_own_query() -> None:
     rules = [*baseline_server.make_application(None).url_map.iter_rules()]
     assert {rule.rule for rule in rules} == {
         "/heartbeat",

@@ -1,4 +1,4 @@
-"""What the benchmark's table is computed from."""
+"""The benchmark computes and formats its figures correctly."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def test_a_percentile_is_the_value_that_this_share_does_not_exceed(
     assert compute_percentile(range(1, 101), share) == value
 
 
-def test_of_one_value_all_percentiles_are_that_value() -> None:
+def test_every_percentile_of_one_value_is_that_value() -> None:
     assert [compute_percentile([7.0], share) for share in (0, 50, 99, 100)] == [7.0] * 4
     with pytest.raises(ValueError, match="no values"):
         compute_percentile([], 50)
 
 
-def test_medians_take_each_figure_for_itself_and_the_worst_failures() -> None:
+def test_medians_are_taken_for_each_figure_and_failures_are_the_worst() -> None:
     rows = [
         Measurement(
             scenario="s", unit="requests", rate=rate, p50_ms=p50, failures=failures, note=note
@@ -38,7 +38,7 @@ def test_medians_take_each_figure_for_itself_and_the_worst_failures() -> None:
     assert row.peak_mb is None
 
 
-def test_the_ratio_is_a_share_for_requests_and_times_for_reports() -> None:
+def test_a_ratio_is_a_percentage_for_requests_and_a_factor_for_reports() -> None:
     assert format_ratio(Measurement(scenario="s", unit="requests", rate=80, floor=100)) == "80 %"
     assert format_ratio(Measurement(scenario="s", unit="items", rate=40, floor=100)) == "2.50 ×"
     assert format_ratio(Measurement(scenario="s", unit="items", rate=40)) == ""
@@ -58,14 +58,14 @@ def test_a_table_leaves_out_columns_without_figures() -> None:
     assert len({len(line) for line in lines}) == 1
 
 
-def test_processor_time_is_read_behind_the_name_of_the_program() -> None:
+def test_processor_time_is_read_after_any_program_name() -> None:
     numbers = "S 7 1 1 0 -1 4194304 1 2 3 4 100 50 30 20 20 0 1 0 5"
     stat = procfs.parse_stat(f"42 (a) b (c) {numbers}\n")
     ticks = os.sysconf("SC_CLK_TCK")
     assert stat == procfs.ProcessStat(parent=7, own=150 / ticks, reaped=50 / ticks)
 
 
-def test_a_family_counts_its_children_alive_and_reaped_and_nobody_else() -> None:
+def test_a_process_is_counted_with_its_children_alive_and_reaped() -> None:
     stats = {
         1: procfs.ProcessStat(parent=0, own=1.0, reaped=10.0),
         2: procfs.ProcessStat(parent=1, own=2.0, reaped=0.5),
@@ -74,7 +74,7 @@ def test_a_family_counts_its_children_alive_and_reaped_and_nobody_else() -> None
     assert procfs.sum_family_seconds(stats, 1) == 13.5
 
 
-def test_the_peak_is_read_in_megabytes_and_can_be_reset() -> None:
+def test_peak_memory_is_in_megabytes_and_can_be_reset() -> None:
     assert procfs.parse_peak("VmPeak:\t 9 kB\nVmHWM:\t    2000 kB\nVmRSS:\t 1 kB\n") == 2.048
     pid = os.getpid()
     procfs.reset_peak(pid)

@@ -1,4 +1,4 @@
-"""``api.cfg``: what existing files hold, the sample, and every fault at once."""
+"""``api.cfg`` accepts existing files and the sample, and reports every fault at once."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def collect_faults(text: str) -> list[str]:
 
 
 def test_the_sample_holds_every_key_with_its_default() -> None:
-    """Where a key has no default, an example stands."""
+    """A key without a default has an example."""
     assert read_config_file(SAMPLE) == Config(
         server=Server(ip="127.0.0.1", port=1664, host="http://localhost:1664"),
         postgres=Postgres(
@@ -79,8 +79,8 @@ def test_the_sample_holds_every_key_with_its_default() -> None:
     )
 
 
-def test_an_old_file_is_read_unchanged() -> None:
-    """Indented as it comes, quoted or not, with comments, and with what is no longer used."""
+def test_an_existing_2014_file_is_accepted_unchanged() -> None:
+    """Keys may be indented and quoted, and there may be comments and keys that are ignored."""
     config = parse_config(OF_2014.replace("\n", "\r\n"))
     assert config.server.endpoint == "tcp:12345:interface=127.0.0.1"
     assert (config.server.host, config.server.baseroute) == ("http://localhost:12345", "/api/v1")
@@ -99,7 +99,7 @@ def test_an_old_file_is_read_unchanged() -> None:
     )
 
 
-def test_nothing_is_needed() -> None:
+def test_an_empty_file_is_enough() -> None:
     assert parse_config("") == Config()
     assert parse_config("[postgres]\n[Server]\n") == Config()
     assert Config().postgres.dsn is None and Config().server.endpoint is None
@@ -113,7 +113,7 @@ def test_a_password_is_never_shown() -> None:
     assert "hunter2" not in str(collect_faults('[postgres]\npassword = "hunter2'))
 
 
-def test_all_faults_are_told_at_once() -> None:
+def test_all_faults_are_reported_at_once() -> None:
     text = """
 [server]
 ip = example.net
@@ -174,7 +174,7 @@ path = "open
         ("[server]\nbaseroute = //", ""),
     ],
 )
-def test_a_fault_says_where_and_what_is_accepted(text: str, fault: str) -> None:
+def test_a_fault_names_its_place_and_what_is_accepted(text: str, fault: str) -> None:
     if fault:
         assert collect_faults(text)[0].startswith(fault)
     else:
@@ -191,7 +191,7 @@ def test_a_fault_says_where_and_what_is_accepted(text: str, fault: str) -> None:
         "http://mig_api",
     ],
 )
-def test_a_public_url(url: str) -> None:
+def test_a_public_url_is_read_without_its_trailing_slash(url: str) -> None:
     assert parse_config(f'[server]\nhost = "{url}/"').server.host == url
 
 
@@ -203,7 +203,7 @@ def test_a_public_url(url: str) -> None:
         *("http://x y", "http://x'", 'http://x\\"', "http://[1.2.3.4]", "http://[::1", "http://ä"),
     ],
 )
-def test_no_public_url(url: str) -> None:
+def test_a_malformed_public_url_is_refused(url: str) -> None:
     [told] = collect_faults(f'[server]\nhost = "{url}"')
     assert told.startswith("[server] host must be http://NAME or https://NAME")
 
@@ -218,19 +218,19 @@ def test_no_public_url(url: str) -> None:
         ('ip = "[::1]"', "tcp6:1664:interface=\\:\\:1"),
     ],
 )
-def test_ip_and_port_are_a_listener(keys: str, listener: str) -> None:
+def test_ip_and_port_make_a_listener(keys: str, listener: str) -> None:
     assert parse_config(f"[server]\n{keys}").server.endpoint == listener
 
 
 @pytest.mark.parametrize(
     ("text", "seconds"), [("10m", 600), ("600s", 600), ("1h", 3600), ("1h30m5s", 5405)]
 )
-def test_a_duration(text: str, seconds: int) -> None:
+def test_a_duration_is_read_in_hours_minutes_and_seconds(text: str, seconds: int) -> None:
     config = parse_config(f"[authentication]\nenabled = OFF\ntokenduration = {text}")
     assert config.authentication.tokenduration == timedelta(seconds=seconds)
 
 
-def test_an_unreadable_file_is_one_line(tmp_path: Path) -> None:
+def test_an_unreadable_file_is_reported_in_one_line(tmp_path: Path) -> None:
     file = tmp_path / "api.cfg"
     with pytest.raises(ConfigError, match=f"^cannot read {file}: No such file or directory$"):
         read_config_file(file)

@@ -1,4 +1,4 @@
-"""Listeners: what texts name them, who may reach them, and what is left of them."""
+"""Listeners are named by endpoint texts, are private, and clean up their files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SOMEWHERE_ELSE = "other machines could reach it, and there is no authentication 
 
 @pytest.fixture
 def short_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder where the path of a socket is short enough: its own, as the current one."""
+    """Change to a folder, so that the relative path of a socket is short enough."""
     monkeypatch.chdir(tmp_path)
     yield tmp_path
 
@@ -35,7 +35,7 @@ def short_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pa
 def open_listening_descriptor(
     family: socket.AddressFamily = socket.AF_INET, address: str = "127.0.0.1"
 ) -> int:
-    """A descriptor as a parent process leaves it."""
+    """Return a descriptor as a parent process passes it on."""
     made = socket.socket(family, socket.SOCK_STREAM)
     made.bind((address, 0))
     made.listen()
@@ -55,7 +55,7 @@ def open_listening_descriptor(
         ("fd:3", "fd", {"number": "3"}),
     ],
 )
-def test_texts_are_read_as_twisted_reads_them(
+def test_endpoint_texts_are_parsed_as_twisted_parses_them(
     text: str, kind: str, arguments: dict[str, str]
 ) -> None:
     assert parse_endpoint(text) == (kind, arguments)
@@ -92,7 +92,7 @@ def test_texts_are_read_as_twisted_reads_them(
         ("fd:99999", "descriptor 99999 is not a socket"),
     ],
 )
-def test_what_is_no_listener_is_refused_with_the_reason(
+def test_an_unusable_listener_is_refused_with_a_reason(
     text: str, why: str, short_folder: Path
 ) -> None:
     with pytest.raises(ListenerError) as told:
@@ -101,7 +101,7 @@ def test_what_is_no_listener_is_refused_with_the_reason(
     assert "\n" not in str(told.value)
 
 
-def test_a_public_address_is_refused_with_a_way_out() -> None:
+def test_a_refused_public_address_suggests_a_reverse_proxy() -> None:
     with pytest.raises(ListenerError, match="let a reverse proxy on this host authenticate"):
         bind_listener("tcp:0:interface=0.0.0.0")
 
@@ -122,14 +122,14 @@ def test_a_public_address_is_refused_whether_its_port_is_free_or_taken() -> None
         ("tcp6:0:interface=\\:\\:1", "::1"),
     ],
 )
-def test_loopback_addresses_listen(text: str, address: str) -> None:
+def test_loopback_addresses_are_accepted(text: str, address: str) -> None:
     listener = bind_listener(text)
     assert listener.socket.getsockname()[0] == address
     socket.create_connection((address, listener.port)).close()
     listener.close()
 
 
-def test_when_one_fails_the_others_are_undone(short_folder: Path) -> None:
+def test_one_failed_listener_closes_the_others(short_folder: Path) -> None:
     taken = bind_listener("tcp:0")
     with pytest.raises(ListenerError, match="Address already in use"):
         bind_listeners(["unix:first", "tcp:0", f"tcp:{taken.port}"])
@@ -147,7 +147,7 @@ def test_a_unix_socket_has_its_mode_and_is_deleted_at_the_end(short_folder: Path
         assert not Path("s").exists()
 
 
-def test_a_stale_socket_is_replaced_a_used_one_and_a_file_are_not(short_folder: Path) -> None:
+def test_only_a_stale_socket_file_is_replaced(short_folder: Path) -> None:
     bind_listener("unix:s").socket.close()
     listener = bind_listener("unix:s")
     with pytest.raises(ListenerError, match="Address already in use"):
@@ -160,7 +160,7 @@ def test_a_stale_socket_is_replaced_a_used_one_and_a_file_are_not(short_folder: 
     assert Path("s").read_text()
 
 
-def test_the_file_of_another_process_is_left_alone(short_folder: Path) -> None:
+def test_the_socket_file_of_another_process_is_left_alone(short_folder: Path) -> None:
     listener = bind_listener("unix:s")
     Path("s").unlink()
     other = bind_listener("unix:s")
@@ -191,7 +191,7 @@ def test_an_inherited_socket_must_listen_and_be_private(short_folder: Path) -> N
     )
 
 
-def test_inherited_sockets_are_taken(short_folder: Path) -> None:
+def test_inherited_sockets_are_accepted(short_folder: Path) -> None:
     for fd, domain in (
         (open_listening_descriptor(), "INET"),
         (open_listening_descriptor(socket.AF_INET6, "::1"), "INET6"),
@@ -231,7 +231,7 @@ for text in {texts}:
 
 
 def bind_in_systemd_process(*texts: str, pid_offset: int = 0) -> list[str]:
-    """What a process that systemd passes two sockets to makes of endpoint texts."""
+    """Bind endpoint texts in a process that systemd passes two sockets to."""
     program = SYSTEMD.format(texts=texts, pid_offset=pid_offset)
     return subprocess.check_output(
         [sys.executable, "-c", program],
@@ -241,7 +241,7 @@ def bind_in_systemd_process(*texts: str, pid_offset: int = 0) -> list[str]:
     ).splitlines()
 
 
-def test_sockets_from_systemd(short_folder: Path) -> None:
+def test_sockets_from_systemd_are_found_by_index_or_name(short_folder: Path) -> None:
     assert bind_in_systemd_process(
         "systemd:domain=INET:index=0",
         "systemd:INET:0",
@@ -262,13 +262,13 @@ def test_sockets_from_systemd(short_folder: Path) -> None:
     assert Path("by-systemd").is_socket(), "the file belongs to systemd"
 
 
-def test_sockets_for_another_process_are_not_taken(short_folder: Path) -> None:
+def test_systemd_sockets_for_another_process_are_not_used(short_folder: Path) -> None:
     [told] = bind_in_systemd_process("systemd:domain=INET:index=0", pid_offset=1)
     assert told.endswith("systemd has passed 0 sockets to this process")
 
 
 def read_mode(path: str) -> int | None:
-    """The permissions of a file, ``None`` when there is none."""
+    """Return the mode of a file, or ``None`` when there is no file."""
     return stat.S_IMODE(Path(path).stat().st_mode) if Path(path).exists() else None
 
 
@@ -280,7 +280,7 @@ class Greeting(Protocol):
 
 
 async def read_greeting(connection: socket.socket) -> bytes:
-    """What a server in this reactor sends, read without blocking it."""
+    """Return what a server in this reactor sends, without blocking it."""
     connection.setblocking(False)
     for _ in range(200):
         await deferLater(reactor, 0.01)
@@ -307,10 +307,10 @@ async def test_connections_are_accepted() -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_accepting_opens_a_unix_socket_to_nobody_else(
+async def test_accepting_keeps_the_mode_of_a_unix_socket(
     short_folder: Path, twisted_greenlet: object
 ) -> None:
-    """Twisted's own adoption would make it 0666."""
+    """Twisted itself would change it to 0666."""
     listener = bind_listener("unix:s")
     await check_greeting(listener, "s")
     assert read_mode("s") == 0o660
@@ -320,7 +320,7 @@ async def test_accepting_opens_a_unix_socket_to_nobody_else(
 
 @pytest_twisted.ensureDeferred
 async def test_an_inherited_unix_socket_stays_as_it_is(short_folder: Path) -> None:
-    """Systemd made the file and listens on after us."""
+    """The file belongs to systemd, which keeps listening after the service has stopped."""
     theirs = socket.socket(socket.AF_UNIX)
     theirs.bind("theirs")
     Path("theirs").chmod(0o640)
@@ -335,18 +335,18 @@ async def test_an_inherited_unix_socket_stays_as_it_is(short_folder: Path) -> No
 
 
 class Counting(Factory):
-    """Counts the connections that are taken, and closes them."""
+    """A factory that counts the connections that it accepts, and closes them."""
 
     noisy = False
-    taken = 0
+    accepted = 0
 
     def buildProtocol(self, addr: object) -> None:
-        self.taken += 1
+        self.accepted += 1
 
 
 @pytest_twisted.ensureDeferred
-async def test_one_connection_is_taken_at_a_time(short_folder: Path) -> None:
-    """So daemons that share a socket share a burst of connections."""
+async def test_connections_are_accepted_one_at_a_time(short_folder: Path) -> None:
+    """This lets daemons that share a socket share a burst of connections."""
     for text in ("tcp:0", "unix:socket"):
         factory = Counting()
         listener = bind_listener(text)
@@ -358,6 +358,6 @@ async def test_one_connection_is_taken_at_a_time(short_folder: Path) -> None:
                 client.connect(address)
             for count in (1, 2, 3):
                 IReadDescriptor(port).doRead()
-                assert factory.taken == count
+                assert factory.accepted == count
             await stop_listening(port)
         listener.close()

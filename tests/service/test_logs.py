@@ -1,4 +1,4 @@
-"""Where the log goes: the file's [logging], unless an option of twistd says otherwise."""
+"""The log goes where [logging] says, unless an option of twistd says otherwise."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def make_logger(logging: Logging, syslog_socket: Path = logs.SYSLOG_SOCKET) -> L
     return Logger(namespace="test", observer=observer)
 
 
-def test_a_file_is_appended_to_and_closed_to_others(tmp_path: Path) -> None:
+def test_a_log_file_is_appended_to_and_not_readable_by_others(tmp_path: Path) -> None:
     file = tmp_path / "api.log"
     file.write_text("before\n")
     file.chmod(0o666)
@@ -40,7 +40,7 @@ def test_a_file_is_appended_to_and_closed_to_others(tmp_path: Path) -> None:
     assert stat.S_IMODE(file.stat().st_mode) == 0o640
 
 
-def test_a_file_that_cannot_be_opened_is_one_line(tmp_path: Path) -> None:
+def test_a_log_file_that_cannot_be_opened_is_reported_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(LogError) as told:
         logs.configure_log(Logging(mode="file", file=tmp_path / "no" / "log"), FOREGROUND)
     assert str(told.value) == f"[logging] cannot open {tmp_path}/no/log: No such file or directory"
@@ -67,7 +67,7 @@ def test_syslog_gets_datagrams_and_never_blocks(tmp_path: Path) -> None:
     log.error("nobody takes it")
 
 
-def test_a_log_server_that_cannot_be_named_is_one_line(tmp_path: Path) -> None:
+def test_a_missing_log_server_is_reported_in_one_line(tmp_path: Path) -> None:
     for logging, why in (
         (
             Logging(mode="syslog", protocol="unix"),
@@ -79,12 +79,12 @@ def test_a_log_server_that_cannot_be_named_is_one_line(tmp_path: Path) -> None:
             logs.configure_log(logging, FOREGROUND, syslog_socket=tmp_path / "log")
 
 
-def test_in_the_background_twistd_is_left_alone() -> None:
+def test_twistd_keeps_its_own_log_in_the_background() -> None:
     assert logs.configure_log(Logging(), {"nodaemon": 0}) is None
     assert logs.configure_log(Logging(level="error"), {"nodaemon": 0}) is None
 
 
-def test_what_is_not_configured_is_left_to_twist() -> None:
+def test_twist_keeps_its_own_log_unless_one_is_configured() -> None:
     parent: dict[str, object] = {
         "logFile": sys.stdout,
         "fileLogObserverFactory": None,
@@ -94,10 +94,13 @@ def test_what_is_not_configured_is_left_to_twist() -> None:
     assert parent["fileLogObserverFactory"] is None
 
 
-def test_lines_are_those_of_twistd(capsys: pytest.CaptureFixture[str]) -> None:
+def test_log_lines_look_like_those_of_twistd(capsys: pytest.CaptureFixture[str]) -> None:
     twistd = StringIO()
-    ours, theirs = logs.configure_log(Logging(), FOREGROUND), textFileLogObserver(twistd)
-    assert ours is not None
+    observer, twistd_observer = (
+        logs.configure_log(Logging(), FOREGROUND),
+        textFileLogObserver(twistd),
+    )
+    assert observer is not None
     for seconds in (0.0, 0.9, 1.1, 3600.0, 180 * 86_400.0):
         event = {
             "log_time": 1_790_000_000 + seconds,
@@ -105,12 +108,12 @@ def test_lines_are_those_of_twistd(capsys: pytest.CaptureFixture[str]) -> None:
             "log_level": LogLevel.info,
             "log_format": "two\nlines",
         }
-        ours(event)
-        theirs(event)
+        observer(event)
+        twistd_observer(event)
     assert capsys.readouterr().out == twistd.getvalue() != ""
 
 
-def test_the_level_counts_in_the_foreground(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_configured_level_applies_in_the_foreground(capsys: pytest.CaptureFixture[str]) -> None:
     log = make_logger(Logging(level="error"))
     log.warn("not this")
     log.error("this")
@@ -120,7 +123,9 @@ def test_the_level_counts_in_the_foreground(capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.parametrize(
     "options", [["--logfile", "x"], ["--logfile", "-"], ["--syslog"], ["--logger", "test.log"]]
 )
-def test_an_option_of_twistd_wins(options: list[str], tmp_path: Path) -> None:
+def test_an_option_of_twistd_overrides_the_configuration(
+    options: list[str], tmp_path: Path
+) -> None:
     parent = ServerOptions()
     for name, value in (("logfile", None), ("syslog", 0), ("logger", None), ("nodaemon", 1)):
         parent[name] = value
@@ -130,7 +135,7 @@ def test_an_option_of_twistd_wins(options: list[str], tmp_path: Path) -> None:
     assert not file.exists()
 
 
-def test_twist_is_told_through_its_options(tmp_path: Path) -> None:
+def test_twist_logs_to_the_configured_file_unless_told_otherwise(tmp_path: Path) -> None:
     parent: dict[str, Any] = {
         "logFile": sys.stdout,
         "fileLogObserverFactory": None,
@@ -145,7 +150,7 @@ def test_twist_is_told_through_its_options(tmp_path: Path) -> None:
         assert parent["fileLogObserverFactory"] is None
 
 
-def test_each_request_has_one_line() -> None:
+def test_each_request_is_logged_in_one_line() -> None:
     event = RequestEnded(
         operation="17",
         client=None,

@@ -1,4 +1,4 @@
-"""Daemons on one socket share its connections by how many each has."""
+"""Daemons that share a socket balance its connections."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.reactor import reactor, stop_listening
 
 
 class Connections(Factory):
-    """Those that one daemon has, and its port."""
+    """The connections of one daemon, and its port."""
 
     noisy = False
     port: IListeningPort
@@ -45,7 +45,7 @@ class Connection(Protocol):
 
 
 class Daemons:
-    """Two that accept from one inherited socket, and clients."""
+    """Two daemons that accept from one inherited socket, and clients."""
 
     def __init__(self, listening: socket.socket, **options: float) -> None:
         listening.listen(64)
@@ -101,7 +101,7 @@ async def run_reactor_once() -> None:
 def listening(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> socket.socket:
-    """A bound socket of either kind; the path of a Unix one is short in its own folder."""
+    """Return a bound socket of either kind; a Unix socket has a short relative path."""
     if request.param == "tcp":
         made = socket.socket()
         made.bind(("127.0.0.1", 0))
@@ -121,14 +121,14 @@ async def daemons(listening: socket.socket) -> AsyncIterator[Daemons]:
 
 @pytest_twisted.async_yield_fixture
 async def slow_daemons(listening: socket.socket) -> AsyncIterator[Daemons]:
-    """Daemons that leave a connection to each other for an hour."""
+    """Start daemons that leave a connection to each other for an hour."""
     running = Daemons(listening, pause_seconds=3600.0)
     yield running
     await running.stop()
 
 
 @pytest_twisted.ensureDeferred
-async def test_connections_that_stay_go_to_who_has_fewer(daemons: Daemons) -> None:
+async def test_a_connection_goes_to_the_daemon_that_has_fewer(daemons: Daemons) -> None:
     for count in range(1, 2 * MAX_PAUSES + 1):
         daemons.connect()
         await daemons.wait_until_open(count)
@@ -136,7 +136,7 @@ async def test_connections_that_stay_go_to_who_has_fewer(daemons: Daemons) -> No
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_burst_is_shared(daemons: Daemons) -> None:
+async def test_a_burst_of_connections_is_shared(daemons: Daemons) -> None:
     for _ in range(48):
         daemons.connect()
     await daemons.wait_until(lambda: sum(daemons.open_count) == 48)
@@ -144,7 +144,7 @@ async def test_a_burst_is_shared(daemons: Daemons) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_place_of_a_connection_that_has_closed_is_taken_at_once(
+async def test_a_closed_connection_makes_room_for_the_next_at_once(
     slow_daemons: Daemons,
 ) -> None:
     daemons = slow_daemons

@@ -1,4 +1,4 @@
-"""The installed package, started as an operator starts it."""
+"""The installed package starts, fails and stops as an operator expects."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ UNREACHABLE = ["--database", "postgresql://nobody@127.0.0.1:1/none"]
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
     yield tmp_path
-    assert not list(tmp_path.glob("*.pid")), "a pid file was left"
+    assert not list(tmp_path.glob("*.pid")), "a pid file was left behind"
 
 
-def test_the_package_holds_the_plugin_and_no_tests() -> None:
+def test_the_package_contains_the_plugin_and_no_tests() -> None:
     [installed] = Distribution.discover(name="mig-api", path=[sysconfig.get_path("purelib")])
     names = {str(file) for file in installed.files or []}
     assert "twisted/plugins/mig_api.py" in names
@@ -43,7 +43,7 @@ def test_the_package_holds_the_plugin_and_no_tests() -> None:
     assert "twisted/__init__.py" not in names
 
 
-def test_help_and_version() -> None:
+def test_help_and_version_are_printed() -> None:
     [line] = [line for line in run_program("--help")[1].splitlines() if "mig-api" in line]
     assert "The MIG API" in line
     status, output = run_program("mig-api", "--help")
@@ -53,7 +53,7 @@ def test_help_and_version() -> None:
 
 @pytest.fixture(scope="module")
 def embedded() -> Iterator[Path]:
-    """A folder that PostgreSQL's account can reach, unlike one of pytest's."""
+    """Return a folder that PostgreSQL's account can reach, unlike one of pytest."""
     folder = Path(tempfile.gettempdir()) / f"mig-api-test-{os.getpid()}-start"
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
@@ -61,7 +61,7 @@ def embedded() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def in_use(embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """A daemon that runs on an embedded database."""
+    """Run a daemon on an embedded database."""
     arguments = ["--database", f"embedded:{embedded}", "--listen", "tcp:0"]
     daemon = Daemon(*arguments, cwd=tmp_path_factory.mktemp("embedded"))
     yield daemon
@@ -69,7 +69,7 @@ def in_use(embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 def fail_to_start(program: list[str], folder: Path, arguments: list[str]) -> tuple[int, str]:
-    """Status and output of a start that must fail; a daemon has pid file and log in *folder*."""
+    """Return status and output of a start that fails; pid file and log are in *folder*."""
     where = ["--pidfile", f"{folder}/mig.pid"] if program == ["twistd"] else []
     return run_program(*program[1:], *where, "mig-api", *arguments, cwd=folder, program=program[0])
 
@@ -124,7 +124,7 @@ FAULTS: dict[str, tuple[list[str], str]] = {
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=" ".join)
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_start_that_cannot_work_says_one_line(
+def test_a_start_that_cannot_work_ends_with_one_line(
     program: list[str], fault: str, folder: Path, in_use: Daemon, embedded: Path
 ) -> None:
     (folder / "bad.cfg").write_text("[server]\nport = x\n[authentication]\nenabled = on\n")
@@ -146,8 +146,9 @@ def test_a_start_that_cannot_work_says_one_line(
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=" ".join)
 def test_an_unreachable_database_ends_the_start(program: list[str], folder: Path) -> None:
-    """Only a running reactor can find out. A daemon's parent has ended with 0 by then, so it is
-    the log that has the line; the pid file is gone.
+    """Only a running reactor can find out.
+
+    The parent of a daemon has ended with status 0 by then, so the line is in the log.
     """
     log = folder / "twistd.log"
     status, output = fail_to_start(program, folder, [*UNREACHABLE, "--listen", "unix:s"])
@@ -189,11 +190,11 @@ def test_an_embedded_database_is_set_up_upgraded_and_found_again(
 
 
 def is_zombie(pid: int) -> bool:
-    """Whether a process has ended; nobody may be there to reap it."""
+    """Whether a process has ended, even when no parent has reaped it."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
 
 
-def test_a_start_that_is_stopped_early_leaves_nothing(embedded: Path, folder: Path) -> None:
+def test_a_start_that_is_stopped_early_leaves_nothing_behind(embedded: Path, folder: Path) -> None:
     other = embedded.with_name(embedded.name + "-3")
     arguments = ["mig-api", "--database", f"embedded:{other}", "--listen", "unix:s"]
     process = subprocess.Popen(
@@ -218,7 +219,7 @@ def test_a_start_that_is_stopped_early_leaves_nothing(embedded: Path, folder: Pa
 
 
 def find_processes(text: str) -> list[str]:
-    """The command lines that hold a text."""
+    """Return the command lines that contain *text*."""
     found = []
     for file in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):
@@ -226,9 +227,9 @@ def find_processes(text: str) -> list[str]:
     return [line for line in found if text in line]
 
 
-def test_the_file_is_enough(database: TestDatabase, folder: Path) -> None:
-    """Database, listener, public URL, base route and log come from it; options win over it."""
-    given = parse_dsn(database.dsn)
+def test_a_configuration_file_is_enough_to_start(database: TestDatabase, folder: Path) -> None:
+    """It sets the database, listener, public URL, base route and log; options override it."""
+    dsn = parse_dsn(database.dsn)
     (folder / "api.cfg").write_text(
         f"""
 [server]
@@ -237,9 +238,9 @@ baseroute = "/mig"
 port = 1
 clientpublicip = peer
 [postgres]
-host = "{given["host"]}"
-dbname = {given["dbname"]}
-user = {given["user"]}
+host = "{dsn["host"]}"
+dbname = {dsn["dbname"]}
+user = {dsn["user"]}
 [logging]
 mode = file
 file = mig.log
@@ -260,9 +261,10 @@ file = mig.log
     assert "GET" not in daemon.output.read_text()
 
 
-def test_a_daemon_in_the_background(embedded: Path, folder: Path) -> None:
-    """It holds its lock across the forks, logs where the file says, and SIGTERM ends it and takes
-    database, pid file and socket along.
+def test_a_daemon_in_the_background_can_be_stopped_cleanly(embedded: Path, folder: Path) -> None:
+    """It keeps its lock across the forks, and logs where the file says.
+
+    SIGTERM ends it with its database, and deletes the pid file and the socket.
     """
     other = embedded.with_name(embedded.name + "-4")
     pid_file, log = folder / "mig.pid", folder / "log"
@@ -297,7 +299,9 @@ def test_a_database_of_a_newer_version_ends_the_start(database: TestDatabase, fo
     assert "made by a newer mig-api" in output and "Traceback" not in output
 
 
-def test_serves_from_any_folder_and_stops_cleanly(database: TestDatabase, folder: Path) -> None:
+def test_the_daemon_runs_in_any_folder_and_stops_cleanly(
+    database: TestDatabase, folder: Path
+) -> None:
     daemon = Daemon("--database", database.dsn, "--listen", "tcp:0", cwd=folder)
     with urllib.request.urlopen(daemon.base) as answer:
         assert answer.headers["Content-Type"] == "application/vnd.collection+json"
@@ -306,7 +310,7 @@ def test_serves_from_any_folder_and_stops_cleanly(database: TestDatabase, folder
     assert " GET /api/v1/ 200 " in log and "Traceback" not in log
 
 
-def test_runs_on_the_asyncio_reactor(database: TestDatabase, folder: Path) -> None:
+def test_the_daemon_runs_on_the_asyncio_reactor(database: TestDatabase, folder: Path) -> None:
     program = [str(BIN / "twistd"), "--reactor=asyncio", "-n", "mig-api"]
     process = subprocess.Popen(
         [*program, "--database", database.dsn, "--listen", "tcp:0"],
