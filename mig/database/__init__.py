@@ -1,1 +1,1 @@
-"""PostgreSQL: connections, streams of rows, the schema."""
+"""Access to PostgreSQL: connections, streams of rows, the schema."""

@@ -1,8 +1,8 @@
-"""Connections to PostgreSQL; the only module that knows txpostgres.
+"""Connections to PostgreSQL; the only module that imports txpostgres.
 
-txpostgres cancels a statement by psycopg2's ``cancel()``, which blocks the process when the server
-does not answer. Here nobody but the connection itself waits for a statement's own Deferred: who
-asked gets another one, which can be cancelled and has a deadline.
+Cancelling a Deferred of txpostgres calls psycopg2's ``cancel()``, which blocks the process while
+the server does not answer. So only the connection itself waits for that Deferred. A caller gets
+another one, which can be cancelled and has a deadline (docs/decisions/0005).
 """
 
 from __future__ import annotations
@@ -40,18 +40,20 @@ CONNECT_TIMEOUT_SECONDS = 10.0
 CONNECTION_PARAMETERS: dict[str, str | int] = {
     "client_encoding": "utf8",
     "application_name": "mig-api",
+    # a server that has vanished is noticed within a minute, not after the hours of TCP's defaults
     "keepalives_idle": 30,
     "keepalives_interval": 10,
     "keepalives_count": 3,
-    "tcp_user_timeout": 30_000,
+    "tcp_user_timeout": 30_000,  # in milliseconds
 }
 OUTDATED_STATEMENT_ERRORS = (FeatureNotSupported, InvalidSqlStatementName)
-"""What happens to a prepared statement when the tables, or the session, are no longer the same."""
+"""Errors of a prepared statement whose tables have changed, or that the session has lost."""
 
 
 class _Connection(txpostgres.Connection):
     def doRead(self) -> None:
-        """An idle connection has something to read: a notice, or that the server is gone."""
+        """Read from an idle connection, and close it when the server has gone."""
+        # txpostgres 1.7.0 lets this error reach the reactor (docs/twisted-internals.md)
         try:
             super().doRead()
         except psycopg2.Error:
@@ -59,25 +61,27 @@ class _Connection(txpostgres.Connection):
 
 
 class Connection:
-    """One connection; one statement at a time."""
+    """A connection, which runs one statement at a time."""
 
     def __init__(self, reactor: Reactor, connection: _Connection) -> None:
         self._reactor = reactor
         self._connection = connection
-        self._idle: Deferred[None] | None = None
+        self._running: Deferred[None] | None = None
         self._prepared: set[str] = set()
 
     @property
     def is_closed(self) -> bool:
+        """Whether the connection is closed."""
         return bool(self._connection.closed)
 
     @property
     def is_busy(self) -> bool:
-        """A statement is running (perhaps one that nobody waits for)."""
-        return self._idle is not None
+        """Whether a statement is running, even one that nobody waits for."""
+        return self._running is not None
 
     @property
     def backend_pid(self) -> int:
+        """The process id of the server process behind this connection."""
         return int(self._connection.get_backend_pid())
 
     @overload
@@ -91,12 +95,16 @@ class Connection:
     def execute(
         self, statement: Statement[Any] | str, parameters: Parameters = (), *, seconds: float
     ) -> Deferred[Any]:
-        """Start a statement; its records. Cancelling the Deferred does not stop the statement.
+        """Start a statement and return its records.
 
-        Of SQL that is no :class:`Statement` the rows cannot be read.
+        The rows of SQL that is not a :class:`Statement` are opaque. Cancelling the Deferred does
+        not stop the statement.
 
-        :raises UnavailableError: when the server does not answer within *seconds*, is gone, or
-            cancelled the statement.
+        :raises UnavailableError: when the server does not answer within ``seconds``, has gone,
+            cancelled the statement, or is read-only, and when a prepared statement is outdated.
+        :raises LockTimeoutError: when the statement gave up on a lock.
+        :raises DuplicateValueError: when a value that must be unique exists already.
+        :raises ValueTooLongError: when a value does not fit into its column.
         """
         if isinstance(statement, str):
             return self._execute(statement, parameters, seconds, list)
@@ -109,7 +117,7 @@ class Connection:
     ) -> list[Record]:
         try:
             await self._execute(statement.prepare_sql, (), seconds, list)
-        except BaseException:  # whether it is prepared now is not known
+        except BaseException:  # also when cancelled: the server may have prepared it or not
             self.close()
             raise
         self._prepared.add(statement.name)
@@ -122,77 +130,79 @@ class Connection:
         sql: str,
         parameters: Parameters,
         seconds: float,
-        read: Callable[[Rows], list[Record]],
+        read_records: Callable[[Rows], list[Record]],
     ) -> Deferred[list[Record]]:
         try:
+            # None rather than (): with any parameters psycopg2 interprets each % in the SQL
             statement = self._connection.cursor().execute(sql, parameters or None)
         except psycopg2.Error:
             return fail(_translate_failure(Failure()))
-        self._idle = Deferred()
+        self._running = Deferred()
+        # closing is the only way to end a statement on which the server is silent
         deadline = self._reactor.callLater(seconds, self.close)
         answer: Deferred[list[Record]] = Deferred()
 
         def finish(result: Cursor | Failure) -> None:
             if deadline.active():
                 deadline.cancel()
-            idle, self._idle = self._idle, None
+            running, self._running = self._running, None
             if isinstance(result, Failure) and result.check(*OUTDATED_STATEMENT_ERRORS):
                 self.close()
             if not answer.called:
-                _deliver_result(answer, result, read)
-            if idle:
-                idle.callback(None)
+                _deliver_result(answer, result, read_records)
+            if running:
+                running.callback(None)
 
         statement.addBoth(finish)
         return answer
 
     def call_when_idle(self, callback: Callable[[], None]) -> None:
-        """Call *callback* as soon as no statement is running."""
-        if self._idle is None:
+        """Call ``callback`` as soon as no statement is running."""
+        if self._running is None:
             callback()
         else:
-            self._idle.addCallback(lambda _: callback())
+            self._running.addCallback(lambda _: callback())
 
     def close(self) -> None:
+        """Close the connection; a running statement fails."""
         self._connection.close()
 
 
 def _deliver_result(
     answer: Deferred[list[Record]],
     result: Cursor | Failure,
-    read: Callable[[Rows], list[Record]],
+    read_records: Callable[[Rows], list[Record]],
 ) -> None:
-    """Hand over a statement's records, or what happened to it."""
+    """Pass a statement's records, or its failure, to the Deferred ``answer``."""
     try:
         if isinstance(result, Failure):
             result.raiseException()
-        # psycopg2's tuples are what a Row stands for
-        records = read(cast(Rows, result.fetchall() if result.description else []))
-    except Exception:  # the connection may have been closed since the rows came
+        # a Row is a tuple of psycopg2 under an opaque type
+        records = read_records(cast(Rows, result.fetchall() if result.description else []))
+    except Exception:  # fetchall fails when the connection was closed since the rows arrived
         answer.errback(_translate_failure(Failure()))
     else:
         answer.callback(records)
 
 
 def _translate_failure(failure: Failure) -> Failure:
-    """What happened to a statement, in the words of this project."""
-    if failure.check(CancelledError):
-        return Failure(UnavailableError("the query took too long, or was stopped at the database"))
+    """Return the error of this project for the failure of a statement."""
+    if failure.check(CancelledError):  # txpostgres maps psycopg2's QueryCanceledError to it
+        return Failure(UnavailableError("the query took too long or was cancelled at the database"))
     if failure.check(LockNotAvailable, DeadlockDetected):
-        message = "another change is going on at the database; try again"
+        message = "another transaction holds a lock that this one needs; try again"
         return Failure(LockTimeoutError(message, _summarize_failure(failure)))
     if failure.check(ReadOnlySqlTransaction):
-        return Failure(
-            UnavailableError("the database takes no changes", _summarize_failure(failure))
-        )
+        return Failure(UnavailableError("the database is read-only", _summarize_failure(failure)))
     if failure.check(*OUTDATED_STATEMENT_ERRORS):
         return Failure(
             UnavailableError("the database has changed; try again", _summarize_failure(failure))
         )
     if failure.check(UniqueViolation):
-        return Failure(DuplicateValueError("a value that must be unique is there already"))
+        return Failure(DuplicateValueError("a value that must be unique exists already"))
     if failure.check(StringDataRightTruncation):
         return Failure(ValueTooLongError("a value is too long for its column in the database"))
+    # PostgreSQL's message describes the installation: it is for the log (docs/decisions/0007)
     if failure.check(psycopg2.OperationalError, psycopg2.InterfaceError, ConnectionDone):
         return Failure(
             UnavailableError("the database cannot be reached", _summarize_failure(failure))
@@ -201,11 +211,12 @@ def _translate_failure(failure: Failure) -> Failure:
 
 
 def _summarize_failure(failure: Failure) -> str:
+    """Return the message of a failure in one line."""
     return " ".join(failure.getErrorMessage().split())
 
 
 async def open_connection(reactor: Reactor, dsn: str, setup: str) -> Connection:
-    """Return a new connection, after the statements *setup*.
+    """Return a new connection on which the statements ``setup`` have run.
 
     :raises UnavailableError: when the server cannot be reached.
     """
@@ -213,19 +224,20 @@ async def open_connection(reactor: Reactor, dsn: str, setup: str) -> Connection:
     try:
         resolved = await resolve_hosts(reactor, parse_dsn(dsn))
         attempt = raw.connect(make_dsn(None, **{**CONNECTION_PARAMETERS, **resolved}))
-        late = reactor.callLater(CONNECT_TIMEOUT_SECONDS, raw.close)
+        timeout = reactor.callLater(CONNECT_TIMEOUT_SECONDS, raw.close)
         connected: Deferred[None] = Deferred()
+        # a caller that is cancelled cancels this Deferred, not txpostgres' (docs/decisions/0005)
         attempt.addBoth(_forward_result, connected)
         try:
             await connected
         finally:
-            if late.active():
-                late.cancel()
+            if timeout.active():
+                timeout.cancel()
         connection = Connection(reactor, raw)
         await connection.execute(setup, seconds=CONNECT_TIMEOUT_SECONDS)
         return connection
     except BaseException as reason:
-        if raw.pollable() is not None:
+        if raw.pollable() is not None:  # None until connect() has a connection of psycopg2
             raw.close()
         if isinstance(reason, psycopg2.Error | ConnectionDone):
             raise UnavailableError(
@@ -234,9 +246,9 @@ async def open_connection(reactor: Reactor, dsn: str, setup: str) -> Connection:
         raise
 
 
-def _forward_result(result: object, to: Deferred[None]) -> None:
-    if not to.called:
+def _forward_result(result: object, target: Deferred[None]) -> None:
+    if not target.called:
         if isinstance(result, Failure):
-            to.errback(result)
+            target.errback(result)
         else:
-            to.callback(None)
+            target.callback(None)

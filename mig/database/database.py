@@ -1,7 +1,7 @@
-"""What the service asks PostgreSQL through: small queries, transactions, and streams of rows.
+"""The interface to PostgreSQL: small queries, transactions, and streams of rows.
 
-A statement that is no longer wanted is cancelled by ``pg_cancel_backend`` from a reserved
-connection: psycopg2's own ``cancel()`` blocks the process when the server does not answer.
+A statement that is no longer needed is cancelled by ``pg_cancel_backend`` from a reserved
+connection: psycopg2's own ``cancel()`` blocks the process while the server does not answer.
 """
 
 from __future__ import annotations
@@ -24,33 +24,40 @@ Record = TypeVar("Record")
 
 QUERY_TIMEOUT_SECONDS = 10.0
 LOCK_TIMEOUT_SECONDS = 2.0
-"""How long a small query waits for another's lock: it keeps a connection from all others."""
+"""How long a small query waits for a lock: it occupies a connection while it waits."""
 
 CANCEL_TIMEOUT_SECONDS = 2.0
 BEGIN_TIMEOUT_SECONDS = 5.0
 SERVER_GRACE_SECONDS = 5.0
-"""How much later than the server's own limit a server that does not answer is given up."""
+"""How much longer than the server's own time limit we wait for its answer."""
 
+# format_time expects times in ISO format and in UTC. From extra_float_digits = 1 on, PostgreSQL
+# writes a float with the fewest digits that identify it; servers before 12 round it by default.
+# jit: docs/decisions/0001.
 SESSION_SETTINGS = (
     "set timezone = 'UTC'; set datestyle = 'ISO'; set extra_float_digits = 1; set jit = off"
 )
 GROW_INPUT_BUFFER = "select repeat('x', 4000000)"
-"""libpq reads 16 KB at a time until some message was larger; it never shrinks again."""
+"""A query with a 4 MB answer, run once on each connection for streams.
 
-BEGIN_SNAPSHOT = (
-    "begin isolation level repeatable read read only;"
-    " select set_config('application_name', %s, true), set_config('statement_timeout', %s, true),"
-    " set_config('idle_in_transaction_session_timeout', %s, true)"
-)
-ENABLE_DURABLE_COMMIT = (
-    "select set_config('synchronous_commit', 'on', false)"
-    " where current_setting('synchronous_commit') = 'off'"
-)
-"""What is committed is on disk, also where the server would rather be fast."""
+libpq reads 16 KB at a time until a message does not fit, then enlarges its input buffer, which
+never shrinks again. Later pages then arrive in few reads.
+"""
+
+BEGIN_SNAPSHOT = """
+begin isolation level repeatable read read only;
+select set_config('application_name', %s, true), set_config('statement_timeout', %s, true),
+    set_config('idle_in_transaction_session_timeout', %s, true)
+"""
+ENABLE_DURABLE_COMMIT = """
+select set_config('synchronous_commit', 'on', false)
+where current_setting('synchronous_commit') = 'off'
+"""
+"""What is committed is on disk, even where the server's default prefers speed."""
 
 
 class Snapshot:
-    """A read-only transaction that sees one state; see :meth:`Database.snapshot`."""
+    """A read-only transaction that sees one state of the database (:meth:`Database.snapshot`)."""
 
     def __init__(self, connection: Connection, seconds: float) -> None:
         self._connection = connection
@@ -59,7 +66,7 @@ class Snapshot:
     def query(
         self, statement: Statement[Record], parameters: Parameters = ()
     ) -> Deferred[list[Record]]:
-        """All records of a statement."""
+        """Return all records of a statement."""
         return self._connection.execute(statement, parameters, seconds=self._seconds)
 
     async def declare_cursor(self, sql: str, parameters: Parameters = ()) -> None:
@@ -68,13 +75,13 @@ class Snapshot:
         await self._connection.execute(declare, parameters, seconds=self._seconds)
 
     def fetch(self, count: int) -> Deferred[Rows]:
-        """The next *count* rows of the cursor; the statement starts at once."""
+        """Return the next ``count`` rows of the cursor; the statement starts at once."""
         fetch = f"fetch forward {count:d} from rows"
         return self._connection.execute(fetch, seconds=self._seconds)
 
 
 class Transaction:
-    """A transaction that writes; see :meth:`Database.transaction`."""
+    """A transaction that writes (:meth:`Database.transaction`)."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -87,14 +94,15 @@ class Transaction:
     @overload
     def query(self, statement: str, parameters: Parameters = ()) -> Deferred[Rows]: ...
     def query(self, statement: Statement[Any] | str, parameters: Parameters = ()) -> Deferred[Any]:
-        """All records of a statement; the first one begins the transaction."""
+        """Return all records of a statement; the first statement begins the transaction."""
+        # sent together with `begin`, the first statement costs one round trip less
         sql = statement if isinstance(statement, str) else statement.execute_sql
         rows = self._execute(sql if self.has_begun else f"begin; {sql}", parameters)
         self.has_begun = True
         return rows if isinstance(statement, str) else rows.addCallback(statement.read_records)
 
     async def commit(self, sql: str = "", parameters: Parameters = ()) -> None:
-        """Make the transaction durable, with a last statement if there is one."""
+        """Commit the transaction, with the last statement ``sql`` if there is one."""
         if self.has_begun:
             self.has_begun = False
             await self._execute(f"{sql}; commit" if sql else "commit", parameters)
@@ -106,7 +114,7 @@ class Transaction:
 
 
 class Database:
-    """What the service asks PostgreSQL through: small queries, and streams of rows.
+    """A database of PostgreSQL, with a pool of connections for each use.
 
     :param dsn: a libpq connection string or URL.
     :param limits: how many connections small queries and streams have.
@@ -116,7 +124,7 @@ class Database:
 
     def __init__(self, reactor: Reactor, dsn: str, *, limits: Limits | None = None) -> None:
         limits = limits or Limits()
-        limit = (
+        setup = (
             f"{SESSION_SETTINGS}; set statement_timeout = {QUERY_TIMEOUT_SECONDS * 1000:.0f};"
             f" set lock_timeout = {LOCK_TIMEOUT_SECONDS * 1000:.0f}"
         )
@@ -125,11 +133,11 @@ class Database:
         def make_pool(size: int, setup: str) -> Pool:
             return Pool(reactor, dsn, size=size, setup=setup, limits=limits)
 
-        self._queries = make_pool(limits.query_connections, f"{limit}; {ENABLE_DURABLE_COMMIT}")
+        self._queries = make_pool(limits.query_connections, f"{setup}; {ENABLE_DURABLE_COMMIT}")
         self._streams = make_pool(
             limits.stream_connections, f"{SESSION_SETTINGS}; {GROW_INPUT_BUFFER}"
         )
-        self._control = make_pool(1, limit)
+        self._control = make_pool(1, setup)
 
     @overload
     async def query(
@@ -138,7 +146,11 @@ class Database:
     @overload
     async def query(self, statement: str, parameters: Parameters = ()) -> Rows: ...
     async def query(self, statement: Statement[Any] | str, parameters: Parameters = ()) -> Any:
-        """All records of one statement, in a transaction of its own."""
+        """Return all records of one statement, which runs in a transaction of its own.
+
+        :raises UnavailableError: when no connection is free in time or can be opened, and as
+            :meth:`Connection.execute` raises it.
+        """
         connection = await self._queries.acquire()
         seconds = QUERY_TIMEOUT_SECONDS + SERVER_GRACE_SECONDS
         try:
@@ -148,9 +160,9 @@ class Database:
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[Connection]:
-        """A connection of one's own, without a limit on statements.
+        """Lend a connection whose statements have no time limit at the server.
 
-        It is closed at the end: what was set or locked in it goes with it.
+        It is closed at the end, which also drops its settings and locks.
 
         :raises UnavailableError: when the database cannot be reached.
         """
@@ -168,10 +180,12 @@ class Database:
         statement_timeout_seconds: float = 60.0,
         idle_timeout_seconds: float = 300.0,
     ) -> AsyncIterator[Snapshot]:
-        """A read-only transaction on a stream's connection.
+        """Run a read-only transaction on a connection for streams.
 
-        *application_name* is what an administrator sees in ``pg_stat_activity``. Whoever leaves
-        the block while a statement runs has it cancelled at the database.
+        An administrator sees ``application_name`` in ``pg_stat_activity``. A statement that is
+        still running when the block ends is cancelled at the database.
+
+        :raises UnavailableError: when no connection is free in time or can be opened.
         """
         connection = await self._streams.acquire()
         snapshot = Snapshot(connection, statement_timeout_seconds + SERVER_GRACE_SECONDS)
@@ -189,9 +203,11 @@ class Database:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:
-        """A transaction that is on disk when the block is left, or never was when it raises.
+        """Run a transaction that is on disk when the block ends, and rolled back when it raises.
 
-        Only a commit whose answer did not come leaves that open: then it raises, too.
+        Only a commit whose answer is lost leaves that open; it raises, too.
+
+        :raises UnavailableError: when no connection is free in time or can be opened.
         """
         connection = await self._queries.acquire()
         transaction = Transaction(connection)

@@ -1,4 +1,4 @@
-"""A bounded number of connections, and a bounded queue that waits for them."""
+"""A pool: a bounded number of connections, and a bounded queue of those who wait for one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from mig.reactor import Reactor
 
 
 class Pool:
-    """At most *size* connections, opened when needed; a bounded queue waits for them."""
+    """At most ``size`` connections, opened when needed, and a bounded queue for them.
+
+    ``setup`` is the SQL that runs on each new connection.
+    """
 
     def __init__(
         self,
@@ -35,9 +38,10 @@ class Pool:
         self._stopped = False
 
     async def acquire(self) -> Connection:
-        """A connection, to be given back by :meth:`release` or :meth:`discard`.
+        """Return a connection; give it back by :meth:`release` or :meth:`discard`.
 
-        :raises UnavailableError: when there is none in time, too many wait, or none can be opened.
+        :raises UnavailableError: when none is free in time, too many requests wait already, or
+            none can be opened.
         """
         while True:
             while self._free:
@@ -48,7 +52,7 @@ class Pool:
             if self._open < self._size:
                 break
             await self._wait_for_connection()
-        self._open += 1
+        self._open += 1  # before opening, so that others do not open one too many meanwhile
         try:
             return await open_connection(self._reactor, self._dsn, self._setup)
         except BaseException:
@@ -67,7 +71,7 @@ class Pool:
         self._wake_waiter()
 
     def stop(self) -> None:
-        """Close what is free now, and everything else as it comes back."""
+        """Close the free connections now, and all others when they are given back."""
         self._stopped = True
         while self._free:
             self.discard(self._free.pop())
@@ -85,7 +89,7 @@ class Pool:
 
     async def _wait_for_connection(self) -> None:
         if len(self._waiters) >= self._limits.waiting_queries:
-            raise UnavailableError("too many requests wait for the database")
+            raise UnavailableError("too many requests are waiting for the database")
         waiter: Deferred[None] = Deferred()
         waiter.addTimeout(self._limits.connection_wait_seconds, self._reactor)
         self._waiters.append(waiter)

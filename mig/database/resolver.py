@@ -1,4 +1,4 @@
-"""Host names of a connection string, resolved by the reactor: libpq itself would block."""
+"""The host names of a connection string, resolved by the reactor: libpq would block."""
 
 from __future__ import annotations
 
@@ -14,26 +14,32 @@ from zope.interface import implementer
 from mig.errors import UnavailableError
 from mig.reactor import Reactor
 
+RESOLVE_TIMEOUT_SECONDS = 10
+
 
 @implementer(IResolutionReceiver)
 class _AddressReceiver:
     def __init__(self) -> None:
         self.done: Deferred[list[str]] = Deferred()
-        self._found: list[str] = []
+        self._addresses: list[str] = []
 
     def resolutionBegan(self, resolution: IHostResolution) -> None:
-        pass
+        """Do nothing."""
 
     def addressResolved(self, address: IAddress) -> None:
+        """Keep an address."""
         if isinstance(address, IPv4Address | IPv6Address):
-            self._found.append(address.host)
+            self._addresses.append(address.host)
 
     def resolutionComplete(self) -> None:
-        self.done.callback(self._found)
+        """Return the addresses by the Deferred ``done``."""
+        self.done.callback(self._addresses)
 
 
 async def resolve_hosts(reactor: Reactor, parameters: dict[str, str]) -> dict[str, str]:
-    """*parameters* with ``hostaddr`` for every host name in them; sockets' folders stay.
+    """Return ``parameters`` with ``hostaddr`` for every host name in them.
+
+    Parameters that name no host, or the folder of a Unix socket, are returned as they are.
 
     :raises UnavailableError: for a name without an address.
     """
@@ -43,20 +49,22 @@ async def resolve_hosts(reactor: Reactor, parameters: dict[str, str]) -> dict[st
     ports = parameters.get("port", "").split(",")
     if len(ports) == 1:
         ports *= len(hosts)
-    names, addresses, their_ports = [], [], []
+    # libpq pairs hosts, addresses and ports by position: a host appears once for each address,
+    # and keeps its name, by which libpq checks the certificate
+    names, addresses, address_ports = [], [], []
     for host, port in zip(hosts, ports, strict=True):
         receiver = _AddressReceiver()
         reactor.nameResolver.resolveHostName(receiver, host)
-        found = await receiver.done.addTimeout(10, reactor)
-        if not found:
+        host_addresses = await receiver.done.addTimeout(RESOLVE_TIMEOUT_SECONDS, reactor)
+        if not host_addresses:
             raise UnavailableError(
                 "the database cannot be reached", f"no address for host {host!r}"
             )
-        for address in found:
+        for address in host_addresses:
             names.append(host)
             addresses.append(address)
-            their_ports.append(port)
+            address_ports.append(port)
     resolved = {**parameters, "host": ",".join(names), "hostaddr": ",".join(addresses)}
-    if any(their_ports):
-        resolved["port"] = ",".join(their_ports)
+    if any(address_ports):
+        resolved["port"] = ",".join(address_ports)
     return resolved

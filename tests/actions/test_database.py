@@ -45,9 +45,9 @@ async def test_a_read_only_database_is_reported_as_unavailable(
     name = psycopg2.extensions.parse_dsn(database.dsn)["dbname"]
     database.execute(f"alter database {name} set default_transaction_read_only = on")
     code, document = await post_form(api, "/investigator/update/", id="1", status="disabled")
-    assert (code, "takes no changes" in str(document)) == (503, True)
+    assert (code, "is read-only" in str(document)) == (503, True)
     code, document = await post_form(api, "/action/create/", action=ACTION)
-    assert (code, "takes no changes" in str(document)) == (503, True)
+    assert (code, "is read-only" in str(document)) == (503, True)
 
 
 @pytest_twisted.ensureDeferred

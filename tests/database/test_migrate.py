@@ -264,7 +264,7 @@ async def test_a_migration_that_gets_no_lock_ends_with_one_line(empty: TestDatab
     set_up_2014(empty)
     with hold_transaction(empty, "select count(*) from agents"):
         line = await catch_schema_error(run_migration(empty, policy=policy))
-    assert line.startswith("add to agents: mode, refreshtime, loadername: other transactions hold")
+    assert line.startswith("add to agents: mode, refreshtime, loadername: other transactions held")
     await run_migration(empty)
     assert await plan_migration(empty) == []
 
@@ -393,8 +393,8 @@ async def test_a_daemon_refuses_an_old_database(old: TestDatabase) -> None:
     line = await catch_schema_error(
         call_with_database(old.dsn, lambda d: ensure_schema(d, upgrade=False))
     )
-    assert line.startswith("the database has no schema version, version 2 is needed")
-    assert "`mig-api migrate`, run as its owner," in line
+    assert line.startswith("the database has no schema version; version 2 is needed; to do: ")
+    assert "; run `mig-api migrate` as the owner of the tables" in line
     assert catalog.describe_all(old) == before
 
 
@@ -416,7 +416,7 @@ async def test_a_newer_database_is_refused(database: TestDatabase) -> None:
         line = await catch_schema_error(call)
         assert line == (
             f"the database has schema version {SCHEMA_VERSION + 1}, made by a newer mig-api;"
-            f" this one knows version {SCHEMA_VERSION}"
+            f" this one supports version {SCHEMA_VERSION}"
         )
 
 
@@ -424,7 +424,7 @@ async def test_a_newer_database_is_refused(database: TestDatabase) -> None:
 async def test_a_foreign_database_is_refused(empty: TestDatabase) -> None:
     empty.execute("create table actions (number integer)")
     line = await catch_schema_error(run_migration(empty))
-    assert line == "the table actions has no column id: this is no database of MIG"
+    assert line == "the table actions has no column id: this is not a MIG database"
 
 
 def as_api(postgres: EmbeddedPostgres, database: TestDatabase) -> TestDatabase:

@@ -166,7 +166,7 @@ async def test_an_existing_database_gets_the_missing_objects(
         "create index notes_by_state",
         f"grant select on notes to {names.reader}",
         f"grant select on log to {names.reader}",
-        "note schema version 1",
+        "record schema version 1",
     ]
     assert await plan_migration(empty, schema) == []
     assert empty.execute("select distinct state from notes") == [("old; kept",)]

@@ -1,12 +1,12 @@
 -- The tables that the API shares with schedulers of 2014 and 2017. A scheduler of one generation
 -- does not name the columns of the other: each of those is nullable or has a default.
 --
--- These files set up an empty database, and declare what an existing one must have. declared.py
--- reads them and refuses any statement that it could not compare with a database; its docstring
--- lists those that it knows. A new column goes into its table, and
--- declaration.SCHEMA_VERSION up by one.
+-- These files set up an empty database, and declare what an existing one must have. declaration.py
+-- reads them and refuses a statement that it could not compare with a database; its docstring lists
+-- those that it accepts. Add a new column to its table, and one to declaration.SCHEMA_VERSION.
 --
--- A table that the API does not read by column is `if not exists`: where it exists it stays as it is.
+-- A table whose columns the API does not read is declared `if not exists`: an existing one stays as
+-- it is.
 
 create table mig_schema (
     version   integer primary key,
@@ -77,8 +77,8 @@ create table investigators (
     apikey         bytea,
     apisalt        bytea
 );
--- A 2014 database has no permissions. Those who may submit actions there may do so here: search,
--- action, action_create, command, agent and dashboard, the lowest six bits.
+-- A 2014 database has no permissions. Investigators who may submit actions there may do so here. 63
+-- is search, action, action_create, command, agent and dashboard, the lowest six bits.
 -- when investigators.permissions is added:
 update investigators set permissions = 63 where status = 'active';
 
@@ -90,9 +90,9 @@ create table signatures (
 );
 create index signatures_of_investigator on signatures (investigatorid);
 
--- Ours: which actions came through the API, and the outbox of the hand-off to the scheduler.
--- identity is the SHA-256 of the signed text in normal form; document is what the scheduler gets,
--- until it has it. No foreign key: a scheduler may delete its old actions.
+-- Only the API uses this table: it says which actions came through the API, and is the outbox of the
+-- hand-off to the scheduler. identity is the SHA-256 of the signed text in normal form; document is
+-- what the scheduler gets, until it has it. No foreign key: a scheduler may delete its old actions.
 create table submissions (
     identity   bytea primary key,
     actionid   numeric not null unique,

@@ -1,1 +1,1 @@
-"""The schema: what is declared, what a database has, and the steps between them."""
+"""The schema: what is declared, what a database has, and the steps from one to the other."""

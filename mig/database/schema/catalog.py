@@ -1,4 +1,4 @@
-"""What a database has of the declared schema, and who may change it."""
+"""The parts of the declared schema that a database has, and the roles that may change them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,10 @@ from mig.model.row import make_row_reader
 from mig.model.statement import QueryFunction, Statement
 
 MIN_SERVER_VERSION: Final = 110000
-"""From PostgreSQL 11 on, a new column with a constant default does not rewrite its table."""
+"""Since PostgreSQL 11, adding a column with a constant default does not rewrite the table."""
 
 ADMIN_OPTION_SERVER_VERSION: Final = 160000
-"""Up to PostgreSQL 15, a role with CREATEROLE can grant membership in any role."""
-
-# From version 14 on, the schema public belongs to a pseudo-role that nobody can log in as.
+"""Before PostgreSQL 16, a role with CREATEROLE can grant membership in any role."""
 
 
 class _ServerRow(NamedTuple):
@@ -39,6 +37,8 @@ class _ServerRow(NamedTuple):
     has_version: bool
 
 
+# Since PostgreSQL 14 the schema public belongs to pg_database_owner, a role that cannot log in; its
+# only member is the owner of the database.
 _SERVER = Statement(
     """
 with place as (
@@ -122,7 +122,7 @@ _INDEXES = Statement(
 select t.name, i.relname::text, x.indisvalid and x.indisready and x.indislive,
     m.amname = 'btree' and x.indpred is null and x.indexprs is null
     and array(select distinct o from unnest(x.indoption::int2[]) as o)
-        in (array[0::int2], array[3::int2]),
+        in (array[0::int2], array[3::int2]),  -- all ascending, or all descending
     array(
         select a.attname::text
         from unnest(x.indkey::int2[]) with ordinality as k (attnum, place)
@@ -136,8 +136,6 @@ join pg_am m on m.oid = i.relam
 """,
     make_row_reader(_IndexRow),
 )
-# The body of a function is stored to the letter, its other properties in columns of their own.
-# These compare on every version; the text that PostgreSQL makes of a function or trigger does not.
 
 
 class _FunctionRow(NamedTuple):
@@ -156,6 +154,8 @@ class _FunctionRow(NamedTuple):
     volatility: str
 
 
+# Every version stores the body of a function exactly, and its other properties in columns. The text
+# that PostgreSQL makes of a function or trigger differs (docs/decisions/0002).
 _FUNCTIONS = Statement(
     """
 select f.signature, quote_ident(pg_get_userbyid(p.proowner)), pg_has_role(p.proowner, 'usage'),
@@ -261,9 +261,10 @@ where not pg_has_role(m.member::name, m.role::name, 'member')
 
 @dataclass(frozen=True, kw_only=True)
 class StepRunner:
-    """Who can run a step: the *role* of a quoted name, or, without one, whoever *title* describes.
+    """The role that can run a step.
 
-    *is_usable* when the current user has the privileges of it.
+    ``role`` is its quoted name, or empty when any role that ``title`` describes will do.
+    ``is_usable`` says whether the current user has its privileges.
     """
 
     title: str
@@ -277,7 +278,7 @@ def _make_runner(name: str, is_usable: bool) -> StepRunner:
 
 @dataclass(frozen=True, kw_only=True)
 class ExistingTable:
-    """A table; *columns* are by name: whether with a default."""
+    """A table; ``columns`` maps the name of each column to whether it has a default."""
 
     owner: StepRunner
     columns: dict[str, bool]
@@ -285,7 +286,7 @@ class ExistingTable:
 
 @dataclass(frozen=True, kw_only=True)
 class ExistingIndex:
-    """An index; *is_plain* when it is over a whole table, in one direction."""
+    """An index; ``is_plain`` when it covers a whole table in one direction."""
 
     table: str
     name: str
@@ -296,7 +297,7 @@ class ExistingIndex:
 
 @dataclass(frozen=True, kw_only=True)
 class ExistingFunction:
-    """A function of a declared signature."""
+    """A function with a declared signature."""
 
     owner: StepRunner
     has_same_result: bool
@@ -305,7 +306,10 @@ class ExistingFunction:
 
 @dataclass(frozen=True, kw_only=True)
 class ExistingTrigger:
-    """A trigger of a declared name; *is_plain* when it is enabled and calls what is declared."""
+    """A trigger with a declared name.
+
+    ``is_plain`` when it is enabled, has no condition, and calls the declared function.
+    """
 
     kind: int
     columns: frozenset[str]
@@ -322,9 +326,10 @@ class ExistingRole:
 
 @dataclass(frozen=True, kw_only=True)
 class ExistingSchema:
-    """What a database has of the schema. *creators* are the owners that may create objects in it.
+    """The parts of the schema that a database has.
 
-    What is missing of grants and memberships is told for roles that exist.
+    ``creators`` are the owners that may create objects in it. ``missing_grants`` and
+    ``missing_memberships`` are those of existing roles.
     """
 
     server: int
@@ -347,17 +352,19 @@ class ExistingSchema:
 
     @property
     def is_empty(self) -> bool:
+        """Whether none of the declared tables exists."""
         return not self.tables
 
 
 async def inspect_schema(query: QueryFunction, schema: Schema) -> ExistingSchema:
-    """Return what the database has of *schema*.
+    """Return the parts of ``schema`` that the database has.
 
-    The tables are looked for first: whoever sets them up makes all the rest with them.
-
-    :raises SchemaError: when it, or the server, is one that this program does not know.
+    :raises SchemaError: for a database of another encoding or a newer schema, and for a server that
+        is too old.
     """
     names = [table.name for table in schema.tables]
+    # the tables first: another process creates all objects with them in one transaction, so what
+    # is read after the tables is at least as complete
     tables: dict[str, ExistingTable] = {}
     for row in await query(_COLUMNS, (names,)):
         owner = _make_runner(row.owner, row.is_usable)
@@ -367,12 +374,12 @@ async def inspect_schema(query: QueryFunction, schema: Schema) -> ExistingSchema
     if server.encoding != "UTF8":
         raise SchemaError(f"the database's encoding is {server.encoding}; it must be UTF8")
     if server.version < MIN_SERVER_VERSION:
-        raise SchemaError("PostgreSQL 11 or newer is needed")
+        raise SchemaError("the server must be PostgreSQL 11 or newer")
     version = (await query(_VERSION))[0].version if server.has_version else None
     if version is not None and version > schema.version:
         raise SchemaError(
             f"the database has schema version {version}, made by a newer mig-api;"
-            f" this one knows version {schema.version}"
+            f" this one supports version {schema.version}"
         )
     functions = await _inspect_functions(query, schema)
     owners = {table.owner.role for table in tables.values()}
@@ -479,5 +486,5 @@ async def _find_missing_memberships(
 
 
 def _transpose_rows(rows: Sequence[tuple[object, ...]], width: int) -> list[list[object]]:
-    """Return the columns of *rows*, each as one parameter."""
+    """Return the columns of ``rows``, each as one parameter."""
     return [[row[place] for row in rows] for place in range(width)]

@@ -1,30 +1,31 @@
-"""What the database must have, read from the SQL that sets up an empty one.
+"""The schema that the database must have, parsed from the SQL that sets up an empty one.
 
-A statement is declared only when a database can be compared with it. Keywords are in lower case.
+Only statements that can be compared with a database are accepted (docs/decisions/0002). Keywords
+are in lower case:
 
 ``create [or replace] function NAME(ARGUMENT TYPE, …) returns TYPE OPTION… as $$…$$``
-    without default values; an option is ``language``, the volatility, ``strict``, ``security
+    no argument has a default; an option is ``language``, the volatility, ``strict``, ``security
     definer``, ``parallel``, or ``set NAME = VALUE``.
 ``create index NAME on TABLE (COLUMN, …)``
-    ascending, over all rows.
+    ascending, over all rows of the table.
 ``create role NAME [login | nologin]``
-    a role that a migration creates. Any other role is the administrator's.
+    a role that a migration creates. The administrator creates all others.
 ``create sequence NAME``
-    the default of one column at most: the sequence belongs to the owner of that table.
+    the default of at most one column; the sequence belongs to the owner of that column's table.
 ``create table [if not exists] NAME (…)``
-    one column a line. A table that exists gets the columns that it does not have; one that is
-    declared with ``if not exists`` is not changed.
+    each column on a line of its own. An existing table gets the columns that it lacks, unless it
+    is declared with ``if not exists``.
 ``create trigger NAME before | after EVENT [or EVENT…] on TABLE for each row | statement execute
 function NAME()``
-    an event may be ``update of COLUMN, …``. A condition belongs into the function: PostgreSQL's
-    text of a ``when`` differs from version to version.
+    an event may be ``update of COLUMN, …``. A condition belongs in the function: the text that
+    PostgreSQL makes of a ``when`` differs from version to version.
 ``grant PRIVILEGE [(COLUMN, …)], … on [table | sequence | function] NAME, … to ROLE, …``
-    given to those of the roles that exist.
+    granted to the roles that exist.
 ``grant ROLE, … to ROLE, …``
-    membership, where both exist.
+    membership, where both roles exist.
 ``insert into``, ``update`` and ``delete from``
     a data step, below a comment ``-- when TABLE is created:`` or ``-- when TABLE.COLUMN is
-    added:``. It changes that table, once, in the transaction that makes the table or the column.
+    added:``. It changes that table once, in the transaction that creates the table or the column.
 """
 
 from __future__ import annotations
@@ -37,9 +38,10 @@ from importlib import resources
 from typing import Final
 
 SCHEMA_VERSION: Final = 2
-"""The schema that this program needs. Up by one whenever the SQL files change the schema."""
+"""The schema that this program needs. Add one whenever the SQL files change the schema."""
 
-_NOT_DECLARABLE = "no statement for a schema that is compared"
+_NOT_COMPARABLE = "this statement cannot be compared with a database"
+# the alternatives of _TOKEN cover every character: a quote or a slash alone is a token of its own
 _TOKEN = re.compile(
     r"""(?P<comment>--[^\n]*|/\*.*?\*/)
     | '(?:[^']|'')*' | "[^"]*" | \$(?P<tag>\w*)\$.*?\$(?P=tag)\$
@@ -82,14 +84,15 @@ _TRIGGER_BITS: Final = {
     "update": 16,
     "truncate": 32,
 }
-"""How ``pg_trigger.tgtype`` says when a trigger fires."""
+"""The bits of ``pg_trigger.tgtype`` (the macros TRIGGER_TYPE_… in PostgreSQL's pg_trigger.h)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table; *columns* are the definitions, without the name, by name.
+    """A table.
 
-    *is_fixed* when one that exists is not changed.
+    ``columns`` maps the name of a column to its definition. When ``is_fixed``, a migration does
+    not change an existing table.
     """
 
     name: str
@@ -117,12 +120,13 @@ class Sequence:
 
     @property
     def default(self) -> str:
+        """The default of that column."""
         return f"nextval('{self.name}')"
 
 
 @dataclass(frozen=True, kw_only=True)
 class FunctionDefinition:
-    """What a function is made of, as ``pg_proc`` has it; the types of a function are not in it."""
+    """The properties of a function as in ``pg_proc``, without its types."""
 
     argument_names: tuple[str, ...]
     body: str
@@ -137,7 +141,7 @@ class FunctionDefinition:
 
 @dataclass(frozen=True, kw_only=True)
 class Function:
-    """A function; its types are as they are written, PostgreSQL resolves them."""
+    """A function. Its types are as they are written; PostgreSQL resolves them."""
 
     name: str
     argument_types: tuple[str, ...]
@@ -147,12 +151,16 @@ class Function:
 
     @property
     def signature(self) -> str:
+        """The name with the types of the arguments."""
         return f"{self.name}({', '.join(self.argument_types)})"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trigger:
-    """A trigger; *kind* is as in ``pg_trigger.tgtype``, and *columns* those of ``update of``."""
+    """A trigger.
+
+    ``kind`` is its ``pg_trigger.tgtype``, and ``columns`` are those of ``update of``.
+    """
 
     name: str
     table: str
@@ -164,7 +172,7 @@ class Trigger:
 
 @dataclass(frozen=True, kw_only=True)
 class Role:
-    """A role that a migration creates where it is missing."""
+    """A role that a migration creates when it is missing."""
 
     name: str
     sql: str
@@ -172,7 +180,7 @@ class Role:
 
 @dataclass(frozen=True, kw_only=True)
 class Grant:
-    """One privilege of one role on a table, some columns of one, a sequence or a function."""
+    """One privilege of one role on a table, on some of its columns, a sequence or a function."""
 
     privilege: str
     relation: str
@@ -182,29 +190,32 @@ class Grant:
 
     @property
     def description(self) -> str:
+        """The grant for people, without columns."""
         return f"grant {self.privilege} on {self.relation} to {self.role}"
 
     @property
     def sql(self) -> str:
+        """The statement that grants the privilege."""
         columns = f" ({', '.join(self.columns)})" if self.columns else ""
         return f"grant {self.privilege}{columns} on {self.kind} {self.relation} to {self.role}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Membership:
-    """A role whose privileges another one, its member, has or can take on."""
+    """A role and a member of it, which has its privileges or can assume them."""
 
     role: str
     member: str
 
     @property
     def sql(self) -> str:
+        """The statement that grants the membership."""
         return f"grant {self.role} to {self.member}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataStep:
-    """A change of rows with the addition of *column*, or, when it is empty, of the table."""
+    """A change of rows when ``column`` is added or, if that is empty, the table is created."""
 
     table: str
     column: str
@@ -213,7 +224,10 @@ class DataStep:
 
 @dataclass(frozen=True, kw_only=True)
 class Schema:
-    """The whole schema; *objects* are the statements that make all but roles and grants."""
+    """The whole schema.
+
+    ``objects`` are the statements for everything but roles and grants, in their order.
+    """
 
     version: int
     objects: list[str] = field(default_factory=list)
@@ -229,33 +243,36 @@ class Schema:
 
     @property
     def role_names(self) -> list[str]:
-        """Every role that is named, each once."""
-        named = [role.name for role in self.roles]
-        named += [name for each in self.memberships for name in (each.role, each.member)]
-        named += [grant.role for grant in self.grants]
-        return list(dict.fromkeys(named))
+        """Every role that the schema mentions, without duplicates."""
+        names = [role.name for role in self.roles]
+        names += [name for each in self.memberships for name in (each.role, each.member)]
+        names += [grant.role for grant in self.grants]
+        return list(dict.fromkeys(names))
 
 
 @cache
 def load_schema() -> Schema:
-    """The schema of the SQL files of this package."""
+    """Return the schema that the SQL files of this package declare."""
     folder = resources.files("mig.database.schema")
     files = sorted((f for f in folder.iterdir() if f.name.endswith(".sql")), key=lambda f: f.name)
     return parse_schema("\n".join(file.read_text(encoding="utf-8") for file in files))
 
 
 def parse_schema(sql: str, version: int = SCHEMA_VERSION) -> Schema:
-    """The schema that *sql* makes.
+    """Return the schema that ``sql`` declares.
 
-    :raises ValueError: for a statement of a kind that could not be compared with a database, and
-        for one that names what is not declared.
+    :raises ValueError: for a statement that cannot be compared with a database, and for one that
+        uses a name that is not declared.
     """
     schema = Schema(version=version)
     statements = list(_split_statements(sql))
     sequences = [found[1] for _, text in statements if (found := _SEQUENCE.fullmatch(text))]
     for occasion, text in statements:
         if (_DATA.fullmatch(text) is not None) != (occasion is not None):
-            raise ValueError(f"{_NOT_DECLARABLE}, but for data steps after a comment: {text}")
+            raise ValueError(
+                f"{_NOT_COMPARABLE}; a data step, and nothing else, needs a comment that says when"
+                f" it runs: {text}"
+            )
         line = " ".join(text.split())
         if occasion is not None:
             _parse_data_step(schema, occasion, text)
@@ -271,7 +288,7 @@ def parse_schema(sql: str, version: int = SCHEMA_VERSION) -> Schema:
 
 
 def _split_statements(sql: str) -> Iterator[tuple[re.Match[str] | None, str]]:
-    """Yield each statement without its comments, and the occasion that a comment above it gives."""
+    """Yield each statement without comments, with the match of the one that says when it runs."""
     text = ""
     occasion: re.Match[str] | None = None
     for token in _TOKEN.finditer(sql):
@@ -301,7 +318,7 @@ def _parse_object(schema: Schema, text: str, line: str) -> None:
     elif found := _TRIGGER.fullmatch(line):
         schema.triggers.append(_parse_trigger(found, text))
     elif not _SEQUENCE.fullmatch(text):
-        raise ValueError(f"{_NOT_DECLARABLE}: {text}")
+        raise ValueError(f"{_NOT_COMPARABLE}: {text}")
     schema.objects.append(text)
 
 
@@ -315,11 +332,11 @@ def _parse_columns(body: str) -> dict[str, str]:
 
 
 def _parse_function(text: str) -> Function:
-    head, dollar, rest = text.partition("$")
+    head, dollar, after_dollar = text.partition("$")
     found = _FUNCTION.fullmatch(" ".join(head.split()))
-    body = _BODY.fullmatch(dollar + rest)
+    body = _BODY.fullmatch(dollar + after_dollar)
     if not found or not body:
-        raise ValueError(f"{_NOT_DECLARABLE}: {text}")
+        raise ValueError(f"{_NOT_COMPARABLE}: {text}")
     options = found[5]
     chosen: dict[str, str] = {}
     settings = set()
@@ -328,7 +345,7 @@ def _parse_function(text: str) -> Function:
             settings.add(normalize_function_setting(option["setting"].replace(" to ", "=")))
         chosen.update((name, value) for name, value in option.groupdict().items() if value)
     if _FUNCTION_OPTION.sub("", options).strip() or "language" not in chosen:
-        raise ValueError(f"{_NOT_DECLARABLE}: {text}")
+        raise ValueError(f"{_NOT_COMPARABLE}: {text}")
     arguments = [argument.split(maxsplit=1) for argument in _split_list(found[2])]
     if any(len(argument) != 2 or " default " in argument[1] for argument in arguments):
         raise ValueError(f"each argument must be a name and a type: {text}")
@@ -340,6 +357,7 @@ def _parse_function(text: str) -> Function:
             argument_names=tuple(name for name, _ in arguments),
             body=body[2],
             language=chosen["language"],
+            # pg_proc has the first character of this word, and of the volatility
             parallel=chosen.get("parallel", "unsafe")[0],
             returns_set=bool(found[3]),
             security_definer="definer" in chosen,
@@ -352,7 +370,7 @@ def _parse_function(text: str) -> Function:
 
 
 def normalize_function_setting(text: str) -> str:
-    """Return a function's setting as it can be compared: PostgreSQL quotes and spaces it anew."""
+    """Return a function's setting without its quotes and spaces, which PostgreSQL changes."""
     return re.sub(r"""[\s'"]""", "", text)
 
 
@@ -361,11 +379,11 @@ def _parse_trigger(found: re.Match[str], text: str) -> Trigger:
     kind = _TRIGGER_BITS[moment] | _TRIGGER_BITS[level]
     columns: tuple[str, ...] = ()
     for event in events.split(" or "):
-        read = _TRIGGER_EVENT.fullmatch(event)
-        if not read or (read[2] and read[1] != "update"):
-            raise ValueError(f"{_NOT_DECLARABLE}: {text}")
-        kind |= _TRIGGER_BITS[read[1]]
-        columns += _split_list(read[2] or "")
+        found_event = _TRIGGER_EVENT.fullmatch(event)
+        if not found_event or (found_event[2] and found_event[1] != "update"):
+            raise ValueError(f"{_NOT_COMPARABLE}: {text}")
+        kind |= _TRIGGER_BITS[found_event[1]]
+        columns += _split_list(found_event[2] or "")
     return Trigger(
         name=name,
         table=table,
@@ -378,7 +396,7 @@ def _parse_trigger(found: re.Match[str], text: str) -> Trigger:
 
 def _parse_role(schema: Schema, line: str) -> None:
     if not (found := _ROLE.fullmatch(line)):
-        raise ValueError(f"{_NOT_DECLARABLE}: {line}")
+        raise ValueError(f"{_NOT_COMPARABLE}: {line}")
     schema.roles.append(Role(name=found[1], sql=line))
 
 
@@ -388,7 +406,7 @@ def _parse_grant(schema: Schema, line: str) -> None:
         for relation in _split_list(found[3]):
             for privilege in privileges:
                 if not privilege:
-                    raise ValueError(f"{_NOT_DECLARABLE}: {line}")
+                    raise ValueError(f"{_NOT_COMPARABLE}: {line}")
                 for role in _split_list(found[4]):
                     grant = Grant(
                         privilege=privilege[1],
@@ -403,7 +421,7 @@ def _parse_grant(schema: Schema, line: str) -> None:
             for member in _split_list(found[2]):
                 schema.memberships.append(Membership(role=role, member=member))
     else:
-        raise ValueError(f"{_NOT_DECLARABLE}: {line}")
+        raise ValueError(f"{_NOT_COMPARABLE}: {line}")
 
 
 def _parse_data_step(schema: Schema, occasion: re.Match[str], text: str) -> None:
@@ -416,7 +434,7 @@ def _parse_data_step(schema: Schema, occasion: re.Match[str], text: str) -> None
 
 
 def _split_list(text: str) -> tuple[str, ...]:
-    """Split *text* at the commas that are in no parentheses."""
+    """Split ``text`` at the commas outside parentheses."""
     return tuple(filter(None, (name.strip() for name in re.split(r",(?![^(]*\))", text))))
 
 

@@ -1,16 +1,16 @@
-"""The schema: an empty database is set up, an existing one brought up to date beside its writers.
+"""Migration: set up an empty database, or bring an existing one up to date while others use it.
 
-What is missing is found by comparing the catalog with :mod:`mig.database.schema.declaration`, again
-before every step: so a run that was killed anywhere is simply repeated, and whatever else happened
-to the database in between is seen. Nothing is dropped or rewritten but the invalid leftover of an
-index of ours, and a function or trigger of ours that differs.
+The catalog is compared with :mod:`mig.database.schema.declaration` before every step. So a run that
+was killed can be repeated, and it sees whatever else has changed in the database
+(docs/decisions/0002). Nothing is dropped or replaced except the invalid rest of one of our indexes,
+and functions and triggers of ours that differ.
 
-A run that needs another role does nothing but say so. Each step is run as the role that it is for:
-what a superuser adds belongs to the owner of the rest.
+A run that needs another role changes nothing and says so (docs/decisions/0003). Each step runs as
+the role that it is for, so what a superuser adds belongs to the owner of the other tables.
 
-A step that keeps others from a table waits for it a second at most, then steps back and tries
-again. An index is built concurrently: that keeps nobody waiting, but must itself wait for every
-transaction that is older, a report's too, and so is more patient.
+A step that locks a table waits for the lock for a second at most, gives up, and tries again: others
+queue behind a waiting lock. An index is built concurrently, which blocks nobody. It must wait for
+every older transaction, even a report's, so it may wait longer.
 """
 
 from __future__ import annotations
@@ -53,6 +53,8 @@ __all__ = [
 ]
 
 MIGRATION_LOCK_KEY: Final = 1664
+"""The key of the advisory lock: any number that all versions of this program agree on."""
+
 LOCK_POLL_INTERVAL_SECONDS: Final = 0.1
 RETRY_PAUSE_SECONDS: Final = 1.0
 
@@ -64,15 +66,17 @@ class _LockRow(NamedTuple):
 
 
 _TRY_LOCK = Statement("select pg_try_advisory_lock(%s)", make_row_reader(_LockRow))
-_END_WITH_CLIENT = (
-    "select set_config(name, '2s', false) from pg_settings"
-    " where name = 'client_connection_check_interval'"
-)
+# Since PostgreSQL 14 a server can notice while it works that the client has gone. The lock of a run
+# that was killed is then free within seconds. The select does nothing on older servers.
+_END_WITH_CLIENT = """
+select set_config(name, '2s', false) from pg_settings
+where name = 'client_connection_check_interval'
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MigrationPolicy:
-    """How long a run waits for another one, and how patient its steps are."""
+    """How long a run waits for another one, and how its steps retry."""
 
     other_run_timeout_seconds: float = 60.0
     transactional: RetryPolicy = TRANSACTIONAL_RETRY_POLICY
@@ -80,12 +84,12 @@ class MigrationPolicy:
 
 
 async def ensure_schema(database: Database, *, upgrade: bool, schema: Schema | None = None) -> None:
-    """Make sure that the schema is what this program needs, or is *schema*.
+    """Check that the database has the schema that this program needs, or ``schema``.
 
-    An empty database is set up. Any other is brought up to date with *upgrade*, else only checked.
-    Any number of processes may do this at once.
+    An empty database is set up. Another one is brought up to date when ``upgrade`` is set. Any
+    number of processes may do this at the same time.
 
-    :raises SchemaError: when the schema is older and *upgrade* is not set, is newer, or cannot be
+    :raises SchemaError: when the schema is older and ``upgrade`` is not set, is newer, or cannot be
         changed.
     :raises UnavailableError: when the database cannot be reached.
     """
@@ -101,9 +105,9 @@ async def ensure_schema(database: Database, *, upgrade: bool, schema: Schema | N
 
 
 async def plan_migration(database: Database, schema: Schema | None = None) -> list[Step]:
-    """What :func:`migrate` would do; this changes nothing and needs no rights.
+    """Return the steps that :func:`migrate` would run; change nothing, and need no privileges.
 
-    :raises SchemaError: for a database that is newer, or none of MIG's.
+    :raises SchemaError: when the database is newer or is not a MIG database.
     :raises UnavailableError: when the database cannot be reached.
     """
     schema = schema or load_schema()
@@ -117,11 +121,11 @@ async def migrate(
     schema: Schema | None = None,
     policy: MigrationPolicy | None = None,
 ) -> None:
-    """Bring a database up to date; *on_step* hears of each step.
+    """Bring a database up to date; call ``on_step`` after each step.
 
-    :raises OtherRoleNeededError: when the current user cannot run all steps. Nothing was done.
-    :raises SchemaError: when the database is newer or none of MIG's, is being changed by another
-        process, or a step fails.
+    :raises OtherRoleNeededError: when the current user cannot run all steps; nothing is changed.
+    :raises SchemaError: when the database is newer or is not a MIG database, when another process
+        is changing it, and when a step fails.
     :raises UnavailableError: when the database cannot be reached.
     """
     await _run_migration(
@@ -130,7 +134,7 @@ async def migrate(
 
 
 def _check_runners(user: str, steps: Sequence[Step]) -> None:
-    """Check that *user*, the current one, can run all *steps*.
+    """Check that the current user, ``user``, can run all ``steps``.
 
     :raises OtherRoleNeededError: when it cannot.
     """
@@ -152,11 +156,16 @@ def _log_step(step: Step) -> None:
 
 
 def _describe_missing(schema: Schema, version: int | None, missing: Sequence[Step]) -> str:
-    has = "no schema version" if version is None else f"schema version {version}"
+    if version is None:
+        state = f"the database has no schema version; version {schema.version} is needed"
+    elif version == schema.version:
+        state = f"the database has schema version {version}, but parts of it are missing or differ"
+    else:
+        state = f"the database has schema version {version}; version {schema.version} is needed"
     more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
     return (
-        f"the database has {has}, version {schema.version} is needed, and to be done is:"
-        f" {missing[0].description}{more}; `mig-api migrate`, run as its owner, brings it up"
+        f"{state}; to do: {missing[0].description}{more};"
+        " run `mig-api migrate` as the owner of the tables"
     )
 
 
@@ -173,7 +182,7 @@ async def _run_migration(
 
 
 class _Migration:
-    """One run of the steps, in a session that holds the lock against others of its kind."""
+    """A run of the steps, in a session that holds the lock against other runs."""
 
     def __init__(
         self,
@@ -190,23 +199,29 @@ class _Migration:
         self._policy = policy
 
     async def run(self, set_up_only: bool) -> None:
+        """Run the steps one by one until none is needed.
+
+        :param set_up_only: change a database only if it is empty.
+        :raises OtherRoleNeededError: before the first step, when the current user cannot run all.
+        :raises SchemaError: as :func:`migrate` raises it.
+        """
         await self._acquire_lock()
         last: Step | None = None
         failures: Counter[Step] = Counter()
         while True:
-            await self._execute("reset role")
+            await self._execute("reset role")  # the last step may have changed the role
             existing = await inspect_schema(self._query, self._schema)
             steps = plan_steps(self._schema, existing)
             if not steps or (set_up_only and not existing.is_empty):
                 return
             _check_runners(existing.user.title, steps)
             step = steps[0]
-            if step == last:
-                raise SchemaError(f"{step.description}: PostgreSQL did this without effect")
+            if step == last:  # else it would be repeated for ever
+                raise SchemaError(f"{step.description}: PostgreSQL ran this, but nothing changed")
             last = step if await self._try_step(step, failures) else None
 
     async def _try_step(self, step: Step, failures: Counter[Step]) -> bool:
-        """Whether the step was done; ``False`` when others hold what it needs."""
+        """Run a step; return whether it succeeded, or must be tried again because of a lock."""
         retry_policy = self._policy.concurrent if step.is_concurrent else self._policy.transactional
         try:
             await self._apply_step(step, retry_policy)
@@ -214,8 +229,8 @@ class _Migration:
             failures[step] += 1
             if failures[step] == retry_policy.max_attempts:
                 raise SchemaError(
-                    f"{step.description}: other transactions hold what this needs for too long"
-                    f" ({describe_error(reason)}); run it again"
+                    f"{step.description}: other transactions held the locks that this needs for"
+                    f" too long ({describe_error(reason)}); run it again"
                 ) from None
             await self._pause(RETRY_PAUSE_SECONDS)
             return False
@@ -225,25 +240,28 @@ class _Migration:
         return True
 
     async def _apply_step(self, step: Step, retry_policy: RetryPolicy) -> None:
-        """Run a step. Several statements sent as one text are one transaction."""
+        """Run a step; its statements are sent as one text, which makes them one transaction."""
         await self._execute(
             f"set lock_timeout = '{retry_policy.lock_timeout_seconds}s';"
             f" set statement_timeout = '{retry_policy.run_timeout_seconds}s'"
         )
         if step.runner.role:
-            with suppress(InsufficientPrivilege):  # one who may do as the role does, but not be it
+            # a member WITH SET FALSE has the role's privileges, but may not assume the role
+            with suppress(InsufficientPrivilege):
                 await self._execute(f"set role {step.runner.role}")
         await self._execute(
             step.sql, seconds=retry_policy.run_timeout_seconds + SERVER_GRACE_SECONDS
         )
 
     async def _acquire_lock(self) -> None:
-        """Become the only run.
+        """Acquire the lock that makes this the only run.
 
-        The lock is tried again and again, not waited for: a session that waits has a transaction
-        open, and an index built concurrently waits for all of those.
+        The lock is polled: a session that waits for it has an open transaction, and the other run
+        may be building an index concurrently, which waits for every transaction.
+
+        :raises SchemaError: when another run does not end in time.
         """
-        with suppress(psycopg2.Error):  # a server on a system that cannot do this
+        with suppress(psycopg2.Error):  # the server's operating system may not support this
             await self._execute(_END_WITH_CLIENT)
         await self._execute("set application_name = 'mig-api migrate'")
         for _ in range(int(self._policy.other_run_timeout_seconds / LOCK_POLL_INTERVAL_SECONDS)):

@@ -1,10 +1,10 @@
-"""The steps from what a database has to what is declared, each with the role that runs it.
+"""The steps from the schema that a database has to the declared one, each with the role to run it.
 
-What is new belongs to the *author*, the role that owns most of the declared tables; in an empty
-database that is the current user. A change of an existing table is its owner's.
+New objects belong to the *author*, the role that owns most of the declared tables; in an empty
+database that is the current user. The owner of an existing table changes that table.
 
-The order serves a person who runs them role by role: first what managers of roles and the owner of
-the schema must do, then the owners of single tables, then the author.
+The order suits a person who runs the steps role by role: first those of a role that creates roles
+and of the owner of the schema, then those of the owners of single tables, last those of the author.
 """
 
 from __future__ import annotations
@@ -38,16 +38,18 @@ ROLE_CREATOR: Final = "a superuser or a role with CREATEROLE"
 
 @dataclass(frozen=True, kw_only=True)
 class RetryPolicy:
-    """How long a step waits for others' locks, how often it tries, and how long it may run."""
+    """How long a step waits for locks, how often it is tried, and how long it may run."""
 
     lock_timeout_seconds: int
     max_attempts: int
     run_timeout_seconds: int
 
 
+# others queue behind a lock that a step waits for: it waits briefly, and often
 TRANSACTIONAL_RETRY_POLICY: Final = RetryPolicy(
     lock_timeout_seconds=1, max_attempts=60, run_timeout_seconds=60
 )
+# an index built concurrently blocks nobody, and waits for every older transaction
 CONCURRENT_RETRY_POLICY: Final = RetryPolicy(
     lock_timeout_seconds=300, max_attempts=3, run_timeout_seconds=7 * 24 * 3600
 )
@@ -55,9 +57,10 @@ CONCURRENT_RETRY_POLICY: Final = RetryPolicy(
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One change, all or nothing: *description* for people, its SQL, and who can run it.
+    """A change that takes effect as a whole or not at all.
 
-    One with *creates_object* needs the right to do so in the schema, too.
+    ``description`` is for people; ``runner`` is the role that can run ``sql``. A step that
+    ``creates_object`` also needs the privilege to create objects in the schema.
     """
 
     description: str
@@ -68,7 +71,7 @@ class Step:
 
     @property
     def psql_script(self) -> str:
-        """The step for psql, as it is run here."""
+        """The step as a script for psql, with the same transaction and time limit."""
         retry_policy = CONCURRENT_RETRY_POLICY if self.is_concurrent else TRANSACTIONAL_RETRY_POLICY
         body = f"{self.sql};" if self.is_concurrent else f"begin;\n{self.sql};\ncommit;"
         limit = f"set lock_timeout = '{retry_policy.lock_timeout_seconds}s';"
@@ -76,9 +79,9 @@ class Step:
 
 
 def format_script(steps: Sequence[Step]) -> str:
-    """Return *steps* as SQL for psql, those of one role together, below a comment with its name.
+    """Return ``steps`` as a script for psql, with a comment above the steps of each role.
 
-    A superuser can run all of it at once, with the same result.
+    A superuser can run the whole script, with the same result.
     """
     parts = []
     for runner, group in groupby(steps, key=lambda step: step.runner):
@@ -89,9 +92,9 @@ def format_script(steps: Sequence[Step]) -> str:
 
 
 def plan_steps(schema: Schema, existing: ExistingSchema) -> list[Step]:
-    """Return the steps from *existing* to *schema*, in their order.
+    """Return the steps from ``existing`` to ``schema``, in the order to run them.
 
-    :raises SchemaError: when the database is not one of MIG's.
+    :raises SchemaError: when the database is not a MIG database.
     """
     return _Planner(schema, existing).plan_steps()
 
@@ -120,6 +123,7 @@ class _Planner:
         ]
 
     def plan_steps(self) -> list[Step]:
+        """Return the steps, in the order to run them."""
         if self._existing.is_empty:
             objects = [self._set_up_database()]
         else:
@@ -146,7 +150,7 @@ class _Planner:
         return user if user.role in self._existing.creators else self._existing.schema_owner
 
     def _sort_by_role(self, steps: Sequence[Step]) -> Iterator[Step]:
-        """Put the steps of one role together; the author's come last."""
+        """Yield the steps role by role, those of the author last."""
         runners = dict.fromkeys(step.runner for step in steps)
         runners.pop(self._author, None)
         for runner in [*runners, self._author]:
@@ -187,9 +191,9 @@ class _Planner:
         )
 
     def _grant_on_schema(self, steps: Sequence[Step]) -> Iterator[Step]:
-        """Let those who create objects do so, and those who have a privilege reach its object."""
-        wanting = dict.fromkeys(step.runner.role for step in steps if step.creates_object)
-        for role in wanting:
+        """Yield the grants on the schema, to roles that create objects or may use them."""
+        creators = dict.fromkeys(step.runner.role for step in steps if step.creates_object)
+        for role in creators:
             if role not in self._existing.creators | {self._existing.schema_owner.role}:
                 yield self._grant_schema("create", role)
         new = {role.name: self._existing.is_schema_public for role in self._new_roles}
@@ -242,14 +246,14 @@ class _Planner:
         ]
 
     def _add_columns(self, table: Table, names: Sequence[str]) -> Step:
-        """All new columns of a table at once: its writers step aside only once."""
+        """Return one step that adds all missing columns, so that the table is locked only once."""
         for name in names:
             definition = table.columns[name]
             if "primary key" in definition or (
                 "not null" in definition and "default" not in definition
             ):
                 raise SchemaError(
-                    f"the table {table.name} has no column {name}: this is no database of MIG"
+                    f"the table {table.name} has no column {name}: this is not a MIG database"
                 )
         added = ",\n    ".join(f"add column {name} {table.columns[name]}" for name in names)
         sql = [
@@ -278,7 +282,11 @@ class _Planner:
         return Step(description=description, sql=function.sql, runner=runner, creates_object=True)
 
     def _choose_function_owner(self, function: Function) -> StepRunner:
-        """A new function of a trigger is made by who makes the trigger: it needs the function."""
+        """Return who creates a new function.
+
+        A trigger's function must exist before the trigger, so the role that creates the trigger
+        also creates the function (docs/decisions/0003).
+        """
         for trigger in self._schema.triggers:
             if trigger.function == function.name:
                 return self._find_owner(trigger.table)
@@ -345,7 +353,7 @@ class _Planner:
     def _record_version(self) -> Iterator[Step]:
         if not self._existing.is_empty and self._existing.version != self._schema.version:
             yield Step(
-                description=f"note schema version {self._schema.version}",
+                description=f"record schema version {self._schema.version}",
                 sql=_format_version_statement(self._schema),
                 runner=self._find_owner("mig_schema"),
             )
