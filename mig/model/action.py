@@ -27,6 +27,7 @@ FINISHED_COMMAND_STATUSES: Final = ("success", "cancelled", "expired", "failed",
 """The statuses of a command that has ended."""
 
 MAX_LINKED_COMMANDS: Final = 1_000
+"""How many commands the document of an action links to."""
 
 
 class ActionRow(NamedTuple):
@@ -50,12 +51,12 @@ class ActionRow(NamedTuple):
 
     @property
     def sort_time(self) -> str:
-        """Return the time that searches are ordered by."""
+        """The time that searches are ordered by."""
         return self.validfrom
 
 
 class Action(StoredRecord, gc=False):
-    """An action, with the investigators who signed it and how far its commands are."""
+    """An action, with the investigators who signed it and the counters of its commands."""
 
     noun = "action"
     name: str
@@ -76,7 +77,7 @@ class Action(StoredRecord, gc=False):
 
     @classmethod
     def from_row(cls, row: ActionRow, counters: dict[str, int]) -> Action:
-        """Return the action of a row, and of the counters of its commands.
+        """Return the action of a row, with the counters of its commands.
 
         :raises UnreadableError: for an id, a time or signatures that cannot be served.
         """
@@ -104,15 +105,19 @@ _decode_signatures = msgspec.json.Decoder(list[str] | None).decode
 
 
 def _read_signatures(column: str | None) -> list[str]:
-    """Return the signatures; in a varchar column PostgreSQL has checked nothing of them."""
+    """Return the signatures in a column.
+
+    :raises UnreadableError: when the column does not hold an array of strings. Where it is a
+        varchar, PostgreSQL has not checked that it is JSON.
+    """
     try:
         return _decode_signatures(column or "[]") or []
     except msgspec.MsgspecError:
-        raise UnreadableError("its signatures are no array of strings") from None
+        raise UnreadableError("its signatures are not an array of strings") from None
 
 
 def make_counters(statuses: dict[str, int]) -> dict[str, int]:
-    """Return an action's counters from the number of its commands of each status, without zeros."""
+    """Return an action's counters, without zeros, from how many commands have each status."""
     counts = {
         "sent": sum(statuses.values()) - statuses.get("prepared", 0),
         "done": sum(statuses.get(status, 0) for status in FINISHED_COMMAND_STATUSES),
@@ -125,7 +130,12 @@ def make_counters(statuses: dict[str, int]) -> dict[str, int]:
 ACTION: Final = Columns(ActionRow)
 
 ACTIONS_BY_IDS: Final = Statement(
-    f"select {ACTION.sql} from actions a where a.id = any(%s::numeric[])", ACTION
+    f"""
+select {ACTION.sql}
+from actions a
+where a.id = any(%s::numeric[])
+""",
+    ACTION,
 )
 
 
@@ -135,9 +145,14 @@ class _StatusRow(NamedTuple):
     commands: int
 
 
+# lateral: action by action, so that the index is used however many commands there are
+# (docs/decisions/0010)
 _STATUSES_BY_IDS: Final = Statement(
-    "select a.id::text, c.status, c.count from unnest(%s::numeric[]) as a (id),"
-    " lateral (select status, count(*) from commands where actionid = a.id group by status) c",
+    """
+select a.id::text, c.status, c.count
+from unnest(%s::numeric[]) as a (id),
+    lateral (select status, count(*) from commands where actionid = a.id group by status) c
+""",
     make_row_reader(_StatusRow),
 )
 
@@ -145,7 +160,7 @@ _STATUSES_BY_IDS: Final = Statement(
 async def count_commands_by_status(
     query: QueryFunction, ids: Sequence[str]
 ) -> dict[str, dict[str, int]]:
-    """Return how many commands of each status several actions have, by the action's id."""
+    """Return how many commands have each status, by the id of their action."""
     statuses: dict[str, dict[str, int]] = {action_id: {} for action_id in ids}
     if ids:
         for row in await query(_STATUSES_BY_IDS, (id_array(ids),)):
@@ -155,27 +170,40 @@ async def count_commands_by_status(
 
 async def load_counters(query: QueryFunction, ids: Sequence[str]) -> dict[str, dict[str, int]]:
     """Return the counters of several actions, by id."""
-    found = await count_commands_by_status(query, ids)
-    return {action_id: make_counters(statuses) for action_id, statuses in found.items()}
+    counts = await count_commands_by_status(query, ids)
+    return {action_id: make_counters(statuses) for action_id, statuses in counts.items()}
+
+
+_STATUSES_OF_ACTION_SQL: Final = """(
+    select json_object_agg(s.status, s.count)::text
+    from (select status, count(*) from commands where actionid = a.id group by status) s
+)"""
+# one more than is linked, which says that there are more
+_COMMANDS_OF_ACTION_SQL: Final = f"""(
+    select json_agg(json_build_array(c.id::text, c.name))::text
+    from (
+        select c.id, g.name
+        from commands c
+        left join agents g on g.id = c.agentid
+        where c.actionid = a.id
+        order by c.starttime, c.id
+        limit {MAX_LINKED_COMMANDS + 1}
+    ) c
+)"""
 
 
 class _CommandsRow(NamedTuple):
-    statuses: Annotated[
-        str | None,
-        "(select json_object_agg(s.status, s.count)::text from (select status, count(*)"
-        " from commands where actionid = a.id group by status) s)",
-    ]
-    commands: Annotated[
-        str | None,
-        "(select json_agg(json_build_array(c.id::text, c.name))::text from (select c.id, g.name"
-        " from commands c left join agents g on g.id = c.agentid where c.actionid = a.id"
-        f" order by c.starttime, c.id limit {MAX_LINKED_COMMANDS + 1}) c)",
-    ]
+    statuses: Annotated[str | None, _STATUSES_OF_ACTION_SQL]
+    commands: Annotated[str | None, _COMMANDS_OF_ACTION_SQL]
 
 
 _COMMANDS: Final = ACTION.make_next(_CommandsRow)
 _ACTION_BY_ID: Final = Statement(
-    f"select {ACTION.sql}, {_COMMANDS.sql} from actions a where a.id = %(id)s",
+    f"""
+select {ACTION.sql}, {_COMMANDS.sql}
+from actions a
+where a.id = %(id)s
+""",
     lambda row: (ACTION.read_part(row), _COMMANDS.read_part(row)),
     name="action_by_id",
     types={"id": "numeric"},
@@ -188,8 +216,8 @@ _decode_commands = msgspec.json.Decoder(list[tuple[str, str | None]]).decode
 class LinkedAction:
     """An action and its first commands.
 
-    ``commands`` are pairs of a command's id and its agent's name; ``has_more`` says that there are
-    more than :data:`MAX_LINKED_COMMANDS` of them.
+    ``commands`` are pairs of a command's id and its agent's name. ``has_more`` is set when the
+    action has more than :data:`MAX_LINKED_COMMANDS` commands.
     """
 
     action: Action | UnreadableRecord
@@ -198,7 +226,7 @@ class LinkedAction:
 
 
 async def find_action(query: QueryFunction, action_id: int) -> LinkedAction | None:
-    """Return the action under *action_id* with its first commands, ``None`` without one."""
+    """Return the action ``action_id`` with its first commands, or ``None`` if there is none."""
     for row, of_commands in await query(_ACTION_BY_ID, {"id": action_id}):
         linked = _decode_commands(of_commands.commands or "[]")
         counters = make_counters(_decode_counts(of_commands.statuses or "{}"))

@@ -1,4 +1,4 @@
-"""Agents."""
+"""Agents, which run the commands."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ class AgentRow(NamedTuple):
 
     @property
     def sort_time(self) -> str:
-        """Return the time that searches are ordered by."""
+        """The time that searches are ordered by."""
         return self.starttime
 
 
 class Agent(StoredRecord, gc=False, omit_defaults=True):
-    """An agent. ``mode``, ``refreshts`` and ``loadername``, of 2017, only appear when set."""
+    """An agent. ``mode``, ``refreshts`` and ``loadername`` came in 2017 and appear only if set."""
 
     noun = "agent"
     name: str
@@ -99,7 +99,7 @@ _decode_environment = msgspec.json.Decoder(_Environment).decode
 
 
 def _read_reported_os(environment: str | None) -> str:
-    """Return the operating system, which agents of 2017 report in their environment."""
+    """Return the operating system in an environment, where agents of 2017 report it."""
     try:
         return _decode_environment(environment or "{}").os
     except (msgspec.MsgspecError, RecursionError):
@@ -109,10 +109,19 @@ def _read_reported_os(environment: str | None) -> str:
 AGENT: Final = Columns(AgentRow)
 
 AGENTS_BY_IDS: Final = Statement(
-    f"select {AGENT.sql} from agents g where g.id = any(%s::numeric[])", AGENT
+    f"""
+select {AGENT.sql}
+from agents g
+where g.id = any(%s::numeric[])
+""",
+    AGENT,
 )
 _AGENT_BY_ID: Final = Statement(
-    f"select {AGENT.sql} from agents g where g.id = %(id)s",
+    f"""
+select {AGENT.sql}
+from agents g
+where g.id = %(id)s
+""",
     AGENT,
     name="agent_by_id",
     types={"id": "numeric"},
@@ -120,7 +129,7 @@ _AGENT_BY_ID: Final = Statement(
 
 
 async def find_agent(query: QueryFunction, agent_id: int) -> Agent | UnreadableRecord | None:
-    """Return the agent under *agent_id*, ``None`` when there is none."""
+    """Return the agent ``agent_id``, or ``None`` if there is none."""
     for row in await query(_AGENT_BY_ID, {"id": agent_id}):
         return read_record(Agent.noun, Agent.from_row, row)
     return None

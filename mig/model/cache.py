@@ -1,4 +1,4 @@
-"""Records that are needed again and again, found by their ids and kept."""
+"""A cache of records that are needed repeatedly."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ ValueType = TypeVar("ValueType")
 
 
 class RecordCache(Generic[RowType, ValueType]):
-    """Values by id, each built once from its row and kept, at most *bound* of them.
+    """At most ``bound`` values by id, each built once from its row.
 
-    *statement* takes one parameter, an array of ids. What *build* cannot read is kept as the reason
-    and raised as :class:`UnreadableError` to everyone who asks for that id.
+    ``statement`` takes one parameter, an array of ids. When ``build`` cannot read a row, the cache
+    keeps the reason and raises it as :class:`UnreadableError` for that id.
     """
 
     def __init__(
@@ -32,13 +32,15 @@ class RecordCache(Generic[RowType, ValueType]):
         self._build = build
         self._bound = bound
         self._values: dict[str, ValueType] = {}
-        # as text: an exception that is raised again keeps the frames of everyone who asked
+        # as text: each time an exception is raised again its traceback grows, and keeps the results
+        # of every command that asked (docs/decisions/0016)
         self._unreadable: dict[str, str] = {}
 
     async def load(self, query: QueryFunction, ids: Iterable[str | None]) -> None:
-        """Make sure that *ids* can be asked for until the next call."""
+        """Load the values of ``ids``; :meth:`get` then has them until the next call."""
         needed = {id_ for id_ in ids if id_ is not None}
-        # set.difference(dict) costs by the size of the set; dict.keys() - set by that of the dict
+        # set.difference(dict) takes time by the size of the set, dict.keys() - set by that of the
+        # dict (docs/decisions/0016)
         new = needed.difference(self._values).difference(self._unreadable)
         if len(self._values) + len(self._unreadable) + len(new) > self._bound:
             self._values.clear()
@@ -52,9 +54,9 @@ class RecordCache(Generic[RowType, ValueType]):
                     self._unreadable[row.id] = str(reason)
 
     def get(self, record_id: str | None) -> ValueType | None:
-        """Return the value under *record_id*, ``None`` when there is no such row.
+        """Return the value of ``record_id``, or ``None`` if there is no such row.
 
-        :raises UnreadableError: when there is one that cannot be read.
+        :raises UnreadableError: when the row cannot be read.
         """
         if record_id is None:
             return None

@@ -1,4 +1,4 @@
-"""Commands, with the action and the agent that they belong to."""
+"""Commands, with their action and agent."""
 
 from __future__ import annotations
 
@@ -25,10 +25,12 @@ from mig.model.statement import QueryFunction, Statement
 from mig.values import format_time
 
 MAX_INLINE_BYTES: Final = 262_144
-"""Larger results do not come with a page of rows: a page of 100 could hold any amount otherwise."""
+"""Larger results are left out of a page of rows, which could hold any amount otherwise."""
 
 _IS_LARGE: Final = (
-    "pg_column_size(c.results) > 32768"  # cheap, and no compression is better than one to eight
+    # the stored size first: it needs no decompression (docs/decisions/0011), and results are
+    # assumed to compress to an eighth at best
+    f"pg_column_size(c.results) > {MAX_INLINE_BYTES // 8}"
     f" and octet_length(c.results::text) > {MAX_INLINE_BYTES}"
 )
 _RESULTS: Final = f"case when {_IS_LARGE} then null else c.results end::text"
@@ -36,7 +38,7 @@ _OMITTED_BYTES: Final = f"case when {_IS_LARGE} then octet_length(c.results::tex
 
 
 class CommandRow(NamedTuple):
-    """The columns of a command. ``omitted_bytes`` is the size of results that are left out."""
+    """The columns of a command. ``omitted_bytes`` is the size of results that were left out."""
 
     id: Annotated[str, "c.id::text"]
     actionid: Annotated[str | None, "c.actionid::text"]
@@ -49,12 +51,12 @@ class CommandRow(NamedTuple):
 
     @property
     def sort_time(self) -> str:
-        """Return the time that searches are ordered by."""
+        """The time that searches are ordered by."""
         return self.starttime
 
 
 class ResultsRow(NamedTuple):
-    """The columns of a command that a report is made of."""
+    """The columns of a command that a report needs."""
 
     id: Annotated[str, "c.id::text"]
     actionid: Annotated[str | None, "c.actionid::text"]
@@ -66,12 +68,12 @@ class ResultsRow(NamedTuple):
 
     @property
     def sort_time(self) -> str:
-        """Return the time that searches are ordered by."""
+        """The time that searches are ordered by."""
         return self.starttime
 
 
 class Command(StoredRecord, gc=False):
-    """A command. ``action`` and ``agent`` are ``{}`` when they are not in the database."""
+    """A command; ``action`` and ``agent`` are ``{}`` when they are not in the database."""
 
     noun = "command"
     action: Annotated[Raw, Meta(extra_json_schema={"type": "object", "title": "Action"})]
@@ -85,9 +87,9 @@ class Command(StoredRecord, gc=False):
     def from_row(
         cls, row: CommandRow, action: bytes | None, agent: bytes | None, *, max_bytes: int
     ) -> Command:
-        """Return the command of a row beside its action and agent, which are encoded already.
+        """Return the command of a row, with its action and agent, which are encoded already.
 
-        :param max_bytes: the largest results that are read.
+        :param max_bytes: the size of the largest results that are read.
         :raises UnreadableError: for an id or a time that cannot be served, and for larger results.
         """
         command_id = make_raw_id(row.id)
@@ -111,7 +113,7 @@ _AGENT: Final = _ACTION.make_next(AgentRow)
 
 
 class _JoinedRow(NamedTuple):
-    """A command, and its action and agent if they are there: outer joins fill them with nulls."""
+    """A command with its action and agent; outer joins fill missing ones with nulls."""
 
     command: CommandRow
     action: ActionRow
@@ -123,9 +125,13 @@ def _read_joined(row: Row) -> _JoinedRow:
 
 
 _COMMAND_BY_ID: Final = Statement(
-    f"select {COMMAND.sql}, {_ACTION.sql}, {_AGENT.sql} from commands c"
-    " left join actions a on a.id = c.actionid left join agents g on g.id = c.agentid"
-    " where c.id = %(id)s",
+    f"""
+select {COMMAND.sql}, {_ACTION.sql}, {_AGENT.sql}
+from commands c
+left join actions a on a.id = c.actionid
+left join agents g on g.id = c.agentid
+where c.id = %(id)s
+""",
     _read_joined,
     name="command_by_id",
     types={"id": "numeric"},
@@ -133,7 +139,7 @@ _COMMAND_BY_ID: Final = Statement(
 
 
 def encode_action(row: ActionRow) -> bytes:
-    """Return an action as a command shows it: without counters.
+    """Return an action as it appears in a command, without counters.
 
     :raises UnreadableError: when it cannot be read.
     """
@@ -141,7 +147,7 @@ def encode_action(row: ActionRow) -> bytes:
 
 
 def encode_agent(row: AgentRow) -> bytes:
-    """Return an agent as a command shows it.
+    """Return an agent as it appears in a command.
 
     :raises UnreadableError: when it cannot be read.
     """
@@ -178,27 +184,30 @@ class LinkedCommand(NamedTuple):
 
 
 async def load_omitted_results(query: QueryFunction, row: RowType, *, max_bytes: int) -> RowType:
-    """Return a row with the results that were left out of it, unless these exceed *max_bytes*."""
+    """Return a row with the results that were left out of it, unless they exceed ``max_bytes``.
+
+    :raises UnreadableError: when the command has been deleted.
+    """
     if row.omitted_bytes is None or row.omitted_bytes > max_bytes:
         return row
     for found in await query(_RESULTS_BY_ID, (row.id,)):
         return row._replace(results=found.results, omitted_bytes=None)
-    raise UnreadableError("the command was deleted while it was read")
+    raise UnreadableError("the command was deleted while it was being read")
 
 
 def measure_results(rows: Iterable[_RowWithResults]) -> int:
-    """Return the length of all results that came with *rows*."""
+    """Return how many characters all results in ``rows`` have."""
     return sum([len(row.results or "") for row in rows])
 
 
 def count_complete_rows(rows: Sequence[_RowWithResults]) -> int:
-    """Return how many rows come before the first one whose results were left out."""
+    """Return how many rows precede the first one whose results were left out."""
     incomplete = [row.omitted_bytes is not None for row in rows]
     return incomplete.index(True) if True in incomplete else len(rows)
 
 
 def reject_omitted_results(size: int, max_bytes: int) -> NoReturn:
-    """Refuse results of *size* bytes that were left out because they exceed *max_bytes*.
+    """Refuse results of ``size`` bytes that were left out because they exceed ``max_bytes``.
 
     :raises UnreadableError: always.
     """
@@ -208,19 +217,19 @@ def reject_omitted_results(size: int, max_bytes: int) -> NoReturn:
 async def find_command(
     query: QueryFunction, command_id: int, *, max_bytes: int
 ) -> LinkedCommand | None:
-    """Return the command under *command_id*, ``None`` when there is none.
+    """Return the command ``command_id``, or ``None`` if there is none.
 
-    :param max_bytes: the largest results that are read.
+    :param max_bytes: the size of the largest results that are read.
     """
     for row in await query(_COMMAND_BY_ID, {"id": command_id}):
         command = await load_omitted_results(query, row.command, max_bytes=max_bytes)
-        made = read_record(Command.noun, _make_joined_command, command, row, max_bytes=max_bytes)
-        return LinkedCommand(command=made, actionid=row.command.actionid)
+        record = read_record(Command.noun, _make_joined_command, command, row, max_bytes=max_bytes)
+        return LinkedCommand(command=record, actionid=row.command.actionid)
     return None
 
 
 def _make_joined_command(command: CommandRow, row: _JoinedRow, *, max_bytes: int) -> Command:
-    # of an outer join: every column is null when there is no such row
+    # every column of an outer join is null when there is no such row
     action = None if row.action.id is None else encode_action(row.action)
     agent = None if row.agent.id is None else encode_agent(row.agent)
     return Command.from_row(command, action, agent, max_bytes=max_bytes)

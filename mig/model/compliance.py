@@ -1,4 +1,4 @@
-"""Compliance items: what one check says of one agent."""
+"""Compliance items: the result of one check on one agent."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from mig.model.record import Record, Time
 
 
 class Policy(msgspec.Struct):
-    """The policy that an action checks: its threat's level and type, its description's url."""
+    """The policy that an action checks: the level and type of its threat, and a URL."""
 
     level: str
     name: str
@@ -16,14 +16,14 @@ class Policy(msgspec.Struct):
 
 
 class Test(msgspec.Struct):
-    """How a check decides: the method or module, and what it was asked."""
+    """The test of a check: the method or module, and its parameters."""
 
     type: str
     value: str
 
 
 class Check(msgspec.Struct):
-    """One check of an action, and where on the agent it looked."""
+    """One check of an action, and the place on the agent that it looked at."""
 
     ref: str
     description: str
@@ -33,12 +33,12 @@ class Check(msgspec.Struct):
 
 
 class ComplianceItem(Record):
-    """Whether one agent complies with one check (specification, section 2).
+    """An item of a compliance report: whether an agent complies with a check.
 
-    ``target`` is the condition that selects the agent. ``timestamp`` and ``utctimestamp``, the same
-    instant, are when the command finished; ``link`` is the command's URL. A report is made without
-    these records, since they would cost twenty times as much as what it does instead:
-    :mod:`mig.compliance.encoder` is proven to write what they say.
+    (The specification, section 2.) ``target`` is the condition that selects the agent.
+    ``timestamp`` and ``utctimestamp`` are both the time at which the command finished; ``link`` is
+    the command's URL. A report does not create these records, which would take twenty times as
+    long: :mod:`mig.compliance.encoder` writes the same bytes directly (docs/decisions/0014).
     """
 
     noun = "compliance item"

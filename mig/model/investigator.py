@@ -1,4 +1,4 @@
-"""Investigators."""
+"""Investigators, who sign actions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class InvestigatorRow(NamedTuple):
 
     @property
     def sort_time(self) -> str:
-        """Return the time that searches are ordered by."""
+        """The time that searches are ordered by."""
         return self.createdat
 
 
@@ -34,7 +34,7 @@ class _KeyRow(NamedTuple):
 
 
 class Investigator(StoredRecord, gc=False, omit_defaults=True):
-    """An investigator. ``publickey``, in base64, is only in a document of its own."""
+    """An investigator. ``publickey``, in base64, is only in the investigator's own document."""
 
     noun = "investigator"
     name: str
@@ -65,22 +65,33 @@ INVESTIGATOR: Final = Columns(InvestigatorRow)
 _KEY: Final = INVESTIGATOR.make_next(_KeyRow)
 
 ALL_INVESTIGATORS: Final = Statement(
-    f"select {INVESTIGATOR.sql} from investigators i order by i.id", INVESTIGATOR
+    f"""
+select {INVESTIGATOR.sql}
+from investigators i
+order by i.id
+""",
+    INVESTIGATOR,
 )
 _INVESTIGATOR_BY_ID: Final = Statement(
-    f"select {INVESTIGATOR.sql}, {_KEY.sql} from investigators i where i.id = %(id)s",
+    f"""
+select {INVESTIGATOR.sql}, {_KEY.sql}
+from investigators i
+where i.id = %(id)s
+""",
     lambda row: (INVESTIGATOR.read_part(row), _KEY.read_part(row)),
     name="investigator_by_id",
     types={"id": "numeric"},
 )
 
 SIGNER_SQL: Final = f"json_build_array({INVESTIGATOR.sql})"
-"""SQL for an investigator ``i`` as one JSON value; :func:`parse_signers` reads an array of them."""
+"""SQL for an investigator ``i`` as a JSON value; :func:`parse_signers` parses an array of them."""
 
-SIGNERS_OF_ACTION_SQL: Final = (
-    f"(select json_agg({SIGNER_SQL} order by i.id)::text"
-    " from signatures s join investigators i on i.id = s.investigatorid where s.actionid = a.id)"
-)
+SIGNERS_OF_ACTION_SQL: Final = f"""(
+    select json_agg({SIGNER_SQL} order by i.id)::text
+    from signatures s
+    join investigators i on i.id = s.investigatorid
+    where s.actionid = a.id
+)"""
 """SQL for the investigators who signed an action ``a``, as such an array."""
 
 
@@ -96,7 +107,7 @@ def parse_signers(column: str | None) -> list[Investigator]:
 async def find_investigator(
     query: QueryFunction, investigator_id: int
 ) -> Investigator | UnreadableRecord | None:
-    """Return the investigator under *investigator_id* with the public key, ``None`` without one."""
+    """Return the investigator ``investigator_id`` with the public key, or ``None``."""
     for row, key in await query(_INVESTIGATOR_BY_ID, {"id": investigator_id}):
         publickey = b64encode(key.publickey or b"").decode()
         return read_record(Investigator.noun, Investigator.from_row, row, publickey)

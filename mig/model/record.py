@@ -1,4 +1,4 @@
-"""What every record has in common: its noun, its encoding, its JSON schema."""
+"""The base of all records: noun, encoding, and JSON schema."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mig.values import MAX_ID
 encode_json = msgspec.json.Encoder().encode
 
 Id = Annotated[Raw, Meta(extra_json_schema={"type": "integer", "minimum": 1, "maximum": MAX_ID})]
-"""An id as the digits that are stored: exact for every reader, also above 64 bits."""
+"""An id as the digits that are stored, so that no conversion can change it."""
 
 Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
 
@@ -24,7 +24,7 @@ _REF: Final = "#/components/schemas/{name}"
 
 
 class Record(msgspec.Struct, gc=False):
-    """One thing that the API serves. ``noun`` is what clients know its kind by."""
+    """A thing that the API serves; clients know its kind by ``noun``."""
 
     noun: ClassVar[str]
 
@@ -34,7 +34,7 @@ class Record(msgspec.Struct, gc=False):
 
     @classmethod
     def json_schema(cls) -> dict[str, object]:
-        """Return the JSON schemas of the record and of its parts, by name (JSON Schema 2020-12)."""
+        """Return the JSON schemas (2020-12) of the record and of its parts, by name."""
         _, components = msgspec.json.schema_components([cls], ref_template=_REF)
         return components
 
@@ -46,10 +46,10 @@ class StoredRecord(Record):
 
 
 class UnreadableRecord(Record, omit_defaults=True):
-    """What stands in the place of a stored record that cannot be read.
+    """The placeholder for a stored record that cannot be read.
 
-    ``kind`` is the noun of that record. ``target`` is the target that selects its agent, for a
-    command.
+    ``kind`` is the noun of that record. For a command, ``target`` is the target that selects its
+    agent.
     """
 
     noun = "unreadable"
@@ -68,7 +68,9 @@ class IdentifiedRow(Protocol):
     """A row of a record."""
 
     @property
-    def id(self) -> str: ...
+    def id(self) -> str:
+        """The id, as text."""
+        ...
 
 
 def read_record(
@@ -78,9 +80,9 @@ def read_record(
     *args: Arguments.args,
     **kwargs: Arguments.kwargs,
 ) -> RecordType | UnreadableRecord:
-    """Return the record that *from_row* makes of a row, or what stands in its place.
+    """Return the record that ``from_row`` makes of a row, or the placeholder for an unreadable one.
 
-    So a record that cannot be read is never left out.
+    This way a record that cannot be read is never left out of an answer.
     """
     try:
         return from_row(row, *args, **kwargs)
@@ -89,14 +91,14 @@ def read_record(
 
 
 def make_raw_json(text: str | None, default: str = "null") -> Raw:
-    """Return the JSON *text* of a column, to be served exactly as it is stored."""
+    """Return the JSON ``text`` of a column, which is served exactly as it is stored."""
     return Raw(default if text is None else text)
 
 
 def check_numeric_id(text: str) -> str:
-    """Return a stored numeric id, which is the same text in JSON.
+    """Return ``text``, a stored id, which is the same text in JSON.
 
-    :raises UnreadableError: for anything else (a column of type numeric also holds NaN).
+    :raises UnreadableError: when it is not a whole number; a numeric column may also hold NaN.
     """
     if not text.isdigit():
         raise UnreadableError(f"the id {text!r} is not a whole number")
@@ -104,8 +106,8 @@ def check_numeric_id(text: str) -> str:
 
 
 def make_raw_id(text: str) -> Raw:
-    """Return a stored numeric id as a JSON number.
+    """Return a stored id as a JSON number.
 
-    :raises UnreadableError: as :func:`check_numeric_id`.
+    :raises UnreadableError: when it is not a whole number.
     """
     return Raw(check_numeric_id(text))

@@ -1,4 +1,4 @@
-"""Rows as PostgreSQL answers them, and the columns that they are read by."""
+"""Rows of PostgreSQL's answers, and the columns by which they are read."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ OtherRowType = TypeVar("OtherRowType")
 
 
 class Row:
-    """One row of an answer, opaque outside this package.
+    """A row of an answer, opaque outside this package.
 
-    It is the tuple that psycopg2 hands over, and never an object of this class: a type checker
-    refuses to index it, to unpack it and to iterate over it, and that costs nothing.
+    At run time it is a tuple of psycopg2, never an instance of this class. A type checker refuses
+    to index, unpack or iterate over it, and nothing is converted.
     """
 
     __slots__ = ()
@@ -26,10 +26,10 @@ class Row:
 class Columns(Generic[RowType]):
     """The columns that a named tuple is made from, each with the SQL that selects it.
 
-    Every field of *shape* is annotated with its expression, as in ``id: Annotated[str,
-    "a.id::text"]``. Rows are read by name: the order of the columns means nothing.
+    Every field of ``shape`` is annotated with its SQL expression, as in ``id: Annotated[str,
+    "a.id::text"]``. Fields are matched by name, so the order of the columns does not matter.
 
-    :param start: how many columns come before these ones in a row.
+    :param start: how many columns precede these in a row.
     """
 
     def __init__(self, shape: Callable[..., RowType], *, start: int = 0) -> None:
@@ -37,49 +37,49 @@ class Columns(Generic[RowType]):
         names = list(expressions)
         self._construct = _make_constructor(shape)
         self._end = start + len(names)
-        # with a single field itemgetter would answer the value, not a tuple of it
+        # with a single field, itemgetter returns the value instead of a tuple
         places = [start + names.index(field) for field in _list_fields(shape)]
         self._values: Callable[[Any], tuple[Any, ...]] = (
             itemgetter(*places) if len(places) > 1 else _make_value_getter(places[0])
         )
         self.sql = ", ".join(expressions.values())
         is_whole_row = places == list(range(len(places)))
-        # a page's rows are read by this: one call of C, without a copy of the values in between
+        # this reads every row of a page: one call of C, without a copy of the values in between
         self.read_row: Callable[[Row], RowType] = (
             self._construct if is_whole_row else self.read_part
         )
         """Return the named tuple of a row that has these columns alone."""
 
     def make_next(self, shape: Callable[..., OtherRowType]) -> Columns[OtherRowType]:
-        """Return the columns of *shape* in a row in which they follow these ones."""
+        """Return the columns of ``shape`` for a row in which they follow these."""
         return Columns(shape, start=self._end)
 
     def read_part(self, row: Row) -> RowType:
-        """Return the named tuple of a row that has other columns, too."""
+        """Return the named tuple of a row that also has other columns."""
         return self._construct(self._values(row))
 
 
 def make_row_reader(shape: Callable[..., RowType]) -> Callable[[Row], RowType]:
-    """Return what makes a *shape* of a row whose columns are its fields, in their order.
+    """Return a function that makes a ``shape`` of a row with the same columns in the same order.
 
-    For a statement that selects them beside the place where they are declared.
+    It is for a statement that lists its columns itself, beside the named tuple.
     """
     return _make_constructor(shape)
 
 
 def _make_constructor(shape: Callable[..., RowType]) -> Callable[[Any], RowType]:
-    """Return what makes a named tuple of a tuple, in one call of C."""
+    """Return a function that makes a named tuple of a tuple in one call of C."""
     new: Any = tuple.__new__
     return cast(Callable[[Any], RowType], partial(new, shape))
 
 
 def parse_json_rows(text: str) -> list[Row]:
-    """Return the rows in a column that PostgreSQL made by ``json_agg(json_build_array(…))``."""
+    """Return the rows in a column that ``json_agg(json_build_array(…))`` has made."""
     return cast(list[Row], _decode_arrays(text))
 
 
 def _read_expressions(shape: Callable[..., object]) -> dict[str, str]:
-    """Return the SQL of each field of *shape*."""
+    """Return the SQL of each field of ``shape``."""
     hints = get_type_hints(shape, include_extras=True)
     return {
         name: get_args(hint)[1] for name, hint in hints.items() if get_origin(hint) is Annotated

@@ -1,4 +1,4 @@
-"""What a search asked, as its answer repeats it."""
+"""The parameters of a search, as its answer repeats them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ ANY_TEXT = "%"
 
 
 class SearchParameters(Record, kw_only=True):
-    """The parameters of a search, as the clients of 2014 read them from its answer.
+    """The parameters of a search, as the clients of 2014 read them in its answer.
 
-    A parameter that was not set has the value that stands for anything.
+    A parameter that was not set has a value that matches everything.
     """
 
     noun = "search parameters"

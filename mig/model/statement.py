@@ -1,4 +1,4 @@
-"""SQL statements with the type of the rows that they answer."""
+"""SQL statements with the type of their records."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ Parameters = Sequence[object] | Mapping[str, object]
 
 
 class Statement(Generic[Record]):
-    """A SQL statement, and what a row of its answer becomes.
+    """A SQL statement, and how a row of its answer becomes a record.
 
-    :param reader: columns, or what makes a record of a row.
-    :param name: of a statement that each connection plans once; unique in this program. Its
-        parameters are then written as ``%(name)s``.
-    :param types: the PostgreSQL types of the parameters of such a statement.
+    :param reader: columns, or a function that makes a record of a row.
+    :param name: the name of a prepared statement, unique in this program. Each connection plans it
+        once (docs/decisions/0006). Its parameters are written as ``%(name)s``.
+    :param types: the PostgreSQL types of the parameters of a prepared statement.
     """
 
     def __init__(
@@ -41,16 +41,18 @@ class Statement(Generic[Record]):
             self.execute_sql = f"execute {name} ({values})"
 
     def read_records(self, rows: Iterable[Row]) -> list[Record]:
-        """Return the records of the rows of an answer."""
+        """Return the records of all rows of an answer."""
         return [self._read_row(row) for row in rows]
 
 
 class QueryFunction(Protocol):
-    """Runs a statement with its parameters and answers the records of all of its rows."""
+    """A function that runs a statement with its parameters and returns all of its records."""
 
     def __call__(
         self, statement: Statement[Record], parameters: Parameters = ..., /
-    ) -> Awaitable[list[Record]]: ...
+    ) -> Awaitable[list[Record]]:
+        """Run ``statement`` and return its records."""
+        ...
 
 
 class IdRow(NamedTuple):
@@ -60,10 +62,10 @@ class IdRow(NamedTuple):
 
 
 def select_ids(sql: str) -> Statement[IdRow]:
-    """Return the statement *sql*, which selects ids as text."""
+    """Return the statement ``sql``, which must select ids as text."""
     return Statement(sql, make_row_reader(IdRow))
 
 
 def id_array(ids: Iterable[str]) -> str:
-    """Return ids as the text of a PostgreSQL array."""
+    """Return ids as a PostgreSQL array in text form."""
     return f"{{{','.join(ids)}}}"
