@@ -1,4 +1,4 @@
-"""The forms of answers, and the one table of them."""
+"""The formats of answers, and the table of them."""
 
 from __future__ import annotations
 
@@ -10,4 +10,4 @@ from mig.formats.format import Format
 from mig.hypermedia.urls import Urls
 
 FORMATS: Final[dict[str, Callable[[Urls], Format]]] = {"collection": CollectionJson}
-"""Every form that an answer can have, by name; the first one is the default."""
+"""Every format of an answer, by name; the first one is the default."""

@@ -1,4 +1,4 @@
-"""Collection+JSON: the form that clients of MIG have always read."""
+"""Collection+JSON, the format that clients of MIG have always read."""
 
 from __future__ import annotations
 
@@ -32,20 +32,21 @@ def write_document(
     template: Template | None = None,
     error: Error | None = None,
 ) -> bytes:
-    """Return a whole small document; what is ``None`` is not in it."""
-    rest = Collection(
+    """Return a small document as a whole; members that are ``None`` are left out."""
+    collection = Collection(
         version=VERSION, href=href, links=links, queries=queries, template=template, error=error
     )
-    document = encode_json(Document(rest))
+    document = encode_json(Document(collection))
     if items is None:
         return document + b"\n"
-    head, written = _HEAD % encode_json(href), _SEPARATOR.join(map(encode_json, items))
-    # what follows the address in a document without items follows the items in this one
-    return head + written + b"\n]" + document.removeprefix(head[: -len(',"items":[\n')]) + b"\n"
+    # like a streamed document, this one has each item on a line of its own: the items are inserted
+    # where the head without ',"items":[\n' ends
+    head, lines = _HEAD % encode_json(href), _SEPARATOR.join(map(encode_json, items))
+    return head + lines + b"\n]" + document.removeprefix(head[: -len(',"items":[\n')]) + b"\n"
 
 
 class CollectionJson:
-    """Writes records as items of a Collection+JSON document, each on a line of its own."""
+    """The format Collection+JSON, with each record as an item on a line of its own."""
 
     media_types = MEDIA_TYPES
     separator = _SEPARATOR
@@ -58,17 +59,17 @@ class CollectionJson:
         return _HEAD % encode_json(href)
 
     def encode_tail(self, tail: DocumentTail) -> bytes:
-        """Return the item "search parameters", if there is one, and the rest of the document."""
-        written = b"" if tail.is_empty else b"\n"
+        """Return the item "search parameters", if there is one, and the end of the document."""
+        end_of_items = b"" if tail.is_empty else b"\n"
         if tail.parameters is not None:
             data = [Data(name=tail.parameters.noun, value=tail.parameters)]
             item = encode_json(Item(href=tail.href, data=data))
-            written = (b"" if tail.is_empty else _SEPARATOR) + item + b"\n"
+            end_of_items = (b"" if tail.is_empty else _SEPARATOR) + item + b"\n"
         links = b',"links":' + encode_json(tail.links) if tail.links else b""
-        return written + b"]" + links + b"}}\n"
+        return end_of_items + b"]" + links + b"}}\n"
 
     def encode_record(self, record: AnyRecord, links: Sequence[Link] = ()) -> bytes:
-        """Return a record as an item; one that cannot be read says why."""
+        """Return a record as an item; that of an unreadable record has the reason."""
         if isinstance(record, UnreadableRecord):
             return self._encode_unreadable(record)
         if isinstance(record, ComplianceItem):
@@ -88,14 +89,14 @@ class CollectionJson:
     def make_check_encoder(
         self, *, name: str, type_: str, value: str, compliance: bool
     ) -> Callable[[str], bytes]:
-        """Return what makes the members from ``check.location`` to ``compliance``."""
-        rest = {"name": name, "test": {"type": type_, "value": value}}
-        end = b",%b,%b" % (
-            _encode_members(rest) + b"}",
+        """Return a function that encodes the members from ``check.location`` to ``compliance``."""
+        members = {"name": name, "test": {"type": type_, "value": value}}
+        end = b",%b},%b" % (
+            _encode_members(members),
             _encode_members({"compliance": compliance}),
         )
 
-        encode = encode_json  # a local name: this runs for each item of some reports
+        encode = encode_json  # a local name is faster, and some reports call this for each item
         return lambda location: b'"location":' + encode(location) + end
 
     def encode_action_part(self, action: ActionFields) -> bytes:
@@ -110,12 +111,12 @@ class CollectionJson:
     def encode_command_parts(
         self, link: str, agent: bytes, action: bytes, timestamp: str
     ) -> tuple[bytes, bytes]:
-        """Return an item of a command around its check."""
-        # in a URL and in a time there is nothing to escape
+        """Return the parts of a command's items before and after the check."""
+        # a URL of ours and a time contain nothing that JSON must escape
         href, time = link.encode(), timestamp.encode()
         return _COMPLIANCE_HEAD % (href, agent, action), _COMPLIANCE_TAIL % (href, time, time)
 
 
 def _encode_members(value: object) -> bytes:
-    """Return the members of an object without its braces."""
+    """Return the members of an object, without its braces."""
     return encode_json(value)[1:-1]

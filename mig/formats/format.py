@@ -1,4 +1,4 @@
-"""What a format is: all bytes of a document are its own, from the first to the last."""
+"""The interface of a format, which writes every byte of a document."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ AnyRecord = StoredRecord | ComplianceItem | UnreadableRecord
 
 
 class ActionFields(NamedTuple):
-    """What a compliance item says of the action that it belongs to."""
+    """The fields of a compliance item that come from its action."""
 
     policy: Policy
     ref: str
@@ -24,11 +24,11 @@ class ActionFields(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class DocumentTail:
-    """What is only known at the end of a document.
+    """The content of a document that is known only at its end.
 
     :param href: the document's address.
-    :param is_empty: whether nothing was written since the head.
-    :param parameters: what a search asked, on its first page.
+    :param is_empty: whether nothing has been written since the head.
+    :param parameters: the parameters of a search, on its first page.
     """
 
     href: str
@@ -38,58 +38,59 @@ class DocumentTail:
 
 
 class Format(Protocol):
-    """The form of an answer, which one object writes for one request.
+    """A format of answers; an instance serves one request.
 
-    Its methods are pure functions: what they return depends on their arguments alone. So the
-    encoder of compliance items keeps what they return for a check, an action and an agent.
+    Its methods are pure functions: their results depend on their arguments alone. So the encoder
+    of compliance items can cache the parts of a check, an action and an agent.
     """
 
     @property
     def media_types(self) -> tuple[str, ...]:
-        """The media types that it can be sent as; the first one is its own."""
+        """The media types under which the format can be sent; the first one is its own."""
         ...
 
     @property
     def separator(self) -> bytes:
-        """What is written between two records or items."""
+        """The bytes between two records or items."""
         ...
 
     def encode_head(self, href: str) -> bytes:
-        """Return what is written before the first record; *href* is the document's address."""
+        """Return the bytes before the first record; ``href`` is the document's address."""
         ...
 
     def encode_tail(self, tail: DocumentTail) -> bytes:
-        """Return what is written after the last record."""
+        """Return the bytes after the last record."""
         ...
 
     def encode_record(self, record: AnyRecord, links: Sequence[Link] = ()) -> bytes:
-        """Return one record or item; *links* lead to what belongs to it."""
+        """Return a record or item with its ``links``."""
         ...
 
     def make_check_encoder(
         self, *, name: str, type_: str, value: str, compliance: bool
     ) -> Callable[[str], bytes]:
-        """Return what makes the part of a compliance item that the check decides, of its location.
+        """Return a function that encodes the part of a compliance item that describes the check.
 
-        Many checks of a report differ in their location and in nothing else.
+        Its argument is the location, since many checks of a report differ in nothing else.
         """
         ...
 
     def encode_action_part(self, action: ActionFields) -> bytes:
-        """Return the part of a compliance item that the action decides."""
+        """Return the part of a compliance item that describes the action."""
         ...
 
     def encode_agent_part(self, target: str) -> bytes:
-        """Return the part of a compliance item that the agent decides: its target."""
+        """Return the part of a compliance item that describes the agent: its target."""
         ...
 
     def encode_command_parts(
         self, link: str, agent: bytes, action: bytes, timestamp: str
     ) -> tuple[bytes, bytes]:
-        """Return what is written before and after the part of the check in each item.
+        """Return the parts of an item before and after that of the check.
 
         :param link: the command's URL.
-        :param agent: what :meth:`encode_agent_part` returned.
-        :param action: what :meth:`encode_action_part` returned.
+        :param agent: the result of :meth:`encode_agent_part`.
+        :param action: the result of :meth:`encode_action_part`.
+        :param timestamp: when the command finished.
         """
         ...

@@ -1,6 +1,6 @@
-"""The objects of a Collection+JSON document (the media type's specification, section 3).
+"""The objects of a Collection+JSON document (section 3 of the media type's specification).
 
-Which of them make a document, and its bytes, is :mod:`mig.formats.collection_json`'s.
+:mod:`mig.formats.collection_json` builds documents of them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import msgspec
 
 
 class Data(msgspec.Struct, omit_defaults=True, frozen=True):
-    """A name and its value, which in items of MIG may be an object: our one deviation."""
+    """A name and a value. The value may be an object, which the media type does not allow."""
 
     name: str
     value: object
@@ -19,7 +19,7 @@ class Data(msgspec.Struct, omit_defaults=True, frozen=True):
 
 
 class Link(msgspec.Struct, omit_defaults=True, frozen=True):
-    """Where something related is."""
+    """A link to something related."""
 
     rel: str
     href: str
@@ -28,7 +28,7 @@ class Link(msgspec.Struct, omit_defaults=True, frozen=True):
 
 
 class Query(msgspec.Struct, omit_defaults=True, frozen=True):
-    """What a client may ask: it sends all of the data, each value a default."""
+    """A query that a client may send, with all of the data; each value is a default."""
 
     rel: str
     href: str
@@ -37,7 +37,7 @@ class Query(msgspec.Struct, omit_defaults=True, frozen=True):
 
 
 class Item(msgspec.Struct, omit_defaults=True, frozen=True):
-    """One thing, and its own address."""
+    """A record with its own address."""
 
     href: str
     data: Sequence[Data]
@@ -45,13 +45,13 @@ class Item(msgspec.Struct, omit_defaults=True, frozen=True):
 
 
 class Template(msgspec.Struct, frozen=True):
-    """What a client fills in and posts."""
+    """A form that a client fills in and posts."""
 
     data: Sequence[Data]
 
 
 class Error(msgspec.Struct, frozen=True):
-    """Why there is no answer. ``code`` is the operation id."""
+    """The reason why there is no answer; ``code`` is the operation id."""
 
     title: str
     code: str
@@ -59,7 +59,7 @@ class Error(msgspec.Struct, frozen=True):
 
 
 class Collection(msgspec.Struct, omit_defaults=True, frozen=True, kw_only=True):
-    """What a document holds; a member that is ``None`` is not in it."""
+    """The content of a document; members that are ``None`` are left out."""
 
     version: str
     href: str

@@ -1,4 +1,4 @@
-"""Links from a record to what belongs to it."""
+"""Links from a record to related records."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mig.values import UNSET_TIME
 def link_commands(
     urls: Urls, action_id: int, commands: Sequence[tuple[str, str | None]], *, has_more: bool
 ) -> list[Link]:
-    """Return the links of an action: to its first commands, and to a search for all if needed."""
+    """Return the links of an action: to its first commands and, if it has more, to a search."""
     links = [
         Link(rel=f"Command ID {command} on agent {agent}", href=urls.for_command(command))
         for command, agent in commands
@@ -24,10 +24,10 @@ def link_commands(
 
 
 def link_action(urls: Urls, action_id: str | None) -> Sequence[Link]:
-    """Return the links of a command: to its action."""
+    """Return the links of a command, to its action."""
     return () if action_id is None else (Link(rel="action", href=urls.for_action(action_id)),)
 
 
 def link_history(urls: Urls, investigator_id: str) -> Sequence[Link]:
-    """Return the links of an investigator: to the actions that they signed last."""
+    """Return the links of an investigator, to the last actions that they signed."""
     return (Link(rel="investigator history", href=urls.for_actions_of(investigator_id)),)

@@ -1,4 +1,4 @@
-"""What a client finds from the home document: links, queries, templates."""
+"""The links and queries of the home document, and the templates of forms."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from mig.hypermedia.urls import (
 )
 
 _LINKS: Final = (
-    ("dashboard", DASHBOARD, "What the agents do now, and the last actions"),
+    ("dashboard", DASHBOARD, "What the agents are doing, and the last actions"),
     ("create-action", CREATE_ACTION, "The form for a signed action"),
     ("create-investigator", CREATE_INVESTIGATOR, "The form for a new investigator"),
     ("update-investigator", UPDATE_INVESTIGATOR, "The form that changes an investigator"),
-    ("heartbeat", HEARTBEAT, "Whether the service runs"),
+    ("heartbeat", HEARTBEAT, "Whether the service is running"),
 )
 NOUNS: Final = ("action", "command", "agent", "investigator")
 
@@ -43,12 +43,12 @@ INVESTIGATOR_UPDATE: Final = Template(
 
 
 def list_home_links(urls: Urls) -> list[Link]:
-    """Where to go from the home document."""
+    """Return the links of the home document."""
     return [Link(rel=rel, href=urls.base + path, prompt=prompt) for rel, path, prompt in _LINKS]
 
 
 def list_home_queries(urls: Urls, search: Sequence[Data]) -> list[Query]:
-    """One query for each noun by its id, and the search with its parameters."""
+    """Return a query by id for each noun, and the search with its parameters."""
     single = [
         Query(
             rel=noun,

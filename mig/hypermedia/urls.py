@@ -1,4 +1,4 @@
-"""Every path of the service."""
+"""Every path and URL of the service."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ UPDATE_INVESTIGATOR = "/investigator/update/"
 
 
 class Urls:
-    """Public URLs, all below one base such as ``http://localhost:1664/api/v1``."""
+    """The public URLs, all below a base such as ``http://localhost:1664/api/v1``."""
 
     def __init__(self, base: str) -> None:
         self.base = base.rstrip("/")
         self.root = self.base.removesuffix(urlsplit(self.base).path)
 
     def for_home(self) -> str:
+        """Return the URL of the home document."""
         return self.base + HOME
 
     def for_record(self, noun: str, record_id: int | str) -> str:
@@ -33,25 +34,31 @@ class Urls:
         return f"{self.base}/{noun}?{noun}id={record_id}"
 
     def for_action(self, record_id: int | str) -> str:
+        """Return the URL of an action."""
         return self.for_record("action", record_id)
 
     def for_agent(self, record_id: int | str) -> str:
+        """Return the URL of an agent."""
         return self.for_record("agent", record_id)
 
     def for_command(self, record_id: int | str) -> str:
+        """Return the URL of a command."""
         return self.for_record("command", record_id)
 
     def for_investigator(self, record_id: int | str) -> str:
+        """Return the URL of an investigator."""
         return self.for_record("investigator", record_id)
 
     def for_actions_of(self, investigator: str) -> str:
-        """The search for the last actions that an investigator signed."""
+        """Return the URL of a search for the last actions that an investigator signed."""
         return f"{self.base}{SEARCH}?type=action&investigatorid={investigator}&limit=100"
 
     def for_search(self, parameters: Iterable[tuple[str, str]]) -> str:
+        """Return the URL of a search."""
         return f"{self.base}{SEARCH}?{encode_query_string(parameters)}"
 
 
 def encode_query_string(parameters: Iterable[tuple[str, str]]) -> str:
-    """Parameters percent-encoded as RFC 3986 asks; what may stand unescaped in a query does."""
+    """Return parameters as a query string, percent-encoded (RFC 3986, section 2.1)."""
+    # RFC 3986, section 3.4, allows these in a query; unescaped, times and cursors stay readable
     return urlencode(list(parameters), safe=":,/", quote_via=quote)
