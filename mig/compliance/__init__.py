@@ -1,1 +1,1 @@
-"""From a stored command to compliance items."""
+"""Compliance items, made from stored commands."""

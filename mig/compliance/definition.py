@@ -1,8 +1,8 @@
-"""What a compliance item is made of: the readable definition (seed, section 2).
+"""The readable definition of a compliance item (the specification, section 2).
 
-:func:`build_compliance_items` is what the fast encoder is proven equal to. It is small and slow,
-says what every stored form means, and refuses (:class:`~mig.errors.UnreadableError`) what has no
-meaning.
+:func:`build_compliance_items` is slow and easy to read. It defines what each form of stored results
+means, and raises :class:`~mig.errors.UnreadableError` for all others. Tests compare the fast
+encoder with it (docs/decisions/0014).
 """
 
 from __future__ import annotations
@@ -31,20 +31,25 @@ SEARCH_FILTERS = (
     ("sha2", "sha2"),
     ("sha3", "sha3"),
 )
-"""The filters of a search of the module ``file``, in the order in which a check names them, and
-the members that hold their values."""
+"""The filters of a search of the module ``file``, in the order in which a check names them.
+
+Each has the name in a check and the member of the search that has its values.
+"""
 
 UNREADABLE_RESULTS = "the stored results cannot be read"
 
 
 def build_target(agent_name: str) -> str:
-    """The condition that selects the agent, as investigators write targets."""
+    """Return the condition that selects an agent, as investigators write targets."""
     quoted = agent_name.replace("'", "''")
     return f"agents.name='{quoted}'"
 
 
 def format_text(value: object) -> str:
-    """A member that clients expect to be a string: never null."""
+    """Return a stored value as text, for a member that clients expect to be a string.
+
+    :raises UnreadableError: for a string that contains U+0000.
+    """
     if value is None:
         return ""
     if isinstance(value, str):
@@ -53,12 +58,13 @@ def format_text(value: object) -> str:
 
 
 def refuse_nul(text: str) -> str:
-    """*text* itself.
+    """Return ``text``.
 
-    :raises UnreadableError: when it holds U+0000, which most readers of a report cannot hold.
+    :raises UnreadableError: when it contains U+0000, which many readers of a report cannot handle
+        (docs/decisions/0015).
     """
     if "\0" in text:
-        raise UnreadableError(f"{UNREADABLE_RESULTS}: a text holds the character U+0000")
+        raise UnreadableError(f"{UNREADABLE_RESULTS}: a text contains the character U+0000")
     return text
 
 
@@ -73,10 +79,10 @@ def build_compliance_items(
     finishtime: str | None,
     results: str | None,
 ) -> list[ComplianceItem]:
-    """The compliance items of one command, in the order of its results.
+    """Return the compliance items of a command, in the order of its results.
 
-    *description*, *threat*, *operations* and *results* are the JSON texts of the columns,
-    *finishtime* is what PostgreSQL writes for the column.
+    ``description``, ``threat``, ``operations`` and ``results`` are the JSON texts of the columns;
+    ``finishtime`` is the column as PostgreSQL writes it.
 
     :raises UnreadableError: when the command or its action cannot be read.
     """
@@ -104,7 +110,7 @@ def build_compliance_items(
 
 
 class CheckResult(NamedTuple):
-    """One check of a command's results, and whether the agent complies with it."""
+    """A check in a command's results, and whether the agent complies with it."""
 
     name: str
     type: str
@@ -114,9 +120,9 @@ class CheckResult(NamedTuple):
 
 
 def read_policy_and_ref(description: str | None, threat: str | None) -> tuple[Policy, str]:
-    """An action's policy, and the reference of its checks.
+    """Return the policy of an action and the reference of its checks.
 
-    :raises UnreadableError: when description or threat cannot be read.
+    :raises UnreadableError: when the description or the threat cannot be read.
     """
     threat_value = _parse_object(threat, "the action's threat")
     description_value = _parse_object(description, "the action's description")
@@ -129,12 +135,13 @@ def read_policy_and_ref(description: str | None, threat: str | None) -> tuple[Po
 
 
 def parse_stored_json(stored: str, what: str) -> object:
-    """The value of a stored JSON text.
+    """Return the value of a stored JSON text.
 
-    :raises UnreadableError: naming *what*, for a text with half a surrogate pair or nested too
-        deep.
+    :raises UnreadableError: for a text that contains a lone surrogate or is nested too deeply; the
+        message begins with ``what``.
     """
     try:
+        # msgspec refuses lone surrogates, which json.loads accepts
         msgspec.json.Decoder(msgspec.Raw).decode(stored)
         return json.loads(stored)
     except (ValueError, RecursionError) as error:
@@ -146,14 +153,14 @@ def _parse_object(stored: str | None, what: str) -> JsonObject:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise UnreadableError(f"{what} is no object")
+        raise UnreadableError(f"{what} is not an object")
     return value
 
 
 def read_modules(operations: str | None) -> list[tuple[str, str]]:
-    """Module and parameters, as compact JSON, of each operation of an action.
+    """Return the module and the parameters, as compact JSON, of each operation of an action.
 
-    :raises UnreadableError: when they cannot be read.
+    :raises UnreadableError: when the operations cannot be read.
     """
     what = "the action's operations"
     value = parse_stored_json(operations or "[]", what)
@@ -161,7 +168,8 @@ def read_modules(operations: str | None) -> list[tuple[str, str]]:
         isinstance(operation, dict) and isinstance(operation.get("module"), str)
         for operation in value
     ):
-        raise UnreadableError(f"{what} are no array of objects with a module")
+        raise UnreadableError(f"{what} are not an array of objects with a module")
+    # raw parameters: decoding would change how numbers and strings are written
     raw = msgspec.json.decode(operations or "[]", type=list[dict[str, msgspec.Raw]])
     return [
         (
@@ -173,22 +181,25 @@ def read_modules(operations: str | None) -> list[tuple[str, str]]:
 
 
 def compact_json(raw: msgspec.Raw) -> str:
-    """JSON without white space between its tokens, numbers and strings as they were written."""
+    """Return JSON without white space between its tokens, which stay exactly as they are."""
     return msgspec.json.format(bytes(raw), indent=-1).decode()
 
 
 def _read_checks(modules: list[tuple[str, str]], results: str | None) -> Iterator[CheckResult]:
-    """Each check of a command's results, and whether the agent complies with it."""
+    """Yield each check of a command's results.
+
+    :raises UnreadableError: for results of a form that has no meaning.
+    """
     value = parse_stored_json(results or "null", "the stored results")
     if value is None:
         return
     if not isinstance(value, list):
-        raise UnreadableError("the stored results are no array")
+        raise UnreadableError("the stored results are not an array")
     if len(value) > len(modules):
         raise UnreadableError(f"{len(value)} results are stored for {len(modules)} operations")
     for (module, parameters), result in zip(modules, value, strict=False):
         if not isinstance(result, dict):
-            raise UnreadableError(f"{UNREADABLE_RESULTS}: a result is no object")
+            raise UnreadableError(f"{UNREADABLE_RESULTS}: a result is not an object")
         if module == "file":
             yield from _read_file_checks(result)
         elif module == "filechecker":
@@ -201,9 +212,9 @@ def _read_checks(modules: list[tuple[str, str]], results: str | None) -> Iterato
 def make_check_result(
     name: str, type_: str, value: str, location: str, compliance: bool
 ) -> CheckResult:
-    """Return what was found.
+    """Return the result of a check.
 
-    :raises UnreadableError: when a text in it holds U+0000.
+    :raises UnreadableError: when one of its texts contains U+0000.
     """
     for part in (name, type_, value, location):
         refuse_nul(part)
@@ -211,7 +222,10 @@ def make_check_result(
 
 
 def _read_file_checks(result: JsonObject) -> Iterator[CheckResult]:
-    """elements[label] = [{"file", "search", "fileinfo"}]"""
+    """Yield the checks in a result of the module ``file``.
+
+    elements[label] = [{"file", "search", "fileinfo"}]
+    """
     for label, entries in _read_member(result, "elements", dict, {}).items():
         for entry in _require_type(entries, list, [], "an entry of elements"):
             entry = _require_type(entry, dict, None, "a file")
@@ -227,7 +241,10 @@ def _read_file_checks(result: JsonObject) -> Iterator[CheckResult]:
 
 
 def _read_filechecker_checks(result: JsonObject) -> Iterator[CheckResult]:
-    """elements[path][method][check name][test value] = {"filecount", "matchcount", "files"}"""
+    """Yield the checks in a result of the module ``filechecker``.
+
+    elements[path][method][check name][test value] = {"filecount", "matchcount", "files"}
+    """
     for path, methods in _read_member(result, "elements", dict, {}).items():
         for method, names in _require_type(methods, dict, {}, "a path").items():
             for name, values in _require_type(names, dict, {}, "a method").items():
@@ -251,20 +268,25 @@ def _read_member(
 def _require_type(
     value: object, type_: type[Expected], default: Expected | None, what: str
 ) -> Expected:
-    """*value* when it is of the type that it must be; *default* for null, as Go reads it."""
+    """Return ``value``, or ``default`` for null, as Go decodes it.
+
+    :raises UnreadableError: when the value is not of type ``type_``; the message has ``what``.
+    """
     if value is None and default is not None:
         return default
+    # an int is a number, too; a bool is an int in Python but not a number, and float() of an int
+    # beyond float64 raises OverflowError
     if type_ is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value) if abs(value) < 10**308 else float("inf")
     if not isinstance(value, type_) or value == float("inf"):
-        raise UnreadableError(f"{UNREADABLE_RESULTS}: {what} is no {_TYPE_NAMES[type_]}")
+        raise UnreadableError(f"{UNREADABLE_RESULTS}: {what} is not {_TYPE_NAMES[type_]}")
     return value
 
 
 _TYPE_NAMES: dict[type, str] = {
-    dict: "object",
-    list: "array",
-    str: "string",
-    float: "number",
-    bool: "boolean",
+    dict: "an object",
+    list: "an array",
+    str: "a string",
+    float: "a number",
+    bool: "a boolean",
 }

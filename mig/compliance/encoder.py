@@ -1,8 +1,9 @@
-"""Compliance items as bytes, fast: equal to :mod:`mig.compliance.definition`, which defines them.
+"""The fast encoder of compliance items, equal to :mod:`mig.compliance.definition`.
 
-What is the same in many items is encoded once: the check by (label, file, raw text of the search),
-what depends on the action or the agent by its id. A command's items are then one join. Results of
-an unusual shape go through the readable definition, which also has the reason when it refuses.
+Parts that many items share are encoded once: those of a check by label, file and raw text of the
+search (docs/decisions/0016), those of an action or agent by id. The items of a command are then one
+join. Results of an unusual shape go through the readable definition, which gives the reason when it
+refuses them (docs/decisions/0014).
 """
 
 from __future__ import annotations
@@ -52,10 +53,25 @@ class _AgentRow(NamedTuple):
 
 _ACTION = Columns(_ActionRow)
 _AGENT = Columns(_AgentRow)
-_ACTIONS = Statement(f"select {_ACTION.sql} from actions where id = any(%s::numeric[])", _ACTION)
-_AGENTS = Statement(f"select {_AGENT.sql} from agents where id = any(%s::numeric[])", _AGENT)
+_ACTIONS = Statement(
+    f"""
+select {_ACTION.sql}
+from actions
+where id = any(%s::numeric[])
+""",
+    _ACTION,
+)
+_AGENTS = Statement(
+    f"""
+select {_AGENT.sql}
+from agents
+where id = any(%s::numeric[])
+""",
+    _AGENT,
+)
 
 
+# gc=False: these structs are part of no cycle, and there are many of them for each page
 class _FileHit(msgspec.Struct, gc=False):
     file: str = ""
     search: Raw = Raw("null")
@@ -99,7 +115,7 @@ _decode_raw_results: _DecodeResults = msgspec.json.Decoder(list[Raw] | None).dec
 
 
 class _ModuleDecoder:
-    """Decoders of a module's results: ``decode_result`` one, ``decode_results`` of a command."""
+    """The decoders of a module: ``decode_result`` one result, ``decode_results`` a command's."""
 
     def __init__(self, shape: Any) -> None:
         self.decode_result: Callable[[Raw], Any] = msgspec.json.Decoder(shape).decode
@@ -114,7 +130,7 @@ _MODULE_DECODERS = {
 
 
 class _ActionParts:
-    """What the items of an action's commands share."""
+    """The parts that all items of an action share."""
 
     def __init__(self, format_: Format, row: _ActionRow) -> None:
         self.row = row
@@ -136,7 +152,11 @@ class _ActionParts:
         ]
 
     def decode_results(self, stored: str) -> list[Any]:
-        """The results of a command, each in the shape of its operation's module."""
+        """Return the results of a command, each in the shape of its operation's module.
+
+        :raises _UnusualShapeError: when there are more results than operations.
+        :raises msgspec.MsgspecError: when a result has another shape.
+        """
         results = self._decode(stored) or []
         if len(results) > len(self.modules):
             raise _UnusualShapeError
@@ -149,7 +169,7 @@ class _ActionParts:
 
 
 class _AgentParts:
-    """What the items of an agent's commands share."""
+    """The parts that all items of an agent share."""
 
     def __init__(self, format_: Format, row: _AgentRow) -> None:
         self.name = row.name
@@ -158,7 +178,7 @@ class _AgentParts:
 
 
 class _FileSearch:
-    """What a search of the module ``file`` checks, by the file that it found ("" for none)."""
+    """The checks of a search of the module ``file``, by the file that it found ("" for none)."""
 
     def __init__(self, format_: Format, label: str, raw: bytes) -> None:
         self.raw = Raw(raw)
@@ -174,16 +194,19 @@ class _FileSearch:
         self.encode_found = _make_check_encoder(format_, label, "file", tests, True)
 
     def encode_missing(self) -> bytes:
-        """Return the check of a search that found no file."""
+        """Return the check of a search that found no file.
+
+        :raises UnreadableError: when a path of the search contains U+0000.
+        """
         return self._encode_missing(definition.refuse_nul(self._paths))
 
 
 def _make_check_encoder(
     format_: Format, name: str, type_: str, value: str, compliance: bool
 ) -> Callable[[str], bytes]:
-    """What makes the encoded check of its location.
+    """Return a function that encodes a check with its location.
 
-    :raises UnreadableError: when a text holds U+0000.
+    :raises UnreadableError: when a text contains U+0000.
     """
     for text in (name, type_, value):
         definition.refuse_nul(text)
@@ -191,7 +214,7 @@ def _make_check_encoder(
 
 
 class ComplianceEncoder:
-    """Rows of commands to encoded compliance items, in the format of an answer."""
+    """Encodes the rows of commands as compliance items, in the format of an answer."""
 
     columns = COMMAND_RESULTS
 
@@ -213,16 +236,16 @@ class ComplianceEncoder:
         self._filechecker_checks: dict[tuple[str, str, str, str, bool], bytes] = {}
 
     async def load_related(self, query: QueryFunction, rows: Sequence[ResultsRow]) -> None:
-        """Load the actions and agents that *rows* belong to."""
+        """Load the actions and agents that ``rows`` belong to."""
         await self._actions.load(query, (row.actionid for row in rows))
         await self._agents.load(query, (row.agentid for row in rows))
 
     def weigh_rows(self, rows: Sequence[ResultsRow]) -> int:
-        """Return the length of all results."""
+        """Return how many characters all results have."""
         return measure_results(rows)
 
     def count_complete(self, rows: Sequence[ResultsRow]) -> int:
-        """Return how many rows come before the first one without its results."""
+        """Return how many rows precede the first one whose results were left out."""
         return count_complete_rows(rows)
 
     async def complete_row(self, query: QueryFunction, row: ResultsRow) -> ResultsRow:
@@ -230,9 +253,9 @@ class ComplianceEncoder:
         return await load_omitted_results(query, row, max_bytes=self._limits.result_bytes)
 
     def encode_row(self, row: ResultsRow) -> bytes:
-        """Return the items of one command, separated; nothing when there are none.
+        """Return the items of a command with separators; empty when there are none.
 
-        A command that cannot be read becomes one item that says so.
+        For a command that cannot be read, return one item with the reason.
         """
         agent = None
         try:
@@ -260,6 +283,7 @@ class ComplianceEncoder:
         head, tail = self._format.encode_command_parts(
             link, agent.encoded, action.encoded, timestamp
         )
+        # one join makes all items: the glue between two checks ends one item and begins the next
         checks[0] = head + checks[0]
         checks[-1] += tail
         return (tail + self.separator + head).join(checks)
@@ -292,6 +316,8 @@ class ComplianceEncoder:
                 checks.append(action.other_checks[index][bool(result.foundanything)])
         return checks
 
+    # The loop of large reports: local names, and no call for a check that is cached. A search is
+    # compared with the last one of its label, which is cheaper than a dictionary's key of its text.
     def _add_file_checks(self, result: _FileResult, checks: list[bytes]) -> None:
         last_searches = self._last_searches
         append = checks.append
@@ -315,9 +341,10 @@ class ComplianceEncoder:
     def _encode_file_check(self, search: _FileSearch, file: str) -> bytes:
         if self._cached_files >= self._max_checks:
             self._cached_files = 0
-            for one in (search, *self._file_searches.values()):
-                one.checks.clear()
-        if "\0" in file:  # asked here, since a call would cost more than the question
+            # this search may be too long to be cached itself
+            for each in (search, *self._file_searches.values()):
+                each.checks.clear()
+        if "\0" in file:  # tested here, since a call would cost more than the test
             definition.refuse_nul(file)
         check = search.encode_found(file) if file else search.encode_missing()
         if len(file) <= self._max_key_bytes:
@@ -326,19 +353,19 @@ class ComplianceEncoder:
         return check
 
     def _add_filechecker_checks(self, result: _FilecheckerResult, checks: list[bytes]) -> None:
-        kept = self._filechecker_checks
+        cached_checks = self._filechecker_checks
         for path, methods in (result.elements or {}).items():
             for method, names in (methods or {}).items():
                 for name, values in (names or {}).items():
                     for value, counts in (values or {}).items():
                         complies = counts is not None and (counts.matchcount or 0) > 0
                         key = (path, method, name, value, complies)
-                        check = kept.get(key)
+                        check = cached_checks.get(key)
                         if check is None:
-                            prepared = _make_check_encoder(
+                            encode_check = _make_check_encoder(
                                 self._format, name, method, value, complies
                             )
-                            check = prepared(definition.refuse_nul(path))
+                            check = encode_check(definition.refuse_nul(path))
                             if len(path) + len(name) + len(value) <= self._max_key_bytes:
                                 self._cache_check(key, check)
                         checks.append(check)
@@ -350,4 +377,4 @@ class ComplianceEncoder:
 
 
 class _UnusualShapeError(Exception):
-    """The results are of a shape that the readable definition decides on."""
+    """The results have a shape that only the readable definition handles."""

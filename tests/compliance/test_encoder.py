@@ -219,9 +219,9 @@ COMMAND = {
     [
         (r'[{"elements":{"a":[{"file":"\u0000"}]}}]', "U+0000"),
         (r'[{"elements":{},"x":"\ud800"}]', "the stored results cannot be read"),
-        ('{"a":1}', "no array"),
-        ("[1]", "no object"),
-        ('[{"elements":{"a":[{"file":1}]}}]', "file is no string"),
+        ('{"a":1}', "not an array"),
+        ("[1]", "not an object"),
+        ('[{"elements":{"a":[{"file":1}]}}]', "file is not a string"),
         ("[{},{}]", "2 results are stored for 1 operations"),
         ("[" * 3000 + "]" * 3000, "the stored results cannot be read"),
     ],
