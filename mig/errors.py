@@ -1,4 +1,4 @@
-"""Every error of ours in one tree, each with its HTTP status and what a client is told of it."""
+"""All our errors in one tree, each with its HTTP status and its message for clients."""
 
 from __future__ import annotations
 
@@ -11,46 +11,47 @@ RETRY_AFTER_SECONDS: Final = 5
 
 
 class MigError(Exception):
-    """The base class of every error of ours.
+    """The base class of all our errors.
 
-    One that reaches a client by mistake is a failure of the service, of which nothing is shown.
+    One that reaches a client by mistake is a failure of the service; the client sees no details.
     """
 
     status: ClassVar[HTTPStatus] = HTTPStatus.INTERNAL_SERVER_ERROR
 
     @property
     def client_message(self) -> str:
-        """What a client is told."""
+        """The message for the client."""
         return INTERNAL_ERROR_MESSAGE
 
     @property
     def headers(self) -> tuple[tuple[bytes, bytes], ...]:
-        """The headers that an answer with this error has besides those of every answer."""
+        """The additional headers of an answer with this error."""
         return ()
 
 
 def describe_error(reason: BaseException) -> str:
-    """What went wrong, with the detail that is for the operator: for logs and terminals."""
+    """Return the message with the detail for the operator, for logs and terminals."""
     detail = getattr(reason, "detail", "")
     return f"{reason}: {detail}" if detail else str(reason)
 
 
-# What a client is told instead of an answer
+# For clients: answers to a request
 
 
 class RequestError(MigError):
-    """What a client is told instead of an answer.
+    """The base class of the errors that a client gets as an answer.
 
     The message is for people: it says what was wrong, where, and what is accepted.
     """
 
     @property
     def client_message(self) -> str:
+        """The message itself."""
         return str(self)
 
 
 class InvalidInputError(RequestError):
-    """The request holds a value that is not accepted. ``where`` names the parameter or field."""
+    """A value in the request is not accepted; ``where`` names the parameter or field."""
 
     status = HTTPStatus.BAD_REQUEST
 
@@ -64,45 +65,46 @@ class ValueTooLongError(InvalidInputError):
 
 
 class BadSignatureError(InvalidInputError):
-    """The signature was made over another text, or has been changed."""
+    """The signature is of another text, or has been changed."""
 
 
 class ForbiddenError(RequestError):
-    """The caller may not do this, or the page of another site made the client's browser send it."""
+    """The caller may not do this, or a browser sent the request for a page of another site."""
 
     status = HTTPStatus.FORBIDDEN
 
 
 class NotFoundError(RequestError):
-    """Nothing is known under this id or path."""
+    """Nothing has this id or path."""
 
     status = HTTPStatus.NOT_FOUND
 
 
 class MethodNotAllowedError(RequestError):
-    """The path does not know the method; ``allowed`` are those that it does."""
+    """The path does not allow the method; ``allowed`` lists those that it does."""
 
     status = HTTPStatus.METHOD_NOT_ALLOWED
 
     def __init__(self, method: str, allowed: str) -> None:
-        super().__init__(f"the method {method} is not allowed here; allowed are {allowed}")
+        super().__init__(f"the method {method} is not allowed here; allowed methods: {allowed}")
         self.allowed = allowed
 
     @property
     def headers(self) -> tuple[tuple[bytes, bytes], ...]:
+        """The header Allow."""
         return ((b"allow", self.allowed.encode()),)
 
 
 class RequestTimeoutError(RequestError):
-    """The request did not come in time."""
+    """The request did not arrive in time."""
 
     status = HTTPStatus.REQUEST_TIMEOUT
 
 
 class ConflictError(RequestError):
-    """What is asked for is there already, or cannot be once more.
+    """The requested object exists already, or must not exist twice.
 
-    *existing_id* is the id of what exists.
+    ``existing_id`` is the id of the existing one.
     """
 
     status = HTTPStatus.CONFLICT
@@ -113,34 +115,34 @@ class ConflictError(RequestError):
 
 
 class DuplicateValueError(ConflictError):
-    """A value that must be unique is there already."""
+    """A value that must be unique exists already."""
 
 
 class BodyTooLargeError(RequestError):
-    """The request's body is longer than the route takes; *limit* is in bytes."""
+    """The body of the request is larger than the route accepts; ``limit`` is in bytes."""
 
     status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
 
     def __init__(self, limit: int) -> None:
-        super().__init__(f"the request's body must be of at most {limit} bytes here")
+        super().__init__(f"the body of this request must be at most {limit} bytes")
 
 
 class UnsupportedMediaTypeError(RequestError):
-    """The request's body is of a kind that the route does not take."""
+    """The body of the request has a media type that the route does not accept."""
 
     status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
 
 
 class ExpectationFailedError(RequestError):
-    """The header Expect asks for what the service does not do."""
+    """The header Expect asks for something that the service does not do."""
 
     status = HTTPStatus.EXPECTATION_FAILED
 
 
 class UnavailableError(RequestError):
-    """The answer cannot be given now; the same request may succeed later.
+    """The request cannot be answered now; the same request may succeed later.
 
-    *detail* is for the operator alone: it may name hosts, folders and roles.
+    ``detail`` is only for the operator: it may name hosts, folders and roles.
     """
 
     status = HTTPStatus.SERVICE_UNAVAILABLE
@@ -151,6 +153,7 @@ class UnavailableError(RequestError):
 
     @property
     def headers(self) -> tuple[tuple[bytes, bytes], ...]:
+        """The header Retry-After."""
         return ((b"retry-after", b"%d" % RETRY_AFTER_SECONDS),)
 
 
@@ -159,43 +162,43 @@ class LockTimeoutError(UnavailableError):
 
 
 class HttpVersionError(RequestError):
-    """The answer needs a newer version of HTTP than the client speaks."""
+    """The answer needs a newer version of HTTP than the client uses."""
 
     status = HTTPStatus.HTTP_VERSION_NOT_SUPPORTED
 
 
-# What a handler deals with itself
+# Handled within the service
 
 
 class UnreadableError(MigError):
-    """A stored document cannot be read; the message is the reason, fit for a client."""
+    """A stored record cannot be read; the message is the reason, which clients may see."""
 
 
 class ClientStalledError(MigError):
-    """The client did not take what was written in time."""
+    """The client did not read what was written in time."""
 
 
-# What the operator is told: the message is one line
+# For the operator: the message is one line
 
 
 class ConfigError(MigError):
-    """The file cannot be used; the message is one line with all its faults."""
+    """The configuration file cannot be used; the message names all of its errors."""
 
 
 class ListenerError(MigError, ValueError):
-    """The text names no listener that may be used; the message is one line that says why."""
+    """The text does not name a listener that can be used."""
 
 
 class LogError(MigError):
-    """The log cannot go where it should; the message is one line that says why."""
+    """The log cannot be written to its destination."""
 
 
 class SchemaError(MigError):
-    """The schema cannot be used or brought up to date; the message is one line for people."""
+    """The schema cannot be used or brought up to date."""
 
 
 class OtherRoleNeededError(SchemaError):
-    """Some steps must be run by another role of the database; *sql* is what that role runs."""
+    """Some steps need another role of the database; ``sql`` is the script for that role."""
 
     def __init__(self, message: str, sql: str) -> None:
         super().__init__(message)
@@ -203,12 +206,12 @@ class OtherRoleNeededError(SchemaError):
 
 
 class SpoolError(MigError):
-    """The spool cannot be used; the message is one line for the operator."""
+    """The spool cannot be used."""
 
 
 class PostgresError(MigError):
-    """The database cannot be used; the message is one line for the operator."""
+    """The embedded PostgreSQL cannot be used."""
 
 
 class StartupError(MigError):
-    """The service cannot start; the message is one line for the operator."""
+    """The service cannot start."""

@@ -1,4 +1,4 @@
-"""Every bound of the service in one value: how much it holds, and how long it waits."""
+"""All limits of the service in one value: how much it holds, and how long it waits."""
 
 from __future__ import annotations
 
@@ -7,87 +7,85 @@ from typing import Any
 
 
 def _define_limit(default: float, meaning: str, *, key: str = "") -> Any:
-    """A field of :class:`Limits`; *key* is the one of the configuration file that sets it."""
+    """Return a field of :class:`Limits`; ``key`` is the configuration key that sets it."""
     return field(default=default, metadata={"meaning": meaning, "key": key})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """The bounds that the parts of one service are built with.
+    """The limits of a service.
 
-    Sizes are in bytes and times in seconds; every other field counts something.
+    Sizes are in bytes and times in seconds; every other field is a number of things.
     """
 
     # connections and requests
-    idle_seconds: float = _define_limit(60, "a connection without a request is closed after it")
+    idle_seconds: float = _define_limit(60, "how long a connection may be without a request")
     header_seconds: float = _define_limit(
         15, "from a request's first byte to the end of its headers"
     )
     gate_seconds: float = _define_limit(
-        10, "from the end of a request's headers to the decision whether it is let in"
+        10, "from the end of a request's headers to the decision whether to accept it"
     )
     body_seconds: float = _define_limit(
-        60, "from the decision to let a request in to the end of its body"
+        60, "from the decision to accept a request to the end of its body"
     )
     linger_seconds: float = _define_limit(5, "how long a refused client may go on sending")
     linger_bytes: int = _define_limit(67_108_864, "how much a refused client may go on sending")
-    discarded_body_bytes: int = _define_limit(8_192, "the body of a request that needs none")
+    discarded_body_bytes: int = _define_limit(8_192, "the body of a request that needs no body")
     action_body_bytes: int = _define_limit(
         1_048_576, "the body that submits an action", key="[server] actionsize"
     )
     key_body_bytes: int = _define_limit(
         65_536, "the body that submits or changes an investigator", key="[server] keysize"
     )
-    total_body_bytes: int = _define_limit(
-        67_108_864, "all bodies that are being received, together"
-    )
+    total_body_bytes: int = _define_limit(67_108_864, "all bodies together that are being received")
 
     # answers
     stream_seconds: float = _define_limit(
         3_600, "a streamed answer, from its first byte to its last"
     )
     stall_seconds: float = _define_limit(
-        30, "how long a client may take nothing of a streamed answer"
+        30, "how long a client may read nothing of a streamed answer"
     )
     stall_bytes_per_second: int = _define_limit(
-        16_384, "the rate that gives a client more time for a large piece of an answer"
+        16_384, "how much of a large piece of an answer gives its client another second"
     )
     whole_answer_bytes: int = _define_limit(
         1_048_576, "an answer that is sent in one piece; the longest one over HTTP/1.0"
     )
     large_documents: int = _define_limit(
-        8, "single documents above whole_answer_bytes being sent at once"
+        8, "single documents above whole_answer_bytes that are sent at once"
     )
 
     # the database
     query_connections: int = _define_limit(8, "connections that small queries share")
-    stream_connections: int = _define_limit(8, "searches and reports that run at once")
+    stream_connections: int = _define_limit(8, "searches and reports that run at the same time")
     waiting_queries: int = _define_limit(256, "requests that wait for a connection of either kind")
     connection_wait_seconds: float = _define_limit(10, "how long a request waits for a connection")
 
     # results and reports
-    result_bytes: int = _define_limit(33_554_432, "the results of a command that are read at all")
-    cached_checks: int = _define_limit(4_096, "encoded checks that a report keeps of each kind")
+    result_bytes: int = _define_limit(
+        33_554_432, "the results of a command; larger ones are not read"
+    )
+    cached_checks: int = _define_limit(4_096, "encoded checks of each kind that a report keeps")
     cached_check_bytes: int = _define_limit(
-        4_096, "the key of an encoded check that a report keeps"
+        4_096, "the key under which a report keeps an encoded check"
     )
     counted_rows: int = _define_limit(
-        60_000, "agents and commands that the dashboard counts again for every request"
+        60_000, "agents and commands that the dashboard counts for every request"
     )
-    count_age_seconds: float = _define_limit(
-        300, "the age of a count that the dashboard still shows"
-    )
+    count_age_seconds: float = _define_limit(300, "how old a count on the dashboard may be")
 
     # signatures
     gpg_processes: int = _define_limit(
-        0, "gpg processes at once; 0 for one per core of this process"
+        0, "gpg processes at the same time; 0 means one for each core of this process"
     )
     waiting_checks: int = _define_limit(256, "signatures and keys that wait for gpg")
     gpg_seconds: float = _define_limit(10, "from a signature's arrival to gpg's answer")
 
     # the hand-off through the spool
     handoff_batch: int = _define_limit(100, "actions that are handed over in one transaction")
-    handoff_threads: int = _define_limit(3, "threads that may hang in the spool's file system")
+    handoff_threads: int = _define_limit(3, "threads that may wait for the spool's file system")
     handoff_seconds: float = _define_limit(5, "how long a submission waits for its hand-off")
     spool_seconds: float = _define_limit(
         30, "how long the spool's file system may take for a batch"
@@ -95,7 +93,7 @@ class Limits:
 
 
 def describe_limits() -> list[tuple[str, float, str, str]]:
-    """Return name, default, meaning and configuration key of every limit, in their order."""
+    """Return name, default, meaning and configuration key of each limit, in order."""
     limits = Limits()
     return [
         (limit.name, getattr(limits, limit.name), limit.metadata["meaning"], limit.metadata["key"])

@@ -1,4 +1,4 @@
-"""The reactor, with all that the parts of the service need of it."""
+"""The type of the reactor that the service needs."""
 
 from __future__ import annotations
 
@@ -24,15 +24,16 @@ class Reactor(
     IReactorThreads,
     IReactorTime,
 ):
-    """What every reactor of Twisted provides on the systems that we run on.
+    """The interfaces that every reactor of Twisted provides on POSIX systems.
 
-    A part that needs one of these interfaces asks for that one, and a part that needs more for all
-    of them: a type checker knows no other way to ask for two.
+    Code that needs one interface names it as the type of its reactor; code that needs several names
+    this class, since Python has no type for the intersection of two.
     """
 
 
 def get_reactor() -> Reactor:
-    """Return the reactor of this process; the first import of it installs one."""
+    """Return the reactor of this process."""
+    # the first import installs a reactor, so a module must not import it while it is loaded
     from twisted.internet import reactor
 
     return cast(Reactor, reactor)

@@ -1,4 +1,4 @@
-"""Identifiers, times and JSON, as every other module means them."""
+"""Ids, times, text and JSON, parsed strictly and in one way for every module."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from whenever import Instant, OffsetDateTime
 from mig.errors import InvalidInputError, UnreadableError
 
 MAX_ID: Final = 2**64 - 1
-UNSET_TIME: Final = "0001-01-01T00:00:00Z"
+UNSET_TIME: Final = "0001-01-01T00:00:00Z"  # Go's zero time, which clients know
+MAX_QUOTED_CHARACTERS: Final = 20
 
 _ID = re.compile(r"[0-9]{1,20}", re.ASCII)
 RFC3339_PATTERN = re.compile(
@@ -29,37 +30,45 @@ _SPACE_FOR_PLUS = re.compile(r" (?=[0-9]{2}:[0-9]{2}$)", re.ASCII)
 
 
 def suggest_name(name: str, known: Iterable[str], otherwise: str = "") -> str:
-    """Return the hint in a message about an unknown *name*: the *known* one that is like it.
+    """Return the hint in a message about an unknown ``name``: the most similar ``known`` one.
 
-    :param otherwise: the hint when none is.
+    :param otherwise: the hint when none is similar.
     """
     near = get_close_matches(name, list(known), 1)
     return f"did you mean {near[0]}?" if near else otherwise
 
 
+def quote_if_short(text: str) -> str:
+    """Return ``, not 'TEXT'`` for the end of a message about a short value, else nothing."""
+    return f", not {text!a}" if len(text) <= MAX_QUOTED_CHARACTERS else ""
+
+
 def generate_id() -> int:
-    """A random id from 1 to 2**53 - 1, which every JSON client reads exactly."""
+    """Return a random id from 1 to 2**53 - 1, which every JSON reader reads exactly."""
+    # seven bytes without their lowest three bits are 53 bits
     return (int.from_bytes(os.urandom(7)) >> 3) or 1
 
 
 def parse_id(name: str, text: str) -> int:
-    """The id in *text*: 1 to 18446744073709551615 in ASCII digits.
+    """Return the id in ``text``: 1 to 18446744073709551615 in ASCII digits.
 
-    :raises InvalidInputError: naming the parameter *name*, for anything else.
+    :raises InvalidInputError: for any other text; the message names the parameter ``name``.
     """
     if _ID.fullmatch(text):
         number = int(text)
         if 0 < number <= MAX_ID:
             return number
-    raise InvalidInputError(f"{name} must be a whole number from 1 to {MAX_ID}", name)
+    raise InvalidInputError(
+        f"{name} must be a whole number from 1 to {MAX_ID}{quote_if_short(text)}", name
+    )
 
 
 def parse_time(name: str, text: str) -> Instant:
-    """The instant of an RFC 3339 date-time with seconds, at most nine fraction digits, an offset.
+    """Return the time in ``text``, an RFC 3339 date-time with at most nine fraction digits.
 
-    A space before the offset is taken for the ``+`` that URL decoding turned into it.
+    A space before the offset is accepted as a ``+``, since URL decoding turns ``+`` into a space.
 
-    :raises InvalidInputError: naming the parameter *name*, for anything else.
+    :raises InvalidInputError: for any other text; the message names the parameter ``name``.
     """
     text = _SPACE_FOR_PLUS.sub("+", text)
     if RFC3339_PATTERN.fullmatch(text):
@@ -73,22 +82,24 @@ def parse_time(name: str, text: str) -> Instant:
 
 
 def format_time(column: str | None) -> str:
-    """A time as PostgreSQL writes it (ISO, UTC) in RFC 3339; ``None`` is the unset time.
+    """Return a time as PostgreSQL writes it (ISO, in UTC) in RFC 3339; ``None`` is the unset time.
 
-    :raises UnreadableError: for a time that RFC 3339 cannot express (infinity, BC, year 10000 on).
+    :raises UnreadableError: for a time that RFC 3339 cannot express: infinity, or a year that is
+        BC or after 9999.
     """
     if column is None:
         return UNSET_TIME
+    # YYYY-MM-DD hh:mm:ss[.ffffff]+00: slices are faster than parsing, and reports need it often
     if column[4:5] == "-" and column.endswith("+00"):
         return f"{column[:10]}T{column[11:-3]}Z"
     raise UnreadableError(f"the time {column!r} is outside the years 1 to 9999")
 
 
 def parse_plain_text(text: object, where: str) -> str:
-    """Return *text* when it is a string that every reader takes alike.
+    """Return ``text`` if it is a string that every reader reads alike.
 
-    :raises InvalidInputError: naming *where*, for what is no string, and for NUL and half a
-        surrogate pair in it.
+    :raises InvalidInputError: for a value that is not a string, and for a string that contains NUL
+        or a lone surrogate; the message names ``where``.
     """
     if not isinstance(text, str):
         raise InvalidInputError(f"{where} must be a string", where)
@@ -102,49 +113,50 @@ def parse_plain_text(text: object, where: str) -> str:
 
 
 MAX_NUMBER_LENGTH: Final = 400
-"""Letters of a JSON number; every float64 has a shorter form."""
+"""Characters of a JSON number; every float64 has a shorter form."""
 
 
 def to_shortest_decimal(number: float) -> Decimal:
-    """The number of the fewest digits that is read as *number*: what encoders write for it."""
+    """Return the decimal with the fewest digits that is read as ``number``; encoders write it."""
     return Decimal(repr(number))
 
 
 def _is_rounded(digits: str, number: float) -> bool:
-    """Whether *digits* are a whole number that was rounded to *number*."""
+    """Return whether ``digits`` are a whole number that was rounded to ``number``."""
     exact = Decimal(digits)
     return exact not in (number, to_shortest_decimal(number)) and exact == exact.to_integral_value()
 
 
 def parse_json(text: str, where: str) -> Any:
-    """The value of a JSON text of a client, of which every reader must think the same.
+    """Return the value of a client's JSON text, if every reader reads it alike.
 
-    Integers are exact ``int``; ``-0`` and what has a fraction or an exponent is ``float``.
+    Integers become exact ``int``; ``-0`` and numbers with a fraction or an exponent ``float``.
 
-    :raises InvalidInputError: naming *where*, for what is no JSON (RFC 8259), for a name that
-        stands twice in one object, for NaN, infinities, numbers beyond float64, whole numbers
-        written with a fraction or exponent that float64 does not hold, and for hundreds of levels.
+    :raises InvalidInputError: for text that is not JSON (RFC 8259), a name that occurs twice in one
+        object, NaN, infinities, numbers that are too large for float64, whole numbers with a
+        fraction or exponent that float64 cannot represent, and hundreds of levels; the message
+        names ``where``.
     """
 
     def reject(what: str) -> NoReturn:
         raise InvalidInputError(f"{where} {what}", where)
 
     def parse_constant(name: str) -> NoReturn:
-        reject(f"holds {name}, which is no JSON")
+        reject(f"holds {name}, which is not JSON")
 
     def parse_integer(digits: str) -> int | float:
         if len(digits) > MAX_NUMBER_LENGTH:
             reject(f"holds a number of more than {MAX_NUMBER_LENGTH} digits")
-        return int(digits) if digits != "-0" else -0.0
+        return int(digits) if digits != "-0" else -0.0  # int() would lose the sign
 
     def parse_fraction(digits: str) -> float:
         if len(digits) > MAX_NUMBER_LENGTH:
             reject(f"holds a number of more than {MAX_NUMBER_LENGTH} digits")
         number = float(digits)
         if math.isinf(number):
-            reject(f"holds {digits[:40]}, which is beyond the numbers of float64")
+            reject(f"holds {digits[:40]}, which is too large for float64")
         if number and number.is_integer() and _is_rounded(digits, number):
-            reject(f"holds {digits[:40]}, a whole number that float64 does not hold")
+            reject(f"holds {digits[:40]}, a whole number that float64 cannot represent")
         return number
 
     def build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -167,4 +179,4 @@ def parse_json(text: str, where: str) -> Any:
         place = f"line {reason.lineno}, column {reason.colno}"
         raise InvalidInputError(f"{where} is not JSON: {reason.msg} at {place}", where) from None
     except RecursionError:
-        raise InvalidInputError(f"{where} is nested too deep", where) from None
+        raise InvalidInputError(f"{where} is nested too deeply", where) from None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Condition:
-    """SQL with its parameters; an empty one holds for every row."""
+    """A condition in SQL, with its parameters; an empty one is true for every row."""
 
     sql: str = ""
     parameters: tuple[object, ...] = ()
@@ -18,5 +18,5 @@ class Condition:
         return Condition(f"{self.sql} and {other.sql}", self.parameters + other.parameters)
 
     def build_where_clause(self) -> str:
-        """Return the clause of a statement."""
+        """Return the ``where`` clause, empty for an empty condition."""
         return f" where {self.sql}" if self.sql else ""

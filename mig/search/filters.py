@@ -1,7 +1,7 @@
-"""Parameters to conditions on the one table that is streamed.
+"""From parameters to a condition on the one table that is streamed.
 
-The streamed query never joins: a join, and an order over it, cost more than everything else
-together. So conditions on actions, agents and investigators are resolved to ids first.
+The streamed query never joins: sorting a join costs more than everything else together. So filters
+on actions, agents and investigators are resolved to ids first (docs/decisions/0009).
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from mig.search.condition import Condition
 from mig.search.parameters import PARAMETERS, Search
 
 MAX_INLINE_IDS: Final = 20_000
-"""More matching rows than this are not written into the query but left a subselect."""
+"""If a filter matches more rows than this, it remains a subselect."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchedTable:
-    """The table of a type, and the time that its rows are ordered by."""
+    """The table of a type, and the column of the time that its rows are ordered by."""
 
     table: str
     alias: str
@@ -35,10 +35,10 @@ SEARCHED_TABLES: Final = {
 
 
 async def resolve_filters(query: QueryFunction, search: Search) -> Condition:
-    """Return the condition on the searched table that all parameters together make.
+    """Return the condition on the searched table that all parameters together set.
 
-    What is demanded of another table holds for one and the same command: an agent found by an
-    action's name and a command's id has that command, and it is of such an action.
+    Conditions on other tables must be true for one and the same command. An agent that is found by
+    an action's name and a command's id has that command, and the command is of such an action.
     """
     own = _build_condition(search, SEARCHED_TABLES[search.type].table)
     if search.type == "command":
@@ -57,7 +57,7 @@ async def resolve_filters(query: QueryFunction, search: Search) -> Condition:
 
 
 def _build_condition(search: Search, table: str) -> Condition:
-    """Return what the search's parameters demand of the rows of *table*."""
+    """Return the condition that the parameters of a search set on the rows of ``table``."""
     condition = Condition()
     is_own = SEARCHED_TABLES[search.type].table == table
     for parameter in PARAMETERS:
@@ -78,32 +78,35 @@ async def _match_agents(query: QueryFunction, search: Search) -> Condition:
 
 
 async def _match_signers(query: QueryFunction, search: Search) -> Condition:
-    """Return that an action is signed by the investigators that the search names."""
-    signers = _build_condition(search, "investigators")
-    signer = await _match_ids(query, "investigatorid", "investigators", signers)
-    return _match_subselect("id", "select actionid from signatures", signer)
+    """Return the condition that an action is signed by the investigators that are searched for."""
+    investigators = _build_condition(search, "investigators")
+    signatures = await _match_ids(query, "investigatorid", "investigators", investigators)
+    return _match_subselect("id", "select actionid from signatures", signatures)
 
 
 async def _match_ids(
     query: QueryFunction, column: str, table: str, condition: Condition
 ) -> Condition:
-    """Return that *column* is the id of a row of *table* that matches."""
+    """Return the condition that ``column`` is the id of a row of ``table`` that matches."""
     if not condition.sql:
         return Condition()
     select = Condition(
         f"select id from {table}{condition.build_where_clause()}", condition.parameters
     )
-    limited = select_ids(f"select id::text from ({select.sql} limit {MAX_INLINE_IDS + 1}) few")
+    limited = select_ids(f"select id::text from ({select.sql} limit {MAX_INLINE_IDS + 1}) matches")
     ids = [row.id for row in await query(limited, select.parameters)]
     if len(ids) > MAX_INLINE_IDS:
         return Condition(f"{column} in ({select.sql})", select.parameters)
-    if len(ids) == 1:  # an index on the column then also has the order
+    if len(ids) == 1:  # an index on the column then also provides the order (docs/decisions/0010)
         return Condition(f"{column} = %s::numeric", (ids[0],))
     return Condition(f"{column} = any(%s::numeric[])", (id_array(ids),))
 
 
 def _match_subselect(column: str, select: str, condition: Condition) -> Condition:
-    """Return that *column* is among what *select* answers; nothing when nothing is demanded."""
+    """Return the condition that ``column`` is in the rows of ``select`` that match ``condition``.
+
+    An empty condition stays empty.
+    """
     if not condition.sql:
         return condition
     return Condition(

@@ -1,4 +1,4 @@
-"""The kinds of search parameters: what each takes, and the condition that its value makes."""
+"""The kinds of search parameters: the values that each accepts, and its conditions."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from whenever import Instant
 
 from mig.errors import InvalidInputError
 from mig.search.condition import Condition
-from mig.values import MAX_ID, parse_id, parse_time, suggest_name
+from mig.values import MAX_ID, parse_id, parse_time, quote_if_short, suggest_name
 
-MAX_COUNT: Final = 2**63 - 1
+MAX_COUNT: Final = 2**63 - 1  # of PostgreSQL's bigint, the type of limit and offset
 MAX_PATTERN_CHARACTERS: Final = 256
 MAX_WILDCARDS: Final = 8
 
@@ -29,12 +29,13 @@ JsonSchema = dict[str, object]
 
 
 class ParameterKind(Generic[Value]):
-    """What a parameter takes: its text, its JSON schema, and its condition."""
+    """A kind of parameter: how its text is parsed, its JSON schema, and its condition."""
 
     def parse_text(self, name: str, text: str) -> Value:
-        """Return the value of *text*, which is not empty.
+        """Return the value of ``text``, which is not empty.
 
-        :raises InvalidInputError: naming the parameter *name*, and saying what it takes.
+        :raises InvalidInputError: for any other text; the message names the parameter ``name`` and
+            says what it accepts.
         """
         raise NotImplementedError
 
@@ -43,7 +44,7 @@ class ParameterKind(Generic[Value]):
         raise NotImplementedError
 
     def build_condition(self, table: str, sql: str, value: Value) -> Condition:
-        """Return what *value* demands of the rows of *table*.
+        """Return the condition that ``value`` sets on the rows of ``table``.
 
         :param sql: the condition of the parameter, with one ``%s``.
         """
@@ -58,32 +59,38 @@ class IdKind(ParameterKind[int]):
     """An id of MIG."""
 
     def parse_text(self, name: str, text: str) -> int:
+        """Return the id in ``text``."""
         return parse_id(name, text)
 
     def build_json_schema(self) -> JsonSchema:
+        """Return the JSON schema of an id."""
         return {"type": "integer", "minimum": 1, "maximum": MAX_ID}
 
 
 @dataclass(frozen=True)
 class TimeKind(ParameterKind[Instant]):
-    """A time, of which a column holds microseconds: *rounding* says which one is compared."""
+    """A time; it may have nanoseconds, and is rounded to the microseconds of a column."""
 
     rounding: Literal["floor", "ceil"]
 
     def parse_text(self, name: str, text: str) -> Instant:
+        """Return the time in ``text``."""
         return parse_time(name, text)
 
     def build_json_schema(self) -> JsonSchema:
+        """Return the JSON schema of a time."""
         return {"type": "string", "format": "date-time"}
 
     def build_condition(self, table: str, sql: str, value: Instant) -> Condition:
+        """Return the condition for a time, rounded so that no other rows match."""
         try:
             time = value.round("microsecond", mode=self.rounding).format_iso()
-        except ValueError:  # the last microsecond of the year 9999, rounded up
+        except ValueError:  # rounding up left the year 9999, the last one of an Instant
             time = "10000-01-01T00:00:00Z"
         return Condition(sql, (time,))
 
     def to_json_value(self, value: Instant) -> object:
+        """Return the time in RFC 3339."""
         return value.format_iso()
 
 
@@ -91,32 +98,40 @@ class PatternKind(ParameterKind[str]):
     """An ILIKE pattern."""
 
     def parse_text(self, name: str, text: str) -> str:
+        """Return the pattern."""
+        # the time to match a pattern grows with every %
         if len(text) > MAX_PATTERN_CHARACTERS or text.count("%") > MAX_WILDCARDS:
             raise InvalidInputError(
-                f"{name} must be an ILIKE pattern of at most {MAX_PATTERN_CHARACTERS} letters"
-                f" and {MAX_WILDCARDS} %",
+                f"{name} must be an ILIKE pattern of at most {MAX_PATTERN_CHARACTERS} characters"
+                f" with at most {MAX_WILDCARDS} %",
                 name,
             )
         if (len(text) - len(text.rstrip("\\"))) % 2:
             raise InvalidInputError(
-                f"{name} must not end in a single backslash, which escapes nothing", name
+                f"{name} must not end with a single backslash, which escapes nothing", name
             )
         return text
 
     def build_json_schema(self) -> JsonSchema:
+        """Return the JSON schema of a pattern."""
         return {"type": "string", "maxLength": MAX_PATTERN_CHARACTERS}
 
     def build_condition(self, table: str, sql: str, value: str) -> Condition:
+        """Return the condition for a pattern; ``%`` also matches null, so it adds none."""
         return Condition() if value == "%" else Condition(sql, (value,))
 
 
 @dataclass(frozen=True)
 class StatusKind(PatternKind):
-    """A pattern for a status, or a word that stands for several statuses of a table's rows."""
+    """A pattern for a status, or a word for several statuses.
+
+    ``words`` maps a table to its words, and each word to its statuses (docs/decisions/0013).
+    """
 
     words: Mapping[str, Mapping[str, Sequence[str]]]
 
     def build_condition(self, table: str, sql: str, value: str) -> Condition:
+        """Return the condition for the statuses of a word, or for a pattern."""
         statuses = self.words.get(table, {}).get(value.lower())
         if statuses:
             return Condition("status = any(%s)", (list(statuses),))
@@ -125,11 +140,12 @@ class StatusKind(PatternKind):
 
 @dataclass(frozen=True)
 class ChoiceKind(ParameterKind[str]):
-    """One of some words."""
+    """One of several words."""
 
     words: Sequence[str]
 
     def parse_text(self, name: str, text: str) -> str:
+        """Return the word."""
         if text in self.words:
             return text
         hint = suggest_name(text, self.words)
@@ -138,44 +154,52 @@ class ChoiceKind(ParameterKind[str]):
         )
 
     def build_json_schema(self) -> JsonSchema:
+        """Return the JSON schema of the words."""
         return {"type": "string", "enum": list(self.words)}
 
 
 class FlagKind(ParameterKind[bool]):
-    """True or false."""
+    """Either true or false."""
 
     _words = ChoiceKind(("true", "false"))
 
     def parse_text(self, name: str, text: str) -> bool:
+        """Return whether ``text`` is ``true``; it may also be ``false``."""
         return self._words.parse_text(name, text) == "true"
 
     def build_json_schema(self) -> JsonSchema:
+        """Return the JSON schema of a boolean."""
         return {"type": "boolean"}
 
     def build_condition(self, table: str, sql: str, value: bool) -> Condition:
+        """Return the condition, whose parameter is the text ``true`` or ``false``."""
         return Condition(sql, ("true" if value else "false",))
 
 
 @dataclass(frozen=True)
 class CountKind(ParameterKind[int]):
-    """A whole number from *minimum* on."""
+    """A whole number that is not less than ``minimum``."""
 
     minimum: int
 
     def parse_text(self, name: str, text: str) -> int:
+        """Return the number in ``text``."""
         if _WHOLE_NUMBER.fullmatch(text) and self.minimum <= int(text) <= MAX_COUNT:
             return int(text)
         raise InvalidInputError(
-            f"{name} must be a whole number from {self.minimum} to {MAX_COUNT}", name
+            f"{name} must be a whole number from {self.minimum} to {MAX_COUNT}"
+            f"{quote_if_short(text)}",
+            name,
         )
 
     def build_json_schema(self) -> JsonSchema:
+        """Return the JSON schema of the number."""
         return {"type": "integer", "minimum": self.minimum, "maximum": MAX_COUNT}
 
 
 @dataclass(frozen=True, kw_only=True)
 class PagePosition:
-    """Where a page ended: the sort time as PostgreSQL writes it, and the id, of its last row."""
+    """The end of a page: the sort time, as PostgreSQL writes it, and the id of its last row."""
 
     time: str
     id: str
@@ -185,16 +209,20 @@ class PagePosition:
 
 
 class CursorKind(ParameterKind[PagePosition]):
-    """Where an earlier page ended, as its next link says."""
+    """The end of an earlier page, as in its link to the next one."""
 
     def parse_text(self, name: str, text: str) -> PagePosition:
+        """Return the position in ``text``."""
+        # anything that the columns may contain: infinity, years beyond 9999 or BC, NaN, fractions
         time, _, row_id = text.rpartition(",")
         if _CURSOR_TIME.fullmatch(time) and _CURSOR_ID.fullmatch(row_id):
             return PagePosition(time=time, id=row_id)
         raise InvalidInputError(f"{name} must be taken from the next link of an earlier page", name)
 
     def build_json_schema(self) -> JsonSchema:
+        """Return the JSON schema of a cursor."""
         return {"type": "string"}
 
     def to_json_value(self, value: PagePosition) -> object:
+        """Return the position as text."""
         return str(value)

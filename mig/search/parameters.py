@@ -1,4 +1,4 @@
-"""The parameters of a search: one table that parses, documents and filters."""
+"""The parameters of a search: one table for parsing, documentation and filters."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ _STATUS_WORDS: Final[Mapping[str, Mapping[str, Sequence[str]]]] = {
     "commands": {"done": FINISHED_COMMAND_STATUSES},
     "actions": {"done": ("completed",), "sent": ("inflight", "completed")},
 }
-"""Words that, as a whole status filter, stand for several stored statuses (by table)."""
+"""By table, words that as a whole status filter mean several statuses (docs/decisions/0013)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parameter:
-    """One parameter: what it takes, what it means, and the condition that it adds.
+    """A search parameter: the values that it accepts, its meaning, and its condition.
 
-    ``conditions`` maps the table that a condition is about to its SQL, with one ``%s`` for the
-    value. A parameter about the searched type itself is ``searched_table_only``: of its
-    conditions only the one of the searched table counts.
-    ``default`` is the value for a type when none is set.
+    ``conditions`` maps a table to the condition on its rows, in SQL with one ``%s`` for the value.
+    When ``searched_table_only`` is set, only the condition on the searched table counts.
+    ``default`` returns the value when the parameter is not set, from the searched type and the
+    current time. ``prompt`` describes the parameter to clients.
     """
 
     name: str
@@ -91,11 +91,12 @@ _LONE_SURROGATES = (
 
 
 def build_member_sql(column: str, member: str) -> str:
-    """SQL for a member of a json column as text, where one odd row must not fail the query.
+    """Return SQL for a member of a json column as text, which no odd row can make fail.
 
-    ``->>`` refuses U+0000 and half surrogate pairs anywhere in the document: they are replaced,
-    once no escaped backslash is left that could be taken for the beginning of one.
+    ``->>`` fails when U+0000 or a lone surrogate is anywhere in the document
+    (docs/decisions/0012). In such documents the SQL replaces each by U+FFFD.
     """
+    # escaped backslashes are replaced first: one of them may precede the characters "u0000"
     odd = rf"\\u0000|{_LONE_SURROGATES}"
     return (
         rf"(case when {column}::text ~ '\\u(0000|[dD][89a-fA-F])'"
@@ -125,7 +126,8 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
             "investigators": "createdat >= %s",
         },
         prompt="an RFC 3339 date; default 7 days ago (investigators: 1,000 years)."
-        " Actions valid from then on, commands started, agents heard of, investigators created",
+        " The earliest start of an action's validity, start of a command, heartbeat of an agent or"
+        " creation of an investigator",
     ),
     _make_id_parameter("agent", "an"),
     _make_name_parameter("agent", "an"),
@@ -139,8 +141,8 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
             "agents": "heartbeattime <= %s",
             "investigators": "lastmodified <= %s",
         },
-        prompt="an RFC 3339 date; default no bound. Actions that expire until then,"
-        " commands started, agents heard of, investigators modified",
+        prompt="an RFC 3339 date; no bound by default. The latest expiry of an action, start of a"
+        " command, heartbeat of an agent or change of an investigator",
     ),
     _make_id_parameter("command", "a"),
     Parameter(
@@ -148,37 +150,37 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         kind=FlagKind(),
         types=("command",),
         conditions={"commands": r"results::text ~ ('[{,]\s*\"foundanything\"\s*:\s*' || %s)"},
-        prompt="true or false: commands with a result whose foundanything is that",
+        prompt="true or false: commands that have a result with this foundanything",
     ),
     _make_id_parameter("investigator", "an"),
     _make_name_parameter("investigator", "an"),
     Parameter(
         name="limit",
         kind=CountKind(1),
-        prompt="at most so many results; default 10000. A report's limit counts commands",
+        prompt="the maximum number of results; default 10000. In a report it counts commands",
     ),
     Parameter(
         name="offset",
         kind=CountKind(0),
-        prompt="leave out so many results first; following next links is faster",
+        prompt="the number of results to skip; following next links is faster",
     ),
     Parameter(
         name="cursor",
         kind=CursorKind(),
-        prompt="where an earlier page ended, as its next link says",
+        prompt="the end of an earlier page, as in its next link",
     ),
     Parameter(
         name="report",
         kind=ChoiceKind(REPORT_NAMES),
         types=("command",),
-        prompt="complianceitems: one item for each check that a command's results hold",
+        prompt="complianceitems: one item for each check in a command's results",
     ),
     Parameter(
         name="status",
         kind=StatusKind(words=_STATUS_WORDS),
         searched_table_only=True,
         conditions=dict.fromkeys(_TABLES, "status ilike %s"),
-        prompt="a status, as an ILIKE pattern; done is every finished status",
+        prompt="a status, as an ILIKE pattern; done means every finished status",
     ),
     Parameter(
         name="threatfamily",
@@ -191,15 +193,15 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
 
 PARAMETERS_BY_NAME: Final = {parameter.name: parameter for parameter in PARAMETERS}
 _ECHOED_NAMES: Final = frozenset(SearchParameters.__struct_fields__)
-"""The parameters that the item "search parameters" has: clients of 2014 know no paging."""
+"""The parameters in the item "search parameters": clients of 2014 do not know paging."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """What a search asks.
+    """A parsed search.
 
-    ``raw_values`` are the parameters that were set, as they came, and ``parsed_values`` what
-    these mean; ``effective_values`` also has the defaults of the others.
+    ``raw_values`` are the parameters that were set, as text; ``parsed_values`` are their values,
+    and ``effective_values`` also has the defaults of the others.
     """
 
     type: str
@@ -209,56 +211,58 @@ class Search:
 
     @property
     def after(self) -> Instant:
-        """Return from when on things are found."""
+        """The start of the time window."""
         after: Instant = self.effective_values["after"]
         return after
 
     @property
     def limit(self) -> int:
-        """Return how many results are asked for."""
+        """The maximum number of results."""
         limit: int = self.parsed_values.get("limit", DEFAULT_LIMIT)
         return limit
 
     @property
     def offset(self) -> int:
-        """Return how many results are left out first."""
+        """The number of results to skip."""
         offset: int = self.parsed_values.get("offset", 0)
         return offset
 
     @property
     def cursor(self) -> PagePosition | None:
-        """Return where an earlier page ended."""
+        """The end of an earlier page, or ``None``."""
         cursor: PagePosition | None = self.parsed_values.get("cursor")
         return cursor
 
     @property
     def report(self) -> str:
-        """Return which report is asked for, if not the records themselves."""
+        """The name of a report, or empty for the records themselves."""
         report: str = self.parsed_values.get("report", "")
         return report
 
     def echo_parameters(self) -> SearchParameters:
-        """Return the record that repeats the search, as existing clients parse it."""
-        shown: dict[str, Any] = {
+        """Return the parameters as the answer repeats them for existing clients."""
+        echoed: dict[str, Any] = {
             name: PARAMETERS_BY_NAME[name].kind.to_json_value(value)
             for name, value in self.effective_values.items()
             if name in _ECHOED_NAMES
         }
-        return SearchParameters(**{**shown, "type": self.type})
+        return SearchParameters(**{**echoed, "type": self.type})
 
 
 def parse_search(pairs: Sequence[tuple[str, str]], now: Instant) -> Search:
-    """Return the search that the *pairs* of a query string ask for; an empty value sets nothing.
+    """Return the search of the ``pairs`` of a query string; an empty value sets nothing.
 
-    :raises InvalidInputError: naming the parameter, for an unknown or repeated one, for one that
-        the type cannot use, and for a value that it does not take.
+    :raises InvalidInputError: for a parameter that is unknown, repeated or not for the searched
+        type, and for a value that it does not accept; the message names the parameter.
     """
     texts: dict[str, str] = {}
     values: dict[str, Any] = {}
     for name, text in pairs:
         if name not in PARAMETERS_BY_NAME:
             hint = suggest_name(
-                name.lower(), PARAMETERS_BY_NAME, f"there are {', '.join(PARAMETERS_BY_NAME)}"
+                name.lower(),
+                PARAMETERS_BY_NAME,
+                f"the parameters are {', '.join(PARAMETERS_BY_NAME)}",
             )
             raise InvalidInputError(f"unknown parameter {name!r}; {hint}", name)
         if name in texts:
@@ -269,8 +273,8 @@ def parse_search(pairs: Sequence[tuple[str, str]], now: Instant) -> Search:
     type_ = values.get("type", "action")
     for name in values:
         if type_ not in PARAMETERS_BY_NAME[name].types:
-            takers = " and ".join(PARAMETERS_BY_NAME[name].types)
-            raise InvalidInputError(f"{name} fits only searches of type {takers}", name)
+            types = " and ".join(PARAMETERS_BY_NAME[name].types)
+            raise InvalidInputError(f"{name} is only for searches of type {types}", name)
     defaults = {p.name: p.default(type_, now) for p in PARAMETERS if p.default is not None}
     return Search(
         type=type_,

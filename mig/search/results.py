@@ -1,4 +1,4 @@
-"""From a search to pages: its rows, newest first, encoded as they come."""
+"""The results of a search: its rows, newest first, encoded page by page."""
 
 from __future__ import annotations
 
@@ -17,65 +17,67 @@ from mig.search.filters import SEARCHED_TABLES, resolve_filters
 from mig.search.kinds import MAX_COUNT, PagePosition
 from mig.search.parameters import Search
 
-FIRST_PAGE_ROWS: Final = (10, 40)
-MAX_PAGE_ROWS: Final = 100
+FIRST_PAGE_ROWS: Final = (10, 40)  # small first pages: the first byte comes sooner
+MAX_PAGE_ROWS: Final = 100  # docs/decisions/0011
 TARGET_PAGE_BYTES: Final = 1_000_000
 
 
 class SearchRow(Protocol):
-    """What every row of a search has: its place in the order."""
+    """A row of a search, with its place in the order."""
 
     @property
-    def id(self) -> str: ...
+    def id(self) -> str:
+        """The id, as text."""
+        ...
+
     @property
-    def sort_time(self) -> str: ...
+    def sort_time(self) -> str:
+        """The time that searches are ordered by."""
+        ...
 
 
 AnySearchRow = TypeVar("AnySearchRow", bound=SearchRow)
 
 
 class RowEncoder(Protocol[AnySearchRow]):
-    """What rows become: records, or the items of a report."""
+    """Encodes rows as records, or as the items of a report."""
 
     @property
     def columns(self) -> Columns[AnySearchRow]:
-        """The columns that it needs."""
+        """The columns that the encoder needs."""
         ...
 
     @property
     def separator(self) -> bytes:
-        """What is written between two of its records or items."""
+        """The bytes between two records or items."""
         ...
 
     def load_related(self, query: QueryFunction, rows: Sequence[AnySearchRow]) -> Awaitable[None]:
-        """Load what else the rows of a page need."""
+        """Load the related records that the rows of a page need."""
         ...
 
     def encode_row(self, row: AnySearchRow) -> bytes:
-        """Return what a row becomes; nothing for one without items."""
+        """Return the record or items of a row; empty for a row without items."""
         ...
 
     def weigh_rows(self, rows: Sequence[AnySearchRow]) -> int:
-        """Return the bytes of what came with the rows of a page and may be large."""
+        """Return the size of the large columns in the rows of a page."""
         ...
 
     def count_complete(self, rows: Sequence[AnySearchRow]) -> int:
-        """Return how many rows come before the first one of which something was left out.
-
-        What is too large for a page is left out of it.
-        """
+        """Return how many rows precede the first one of which a large value was left out."""
         ...
 
     def complete_row(self, query: QueryFunction, row: AnySearchRow) -> Awaitable[AnySearchRow]:
-        """Return a row with what was left out of it, unless that is too large to be read."""
+        """Return a row with the value that was left out, unless it is too large to be read."""
         ...
 
 
 class SearchResults(Generic[AnySearchRow]):
     """The rows of a search, encoded page by page.
 
-    ``row_count`` counts what was encoded so far; ``next_position`` is where the next page
-    starts, once all pages have been taken and rows were left over.
+    ``row_count`` is the number of rows that have been encoded. When all pages have been taken and
+    there are more rows than the limit, ``next_position`` is where the next search begins.
     """
 
     def __init__(
@@ -99,49 +101,51 @@ class SearchResults(Generic[AnySearchRow]):
             condition &= Condition(
                 f"({source.time}, id) < (%s::timestamptz, %s::numeric)", (cursor.time, cursor.id)
             )
-        # the alias matters: `order by id` would mean the text that is selected, and sort by it
+        # with the alias: a bare `order by id` sorts by the selected text (docs/decisions/0010)
         sql = (
             f"select {self._encoder.columns.sql} from {source.table} {source.alias}"
             f"{condition.build_where_clause()}"
             f" order by {source.alias}.{source.time} desc, {source.alias}.id desc"
             " limit %s offset %s"
         )
+        # one row more than the limit, which says whether there are more
         limit = min(self._search.limit + 1, MAX_COUNT)
         parameters = (*condition.parameters, limit, self._search.offset)
         try:
             await self._snapshot.declare_cursor(sql, parameters)
-        except DataError:
+        except DataError:  # the pattern of a cursor also matches a 31st of February
             if self._search.cursor is None:
                 raise
             message = "cursor must be taken from the next link of an earlier page"
             raise InvalidInputError(message, "cursor") from None
 
     async def encode_pages(self) -> AsyncGenerator[bytes, None]:
-        """Yield encoded pages, separated within and between them; a page may be empty."""
+        """Yield encoded pages, with separators within and between them; a page may be empty."""
         sizes = _PageSizer()
-        separator, read = self._encoder.separator, self._encoder.columns.read_row
-        before: list[bytes] = []
+        separator, read_row = self._encoder.separator, self._encoder.columns.read_row
+        prefix: list[bytes] = []  # joined before all items but the first, it adds a separator
         ahead = self._snapshot.fetch(sizes.next_size)
         try:
             while True:
-                asked = sizes.next_size
-                rows = list(map(read, await ahead))
+                fetched = sizes.next_size
+                rows = list(map(read_row, await ahead))
                 sizes.adapt_to_page(self._encoder.weigh_rows(rows), len(rows))
-                is_last = len(rows) < asked
+                is_last = len(rows) < fetched
                 rows = self._apply_limit(rows)
                 is_last = is_last or self.next_position is not None
                 await self._encoder.load_related(self._snapshot.query, rows)
                 complete = self._encoder.count_complete(rows)
                 first, large = rows[:complete], rows[complete:]
-                # the next page is on its way while this one is encoded
+                # PostgreSQL prepares the next page while this one is encoded. Not so before large
+                # results: their statements need the connection, which runs one at a time.
                 if not (is_last or large):
                     ahead = self._snapshot.fetch(sizes.next_size)
                 async for part in self._complete_rows(first, large):
                     items = [item for item in map(self._encoder.encode_row, part) if item]
                     self.row_count += len(part)
-                    yield separator.join(before + items) if items else b""
+                    yield separator.join(prefix + items) if items else b""
                     if items:
-                        before = [b""]
+                        prefix = [b""]
                 if is_last:
                     return
                 if large:
@@ -152,33 +156,34 @@ class SearchResults(Generic[AnySearchRow]):
     async def _complete_rows(
         self, rows: list[AnySearchRow], large: list[AnySearchRow]
     ) -> AsyncGenerator[list[AnySearchRow], None]:
-        """Yield *rows* at once, *large* one by one with what comes with no page."""
+        """Yield ``rows`` together, then ``large`` one by one with what was left out of them."""
         yield rows
         for row in large:
             yield [await self._encoder.complete_row(self._snapshot.query, row)]
 
     def _apply_limit(self, rows: list[AnySearchRow]) -> list[AnySearchRow]:
-        left = self._search.limit - self.row_count
-        within = rows[:left]
-        if within:
-            self._last_position = PagePosition(time=within[-1].sort_time, id=within[-1].id)
-        if len(rows) > left:
+        allowed = self._search.limit - self.row_count
+        kept = rows[:allowed]
+        if kept:
+            self._last_position = PagePosition(time=kept[-1].sort_time, id=kept[-1].id)
+        if len(rows) > allowed:
             self.next_position = self._last_position
-        return within
+        return kept
 
 
 class _PageSizer:
-    """How many rows to fetch next: few at first, later about :data:`TARGET_PAGE_BYTES` of them."""
+    """The size of the next page: few rows at first, later about :data:`TARGET_PAGE_BYTES`."""
 
     def __init__(self) -> None:
         self._first = iter(FIRST_PAGE_ROWS)
         self.next_size = next(self._first)
 
     def adapt_to_page(self, size: int, rows: int) -> None:
-        """Take note of the *size* in bytes of *rows* rows."""
+        """Choose the next size after a page of ``rows`` rows with ``size`` bytes."""
         fitting = TARGET_PAGE_BYTES * rows // size if size else MAX_PAGE_ROWS
         self.next_size = max(1, min(next(self._first, MAX_PAGE_ROWS), fitting))
 
 
 def _ignore_failure(ahead: Deferred[list[Row]]) -> None:
+    """Consume the failure of a page that nobody waits for, which Twisted would log."""
     ahead.addErrback(lambda _: None)

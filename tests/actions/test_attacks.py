@@ -496,7 +496,7 @@ ROWS = [
     ),
     expect_refused(
         "10,000 signatures in one line",
-        "the request's body must be of at most 1048576 bytes here",
+        "the body of this request must be at most 1048576 bytes",
         sign_with(then=lambda s, _: encode_signature(decode_signature(s) * 10_000)),
         413,
     ),
@@ -628,7 +628,7 @@ ROWS = [
     ),
     expect_refused(
         "JSON body with NaN",
-        "NaN, which is no JSON",
+        "NaN, which is not JSON",
         replace_in_bytes(b'"zero": 0', b'"zero": NaN', JSON),
     ),
     expect_refused(
@@ -769,12 +769,12 @@ ROWS = [
     ),
     expect_refused(
         "number 1e400",
-        "action holds 1e400, which is beyond",
+        "action holds 1e400, which is too large for float64",
         replace_in_text('"zero": 0,', '"zero": 1e400,'),
     ),
     expect_refused(
         "number -1e400",
-        "action holds -1e400, which is beyond",
+        "action holds -1e400, which is too large for float64",
         replace_in_text('"zero": 0,', '"zero": -1e400,'),
     ),
     expect_refused(
@@ -785,7 +785,7 @@ ROWS = [
     *[
         expect_refused(
             f"number {word}",
-            f"action holds {word}, which is no JSON",
+            f"action holds {word}, which is not JSON",
             replace_in_text('"zero": 0,', f'"zero": {word},'),
         )
         for word in ("NaN", "Infinity", "-Infinity")

@@ -29,9 +29,9 @@ async def test_a_request_waits_only_briefly_for_a_locked_row(
     with closing(psycopg2.connect(database.dsn)) as other, other.cursor() as cursor:
         cursor.execute("update investigators set name = name where id = 1")
         code, document = await post_form(api, "/investigator/update/", id="1", status="disabled")
-        assert (code, "another change is going on" in str(document)) == (503, True)
+        assert (code, "another transaction holds a lock" in str(document)) == (503, True)
         code, document = await post_form(api, "/action/create/", action=ACTION)
-        assert (code, "another change is going on" in str(document)) == (503, True)
+        assert (code, "another transaction holds a lock" in str(document)) == (503, True)
         other.rollback()
     code, _ = await post_form(api, "/action/create/", action=ACTION)
     assert code == 202

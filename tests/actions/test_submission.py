@@ -137,11 +137,11 @@ def test_a_time_in_any_other_form_is_refused(text: Any) -> None:
     ("text", "reason"),
     [
         ('{"a":1,"\\u0061":2}', "twice"),
-        ('{"a":1e400}', "beyond"),
+        ('{"a":1e400}', "too large"),
         ('{"a":NaN}', "NaN"),
         ('{"a":-Infinity}', "Infinity"),
         ("9" * 5000, "digits"),
-        ("1e999999999", "beyond"),
+        ("1e999999999", "too large"),
         ("9007199254740993.0", "whole number"),
         ("[" * 100_000, "deep"),
         ("\ufeff{}", "not JSON"),

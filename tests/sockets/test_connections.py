@@ -208,7 +208,7 @@ def test_a_body_is_never_written_to_a_file(
         (
             build_post_head(CREATE, FORM).replace(b"POST", b"PUT"),
             405,
-            "allowed are GET, POST, HEAD, OPTIONS",
+            "allowed methods: GET, POST, HEAD, OPTIONS",
         ),
         (build_post_head(CREATE, FORM).replace(b"POST", b"post"), 400, "32 capital letters"),
         (
