@@ -31,9 +31,9 @@ BEGIN_TIMEOUT_SECONDS = 5.0
 SERVER_GRACE_SECONDS = 5.0
 """How much longer than the server's own time limit we wait for its answer."""
 
-# format_time expects times in ISO format and in UTC. From extra_float_digits = 1 on, PostgreSQL
-# writes a float with the fewest digits that identify it; servers before 12 round it by default.
-# jit: docs/decisions/0001.
+# format_time expects times in ISO format and in UTC. With extra_float_digits = 1, the default since
+# PostgreSQL 12, a float has the fewest digits that identify it, whatever the server's configuration
+# says. Without jit the first row comes at once (docs/decisions/0001).
 SESSION_SETTINGS = (
     "set timezone = 'UTC'; set datestyle = 'ISO'; set extra_float_digits = 1; set jit = off"
 )

@@ -52,7 +52,7 @@ class Pool:
             if self._open < self._size:
                 break
             await self._wait_for_connection()
-        self._open += 1  # before opening, so that others do not open one too many meanwhile
+        self._open += 1  # before opening: while this waits, others must not open one too many
         try:
             return await open_connection(self._reactor, self._dsn, self._setup)
         except BaseException:
@@ -71,7 +71,7 @@ class Pool:
         self._wake_waiter()
 
     def stop(self) -> None:
-        """Close the free connections now, and all others when they are given back."""
+        """Close the free connections now, and the others when they are released."""
         self._stopped = True
         while self._free:
             self.discard(self._free.pop())

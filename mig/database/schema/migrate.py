@@ -3,7 +3,7 @@
 The catalog is compared with :mod:`mig.database.schema.declaration` before every step. So a run that
 was killed can be repeated, and it sees whatever else has changed in the database
 (docs/decisions/0002). Nothing is dropped or replaced except the invalid rest of one of our indexes,
-and functions and triggers of ours that differ.
+and our functions and triggers that differ.
 
 A run that needs another role changes nothing and says so (docs/decisions/0003). Each step runs as
 the role that it is for, so what a superuser adds belongs to the owner of the other tables.
@@ -76,7 +76,7 @@ where name = 'client_connection_check_interval'
 
 @dataclass(frozen=True, kw_only=True)
 class MigrationPolicy:
-    """How long a run waits for another one, and how its steps retry."""
+    """The limits of a run: how long it waits for another one, and how its steps retry."""
 
     other_run_timeout_seconds: float = 60.0
     transactional: RetryPolicy = TRANSACTIONAL_RETRY_POLICY
