@@ -112,7 +112,7 @@ class CollectionJson:
         self, link: str, agent: bytes, action: bytes, timestamp: str
     ) -> tuple[bytes, bytes]:
         """Return the parts of a command's items before and after the check."""
-        # a URL of ours and a time contain nothing that JSON must escape
+        # our URLs and times contain nothing that JSON must escape
         href, time = link.encode(), timestamp.encode()
         return _COMPLIANCE_HEAD % (href, agent, action), _COMPLIANCE_TAIL % (href, time, time)
 

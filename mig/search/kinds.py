@@ -117,7 +117,8 @@ class PatternKind(ParameterKind[str]):
         return {"type": "string", "maxLength": MAX_PATTERN_CHARACTERS}
 
     def build_condition(self, table: str, sql: str, value: str) -> Condition:
-        """Return the condition for a pattern; ``%`` also matches null, so it adds none."""
+        """Return the condition for a pattern."""
+        # without a condition for a single %, rows without a value are found, too
         return Condition() if value == "%" else Condition(sql, (value,))
 
 
