@@ -104,11 +104,11 @@ def parse_plain_text(text: object, where: str) -> str:
     if not isinstance(text, str):
         raise InvalidInputError(f"{where} must be a string", where)
     if "\0" in text:
-        raise InvalidInputError(f"{where} holds a NUL character", where)
+        raise InvalidInputError(f"{where} contains a NUL character", where)
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise InvalidInputError(f"{where} holds half a surrogate pair", where) from None
+        raise InvalidInputError(f"{where} contains half a surrogate pair", where) from None
     return text
 
 

@@ -88,9 +88,9 @@ class SearchResource:
         if position is None:
             return []
         parameters = dict(search.raw_values)
+        # written out: the default of `after` moves with the clock, and that of `limit` may change
         parameters |= {"after": search.after.format_iso(), "limit": str(search.limit)}
-        # The defaults of the values above depend on the time; the cursor replaces the offset.
-        parameters |= {"offset": "", "cursor": str(position)}
+        parameters |= {"offset": "", "cursor": str(position)}  # which continues after the offset
         href = self._responder.urls.for_search((n, text) for n, text in parameters.items() if text)
         return [Link(rel="next", href=href)]
 

@@ -142,7 +142,10 @@ class _ActionParts:
             self._decoders[0].decode_results if len({*self._decoders}) == 1 else _decode_raw_results
         )
         policy, ref = definition.read_policy_and_ref(row.description, row.threat)
-        self.encoded = format_.encode_action_part(ActionFields(policy, ref, row.name))
+        self.encoded = format_.encode_action_part(
+            # a check's description is its action's name
+            ActionFields(policy=policy, ref=ref, description=row.name)
+        )
         self.other_checks = [
             {
                 found: _make_check_encoder(format_, module, module, parameters, found)("")

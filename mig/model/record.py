@@ -33,7 +33,7 @@ class Record(msgspec.Struct, gc=False):
         return encode_json(self)
 
     @classmethod
-    def json_schema(cls) -> dict[str, object]:
+    def build_json_schema(cls) -> dict[str, object]:
         """Return the JSON schemas (2020-12) of the record and of its parts, by name."""
         _, components = msgspec.json.schema_components([cls], ref_template=_REF)
         return components

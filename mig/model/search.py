@@ -6,6 +6,8 @@ from mig.model.record import Record, Time
 
 ANY_ID = "∞"
 ANY_TEXT = "%"
+DEFAULT_LIMIT = 10_000
+"""How many results a search has at most when its ``limit`` is not set."""
 
 
 class SearchParameters(Record, kw_only=True):
@@ -26,7 +28,7 @@ class SearchParameters(Record, kw_only=True):
     foundanything: bool = False
     investigatorid: int | str = ANY_ID
     investigatorname: str = ANY_TEXT
-    limit: int = 10_000
+    limit: int = DEFAULT_LIMIT
     report: str = ""
     status: str = ANY_TEXT
     threatfamily: str = ANY_TEXT

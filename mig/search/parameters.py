@@ -10,7 +10,7 @@ from whenever import Instant
 
 from mig.errors import InvalidInputError
 from mig.model.action import FINISHED_COMMAND_STATUSES
-from mig.model.search import SearchParameters
+from mig.model.search import DEFAULT_LIMIT, SearchParameters
 from mig.search.kinds import (
     ChoiceKind,
     CountKind,
@@ -28,7 +28,6 @@ from mig.values import suggest_name
 SEARCH_TYPES: Final = ("action", "command", "agent", "investigator")
 COMPLIANCE_ITEMS: Final = "complianceitems"
 REPORT_NAMES: Final = (COMPLIANCE_ITEMS,)
-DEFAULT_LIMIT: Final = 10_000
 
 DEFAULT_WINDOW_DAYS: Final = 7
 INVESTIGATOR_WINDOW_YEARS: Final = 1_000
@@ -157,7 +156,8 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
     Parameter(
         name="limit",
         kind=CountKind(1),
-        prompt="the maximum number of results; default 10000. In a report it counts commands",
+        prompt=f"the maximum number of results; default {DEFAULT_LIMIT}."
+        " In a report it counts commands",
     ),
     Parameter(
         name="offset",

@@ -61,7 +61,7 @@ class RowEncoder(Protocol[AnySearchRow]):
         ...
 
     def weigh_rows(self, rows: Sequence[AnySearchRow]) -> int:
-        """Return the size of the large columns in the rows of a page."""
+        """Return the size of the results in these rows; it sets the size of the next page."""
         ...
 
     def count_complete(self, rows: Sequence[AnySearchRow]) -> int:
@@ -131,16 +131,16 @@ class SearchResults(Generic[AnySearchRow]):
                 rows = list(map(read_row, await ahead))
                 sizes.adapt_to_page(self._encoder.weigh_rows(rows), len(rows))
                 is_last = len(rows) < fetched
-                rows = self._apply_limit(rows)
+                rows = self._cut_at_limit(rows)
                 is_last = is_last or self.next_position is not None
                 await self._encoder.load_related(self._snapshot.query, rows)
-                complete = self._encoder.count_complete(rows)
-                first, large = rows[:complete], rows[complete:]
+                complete_count = self._encoder.count_complete(rows)
+                complete, rest = rows[:complete_count], rows[complete_count:]
                 # PostgreSQL prepares the next page while this one is encoded. Not so before large
                 # results: their statements need the connection, which runs one at a time.
-                if not (is_last or large):
+                if not (is_last or rest):
                     ahead = self._snapshot.fetch(sizes.next_size)
-                async for part in self._complete_rows(first, large):
+                async for part in self._complete_rows(complete, rest):
                     items = [item for item in map(self._encoder.encode_row, part) if item]
                     self.row_count += len(part)
                     yield separator.join(prefix + items) if items else b""
@@ -148,20 +148,21 @@ class SearchResults(Generic[AnySearchRow]):
                         prefix = [b""]
                 if is_last:
                     return
-                if large:
+                if rest:
                     ahead = self._snapshot.fetch(sizes.next_size)
         finally:
             _ignore_failure(ahead)
 
     async def _complete_rows(
-        self, rows: list[AnySearchRow], large: list[AnySearchRow]
+        self, complete: list[AnySearchRow], rest: list[AnySearchRow]
     ) -> AsyncGenerator[list[AnySearchRow], None]:
-        """Yield ``rows`` together, then ``large`` one by one with what was left out of them."""
-        yield rows
-        for row in large:
+        """Yield ``complete`` together, then ``rest`` one by one, each with what was left out."""
+        yield complete
+        for row in rest:
             yield [await self._encoder.complete_row(self._snapshot.query, row)]
 
-    def _apply_limit(self, rows: list[AnySearchRow]) -> list[AnySearchRow]:
+    def _cut_at_limit(self, rows: list[AnySearchRow]) -> list[AnySearchRow]:
+        """Return the rows within the limit; note where the next page starts if some remain."""
         allowed = self._search.limit - self.row_count
         kept = rows[:allowed]
         if kept:

@@ -142,7 +142,7 @@ def _check_value(name: str, value: object, *, may_be_object: bool) -> str | dict
         return ""
     if isinstance(value, str):
         if "\0" in value:
-            raise InvalidInputError(f"{name} holds a NUL character", name)
+            raise InvalidInputError(f"{name} contains a NUL character", name)
         return value
     if may_be_object and isinstance(value, dict):
         return value

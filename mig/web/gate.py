@@ -182,7 +182,7 @@ def _decode_path(request: Request) -> str:
     except UnicodeDecodeError:
         raise InvalidInputError("the path is not UTF-8", "path") from None
     if "\0" in path:
-        raise InvalidInputError("the path holds a NUL character", "path")
+        raise InvalidInputError("the path contains a NUL character", "path")
     return path
 
 

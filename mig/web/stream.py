@@ -1,4 +1,4 @@
-"""An answer that is written while it is produced, as fast as the client takes it."""
+"""Answers that are sent while they are made, as fast as the client takes them."""
 
 from __future__ import annotations
 

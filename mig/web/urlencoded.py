@@ -46,5 +46,5 @@ def _decode_component(raw: bytes, what: str) -> str:
     except UnicodeDecodeError:
         raise InvalidInputError(f"{what} is not UTF-8", what) from None
     if "\0" in decoded:
-        raise InvalidInputError(f"{what} holds a NUL character", what)
+        raise InvalidInputError(f"{what} contains a NUL character", what)
     return decoded

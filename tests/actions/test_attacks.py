@@ -807,36 +807,36 @@ ROWS = [
     ),
     expect_refused(
         "half a surrogate pair in the name",
-        "name holds half a surrogate pair",
+        "name contains half a surrogate pair",
         replace_in_text("Find the", "Find \\ud800 the"),
     ),
     expect_refused(
         "half a surrogate pair in an operation",
-        "operations[0].parameters holds half a surrogate pair",
+        "operations[0].parameters contains half a surrogate pair",
         replace_in_text("/etc", "/\\udc00etc"),
     ),
     expect_refused(
         "half a surrogate pair in a member's name",
-        "holds half a surrogate pair",
+        "contains half a surrogate pair",
         replace_in_text('"zero"', '"\\udc00"'),
     ),
     expect_refused(
         "half a surrogate pair in the description",
-        "description holds half a surrogate pair",
+        "description contains half a surrogate pair",
         replace_in_text('"Alice"', '"\\udc00"'),
     ),
     expect_refused(
         "NUL in the name",
-        "name holds a NUL character",
+        "name contains a NUL character",
         replace_in_text("Find the", "Find \\u0000 the"),
     ),
     expect_refused(
         "NUL in an operation",
-        "operations[0].parameters holds a NUL character",
+        "operations[0].parameters contains a NUL character",
         replace_in_text("/etc", "/\\u0000etc"),
     ),
     expect_refused(
-        "NUL in the text", "action holds a NUL character", replace_in_bytes(b"Find", b"Fi\0nd")
+        "NUL in the text", "action contains a NUL character", replace_in_bytes(b"Find", b"Fi\0nd")
     ),
     expect_refused(
         "control character",

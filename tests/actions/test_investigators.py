@@ -239,7 +239,7 @@ REFUSED: dict[str, tuple[str, Make]] = {
     },
     "empty": ("the field publickey is missing", lambda _: ""),
     "empty armor": ("the armor is empty", lambda _: encode_public_armor(b"")),
-    "NUL": ("publickey holds a NUL character", lambda keys: keys.alice.armored + "\0"),
+    "NUL": ("publickey contains a NUL character", lambda keys: keys.alice.armored + "\0"),
 }
 
 
@@ -284,7 +284,7 @@ NAMES = {
     "Bob\x85Kelso": "name must not contain the control character U+0085",
     "Bob\u2028Kelso": "name must not contain the control character U+2028",
     "Bob\u202eosleK": "name must not contain the control character U+202E",
-    "Bob\0Kelso": "name holds a NUL character",
+    "Bob\0Kelso": "name contains a NUL character",
 }
 
 

@@ -45,7 +45,7 @@ ROW = AgentRow(
 
 @pytest.mark.parametrize("record", RECORDS)
 def test_the_schema_of_a_record_has_every_member(record: type[Record]) -> None:
-    schemas = record.json_schema()
+    schemas = record.build_json_schema()
     schema = schemas[record.__name__]
     assert isinstance(schema, dict)
     assert tuple(schema["properties"]) == record.__struct_encode_fields__

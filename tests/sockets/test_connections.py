@@ -531,7 +531,7 @@ def test_a_refused_request_is_reported(site_client: SiteClient) -> None:
     site_client.advance(LIMITS.header_seconds)
     too_large, too_slow = site_client.ended
     assert (too_large.status, too_large.caller) == (413, None)
-    assert too_large.outcome.startswith("refused: the request")
+    assert too_large.outcome.startswith("refused: the body")
     assert (too_slow.method, too_slow.uri, too_slow.route) == (b"-", b"/", None)
     assert too_slow.status == 408
 

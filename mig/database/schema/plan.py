@@ -38,7 +38,7 @@ ROLE_CREATOR: Final = "a superuser or a role with CREATEROLE"
 
 @dataclass(frozen=True, kw_only=True)
 class RetryPolicy:
-    """The limits of a step: how long it waits for locks, how often it is tried, how long it runs."""
+    """How long a step waits for locks, how often it is tried, and how long it may run."""
 
     lock_timeout_seconds: int
     max_attempts: int
