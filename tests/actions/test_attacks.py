@@ -618,7 +618,7 @@ ROWS = [
     ),
     expect_refused(
         "JSON body with half a surrogate pair",
-        "name holds half",
+        "name contains half",
         replace_in_bytes(b"Find", b"\\ud800", JSON),
     ),
     expect_refused(

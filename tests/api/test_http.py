@@ -96,7 +96,7 @@ async def test_a_head_request_for_a_report_runs_no_query(api: Api, database: Tes
         ),
         (build_request("@evil/x", "Host: localhost"), 400, "target must be a path"),
         (build_request("/api/v1/%ff", "Host: localhost"), 400, "the path is not UTF-8"),
-        (build_request("/api/v1/%00", "Host: localhost"), 400, "the path holds a NUL"),
+        (build_request("/api/v1/%00", "Host: localhost"), 400, "the path contains a NUL"),
         (build_request("/api/v1/", "Host: localhost", method="get"), 400, "32 capital letters"),
         (build_request("//evil/api/v1/", "Host: localhost"), 404, "nothing at this path"),
         (build_request("/api/v1//action", "Host: localhost"), 404, "nothing at this path"),
@@ -107,7 +107,7 @@ async def test_a_head_request_for_a_report_runs_no_query(api: Api, database: Tes
         ),
         (build_request("/api/v1/search?a=%zz", "Host: localhost"), 400, "two hexadecimal digits"),
         (build_request("/api/v1/search?type=%ff", "Host: localhost"), 400, "type is not UTF-8"),
-        (build_request("/api/v1/search?type=%00", "Host: localhost"), 400, "type holds a NUL"),
+        (build_request("/api/v1/search?type=%00", "Host: localhost"), 400, "type contains a NUL"),
         (
             build_request("/api/v1/search?limit=1;type=agent", "Host: localhost"),
             400,
