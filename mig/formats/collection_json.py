@@ -11,7 +11,7 @@ from mig.formats.format import ActionFields, AnyRecord, DocumentTail
 from mig.hypermedia.document import Collection, Data, Document, Error, Item, Link, Query, Template
 from mig.hypermedia.urls import Urls
 from mig.model.compliance import ComplianceItem
-from mig.model.record import UnreadableRecord, encode_json
+from mig.model.record import StoredRecord, UnreadableRecord, encode_json
 
 MEDIA_TYPE: Final = "application/vnd.collection+json"
 MEDIA_TYPES: Final = (MEDIA_TYPE, "application/json")
@@ -70,12 +70,12 @@ class CollectionJson:
 
     def encode_record(self, record: AnyRecord, links: Sequence[Link] = ()) -> bytes:
         """Return a record as an item; that of an unreadable record has the reason."""
-        if isinstance(record, UnreadableRecord):
-            return self._encode_unreadable(record)
-        if isinstance(record, ComplianceItem):
+        if isinstance(record, StoredRecord):
+            href = self._urls.for_record(record.noun, bytes(record.id).decode())
+        elif isinstance(record, ComplianceItem):
             href = record.link
         else:
-            href = self._urls.for_record(record.noun, bytes(record.id).decode())
+            return self._encode_unreadable(record)
         data = [Data(name=record.noun, value=record)]
         return encode_json(Item(href=href, data=data, links=links or None))
 

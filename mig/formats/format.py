@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
+
+import msgspec
 
 from mig.hypermedia.document import Link
 from mig.model.compliance import ComplianceItem, Policy
@@ -22,8 +23,7 @@ class ActionFields(NamedTuple):
     description: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class DocumentTail:
+class DocumentTail(msgspec.Struct, frozen=True, kw_only=True):
     """The content of a document that is known only at its end.
 
     :param href: the document's address.

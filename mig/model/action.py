@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Annotated, Final, NamedTuple
 
 import msgspec
@@ -212,8 +211,7 @@ _decode_counts = msgspec.json.Decoder(dict[str, int]).decode
 _decode_commands = msgspec.json.Decoder(list[tuple[str, str | None]]).decode
 
 
-@dataclass(frozen=True, kw_only=True)
-class LinkedAction:
+class LinkedAction(NamedTuple):
     """An action and its first commands.
 
     ``commands`` are pairs of a command's id and its agent's name. ``has_more`` is set when the

@@ -101,9 +101,8 @@ class CommandEncoder(RecordEncoder[CommandRow]):
     """
 
     def __init__(self, format_: Format, urls: Urls, max_bytes: int) -> None:
-        super().__init__(
-            format_, COMMAND, self._read_command, lambda row: link_action(urls, row.actionid)
-        )
+        super().__init__(format_, COMMAND, self._read_command)
+        self._urls = urls
         self._max_bytes = max_bytes
         self._actions = RecordCache(ACTIONS_BY_IDS, encode_action, bound=MAX_CACHED_ACTIONS)
         self._agents = RecordCache(AGENTS_BY_IDS, encode_agent, bound=MAX_CACHED_AGENTS)
@@ -124,6 +123,11 @@ class CommandEncoder(RecordEncoder[CommandRow]):
     async def complete_row(self, query: QueryFunction, row: CommandRow) -> CommandRow:
         """Return the row with its results, unless they are too large."""
         return await load_omitted_results(query, row, max_bytes=self._max_bytes)
+
+    def encode_row(self, row: CommandRow) -> bytes:
+        """Return the encoded command of a row, with the link to its action."""
+        record = self._read_command(row)
+        return self._encode_record(record, link_action(self._urls, row.actionid))
 
     def _read_command(self, row: CommandRow) -> AnyRecord:
         record = read_record(Command.noun, self._make_command, row)
