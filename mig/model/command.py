@@ -72,6 +72,10 @@ class ResultsRow(NamedTuple):
         return self.starttime
 
 
+_NOTHING: Final = Raw("{}")
+"""What a command has in place of an action or agent that is not in the database."""
+
+
 class Command(StoredRecord, gc=False):
     """A command; ``action`` and ``agent`` are ``{}`` when they are not in the database."""
 
@@ -85,7 +89,7 @@ class Command(StoredRecord, gc=False):
 
     @classmethod
     def from_row(
-        cls, row: CommandRow, action: bytes | None, agent: bytes | None, *, max_bytes: int
+        cls, row: CommandRow, action: Raw | None, agent: Raw | None, *, max_bytes: int
     ) -> Command:
         """Return the command of a row, with its action and agent, which are encoded already.
 
@@ -97,8 +101,8 @@ class Command(StoredRecord, gc=False):
             reject_omitted_results(row.omitted_bytes, max_bytes)
         return cls(
             command_id,
-            Raw(action or b"{}"),
-            Raw(agent or b"{}"),
+            _NOTHING if action is None else action,
+            _NOTHING if agent is None else agent,
             row.status,
             make_raw_json(row.results, "[]"),
             format_time(row.starttime),
@@ -138,20 +142,20 @@ where c.id = %(id)s
 )
 
 
-def encode_action(row: ActionRow) -> bytes:
+def encode_action(row: ActionRow) -> Raw:
     """Return an action as it appears in a command, without counters.
 
     :raises UnreadableError: when it cannot be read.
     """
-    return encode_json(Action.from_row(row, counters={}))
+    return Raw(encode_json(Action.from_row(row, counters={})))
 
 
-def encode_agent(row: AgentRow) -> bytes:
+def encode_agent(row: AgentRow) -> Raw:
     """Return an agent as it appears in a command.
 
     :raises UnreadableError: when it cannot be read.
     """
-    return encode_json(Agent.from_row(row))
+    return Raw(encode_json(Agent.from_row(row)))
 
 
 class _FullResultsRow(NamedTuple):

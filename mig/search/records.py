@@ -104,6 +104,7 @@ class CommandEncoder(RecordEncoder[CommandRow]):
         super().__init__(format_, COMMAND, self._read_command)
         self._urls = urls
         self._max_bytes = max_bytes
+        self._links: dict[str | None, Sequence[Link]] = {}  # of a page, by the action's id
         self._actions = RecordCache(ACTIONS_BY_IDS, encode_action, bound=MAX_CACHED_ACTIONS)
         self._agents = RecordCache(AGENTS_BY_IDS, encode_agent, bound=MAX_CACHED_AGENTS)
 
@@ -111,6 +112,8 @@ class CommandEncoder(RecordEncoder[CommandRow]):
         """Load the actions and agents of ``rows``, which the query does not join."""
         await self._actions.load(query, (row.actionid for row in rows))
         await self._agents.load(query, (row.agentid for row in rows))
+        actions = {row.actionid for row in rows}
+        self._links = {action_id: link_action(self._urls, action_id) for action_id in actions}
 
     def weigh_rows(self, rows: Sequence[CommandRow]) -> int:
         """Return the total length of the results in ``rows``."""
@@ -126,8 +129,7 @@ class CommandEncoder(RecordEncoder[CommandRow]):
 
     def encode_row(self, row: CommandRow) -> bytes:
         """Return the encoded command of a row, with the link to its action."""
-        record = self._read_command(row)
-        return self._encode_record(record, link_action(self._urls, row.actionid))
+        return self._encode_record(self._read_command(row), self._links[row.actionid])
 
     def _read_command(self, row: CommandRow) -> AnyRecord:
         record = read_record(Command.noun, self._make_command, row)
