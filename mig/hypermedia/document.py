@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import msgspec
 
 
-class Data(msgspec.Struct, omit_defaults=True, frozen=True):
+class Data(msgspec.Struct, omit_defaults=True, frozen=True, gc=False):
     """A name and a value. The value may be an object, which the media type does not allow."""
 
     name: str
@@ -18,7 +18,7 @@ class Data(msgspec.Struct, omit_defaults=True, frozen=True):
     prompt: str | None = None
 
 
-class Link(msgspec.Struct, omit_defaults=True, frozen=True):
+class Link(msgspec.Struct, omit_defaults=True, frozen=True, gc=False):
     """A link to something related."""
 
     rel: str
@@ -27,7 +27,7 @@ class Link(msgspec.Struct, omit_defaults=True, frozen=True):
     prompt: str | None = None
 
 
-class Query(msgspec.Struct, omit_defaults=True, frozen=True):
+class Query(msgspec.Struct, omit_defaults=True, frozen=True, gc=False):
     """A query that a client may send, with all of the data; each value is a default."""
 
     rel: str
@@ -36,7 +36,7 @@ class Query(msgspec.Struct, omit_defaults=True, frozen=True):
     data: Sequence[Data] | None = None
 
 
-class Item(msgspec.Struct, omit_defaults=True, frozen=True):
+class Item(msgspec.Struct, omit_defaults=True, frozen=True, gc=False):
     """A record with its own address."""
 
     href: str
