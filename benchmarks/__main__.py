@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from twisted.internet import task
 from twisted.internet.defer import Deferred
@@ -29,6 +29,7 @@ from mig.database.database import Database
 from mig.database.schema import migrate
 from mig.demo.postgres import EmbeddedPostgres
 from mig.errors import PostgresError
+from mig.reactor import Reactor
 
 SETTINGS: Final = {
     "shared_buffers": "1GB",
@@ -119,7 +120,7 @@ def _make_folder() -> Iterator[Path]:
         shutil.rmtree(folder)
 
 
-async def main(reactor: Any, options: argparse.Namespace) -> None:
+async def main(reactor: Reactor, options: argparse.Namespace) -> None:
     """Measure what ``options`` name; no process or file is left behind, however it ends."""
     children = ChildProcesses()
     ended: Deferred[None] = Deferred()
@@ -147,7 +148,7 @@ async def main(reactor: Any, options: argparse.Namespace) -> None:
 
 
 async def _measure_all(
-    reactor: Any, options: argparse.Namespace, children: ChildProcesses, folder: Path
+    reactor: Reactor, options: argparse.Namespace, children: ChildProcesses, folder: Path
 ) -> tuple[list[Measurement], Machine]:
     plan = _make_plan(options)
     postgres = EmbeddedPostgres(reactor, folder / "postgres", SETTINGS)
@@ -214,7 +215,7 @@ def _print_progress(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-async def _execute_statement(reactor: Any, postgres: EmbeddedPostgres, statement: str) -> None:
+async def _execute_statement(reactor: Reactor, postgres: EmbeddedPostgres, statement: str) -> None:
     owner = Database(reactor, postgres.format_dsn())
     try:
         await owner.query(statement)
@@ -222,7 +223,7 @@ async def _execute_statement(reactor: Any, postgres: EmbeddedPostgres, statement
         owner.stop()
 
 
-async def _create_database(reactor: Any, postgres: EmbeddedPostgres, name: str) -> str:
+async def _create_database(reactor: Reactor, postgres: EmbeddedPostgres, name: str) -> str:
     """Create a database with the schema, and return its connection string."""
     await _execute_statement(reactor, postgres, f"create database {name}")
     dsn = postgres.format_dsn(database=name)

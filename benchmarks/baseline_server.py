@@ -12,7 +12,7 @@ import sys
 from typing import Any, Final
 
 from klein import Klein
-from twisted.internet import reactor as _reactor
+from twisted.python.failure import Failure
 from twisted.web.server import Site
 from txpostgres import txpostgres
 
@@ -20,6 +20,7 @@ from mig.model.action import ACTION
 from mig.model.agent import AGENT
 from mig.model.command import COMMAND
 from mig.model.investigator import INVESTIGATOR
+from mig.reactor import get_reactor
 
 CONNECTIONS: Final = 8
 
@@ -104,7 +105,7 @@ def _format_rows(rows: list[tuple[Any, ...]]) -> bytes:
 
 def main() -> None:
     """Serve until the process is stopped."""
-    reactor: Any = _reactor
+    reactor = get_reactor()
     dsn, number = sys.argv[1], int(sys.argv[2])
     listening = socket.socket(fileno=number)
     listening.setblocking(False)
@@ -116,9 +117,11 @@ def main() -> None:
         reactor.adoptStreamPort(number, listening.family, site)
         print(f"ready at http://127.0.0.1:{listening.getsockname()[1]}", flush=True)
 
-    pool.start().addCallbacks(
-        start_listening, lambda failure: (failure.printTraceback(), reactor.stop())
-    )
+    def give_up(failure: Failure) -> None:
+        failure.printTraceback()
+        reactor.stop()
+
+    pool.start().addCallbacks(start_listening, give_up)
     reactor.run()
 
 

@@ -28,6 +28,7 @@ from mig.database.database import Database
 from mig.database.schema import migrate
 from mig.database.schema.declaration import load_schema
 from mig.demo.postgres import EmbeddedPostgres
+from mig.reactor import Reactor
 
 INSERT: Final = """
     insert into commands (id, actionid, agentid, status, results, starttime, finishtime)
@@ -97,7 +98,7 @@ def compare_databases(indexed: str, bare: str, size: fleet.FleetSize, count: int
     return "\n".join(lines)
 
 
-async def main(reactor: Any, options: argparse.Namespace) -> None:
+async def main(reactor: Reactor, options: argparse.Namespace) -> None:
     """Fill two databases, one of them without our indexes, and print how they compare."""
     size = fleet.FleetSize.from_commands(options.commands)
     folder = Path(tempfile.gettempdir()) / f"mig-api-inserts-{os.getpid()}"
@@ -120,7 +121,7 @@ async def main(reactor: Any, options: argparse.Namespace) -> None:
         postgres.delete_folder()
 
 
-async def _create_database(reactor: Any, postgres: EmbeddedPostgres, name: str) -> str:
+async def _create_database(reactor: Reactor, postgres: EmbeddedPostgres, name: str) -> str:
     """Create a database with the schema, and return its connection string."""
     admin = Database(reactor, postgres.format_dsn())
     await admin.query(f"create database {name}")
