@@ -240,6 +240,7 @@ class ApiService(Service):
             actions=Submitter(reactor, database.query, self._gpg, keyring, store, self._handoff),
             investigators=InvestigatorRegistry(database, self._gpg, keyring),
             limits=limits,
+            clients=self._settings.clients,
             observers=[logs.write_access_line],
         )
 

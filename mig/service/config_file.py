@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from psycopg2.extensions import make_dsn
 
+from mig.access.clientaddress import TrustedProxies, parse_trusted_proxies
 from mig.errors import ConfigError
 from mig.values import suggest_name
 
@@ -32,7 +33,7 @@ _PUBLIC_URL = re.compile(
 )
 _BASEROUTE = re.compile(r"(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~-]+)*", re.ASCII)
 _DURATION = re.compile(r"(?:([0-9]{1,6})h)?(?:([0-9]{1,6})m)?(?:([0-9]{1,9})s)?", re.ASCII)
-_CLIENT_IP_SOURCE = re.compile(r"peer|x-forwarded-for:[0-9]{1,3}", re.ASCII)
+_CLIENT_IP_SOURCE = re.compile(r"peer|x-forwarded-for:([0-9]{1,3})", re.ASCII)
 _BEFORE_COMMENT = re.compile(r'(?:"(?:\\.|[^"\\])*"|\\.|[^"\\;#])*')
 _SECTION_HEADER = re.compile(r"\[.+\]")
 _QUOTE_OR_ESCAPE = re.compile(r'\\([\\"])|"')
@@ -58,7 +59,6 @@ _OBSOLETE_KEYS: Final = {
 }
 """Keys of older files that this program accepts and ignores."""
 _RESERVED_KEYS: Final = {
-    ("server", "clientpublicip"),
     ("authentication", "tokenduration"),
     ("manifest", "requiredsignatures"),
     ("maxmind", "path"),
@@ -107,10 +107,11 @@ def _parse_base_route(text: str) -> str:
     return text
 
 
-def _parse_client_ip_source(text: str) -> str:
-    if not _CLIENT_IP_SOURCE.fullmatch(text):
+def _parse_client_ip_source(text: str) -> int | None:
+    match = _CLIENT_IP_SOURCE.fullmatch(text)
+    if not match:
         raise ValueError("peer or x-forwarded-for:NUMBER")
-    return text
+    return None if match[1] is None else int(match[1])
 
 
 def _parse_text(text: str) -> str:
@@ -178,14 +179,19 @@ class Server:
     """The listening address, and the URL that clients use.
 
     ``ip`` and ``port`` are ``None`` when the file does not set them. ``actionsize`` and ``keysize``
-    are the maximum sizes, in bytes, of requests that submit an action and a key.
+    are the maximum sizes, in bytes, of requests that submit an action and a key. ``clientpublicip``
+    is the entry of X-Forwarded-For that names the client, counted from the end; ``None`` means the
+    peer's address.
     """
 
     ip: str | None = field(default=None, metadata=_with_parser(_parse_ip))
     port: int | None = field(default=None, metadata=_with_parser(_integer_parser(1, 65535)))
     host: str | None = field(default=None, metadata=_with_parser(parse_public_url))
     baseroute: str = field(default=DEFAULT_BASEROUTE, metadata=_with_parser(_parse_base_route))
-    clientpublicip: str = field(default="peer", metadata=_with_parser(_parse_client_ip_source))
+    clientpublicip: int | None = field(default=None, metadata=_with_parser(_parse_client_ip_source))
+    trustedproxies: TrustedProxies = field(
+        default=TrustedProxies(), metadata=_with_parser(parse_trusted_proxies)
+    )
     actionsize: int = field(
         default=1_048_576, metadata=_with_parser(_integer_parser(1024, 67_108_864))
     )

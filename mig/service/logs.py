@@ -161,7 +161,7 @@ _access_logger = Logger(namespace="mig.web.request.Request")
 def write_access_line(event: RequestEnded) -> None:
     """Write the line of a request that has ended."""
     line = (
-        f"{event.operation} {event.client or 'unix'} {escape_bytes(event.method)}"
+        f"{event.operation} {event.client} {escape_bytes(event.method)}"
         f" {escape_bytes(event.uri)} {event.status} {event.seconds:.3f}s"
         f" {event.rows} rows {event.sent_bytes} bytes: {event.outcome[:MAX_OUTCOME_CHARACTERS]}"
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from mig.access.clientaddress import ClientIdentifier
 from mig.errors import StartupError
 from mig.limits import Limits
 from mig.service import config_file
@@ -37,6 +38,7 @@ class Settings:
     handoff: str
     spool: Path | None
     limits: Limits
+    clients: ClientIdentifier
 
 
 def read_settings(options: Options, configuration: Config) -> Settings:
@@ -63,5 +65,6 @@ def read_settings(options: Options, configuration: Config) -> Settings:
         base_route=server.baseroute,
         handoff=configuration.scheduler.handoff,
         spool=Path(options["spool"]) if options["spool"] else configuration.directories.spool,
+        clients=ClientIdentifier(server.trustedproxies, server.clientpublicip),
         limits=Limits(action_body_bytes=server.actionsize, key_body_bytes=server.keysize),
     )

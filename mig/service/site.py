@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from twisted.internet.interfaces import IReactorTime
 
 from mig.access.caller import ANONYMOUS, Caller
+from mig.access.clientaddress import ClientIdentifier
 from mig.actions.submit import Submitter
 from mig.api import errors
 from mig.api.actions import ActionResource
@@ -44,6 +45,7 @@ def make_site(
     limits: Limits = DEFAULT_LIMITS,
     routes: Iterable[Route] = ROUTES,
     authenticate: Authenticator = authenticate_anonymously,
+    clients: ClientIdentifier | None = None,
     observers: Sequence[RequestObserver] = (),
 ) -> ApiSite:
     """Return the site that serves ``routes`` at the public URL ``base``."""
@@ -63,6 +65,7 @@ def make_site(
         base,
         router=Router(urlsplit(base).path.rstrip("/"), resources, routes, limits),
         authenticate=authenticate,
+        clients=clients or ClientIdentifier(),
         render_error=errors.answer_exception,
         media_types=MEDIA_TYPES,
         limits=limits,

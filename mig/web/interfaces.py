@@ -3,9 +3,32 @@
 from __future__ import annotations
 
 from enum import IntFlag
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
+from twisted.internet.interfaces import IAddress
+from twisted.web.http_headers import Headers
 from twisted.web.resource import IResource
+
+
+class Client(NamedTuple):
+    """The client of a request or of a connection.
+
+    ``address`` is its IPv4 or IPv6 address. What is shared between clients is shared by ``group``:
+    the IPv4 address, or the network of 64 bits of an IPv6 address.
+    """
+
+    address: str
+    group: str
+
+
+class ClientIdentifier(Protocol):
+    """Finds out which client sent a request: :mod:`mig.access.clientaddress`."""
+
+    def identify_client(self, peer: IAddress, headers: Headers) -> Client:
+        """Return the client of a request."""
+
+    def identify_peer(self, peer: IAddress) -> Client:
+        """Return the client of a connection, which may be a proxy."""
 
 
 class Route(Protocol):

@@ -20,7 +20,7 @@ from mig.errors import MigError
 from mig.limits import Limits
 from mig.web.body import BufferBudget, RequestBody
 from mig.web.forms import ContentType
-from mig.web.interfaces import Caller, Route
+from mig.web.interfaces import Caller, Client, ClientIdentifier, Route
 from mig.web.negotiation import choose_media_type
 from mig.web.urlencoded import NameValuePairs, parse_pairs
 
@@ -31,11 +31,11 @@ class RequestEnded(Struct, frozen=True, kw_only=True, gc=False):
     """A request that has ended, successfully or not.
 
     ``route`` and ``caller`` are ``None`` for a request that was refused before they were known,
-    ``client`` is ``None`` for one that arrived through a UNIX socket.
+    ``client`` is the address of the client.
     """
 
     operation: str
-    client: str | None
+    client: str
     method: bytes
     uri: bytes
     route: str | None
@@ -58,6 +58,7 @@ class BaseSite(server.Site):
     """The site as a request and its connection use it."""
 
     check_request: RequestChecker
+    clients: ClientIdentifier
     clock: IReactorTime
     limits: Limits
     public_root: str
@@ -95,6 +96,7 @@ class Request(server.Request):
     site: BaseSite
     channel: BaseChannel
     content_type: ContentType
+    _identified: Client
     content: BytesIO
 
     def __init__(self, channel: BaseChannel, queued: object = False) -> None:
@@ -122,6 +124,9 @@ class Request(server.Request):
         self.site = self.channel.site
         self._started = self.site.clock.seconds()
         self.method, self.target, self.clientproto = method, target, version
+        self._identified = self.site.clients.identify_client(
+            self.channel.getPeer(), self.requestHeaders
+        )
         self.set_target(target if target.startswith(b"/") else b"/")
         self.setHeader(b"date", _format_date(int(time())))
         self.setHeader(b"x-request-id", self.operation.encode())
@@ -131,6 +136,16 @@ class Request(server.Request):
         """Set the path and query of the request."""
         self.uri = target
         self.path = target.partition(b"?")[0]
+
+    @property
+    def client_address(self) -> str:
+        """The address of the client, which a trusted proxy may have named."""
+        return self._identified.address
+
+    @property
+    def client_group(self) -> str:
+        """What limits are shared by: the client's IPv4 address or network of IPv6."""
+        return self._identified.group
 
     @property
     def is_refused(self) -> bool:
@@ -257,7 +272,7 @@ class Request(server.Request):
         self.site.notify_observers(
             RequestEnded(
                 operation=self.operation,
-                client=getattr(self.client, "host", None),
+                client=self.client_address,
                 method=self.method,
                 uri=self.uri,
                 route=None if self.route is None else self.route.path,

@@ -15,7 +15,7 @@ from mig.limits import Limits
 from mig.web.body import BufferBudget
 from mig.web.channel import Channel
 from mig.web.gate import Authenticator, Gate
-from mig.web.interfaces import Router
+from mig.web.interfaces import ClientIdentifier, Router
 from mig.web.request import BaseSite, Request, RequestEnded
 
 ErrorRenderer = Callable[[Request, BaseException], bytes]
@@ -30,6 +30,7 @@ class ApiSite(BaseSite):
 
     :param clock: the clock of all deadlines.
     :param base: for example ``http://localhost:1664/api``.
+    :param clients: finds the client of each request.
     :param media_types: those of every document whose handler does not offer others.
     """
 
@@ -43,6 +44,7 @@ class ApiSite(BaseSite):
         *,
         router: Router,
         authenticate: Authenticator,
+        clients: ClientIdentifier,
         render_error: ErrorRenderer,
         media_types: tuple[str, ...],
         limits: Limits,
@@ -51,6 +53,7 @@ class ApiSite(BaseSite):
         parts = urlsplit(base)
         self.public_root = f"{parts.scheme}://{parts.netloc}"
         self.clock = clock
+        self.clients = clients
         self.limits = limits
         self.media_types = media_types
         self.body_budget = BufferBudget(limits.total_body_bytes)

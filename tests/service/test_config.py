@@ -71,7 +71,6 @@ def test_the_sample_holds_every_key_with_its_default() -> None:
         logging=Logging(file=Path("/var/log/mig-api.log")),
         maxmind=Maxmind(path=Path("/var/lib/mig/GeoLite2-City.mmdb")),
         ineffective_keys=(
-            "[server] clientpublicip",
             "[authentication] tokenduration",
             "[manifest] requiredsignatures",
             "[maxmind] path",

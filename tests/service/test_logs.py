@@ -153,7 +153,7 @@ def test_twist_logs_to_the_configured_file_unless_told_otherwise(tmp_path: Path)
 def test_each_request_is_logged_in_one_line() -> None:
     event = RequestEnded(
         operation="17",
-        client=None,
+        client="127.0.0.1",
         method=b"GET",
         uri=b"/search?{\xff\n",
         route="/search",
@@ -167,6 +167,6 @@ def test_each_request_is_logged_in_one_line() -> None:
     with record_log() as log:
         logs.write_access_line(event)
     [line] = log.lines
-    head = "17 unix GET /search?{\\xff\\n 400 0.013s 3 rows 99 bytes: refused: {x}{x}"
+    head = "17 127.0.0.1 GET /search?{\\xff\\n 400 0.013s 3 rows 99 bytes: refused: {x}{x}"
     assert line.startswith(head), line
     assert len(line) == len(head) - len("refused: {x}{x}") + logs.MAX_OUTCOME_CHARACTERS

@@ -236,7 +236,9 @@ def test_a_configuration_file_is_enough_to_start(database: TestDatabase, folder:
 host = "https://mig.example.net"
 baseroute = "/mig"
 port = 1
-clientpublicip = peer
+clientpublicip = x-forwarded-for:0
+[maxmind]
+path = places.mmdb
 [postgres]
 host = "{dsn["host"]}"
 dbname = {dsn["dbname"]}
@@ -252,12 +254,12 @@ file = mig.log
     with closing(http.client.HTTPConnection("localhost")) as connection:
         connection.sock = socket.socket(socket.AF_UNIX)
         connection.sock.connect(str(folder / "s"))
-        connection.request("GET", "/mig/")
+        connection.request("GET", "/mig/", headers={"X-Forwarded-For": "192.0.2.7"})
         assert b'"href":"https://mig.example.net/mig/' in connection.getresponse().read()
     daemon.stop()
     log = daemon.log.read_text()
-    assert "have no effect: [server] clientpublicip" in log
-    assert " GET /mig/ 200 " in log
+    assert "have no effect: [maxmind] path" in log
+    assert " 192.0.2.7 GET /mig/ 200 " in log
     assert "GET" not in daemon.output.read_text()
 
 
