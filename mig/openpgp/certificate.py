@@ -12,7 +12,15 @@ from dataclasses import dataclass
 from typing import Final
 
 from mig.errors import InvalidInputError
-from mig.openpgp.packet import SIGNATURE_TAG, Packet, compute_crc24, decode_base64, split_packets
+from mig.openpgp.packet import (
+    DSA_ALGORITHM,
+    NEW_ALGORITHMS,
+    SIGNATURE_TAG,
+    Packet,
+    compute_crc24,
+    decode_base64,
+    split_packets,
+)
 
 SECRET_KEY_TAG: Final = 5
 PUBLIC_KEY_TAG: Final = 6
@@ -26,7 +34,6 @@ ACCEPTED_TAGS: Final = frozenset(
 )
 
 RSA_ALGORITHMS: Final = frozenset({1, 2, 3})
-DSA_ALGORITHM: Final = 17
 ECC_ALGORITHMS: Final = frozenset({18, 19, 22})
 """ECDH, ECDSA, EdDSA. The object identifier of the curve comes first in the key material."""
 
@@ -39,7 +46,8 @@ MIN_RSA_BITS: Final = 2048
 MAX_KEY_BITS: Final = 8192
 """gpg needs seconds for very large keys, and anyone can send a signature that names one."""
 MAX_EXPONENT_BITS: Final = 32
-RSA_EXPONENT: Final = 65537
+MIN_RSA_EXPONENT: Final = 17
+"""There are attacks on 3 and 5. Old versions of GnuPG made keys with 41 by default."""
 # Curves by their DER-encoded object identifiers, in hex.
 ACCEPTED_CURVES: Final = {
     "2b06010401da470f01": ("Ed25519", 256),
@@ -311,29 +319,43 @@ def _read_curve(material: bytes) -> tuple[str, int]:
     return known or (f"the curve {identifier}", 0)
 
 
-def find_weakness(key: Key) -> str | None:
-    """Return why this key is not accepted for signing, or ``None``."""
+def find_fault(key: Key) -> str | None:
+    """Return why this key is not accepted for signing, to follow "the key", or ``None``."""
     if key.algorithm in RSA_ALGORITHMS:
-        return _find_rsa_weakness(key)
+        return _find_rsa_fault(key)
     if key.algorithm == DSA_ALGORITHM:
-        return "it is a DSA key; RSA, Ed25519 and NIST curves are accepted"
+        return "is too weak: it is a DSA key; RSA, Ed25519 and NIST curves are accepted"
+    if key.algorithm in NEW_ALGORITHMS:
+        name = NEW_ALGORITHMS[key.algorithm]
+        return (
+            f"is {name} in the newer form (algorithm {key.algorithm}), which gpg 2.2 does not know;"
+            " RSA, ECDSA and EdDSA (algorithm 22) are accepted"
+        )
     if key.algorithm not in (19, 22):  # ECDSA, EdDSA
-        return f"its algorithm (number {key.algorithm}) is not accepted; RSA, ECDSA and EdDSA are"
+        return f"has the algorithm {key.algorithm}; RSA, ECDSA and EdDSA are accepted"
     if key.curve not in {name for name, _ in ACCEPTED_CURVES.values()}:
-        return f"it is on {key.curve}; Ed25519, NIST P-256, P-384 and P-521 are accepted"
+        return f"is on {key.curve}; Ed25519, NIST P-256, P-384 and P-521 are accepted"
     return None
 
 
-def _find_rsa_weakness(key: Key) -> str | None:
+def _find_rsa_fault(key: Key) -> str | None:
     if key.bits < MIN_RSA_BITS:
-        return f"it has {key.bits} bits; RSA keys of at least {MIN_RSA_BITS} are accepted"
-    if key.exponent < RSA_EXPONENT or not key.exponent & 1:
-        return f"its exponent is {key.exponent}; an odd one of at least {RSA_EXPONENT} is accepted"
+        return (
+            f"is too weak: it has {key.bits} bits; RSA keys of at least {MIN_RSA_BITS} are accepted"
+        )
+    if key.exponent < MIN_RSA_EXPONENT or not key.exponent & 1:
+        return (
+            f"is too weak: its exponent is {key.exponent}; an odd one from {MIN_RSA_EXPONENT} on is"
+            " accepted"
+        )
     if not key.modulus & 1:
-        return "its modulus is even: the key is damaged"
+        return "is damaged: its modulus is even"
     if is_roca(key.modulus):
-        return "it was made by a chip whose keys can be factored (ROCA, CVE-2017-15361)"
+        return "is too weak: a chip made it whose keys can be factored (ROCA, CVE-2017-15361)"
     return None
+
+
+ROCA_GENERATOR: Final = 65537
 
 
 def _compute_residues(prime: int) -> frozenset[int]:
@@ -342,7 +364,7 @@ def _compute_residues(prime: int) -> frozenset[int]:
     power = 1
     while power not in found:
         found.add(power)
-        power = power * RSA_EXPONENT % prime
+        power = power * ROCA_GENERATOR % prime
     return frozenset(found)
 
 

@@ -25,6 +25,8 @@ NUMBERS_IN_SIGNATURE: Final = {1: 1, 3: 1, 19: 2, 22: 2}
 """The number of integers in a signature, by public key algorithm: RSA (1 and 3), ECDSA, EdDSA."""
 
 DSA_ALGORITHM: Final = 17
+NEW_ALGORITHMS: Final = {27: "Ed25519", 28: "Ed448"}
+"""Signing algorithms of RFC 9580, which gpg 2.2 does not know."""
 
 CREATED_SUBPACKET: Final = 2
 ISSUER_SUBPACKET: Final = 16
@@ -34,6 +36,8 @@ ACCEPTED_FORM: Final = (
     "a detached binary OpenPGP signature is accepted, its armor's base64 and =CRC in one line"
 )
 
+# the first character makes the first bit 1, as in every packet (4.2)
+_BASE64_OF_PACKET = re.compile(r"(?=(?:.{4})+$)[g-z0-9+/][A-Za-z0-9+/]+={0,2}", re.ASCII)
 _ONE_LINE = re.compile(r"([A-Za-z0-9+/]+={0,2})=([A-Za-z0-9+/]{4})", re.ASCII)
 _CLASS_NAMES = {0x01: "text mode, which does not cover line ends"}
 
@@ -174,6 +178,10 @@ def _decode_line(text: str) -> bytes:
         kind = "a clearsigned text" if "BEGIN PGP SIGNED MESSAGE" in text else "an armor"
         raise InvalidInputError(f"the signature is {kind} with its frame lines; {ACCEPTED_FORM}")
     match = _ONE_LINE.fullmatch(text)
+    if match is None and _BASE64_OF_PACKET.fullmatch(text):
+        raise InvalidInputError(
+            f"the signature has no checksum, which agents need; {ACCEPTED_FORM}"
+        )
     if match is None:
         raise InvalidInputError(f"this is not a signature; {ACCEPTED_FORM}")
     data = decode_base64(match[1])
@@ -237,6 +245,11 @@ def _check_class(kind: int) -> None:
 def _check_algorithms(key_algorithm: int, hash_algorithm: int) -> None:
     if key_algorithm == DSA_ALGORITHM:
         raise InvalidInputError("DSA signatures are not accepted; RSA, ECDSA and EdDSA are")
+    if key_algorithm in NEW_ALGORITHMS:
+        raise InvalidInputError(
+            f"{NEW_ALGORITHMS[key_algorithm]} in the newer form (algorithm {key_algorithm}) is not"
+            " accepted, since gpg 2.2 does not know it; RSA, ECDSA and EdDSA (algorithm 22) are"
+        )
     if key_algorithm not in NUMBERS_IN_SIGNATURE:
         raise InvalidInputError(
             f"the public key algorithm {key_algorithm} is not accepted; RSA, ECDSA and EdDSA are"

@@ -65,4 +65,7 @@ async def _find_text(
         except BadSignatureError:
             continue
         return text
-    raise BadSignatureError("it is not a signature over this action, in either of its two texts")
+    raise BadSignatureError(
+        "it is not a signature over this action, in either of its two texts; was it made over the"
+        " same dates in another form? Write them in UTC, with Z, before signing"
+    )

@@ -106,13 +106,13 @@ def parse_form(
 ) -> dict[str, Any]:
     """Return the value of every field of ``template`` as a string.
 
-    An empty field counts as missing. A whole number in JSON becomes its digits.
+    A whole number in JSON becomes its digits.
 
     :param object_field: the field whose value may also be a JSON object, which is returned as it
         was parsed. A JSON body that has neither a field of the template nor a ``template`` is the
         value of this field.
     :raises InvalidInputError: when the body is malformed, or a field is unknown, duplicate or
-        missing; the message names the field and says what is accepted.
+        missing or empty; the message names the field and says what is accepted.
     """
     fields = _PARSERS[request.content_type.media_type](
         request.content.read(), request.content_type, template, object_field
@@ -127,7 +127,8 @@ def parse_form(
         values[name] = _check_value(name, value, may_be_object=name == object_field)
     for name, prompt in prompts.items():
         if values.get(name, "") == "":
-            raise InvalidInputError(f"the field {name} is missing; it accepts: {prompt}", name)
+            what = "empty" if name in values else "missing"
+            raise InvalidInputError(f"the field {name} is {what}; it accepts: {prompt}", name)
     return values
 
 

@@ -141,7 +141,7 @@ class Gate:
         if name not in {local, f"[{local}]"} - {""}:
             raise InvalidInputError(
                 f"the header Host must be {' or '.join(sorted(self._host_names | LOOPBACK_HOSTS))}"
-                " or the address of a listener",
+                " or the address of a listener; another name needs --public-url or [server] host",
                 "Host",
             )
 

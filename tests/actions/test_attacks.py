@@ -451,7 +451,9 @@ ROWS = [
         sign_with(then=lambda s, _: s[:-4] + "AAAA"),
     ),
     expect_refused(
-        "missing checksum", FIRST + "this is not a signature", sign_with(then=lambda s, _: s[:-5])
+        "missing checksum",
+        FIRST + "the signature has no checksum, which agents need",
+        sign_with(then=lambda s, _: s[:-5]),
     ),
     expect_refused(
         "clearsigned text",

@@ -16,6 +16,7 @@ from mig.openpgp import certificate
 from mig.openpgp.packet import split_packets
 from tests.support.api import Answer, Api
 from tests.support.cli import run_cli
+from tests.support.fleet import VECTORS
 from tests.support.json_types import Json
 from tests.support.keys import (
     FAR_AHEAD,
@@ -209,13 +210,16 @@ REFUSED: dict[str, tuple[str, Make]] = {
         "the key is dated in the future",
         lambda keys: keys.make_key("future", time=FAR_AHEAD).armored,
     ),
-    "RSA exponent 3": ("the key is too weak: its exponent is 3", replace_exponent),
+    "RSA exponent 3": (
+        "the key is too weak: its exponent is 3; an odd one from 17 on",
+        replace_exponent,
+    ),
     "secp256k1": (
-        "the key is too weak: it is on secp256k1",
+        "the key is on secp256k1; Ed25519, NIST",
         lambda keys: keys.make_key("koblitz", "secp256k1").armored,
     ),
     "brainpool": (
-        "the key is too weak: it is on brainpoolP256r1",
+        "the key is on brainpoolP256r1; Ed25519, NIST",
         lambda keys: keys.make_key("brainpool", "brainpoolP256r1").armored,
     ),
     "weak signing subkey": (
@@ -237,7 +241,7 @@ REFUSED: dict[str, tuple[str, Make]] = {
         )
         for n in (2, 3, 5, 6, 99)
     },
-    "empty": ("the field publickey is missing", lambda _: ""),
+    "empty": ("the field publickey is empty", lambda _: ""),
     "empty armor": ("the armor is empty", lambda _: encode_public_armor(b"")),
     "NUL": ("publickey contains a NUL character", lambda keys: keys.alice.armored + "\0"),
 }
@@ -264,6 +268,15 @@ async def test_an_unsuitable_key_is_refused_with_a_reason(
     await add_key(api, keys.alice)
 
 
+@pytest.mark.parametrize("name", ["exponent-41", "weak-subkey-revoked"])
+@pytest_twisted.ensureDeferred
+async def test_a_real_key_that_looks_weak_but_is_not_is_taken(api: Api, name: str) -> None:
+    """It has an odd exponent of 41, or a revoked signing subkey of 1024 bits."""
+    armored = (VECTORS / "keys" / f"{name}.asc").read_text()
+    response = await create_investigator(api, "Bob Kelso", armored)
+    assert response.code == 201, response.document
+
+
 @pytest_twisted.ensureDeferred
 async def test_a_key_too_long_for_a_request_is_refused(
     api: Api, database: TestDatabase, keys: Keys
@@ -274,7 +287,7 @@ async def test_a_key_too_long_for_a_request_is_refused(
 
 
 NAMES = {
-    "": "the field name is missing",
+    "": "the field name is empty",
     "  ": "name must not be empty",
     "x" * 1025: "name must have at most 1024 characters",
     "Bob\nKelso": "name must not contain the control character U+000A",

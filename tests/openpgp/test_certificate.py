@@ -34,7 +34,7 @@ def test_the_keys_of_the_original_service_are_read_and_armored_again(name: str) 
     assert certificate.parse_stored(text) == read
     assert certificate.parse_armored(encode_armor(read.packets)) == read
     assert read.keys[0].bits == 2048
-    assert certificate.find_weakness(read.keys[0]) is None
+    assert certificate.find_fault(read.keys[0]) is None
     assert read.fingerprint == read.keys[0].fingerprint
 
 
@@ -134,7 +134,8 @@ def make_rsa_key(modulus: int, exponent: int = 65537) -> Key:
 BOB_N = certificate.parse_armored(BOB).keys[0].modulus
 WEAK = {
     "RSA 2047": (make_rsa_key(BOB_N >> 1 | 1), "2047 bits"),
-    "e=3": (make_rsa_key(BOB_N, 3), "exponent is 3"),
+    "e=3": (make_rsa_key(BOB_N, 3), "exponent is 3; an odd one from 17 on is accepted"),
+    "e=15": (make_rsa_key(BOB_N, 15), "exponent is 15"),
     "even e": (make_rsa_key(BOB_N, 65538), "exponent is 65538"),
     "even n": (make_rsa_key(BOB_N - 1), "even"),
     "ROCA": (make_rsa_key(ROCA), "ROCA"),
@@ -143,7 +144,12 @@ WEAK = {
 
 @pytest.mark.parametrize(("key", "reason"), WEAK.values(), ids=WEAK)
 def test_the_weakness_of_an_rsa_key_is_named(key: Key, reason: str) -> None:
-    assert reason in (certificate.find_weakness(key) or "")
+    assert reason in (certificate.find_fault(key) or "")
+
+
+@pytest.mark.parametrize("exponent", [17, 41, 257, 65537])
+def test_odd_exponents_from_17_on_are_accepted(exponent: int) -> None:
+    assert certificate.find_fault(make_rsa_key(BOB_N, exponent)) is None
 
 
 @pytest.mark.parametrize(
@@ -155,12 +161,13 @@ def test_the_weakness_of_an_rsa_key_is_named(key: Key, reason: str) -> None:
         ],
         *[(name, 19, True) for name, _ in certificate.OTHER_CURVES.values()],
         ("", 17, True),
+        ("", 27, True),
         ("", 28, True),
     ],
 )
 def test_only_accepted_curves_are_strong_enough(curve: str, algorithm: int, weak: bool) -> None:
     key = Key(fingerprint="A" * 40, is_primary=True, algorithm=algorithm, bits=256, curve=curve)
-    assert bool(certificate.find_weakness(key)) is weak
+    assert bool(certificate.find_fault(key)) is weak
 
 
 def test_a_key_of_64_kib_is_read_in_less_than_100_ms() -> None:
@@ -179,7 +186,7 @@ def test_any_bytes_are_read_as_a_certificate_or_refused(data: bytes, in_armor: b
             found = read(text)
         except InvalidInputError:
             continue
-        certificate.find_weakness(found.keys[0])
+        certificate.find_fault(found.keys[0])
 
 
 def test_an_armor_can_be_read_by_any_base64_decoder() -> None:

@@ -71,7 +71,7 @@ def test_a_mutated_certificate_is_read_or_refused(data: bytes) -> None:
             except InvalidInputError:
                 continue
             for key in found.keys:
-                certificate.find_weakness(key)
+                certificate.find_fault(key)
             assert found.packets
 
 

@@ -106,8 +106,8 @@ def test_a_form_is_accepted_in_each_of_its_four_encodings(
     ("path", "header", "body", "message"),
     [
         (CREATE, FORM, b"", "the field action is missing; it accepts: A signed action, as JSON"),
-        (CREATE, FORM, b"action=", "the field action is missing"),
-        (UPDATE, JSON, b'{"id": null, "status": "x"}', "the field id is missing"),
+        (CREATE, FORM, b"action=", "the field action is empty"),
+        (UPDATE, JSON, b'{"id": null, "status": "x"}', "the field id is empty"),
         (CREATE, FORM, b"acton=1", "unknown field 'acton'; did you mean action?"),
         (KEY, FORM, b"xyz=1", "unknown field 'xyz'; the fields are name and publickey"),
         (CREATE, FORM, b"action=1&action=2", "the field action is given twice"),
@@ -212,7 +212,7 @@ def test_a_form_is_accepted_in_each_of_its_four_encodings(
         (CREATE, TEMPLATE, b'{"template": {}}', "a template must be {"),
         (CREATE, TEMPLATE, b'{"template": {"data": []}, "action": {}}', "a template must be {"),
         (CREATE, TEMPLATE, b'{"template": {"data": [1]}}', "must have a name"),
-        (CREATE, TEMPLATE, encode_template({"name": "action"}), "the field action is missing"),
+        (CREATE, TEMPLATE, encode_template({"name": "action"}), "the field action is empty"),
         (
             CREATE,
             TEMPLATE,

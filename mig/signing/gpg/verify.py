@@ -124,9 +124,9 @@ class Gpg:
             raise InvalidInputError(
                 "the signature is dated in the future: is the signer's clock right?"
             )
-        weak = certificates.find_weakness(key)
-        if weak:
-            raise InvalidInputError(f"the key that made the signature is too weak: {weak}")
+        fault = certificates.find_fault(key)
+        if fault:
+            raise InvalidInputError(f"the key that made the signature {fault}")
         return VerifiedSignature(
             fingerprint=valid.primary_fingerprint,
             key_fingerprint=valid.key_fingerprint,
@@ -144,10 +144,10 @@ class Gpg:
 
         What others signed, and expired or superseded self-signatures, are removed.
 
-        :raises InvalidInputError: for a key that cannot sign, or is too weak to sign.
+        :raises InvalidInputError: for a key that cannot sign, or is not accepted for signing.
         :raises UnavailableError: when gpg gave no reliable answer.
         """
-        _refuse_weak_key(certificate.keys[0])
+        _refuse_faulty_key(certificate.keys[0])
         _refuse_future_key(certificate, "the key")
         answer = await self._runner.run(
             ["--import-options", "import-export,import-minimal,self-sigs-only", "--import"],
@@ -228,21 +228,21 @@ def _refuse_future_key(certificate: Certificate, which: str) -> None:
         raise InvalidInputError(f"{which} is dated in the future: is its owner's clock right?")
 
 
-def _refuse_weak_key(key: Key) -> None:
-    """Refuse a key that is too weak to sign.
+def _refuse_faulty_key(key: Key) -> None:
+    """Refuse a key that is not accepted for signing.
 
     :raises InvalidInputError: for such a key.
     """
-    weak = certificates.find_weakness(key)
-    if weak:
+    fault = certificates.find_fault(key)
+    if fault:
         which = "key" if key.is_primary else f"signing subkey {key.fingerprint}"
-        raise InvalidInputError(f"the {which} is too weak: {weak}")
+        raise InvalidInputError(f"the {which} {fault}")
 
 
 def _refuse_unusable_key(certificate: Certificate, listing: _KeyListing) -> None:
-    """Refuse a key that cannot sign, or is too weak to sign.
+    """Refuse a certificate that cannot sign, or that can sign with a key that is not accepted.
 
-    :raises InvalidInputError: for such a key.
+    :raises InvalidInputError: for such a certificate.
     """
     primary = listing.keys[0]
     if primary.state in (b"e", b"r"):
@@ -250,13 +250,15 @@ def _refuse_unusable_key(certificate: Certificate, listing: _KeyListing) -> None
     if not any(state not in KEY_STATE_NAMES for state in listing.user_states):
         raise InvalidInputError("the key has no valid user id")
     signing = [key for key in listing.keys if key.can_sign]
-    for listed in signing:
-        key = certificate.find_key(listed.fingerprint)
-        if key is not None:
-            _refuse_weak_key(key)
     if not signing:
         raise InvalidInputError("the key cannot sign: it has no key or subkey for signing")
-    if all(key.state in KEY_STATE_NAMES for key in signing):
+    usable = [key for key in signing if key.state not in KEY_STATE_NAMES]
+    if not usable:
         raise InvalidInputError(
             f"the key cannot sign: its signing subkey {KEY_STATE_NAMES[signing[0].state]}"
         )
+    # gpg refuses the signatures of the others, so their strength does not matter
+    for listed in usable:
+        key = certificate.find_key(listed.fingerprint)
+        if key is not None:
+            _refuse_faulty_key(key)
