@@ -2,9 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from mig.errors import UnavailableError
+from mig.model.row import make_row_reader
+from mig.model.statement import QueryFunction, Statement
+
+NO_HANDOFF: Final = (
+    "no action can be handed over: set a spool ([directories] spool) or [scheduler] handoff ="
+    " database"
+)
+
+
+class _TypeRow(NamedTuple):
+    is_varchar: bool
+
+
+# The schedulers of 2014 declared this column as json, and took actions from a spool.
+_SELECT_SIGNATURES_TYPE = Statement(
+    """
+    select atttypid = 'varchar'::regtype
+    from pg_attribute
+    where attrelid = to_regclass('actions') and attname = 'pgpsignatures'
+    """,
+    make_row_reader(_TypeRow),
+)
+
+
+async def has_database_scheduler(query: QueryFunction) -> bool:
+    """Return whether the tables are those of the schedulers of 2017, which poll the database."""
+    return any(row.is_varchar for row in await query(_SELECT_SIGNATURES_TYPE))
 
 
 class Handoff(Protocol):
@@ -73,10 +100,7 @@ class NoHandoff:
 
         :raises UnavailableError: always, with what the configuration lacks.
         """
-        raise UnavailableError(
-            "no action can be handed over: the configuration has no spool ([directories] spool),"
-            " and [scheduler] handoff is not database"
-        )
+        raise UnavailableError(NO_HANDOFF)
 
     async def flush(self, action_id: int) -> None:
         """Do nothing: no action is ever accepted."""

@@ -55,6 +55,10 @@ class Spool:
         self._path = path
         self._calls = calls or SystemCalls()
 
+    def __str__(self) -> str:
+        """Return the path of the spool."""
+        return str(self._path)
+
     def prepare_folders(self) -> None:
         """Create the folders that are missing, and check that the others can be trusted.
 

@@ -18,7 +18,13 @@ from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 from twisted.python.failure import Failure
 
-from mig.actions.handoff import DatabaseHandoff, Handoff, NoHandoff
+from mig.actions.handoff import (
+    NO_HANDOFF,
+    DatabaseHandoff,
+    Handoff,
+    NoHandoff,
+    has_database_scheduler,
+)
 from mig.actions.outbox import Outbox
 from mig.actions.spool import Spool, SystemCalls
 from mig.actions.store import ActionStore
@@ -116,7 +122,7 @@ def _prepare_spool(settings: Settings, system_calls: SystemCalls | None) -> Spoo
 
     :raises SpoolError: when a folder cannot be made or trusted.
     """
-    if settings.handoff != "spool" or settings.spool is None:
+    if settings.spool is None:
         return None
     spool = Spool(settings.spool, system_calls)
     spool.prepare_folders()
@@ -214,30 +220,42 @@ class ApiService(Service):
         self._database = self._database_class(
             reactor, await self._prepare_database(reactor), limits=self._settings.limits
         )
-        site = self._build_site(reactor, self._database)
+        self._handoff = await self._choose_handoff(reactor, self._database)
+        site = self._build_site(reactor, self._database, self._handoff)
         self._ports.extend(listener.start_accepting(reactor, site) for listener in self._listeners)
         # What the start has made lives as long as the process: no later collection visits it.
         gc.collect()
         gc.freeze()
         self.log.info("ready at {base}/", base=self._base)
 
-    def _build_site(self, reactor: Reactor, database: Database) -> ApiSite:
+    async def _choose_handoff(self, reactor: Reactor, database: Database) -> Handoff:
+        """Return the hand-off of the settings, or the one of the database's generation."""
+        if self._spool is not None:
+            self.log.info("actions are handed over through the spool {spool}", spool=self._spool)
+            return Outbox(reactor, database, self._spool, limits=self._settings.limits)
+        if self._settings.handoff == "database":
+            self.log.info("actions are handed over through the database")
+            return DatabaseHandoff()
+        if self._settings.handoff is None and await has_database_scheduler(database.query):
+            self.log.info(
+                "actions are handed over through the database, whose tables are of 2017 (set"
+                " [scheduler] handoff to choose)"
+            )
+            return DatabaseHandoff()
+        self.log.warn("{reason}", reason=NO_HANDOFF)
+        return NoHandoff()
+
+    def _build_site(self, reactor: Reactor, database: Database, handoff: Handoff) -> ApiSite:
         limits = self._settings.limits
         self._gpg = Gpg(reactor, limits=limits)
-        if self._settings.handoff == "database":
-            self._handoff = DatabaseHandoff()
-        elif self._spool is None:
-            self._handoff = NoHandoff()
-        else:
-            self._handoff = Outbox(reactor, database, self._spool, limits=limits)
-        self._handoff.start()
+        handoff.start()
         keyring = Keyring()
-        store = ActionStore(database, self._handoff)
+        store = ActionStore(database, handoff)
         return make_site(
             reactor,
             database,
             self._base,
-            actions=Submitter(reactor, database.query, self._gpg, keyring, store, self._handoff),
+            actions=Submitter(reactor, database.query, self._gpg, keyring, store, handoff),
             investigators=InvestigatorRegistry(database, self._gpg, keyring),
             limits=limits,
             clients=self._settings.clients,

@@ -240,10 +240,13 @@ class Directories:
 
 @dataclass(frozen=True, kw_only=True)
 class Scheduler:
-    """The hand-off of actions to the scheduler: through its spool, or by polling the database."""
+    """The hand-off of actions to the scheduler: its spool, the database, or none.
 
-    handoff: str = field(
-        default="spool", metadata=_with_parser(_choice_parser("spool", "database"))
+    ``None`` leaves the choice to the other settings and the database.
+    """
+
+    handoff: str | None = field(
+        default=None, metadata=_with_parser(_choice_parser("spool", "database", "none"))
     )
 
 

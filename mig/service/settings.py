@@ -27,7 +27,8 @@ class Settings:
 
     ``database`` is a connection string, or ``embedded:`` and a folder. ``endpoints_source`` names
     the option or the keys that set the endpoints, for messages. ``public_url`` is the server's URL
-    for clients; when it is ``None``, the listeners determine it.
+    for clients; when it is ``None``, the listeners determine it. ``handoff`` is ``spool``,
+    ``database`` or ``none``; when it is ``None``, the generation of the database decides.
     """
 
     database: str = field(repr=False)
@@ -35,7 +36,7 @@ class Settings:
     endpoints_source: str
     public_url: str | None
     base_route: str
-    handoff: str
+    handoff: str | None
     spool: Path | None
     limits: Limits
     clients: ClientIdentifier
@@ -44,7 +45,8 @@ class Settings:
 def read_settings(options: Options, configuration: Config) -> Settings:
     """Return the settings; an option takes precedence over the file.
 
-    :raises StartupError: when no database is set, or an option has a wrong value.
+    :raises StartupError: when no database is set, an option has a wrong value, or the folder of
+        the spool is missing.
     """
     server = configuration.server
     database = options["database"] or configuration.postgres.dsn
@@ -56,6 +58,13 @@ def read_settings(options: Options, configuration: Config) -> Settings:
             public_url = config_file.parse_public_url(options["public-url"])
         except ValueError as accepted:
             raise StartupError(f"--public-url must be {accepted}") from None
+    spool = Path(options["spool"]) if options["spool"] else configuration.directories.spool
+    handoff = configuration.scheduler.handoff or ("spool" if spool else None)
+    if handoff == "spool" and spool is None:
+        raise StartupError(
+            "[scheduler] handoff is spool, but the spool has no folder: set [directories] spool or"
+            " --spool"
+        )
     is_from_file = server.endpoint is not None and not options["listen"]
     return Settings(
         database=database,
@@ -63,8 +72,8 @@ def read_settings(options: Options, configuration: Config) -> Settings:
         endpoints_source="[server] ip, port" if is_from_file else "--listen",
         public_url=public_url,
         base_route=server.baseroute,
-        handoff=configuration.scheduler.handoff,
-        spool=Path(options["spool"]) if options["spool"] else configuration.directories.spool,
+        handoff=handoff,
+        spool=spool if handoff == "spool" else None,
         clients=ClientIdentifier(server.trustedproxies, server.clientpublicip),
         limits=Limits(action_body_bytes=server.actionsize, key_body_bytes=server.keysize),
     )

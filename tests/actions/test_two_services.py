@@ -462,7 +462,7 @@ async def test_without_a_handoff_every_action_is_refused(
 ) -> None:
     api = Api(database.dsn, handoff="")
     try:
-        says = "the configuration has no spool"
+        says = "no action can be handed over: set a spool"
         await assert_refused(api, case.sign_action(make_action()), says, 503)
         assert database.execute("select count(*) from submissions") == [(0,)]
     finally:

@@ -15,6 +15,7 @@ from mig.service.config_file import (
     Logging,
     Maxmind,
     Postgres,
+    Scheduler,
     Server,
     parse_config,
     read_config_file,
@@ -68,6 +69,7 @@ def test_the_sample_holds_every_key_with_its_default() -> None:
             sslmode="disable",
         ),
         directories=Directories(spool=Path("/var/cache/mig")),
+        scheduler=Scheduler(handoff="spool"),
         logging=Logging(file=Path("/var/log/mig-api.log")),
         maxmind=Maxmind(path=Path("/var/lib/mig/GeoLite2-City.mmdb")),
         ineffective_keys=(

@@ -84,6 +84,10 @@ FAULTS: dict[str, tuple[list[str], str]] = {
         ["--database", "http://x"],
         "--database must be a postgresql:// URL",
     ),
+    "no folder of the spool": (
+        [*UNREACHABLE, "--config", "spool.cfg"],
+        "[scheduler] handoff is spool, but the spool has no folder: set [directories] spool or",
+    ),
     "no folder": (["--database", "embedded:"], "--database embedded: needs a folder"),
     "folder in use": (["--database", "embedded:EMBEDDED"], "EMBEDDED is in use by another mig-api"),
     "port in use": (
@@ -129,6 +133,7 @@ def test_a_start_that_cannot_work_ends_with_one_line(
 ) -> None:
     (folder / "bad.cfg").write_text("[server]\nport = x\n[authentication]\nenabled = on\n")
     (folder / "public.cfg").write_text("[server]\nip = 0.0.0.0\n")
+    (folder / "spool.cfg").write_text("[scheduler]\nhandoff = spool\n")
     (folder / "log.cfg").write_text("[logging]\nmode = file\nfile = no/log\n")
     port = in_use.base.split(":")[2].partition("/")[0]
 
