@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from mig.access.permissions import ALL_PERMISSIONS, Permission
+from mig.model.permissions import ALL_PERMISSIONS, Permission
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The home document, the root of the server, and the heartbeat."""
+"""The home document, the root of the server, the heartbeat, and the client's address."""
 
 from __future__ import annotations
 
@@ -38,6 +38,11 @@ class HomeResource:
         return request.prepare_response(
             write_document(request.build_url(), links=[link]), HTTPStatus.FOUND
         )
+
+    async def get_client_address(self, request: Request, caller: Caller) -> bytes:
+        """Return the client's address as text: agents of 2017 end when they do not get it."""
+        refuse_parameters(request)
+        return request.prepare_text(request.client_address.encode())
 
     async def get_heartbeat(self, request: Request, caller: Caller) -> bytes:
         """Return that the service runs."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from http import HTTPStatus
+from typing import Final
 
 from mig.access.caller import Caller
 from mig.api.errors import answer_refusal
@@ -14,17 +16,19 @@ from mig.api.responder import (
     refuse_parameters,
 )
 from mig.database.database import Database
-from mig.errors import ConflictError
+from mig.errors import ConflictError, NotFoundError
 from mig.formats.collection_json import write_document
 from mig.hypermedia import templates
 from mig.hypermedia.document import Link, Template
 from mig.hypermedia.links import link_history
 from mig.investigators.registry import InvestigatorRegistry
-from mig.model.investigator import Investigator, find_investigator
+from mig.model.investigator import Investigator, find_investigator, find_public_key
 from mig.model.record import UnreadableRecord
 from mig.values import parse_id
 from mig.web.forms import parse_form
 from mig.web.request import Request
+
+FINGERPRINT_PATTERN: Final = re.compile(r"[0-9A-Fa-f]{40}", re.ASCII)
 
 
 class InvestigatorResource:
@@ -44,6 +48,17 @@ class InvestigatorResource:
         if found is None:
             raise make_not_found_error(Investigator.noun, investigator_id)
         return await self._answer_investigator(request, investigator_id, found, HTTPStatus.OK)
+
+    async def get_public_key(self, request: Request, caller: Caller) -> bytes:
+        """Return the armored key of an active investigator, by its fingerprint, as text."""
+        refuse_parameters(request)
+        fingerprint = request.path.rstrip(b"/").rpartition(b"/")[2].decode("latin-1")
+        armored = None
+        if FINGERPRINT_PATTERN.fullmatch(fingerprint):
+            armored = await find_public_key(self._database.query, fingerprint)
+        if armored is None:
+            raise NotFoundError("no active investigator has a key with this fingerprint")
+        return request.prepare_text(armored)
 
     async def get_template(self, request: Request, caller: Caller) -> bytes:
         """Return the template of a new investigator."""

@@ -15,7 +15,6 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.routing import Map, MapAdapter, Rule
 
 from mig.access.caller import Caller
-from mig.access.permissions import Permission
 from mig.api import errors
 from mig.api.actions import ActionResource
 from mig.api.agents import AgentResource
@@ -27,6 +26,7 @@ from mig.api.search import SearchResource
 from mig.errors import MethodNotAllowedError, NotFoundError
 from mig.hypermedia import urls
 from mig.limits import Limits
+from mig.model.permissions import Permission
 from mig.web.request import Request
 
 DEFAULT_LIMITS: Final = Limits()
@@ -108,6 +108,8 @@ ROUTES: Final = (
         InvestigatorResource,
         InvestigatorResource.get_investigator,
     ),
+    _define_get(urls.PUBLIC_KEY, None, InvestigatorResource, InvestigatorResource.get_public_key),
+    _define_get(urls.CLIENT_ADDRESS, None, HomeResource, HomeResource.get_client_address),
     _define_get(urls.SEARCH, Permission.SEARCH, SearchResource, SearchResource.run_search),
     _define_get(urls.CREATE_ACTION, None, ActionResource, ActionResource.get_template),
     _define_get(
@@ -291,7 +293,7 @@ class _SingleRouteApplication(Klein):
 
 
 class _SingleRuleMap(Map):
-    """A URL map that always finds the same rule; none of our paths has arguments."""
+    """A URL map that always finds the same rule; a handler reads its argument from the path."""
 
     def __init__(self, rule: Rule) -> None:
         super().__init__()

@@ -89,7 +89,9 @@ class SearchResource:
             return []
         parameters = dict(search.raw_values)
         # written out: the default of `after` moves with the clock, and that of `limit` may change
-        parameters |= {"after": search.after.format_iso(), "limit": str(search.limit)}
+        parameters["limit"] = str(search.limit)
+        if search.after is not None:
+            parameters["after"] = search.after.format_iso()
         parameters |= {"offset": "", "cursor": str(position)}  # which continues after the offset
         href = self._responder.urls.for_search((n, text) for n, text in parameters.items() if text)
         return [Link(rel="next", href=href)]

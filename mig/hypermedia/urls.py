@@ -16,6 +16,8 @@ HEARTBEAT = "/heartbeat"
 CREATE_ACTION = "/action/create/"
 CREATE_INVESTIGATOR = "/investigator/create/"
 UPDATE_INVESTIGATOR = "/investigator/update/"
+CLIENT_ADDRESS = "/ip"
+PUBLIC_KEY = "/publickey/<fingerprint>"
 
 
 class Urls:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import unicodedata
 from typing import Final, NamedTuple
 
-from mig.access.permissions import DEFAULT_PERMISSIONS
 from mig.database.database import Database, Transaction
 from mig.errors import (
     ConflictError,
@@ -14,6 +13,7 @@ from mig.errors import (
     NotFoundError,
     UnavailableError,
 )
+from mig.model.permissions import DEFAULT_PERMISSIONS
 from mig.model.row import make_row_reader
 from mig.model.statement import Statement, select_ids
 from mig.openpgp import certificate

@@ -7,8 +7,9 @@ from typing import Annotated, Final, NamedTuple
 
 from msgspec import UNSET, UnsetType
 
+from mig.model.permissions import Permission
 from mig.model.record import StoredRecord, Time, UnreadableRecord, make_raw_id, read_record
-from mig.model.row import Columns, parse_json_rows
+from mig.model.row import Columns, make_row_reader, parse_json_rows
 from mig.model.statement import QueryFunction, Statement
 from mig.values import format_time
 
@@ -22,6 +23,7 @@ class InvestigatorRow(NamedTuple):
     status: Annotated[str, "i.status"]
     createdat: Annotated[str, "i.createdat::text"]
     lastmodified: Annotated[str, "i.lastmodified::text"]
+    permissions: Annotated[str, "i.permissions::text"]
 
     @property
     def sort_time(self) -> str:
@@ -34,7 +36,11 @@ class _KeyRow(NamedTuple):
 
 
 class Investigator(StoredRecord, gc=False, omit_defaults=True):
-    """An investigator. ``publickey``, in base64, is only in the investigator's own document."""
+    """An investigator.
+
+    ``publickey``, in base64, is only in the investigator's own document; ``permissions`` is not in
+    the investigators of an action.
+    """
 
     noun = "investigator"
     name: str
@@ -42,11 +48,23 @@ class Investigator(StoredRecord, gc=False, omit_defaults=True):
     status: str
     createdat: Time
     lastmodified: Time
+    permissions: dict[str, bool] | UnsetType = UNSET
     publickey: str | UnsetType = UNSET
 
     @classmethod
     def from_row(cls, row: InvestigatorRow, publickey: str | UnsetType = UNSET) -> Investigator:
         """Return the investigator of a row.
+
+        :raises UnreadableError: for an id or a time that cannot be served.
+        """
+        investigator = cls.from_signer_row(row)
+        investigator.permissions = Permission(int(row.permissions)).to_json_value()
+        investigator.publickey = publickey
+        return investigator
+
+    @classmethod
+    def from_signer_row(cls, row: InvestigatorRow) -> Investigator:
+        """Return the investigator of a row as one who signed an action.
 
         :raises UnreadableError: for an id or a time that cannot be served.
         """
@@ -57,7 +75,6 @@ class Investigator(StoredRecord, gc=False, omit_defaults=True):
             row.status,
             format_time(row.createdat),
             format_time(row.lastmodified),
-            publickey,
         )
 
 
@@ -101,7 +118,27 @@ def parse_signers(column: str | None) -> list[Investigator]:
     :raises UnreadableError: for an id or a time that cannot be served.
     """
     rows = parse_json_rows(column) if column else ()
-    return [Investigator.from_row(INVESTIGATOR.read_row(row)) for row in rows]
+    return [Investigator.from_signer_row(INVESTIGATOR.read_row(row)) for row in rows]
+
+
+# upper(): rows that this service did not write may have fingerprints in lower case.
+_PUBLIC_KEY_BY_FINGERPRINT: Final = Statement(
+    """
+    select publickey
+    from investigators
+    where upper(pgpfingerprint) = upper(%s) and status = 'active' and publickey is not null
+    order by id
+    limit 1
+    """,
+    make_row_reader(_KeyRow),
+)
+
+
+async def find_public_key(query: QueryFunction, fingerprint: str) -> bytes | None:
+    """Return the armored key of the active investigator with this fingerprint, or ``None``."""
+    for row in await query(_PUBLIC_KEY_BY_FINGERPRINT, (fingerprint,)):
+        return bytes(row.publickey or b"")
+    return None
 
 
 async def find_investigator(

@@ -20,7 +20,7 @@ class SearchParameters(Record, kw_only=True):
     type: str
     actionid: int | str = ANY_ID
     actionname: str = ANY_TEXT
-    after: Time
+    after: Time = "0001-01-01T00:00:00Z"
     agentid: int | str = ANY_ID
     agentname: str = ANY_TEXT
     before: Time = "9999-12-31T23:59:59Z"

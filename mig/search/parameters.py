@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -31,6 +31,8 @@ REPORT_NAMES: Final = (COMPLIANCE_ITEMS,)
 
 DEFAULT_WINDOW_DAYS: Final = 7
 INVESTIGATOR_WINDOW_YEARS: Final = 1_000
+OFFSET_CLIENT_WINDOW_HOURS: Final = 39_600
+"""The default window of the service that clients of 2015 to 2017 were made for."""
 
 _TABLES: Final = ("actions", "commands", "agents", "investigators")
 _STATUS_WORDS: Final[Mapping[str, Mapping[str, Sequence[str]]]] = {
@@ -46,8 +48,9 @@ class Parameter:
 
     ``conditions`` maps a table to the condition on its rows, in SQL with one ``%s`` for the value.
     When ``searched_table_only`` is set, only the condition on the searched table counts.
-    ``default`` returns the value when the parameter is not set, from the searched type and the
-    current time. ``prompt`` describes the parameter to clients.
+    ``default`` returns the value when the parameter is not set, from the searched type, the names
+    of those that are set, and the current time; ``None`` sets no condition. ``prompt`` describes
+    the parameter to clients.
     """
 
     name: str
@@ -56,7 +59,7 @@ class Parameter:
     types: Sequence[str] = SEARCH_TYPES
     conditions: Mapping[str, str] = field(default_factory=dict)
     searched_table_only: bool = False
-    default: Callable[[str, Instant], object] | None = None
+    default: Callable[[str, Collection[str], Instant], object] | None = None
 
 
 def _make_id_parameter(noun: str, article: str) -> Parameter:
@@ -77,10 +80,28 @@ def _make_name_parameter(noun: str, article: str) -> Parameter:
     )
 
 
-def _choose_default_after(type_: str, now: Instant) -> Instant:
+def _choose_default_after(type_: str, names: Collection[str], now: Instant) -> Instant | None:
     if type_ == "investigator":
         return now.subtract(hours=24 * 365.25 * INVESTIGATOR_WINDOW_YEARS)
+    if {"finishedafter", "finishedbefore"} & set(names):
+        return None
+    if is_of_offset_client(names):
+        return now.subtract(hours=OFFSET_CLIENT_WINDOW_HOURS)
     return now.subtract(hours=24 * DEFAULT_WINDOW_DAYS)
+
+
+# the other statuses have a time in the future
+_IS_FINISHED: Final = "status in ({})".format(
+    ", ".join(f"'{status}'" for status in FINISHED_COMMAND_STATUSES)
+)
+
+
+def is_of_offset_client(names: Collection[str]) -> bool:
+    """Return whether a search that sets ``names`` is of a client of 2015 to 2017.
+
+    Only those send ``offset``. They page until they get 404, and expect a longer default window.
+    """
+    return "offset" in names and "cursor" not in names
 
 
 _LONE_SURROGATES = (
@@ -131,6 +152,12 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
     _make_id_parameter("agent", "an"),
     _make_name_parameter("agent", "an"),
     Parameter(
+        name="agentversion",
+        kind=PatternKind(),
+        conditions={"agents": "version ilike %s"},
+        prompt="an agent's version, as an ILIKE pattern",
+    ),
+    Parameter(
         name="before",
         kind=TimeKind("floor"),
         searched_table_only=True,
@@ -144,6 +171,22 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         " command, heartbeat of an agent or change of an investigator",
     ),
     _make_id_parameter("command", "a"),
+    Parameter(
+        name="finishedafter",
+        kind=TimeKind("ceil"),
+        types=("command",),
+        conditions={"commands": f"({_IS_FINISHED} and finishtime >= %s)"},
+        prompt="an RFC 3339 date: commands that finished at or after it. With it, after has no"
+        " default",
+    ),
+    Parameter(
+        name="finishedbefore",
+        kind=TimeKind("floor"),
+        types=("command",),
+        conditions={"commands": f"({_IS_FINISHED} and finishtime <= %s)"},
+        prompt="an RFC 3339 date: commands that finished at or before it. With it, after has no"
+        " default",
+    ),
     Parameter(
         name="foundanything",
         kind=FlagKind(),
@@ -210,10 +253,15 @@ class Search:
     effective_values: Mapping[str, Any]
 
     @property
-    def after(self) -> Instant:
-        """The start of the time window."""
-        after: Instant = self.effective_values["after"]
+    def after(self) -> Instant | None:
+        """The start of the time window, or ``None``."""
+        after: Instant | None = self.effective_values["after"]
         return after
+
+    @property
+    def is_of_offset_client(self) -> bool:
+        """Whether a client of 2015 to 2017 sent the search: :func:`is_of_offset_client`."""
+        return is_of_offset_client(self.parsed_values)
 
     @property
     def limit(self) -> int:
@@ -244,7 +292,7 @@ class Search:
         echoed: dict[str, Any] = {
             name: PARAMETERS_BY_NAME[name].kind.to_json_value(value)
             for name, value in self.effective_values.items()
-            if name in _ECHOED_NAMES
+            if name in _ECHOED_NAMES and value is not None
         }
         return SearchParameters(**{**echoed, "type": self.type})
 
@@ -275,7 +323,7 @@ def parse_search(pairs: Sequence[tuple[str, str]], now: Instant) -> Search:
         if type_ not in PARAMETERS_BY_NAME[name].types:
             types = " and ".join(PARAMETERS_BY_NAME[name].types)
             raise InvalidInputError(f"{name} is only for searches of type {types}", name)
-    defaults = {p.name: p.default(type_, now) for p in PARAMETERS if p.default is not None}
+    defaults = {p.name: p.default(type_, values, now) for p in PARAMETERS if p.default is not None}
     return Search(
         type=type_,
         raw_values={name: text for name, text in texts.items() if text},

@@ -20,6 +20,7 @@ LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 _METHOD = re.compile(rb"[A-Z]{1,32}")
 _ABSOLUTE_FORM = re.compile(rb"https?://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
+_SLASHES = re.compile(rb"//+")
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]{1,253})(:[0-9]{1,5})?", re.ASCII)
 
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
@@ -85,6 +86,7 @@ class Gate:
         if not _METHOD.fullmatch(request.method):
             raise InvalidInputError("the method must consist of 1 to 32 capital letters", "method")
         authority = self._check_target(request)
+        _merge_slashes(request)
         path = _decode_path(request)
         host = self._check_host_header(request)
         request.is_addressed = True
@@ -174,6 +176,13 @@ def _has_fired(waiting: Deferred[None]) -> bool:
     for failure in failures:
         failure.raiseException()
     return True
+
+
+def _merge_slashes(request: Request) -> None:
+    """Count several slashes in the path of a GET or HEAD as one, as clients of MIG need it."""
+    if request.method in (b"GET", b"HEAD") and b"//" in request.path:
+        path, mark, query = request.uri.partition(b"?")
+        request.set_target(_SLASHES.sub(b"/", path) + mark + query)
 
 
 def _decode_path(request: Request) -> str:

@@ -244,6 +244,11 @@ class Request(server.Request):
         self.setHeader(b"content-length", b"%d" % len(document))
         return document
 
+    def prepare_text(self, text: bytes) -> bytes:
+        """Set the headers of an answer in plain text, and return it to be written."""
+        self._media_type = "text/plain; charset=utf-8"
+        return self.prepare_response(text)
+
     # The end
 
     def abort(self, outcome: str) -> None:

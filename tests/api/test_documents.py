@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import pytest_twisted
 
+from mig.model.permissions import Permission
 from tests.support import fleet
 from tests.support.api import Api
 from tests.support.json_types import Json, JsonObject
@@ -79,6 +80,12 @@ def shorten_time(time: str) -> str:
     return time.rstrip("Z").rstrip("0").rstrip(".") + "Z"
 
 
+def update_investigator(recorded: JsonObject) -> JsonObject:
+    """Add the permissions, which the original of 2014 did not have."""
+    permissions = find_row("investigators", recorded["id"]).get("permissions", 0)
+    return {**recorded, "permissions": Permission(permissions).to_json_value()}
+
+
 @pytest.mark.parametrize(
     ("name", "now"),
     [
@@ -87,7 +94,7 @@ def shorten_time(time: str) -> str:
         ("agent", update_agent),
         ("command", update_command),
         ("command-sent", update_command),
-        ("investigator", lambda v: v),
+        ("investigator", update_investigator),
     ],
 )
 @pytest_twisted.ensureDeferred
@@ -108,7 +115,7 @@ async def test_single_documents_match_the_recorded_ones(
     [
         ("search-action", "action", lambda v: update_action(v, nested=False)),
         ("search-agent", "agent", update_agent),
-        ("search-investigator", "investigator", lambda v: v),
+        ("search-investigator", "investigator", update_investigator),
         ("search-command-limit", "command", update_command),
     ],
 )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from mig.access.permissions import DEFAULT_PERMISSIONS
 from mig.database.schema.declaration import FunctionDefinition, load_schema, parse_schema
+from mig.model.permissions import DEFAULT_PERMISSIONS
 
 T = "create table t (\n    a text\n);\n"
 

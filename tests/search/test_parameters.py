@@ -49,11 +49,33 @@ def test_an_empty_value_means_that_a_parameter_is_not_set() -> None:
     ]
     search = parse_search(parameters, NOW)
     assert (search.type, search.limit, dict(search.parsed_values)) == ("action", 10_000, {})
-    assert search.after.format_iso() == "2026-01-03T00:00:00Z"
+    assert search.after == Instant.from_utc(2026, 1, 3)
+
+
+@pytest.mark.parametrize("type_", ["action", "command", "agent"])
+def test_a_client_that_sends_offset_has_a_window_of_39600_hours(type_: str) -> None:
+    """Only clients of 2015 to 2017 send it, and never with a cursor."""
+    window = NOW.subtract(hours=39_600)
+    parameters = [("type", type_), ("offset", "0")]
+    assert parse_search(parameters, NOW).after == window
+    cursor = ("cursor", "2026-01-01 00:00:00+00,7")
+    for other in ([*parameters, cursor], [("type", type_), ("offset", "")]):
+        assert parse_search(other, NOW).after == NOW.subtract(hours=7 * 24)
+    after = parse_search([*parameters, ("after", "2026-01-09T00:00:00Z")], NOW).after
+    assert after == Instant.from_utc(2026, 1, 9)
+
+
+@pytest.mark.parametrize("name", ["finishedafter", "finishedbefore"])
+def test_a_search_by_finish_time_has_no_default_window(name: str) -> None:
+    parameters = [("type", "command"), (name, "2026-01-01T00:00:00Z")]
+    assert parse_search(parameters, NOW).after is None
+    assert parse_search([*parameters, ("after", "2026-01-09T00:00:00Z")], NOW).after is not None
 
 
 def test_investigators_are_found_whenever_they_were_created() -> None:
-    assert parse_search([("type", "investigator")], NOW).after.format_iso() < "1027"
+    after = parse_search([("type", "investigator")], NOW).after
+    assert after is not None
+    assert after < Instant.from_utc(1027, 1, 1)
 
 
 def test_patterns_keep_the_wildcards_of_ilike() -> None:

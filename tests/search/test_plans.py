@@ -76,9 +76,12 @@ VALUES = {
     "after": ["2026-02-27T00:00:00Z", "0001-01-01T00:00:00Z"],
     "agentid": ["77"],
     "agentname": ["web100.example.net", "web10%", "%example%", "none"],
+    "agentversion": ["1.3", "1.%", "none"],
     "before": ["2026-02-23T00:00:00Z"],
     "commandid": ["123456"],
     "cursor": ["2026-02-25 00:00:00+00,600000"],
+    "finishedafter": ["2026-02-28T23:00:00Z", "2026-04-01T00:00:00Z"],
+    "finishedbefore": ["2026-04-01T00:00:00Z", "2026-01-01T00:00:00Z"],
     "foundanything": ["true", "false"],
     "investigatorid": ["3"],
     "investigatorname": ["%tor 4", "%gator%", "none"],
@@ -90,13 +93,20 @@ VALUES = {
 }
 """For each parameter except the type: values that find one, several, all and none."""
 
+# no index has the finish time: docs/decisions/0056
+OF_ONE_ACTION = {"actionid": "50"}
+WINDOWS: dict[str, list[dict[str, str]]] = {
+    "after": [{}],
+    "finishedafter": [OF_ONE_ACTION, DAY],
+    "finishedbefore": [OF_ONE_ACTION, DAY],
+}
 ALONE = [
     {"type": type_, parameter.name: value, **window}
     for type_ in SEARCH_TYPES
     for parameter in PARAMETERS
     if parameter.name != "type" and type_ in parameter.types
     for value in VALUES[parameter.name]
-    for window in ([{}] if parameter.name == "after" else [{}, LONG_AGO])
+    for window in WINDOWS.get(parameter.name, [{}, LONG_AGO])
 ]
 SENT = [
     {**REPORT, "status": "done", "limit": "100000", **DAY},

@@ -39,7 +39,7 @@ PATTERNS = st.sampled_from(["web%", "%1", "web\\_2", "db\\\\3", "äö%", "_lain"
 IDS = st.integers(1, 4)
 
 agents = st.fixed_dictionaries(
-    {"name": NAMES, "starttime": DAYS, "heartbeattime": DAYS}
+    {"name": NAMES, "version": NAMES, "starttime": DAYS, "heartbeattime": DAYS}
     | {"status": st.sampled_from(["heartbeating", "inactive"])}
 )
 actions = st.fixed_dictionaries(
@@ -53,7 +53,8 @@ investigators = st.fixed_dictionaries(
     | {"status": st.sampled_from(["active", "disabled"])}
 )
 commands = st.fixed_dictionaries(
-    {"actionid": st.none() | IDS, "agentid": st.none() | IDS, "starttime": DAYS}
+    {"actionid": st.none() | IDS, "agentid": st.none() | IDS}
+    | {"starttime": DAYS, "finishtime": DAYS}
     | {"status": st.sampled_from(["sent", "prepared", *FINISHED_COMMAND_STATUSES])}
     | {"results": st.lists(st.booleans().map(lambda f: {"foundanything": f}), max_size=2)}
 )
@@ -71,8 +72,11 @@ PARAMETERS = {
     "after": DAYS,
     "agentid": IDS.map(str),
     "agentname": PATTERNS,
+    "agentversion": PATTERNS,
     "before": DAYS,
     "commandid": IDS.map(str),
+    "finishedafter": DAYS,
+    "finishedbefore": DAYS,
     "foundanything": st.sampled_from(["true", "false"]),
     "investigatorid": IDS.map(str),
     "investigatorname": PATTERNS,
@@ -81,7 +85,12 @@ PARAMETERS = {
     "status": st.sampled_from(["done", "sent", "%e%", "SUCCESS", "active"]),
     "threatfamily": st.sampled_from(["compliance", "back%", "BACKDOOR"]),
 }
-ONLY = {"foundanything": {"command"}, "threatfamily": {"command", "action"}}
+ONLY = {
+    "finishedafter": {"command"},
+    "finishedbefore": {"command"},
+    "foundanything": {"command"},
+    "threatfamily": {"command", "action"},
+}
 OWN_TIMES = {
     "action": ("validfrom", "expireafter", "validfrom"),
     "command": ("starttime", "starttime", "starttime"),
@@ -172,6 +181,10 @@ def find_expected(rows: Fleet, search_parameters: dict[str, str]) -> list[int]:
     ]
 
 
+def is_finished(command: Json) -> bool:
+    return command["status"] in FINISHED_COMMAND_STATUSES
+
+
 def matches_search(
     command: Json, action: Json, agent: Json, investigator: Json, own: Json, search_parameters: Json
 ) -> bool:
@@ -181,6 +194,9 @@ def matches_search(
         "actionname": lambda v: v == "%" or (action and matches_ilike(action["name"], v)),
         "agentid": lambda v: agent and agent["id"] == int(v),
         "agentname": lambda v: v == "%" or (agent and matches_ilike(agent["name"], v)),
+        "agentversion": lambda v: v == "%" or (agent and matches_ilike(agent["version"], v)),
+        "finishedafter": lambda v: is_finished(command) and command["finishtime"] >= v,
+        "finishedbefore": lambda v: is_finished(command) and command["finishtime"] <= v,
         "commandid": lambda v: command and command["id"] == int(v),
         "investigatorid": lambda v: investigator and investigator["id"] == int(v),
         "investigatorname": lambda v: (

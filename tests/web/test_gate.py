@@ -14,9 +14,9 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
 from mig.access.caller import ANONYMOUS, Caller
-from mig.access.permissions import Permission
 from mig.errors import ForbiddenError
 from mig.limits import Limits
+from mig.model.permissions import Permission
 from mig.service.listeners import bind_listener
 from mig.web.gate import Authenticator
 from mig.web.request import Request

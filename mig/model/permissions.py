@@ -33,6 +33,11 @@ class Permission(IntFlag):
     INVESTIGATOR_CREATE = 1 << 17
     INVESTIGATOR_UPDATE = 1 << 18
 
+    def to_json_value(self) -> dict[str, bool]:
+        """Return every name, as clients of 2017 use it, and whether its permission is here."""
+        members = Permission.__members__.items()
+        return {name.lower(): permission in self for name, permission in members}
+
     @property
     def member_names(self) -> list[str]:
         """The names of these permissions as clients use them, in the order of the bits."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mig.access.permissions import (
+from mig.model.permissions import (
     ADMIN_PERMISSIONS,
     ALL_PERMISSIONS,
     DEFAULT_PERMISSIONS,
