@@ -23,11 +23,11 @@ lint: $(VENV)/installed
 # -P keeps the working directory out of sys.path: the tests run the installed package.
 PYTEST := $(BIN)/python -P -m pytest $(if $(TESTS),$(TESTS),--numprocesses auto --maxprocesses 8 --dist loadscope)
 
-unit: $(VENV)/installed $(VENV)/proxies
+unit: $(VENV)/installed $(VENV)/test-tools
 	$(PYTEST)
 
 # Run the property tests with 50 times as many examples.
-soak: $(VENV)/installed $(VENV)/proxies
+soak: $(VENV)/installed $(VENV)/test-tools
 	REPETITIONS=50 $(PYTEST)
 
 # The measured daemon is installed as by an operator, without the packages of the tests.
@@ -46,8 +46,8 @@ $(VENV)/installed: setup.cfg setup.py pyproject.toml $(SOURCES) | $(VENV)/system
 	$(BIN)/pip install -q '.[demo,test]'
 	touch $@
 
-$(VENV)/proxies: | $(VENV)/system
-	sh etc/system-tools.sh $(PYTHON) proxies
+$(VENV)/test-tools: | $(VENV)/system
+	sh etc/system-tools.sh $(PYTHON) tests
 	touch $@
 
 $(VENV)/system:

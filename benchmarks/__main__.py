@@ -29,7 +29,7 @@ from mig.database.database import Database
 from mig.database.schema import migrate
 from mig.demo.postgres import EmbeddedPostgres
 from mig.errors import PostgresError
-from mig.reactor import Reactor
+from mig.reactor import Reactor, get_reactor
 
 SETTINGS: Final = {
     "shared_buffers": "1GB",
@@ -238,4 +238,4 @@ async def _create_database(reactor: Reactor, postgres: EmbeddedPostgres, name: s
 if __name__ == "__main__":
     os.environ.setdefault("LC_ALL", "C.UTF-8")
     arguments = _parse_arguments()
-    task.react(lambda reactor: Deferred.fromCoroutine(main(reactor, arguments)))
+    task.react(lambda _: Deferred.fromCoroutine(main(get_reactor(), arguments)))

@@ -1,8 +1,8 @@
 #!/bin/sh
 # Installs what pip cannot install: as root through apt; otherwise it names what is missing.
-# usage: system-tools.sh PYTHON [proxies]
+# usage: system-tools.sh PYTHON [tests]
 #
-# proxies: also nginx and HAProxy. Without them, the tests of their examples are skipped.
+# tests: also the programs that some tests run. Without one of them, its tests are skipped.
 set -eu
 python=${1:-python3}
 missing=""
@@ -17,9 +17,10 @@ if [ "$(id -u)" = 0 ]; then
     # PostgreSQL does not run as root: it needs Debian's programs and their account.
     ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || missing="$missing postgresql"
 fi
-if [ "${2:-}" = proxies ] && [ $can_install = true ]; then
+if [ "${2:-}" = tests ] && [ $can_install = true ]; then
     command -v nginx >/dev/null || missing="$missing nginx"
     command -v haproxy >/dev/null || missing="$missing haproxy"
+    command -v faketime >/dev/null || missing="$missing faketime"
 fi
 [ -z "$missing" ] && exit 0
 if [ $can_install = false ]; then

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import BinaryIO, Final, NoReturn
@@ -196,7 +197,7 @@ async def _run_migration(database: Database) -> None:
 
 
 def _run_with_gpg(dsn: str, verb: Callable[[Database, Gpg], Awaitable[None]]) -> NoReturn:
-    gpg = Gpg(get_reactor())
+    gpg = Gpg(get_reactor(), time.time)
 
     async def run_with_gpg(database: Database) -> None:
         try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import os
-import shutil
 import socket
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -18,19 +17,11 @@ from mig.service.options import Options
 from tests.support import fleet
 from tests.support.daemon import BIN, Daemon, wait_for
 from tests.support.postgres import MANY_COMMANDS, TestDatabase
+from tests.support.programs import find_program
 
 ETC = Path(__file__).parent.parent / "etc"
 PROXIES = ("nginx", "haproxy")
 REPORT = f"search?type=command&report=complianceitems&limit=100000&{fleet.ANY_TIME}"
-SYSTEM = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
-
-
-def find_program(name: str) -> str:
-    """Return the path of a program of the system, or skip the test."""
-    found = shutil.which(name, path=SYSTEM)
-    if found is None:
-        pytest.skip(f"{name} is not installed")
-    return found
 
 
 class Unit(RawConfigParser):

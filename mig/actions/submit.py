@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from twisted.internet.interfaces import IReactorTime
-
 from mig.actions.handoff import Handoff
 from mig.actions.store import AcceptedAction, ActionStore
 from mig.actions.submission import Submission, parse_submission
 from mig.errors import InvalidInputError, UnavailableError
 from mig.model.statement import QueryFunction
+from mig.reactor import WallClock
 from mig.signing.canonical import build_signed_texts
 from mig.signing.gpg.verify import Gpg
 from mig.signing.keyring import Keyring, Signer
@@ -24,7 +23,7 @@ MAX_ATTEMPTS: Final = 3
 class Submitter:
     """Accepts signed actions.
 
-    :param clock: the current time, to refuse actions that have expired.
+    :param wall_clock: the time of day, to refuse actions that have expired.
     :param query: reads the keys of investigators, which ``keyring`` caches.
     :param store: where an action is stored.
     :param handoff: how it reaches the scheduler.
@@ -32,14 +31,14 @@ class Submitter:
 
     def __init__(
         self,
-        clock: IReactorTime,
+        wall_clock: WallClock,
         query: QueryFunction,
         gpg: Gpg,
         keyring: Keyring,
         store: ActionStore,
         handoff: Handoff,
     ) -> None:
-        self._clock = clock
+        self._wall_clock = wall_clock
         self._query = query
         self._gpg = gpg
         self._keyring = keyring
@@ -55,7 +54,7 @@ class Submitter:
         :raises UnavailableError: when it cannot be verified, stored or handed over now. Then it is
             not stored, unless the answer to the commit was lost.
         """
-        submission = parse_submission(value, now=self._clock.seconds())
+        submission = parse_submission(value, now=self._wall_clock())
         self._handoff.check_available()
         accepted = await self._verify_and_store(submission)
         if accepted.new_row is not None:

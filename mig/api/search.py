@@ -6,7 +6,6 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
-from twisted.internet.interfaces import IReactorTime
 from whenever import Instant
 
 from mig.access.caller import Caller
@@ -18,6 +17,7 @@ from mig.formats.format import DocumentTail, Format
 from mig.hypermedia.document import Data, Item, Link
 from mig.limits import Limits
 from mig.model.search import SearchParameters
+from mig.reactor import WallClock
 from mig.search.kinds import PagePosition
 from mig.search.parameters import Search, parse_search
 from mig.search.records import make_row_encoder
@@ -28,20 +28,20 @@ from mig.web.request import Request
 class SearchResource:
     """The handler of searches.
 
-    :param reactor: the clock of the default search window.
+    :param wall_clock: the time of day, at which the default search window ends.
     """
 
     def __init__(
-        self, reactor: IReactorTime, database: Database, responder: Responder, limits: Limits
+        self, wall_clock: WallClock, database: Database, responder: Responder, limits: Limits
     ) -> None:
-        self._reactor = reactor
+        self._wall_clock = wall_clock
         self._database = database
         self._responder = responder
         self._limits = limits
 
     async def run_search(self, request: Request, caller: Caller) -> bytes | None:
         """Answer a search or a report, streamed in the format that the client prefers."""
-        now = Instant.from_timestamp(self._reactor.seconds())
+        now = Instant.from_timestamp(self._wall_clock())
         pairs = request.parse_query()
         try:
             search = parse_search(pairs, now)

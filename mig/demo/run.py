@@ -15,7 +15,7 @@ from mig.database.database import Database
 from mig.database.schema.migrate import ensure_schema
 from mig.demo import fleet
 from mig.demo.postgres import EmbeddedPostgres
-from mig.reactor import Reactor
+from mig.reactor import Reactor, get_reactor
 
 INSTRUCTIONS: Final = """\
 The demo's fleet is in {folder}. Try, in another terminal:
@@ -68,16 +68,17 @@ def run_demo(folder: Path, port: int) -> NoReturn:
     """
     sys.stdout.write(f"preparing the demo in {folder}\n")
     sys.stdout.flush()
+    reactor = get_reactor()
     failures: list[Exception] = []  # task.react would print a traceback and exit itself
 
-    async def prepare_all(reactor: Reactor) -> None:
+    async def prepare_all() -> None:
         try:
             await prepare_database(reactor, folder)
         except Exception as reason:
             failures.append(reason)
 
     try:
-        task.react(lambda reactor: Deferred.fromCoroutine(prepare_all(reactor)))
+        task.react(lambda _: Deferred.fromCoroutine(prepare_all()))
     except SystemExit as ended:
         if ended.code:
             raise

@@ -6,6 +6,7 @@ import atexit
 import gc
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -70,6 +71,7 @@ def make_service(
     :param database_class: the class of the service's connection to PostgreSQL.
     :raises StartupError: for every fault that shows before the reactor runs.
     """
+    get_reactor()  # before any other service schedules something by another clock
     configuration = Config()
     try:
         if options["config"]:
@@ -247,7 +249,7 @@ class ApiService(Service):
 
     def _build_site(self, reactor: Reactor, database: Database, handoff: Handoff) -> ApiSite:
         limits = self._settings.limits
-        self._gpg = Gpg(reactor, limits=limits)
+        self._gpg = Gpg(reactor, time.time, limits=limits)
         handoff.start()
         keyring = Keyring()
         store = ActionStore(database, handoff)
@@ -255,7 +257,8 @@ class ApiService(Service):
             reactor,
             database,
             self._base,
-            actions=Submitter(reactor, database.query, self._gpg, keyring, store, handoff),
+            wall_clock=time.time,
+            actions=Submitter(time.time, database.query, self._gpg, keyring, store, handoff),
             investigators=InvestigatorRegistry(database, self._gpg, keyring),
             limits=limits,
             clients=self._settings.clients,

@@ -25,6 +25,7 @@ from mig.formats.collection_json import MEDIA_TYPES
 from mig.hypermedia.urls import Urls
 from mig.investigators.registry import InvestigatorRegistry
 from mig.limits import Limits
+from mig.reactor import WallClock
 from mig.web.gate import Authenticator
 from mig.web.request import Request
 from mig.web.site import ApiSite, RequestObserver
@@ -40,6 +41,7 @@ def make_site(
     database: Database,
     base: str,
     *,
+    wall_clock: WallClock,
     actions: Submitter,
     investigators: InvestigatorRegistry,
     limits: Limits = DEFAULT_LIMITS,
@@ -58,11 +60,12 @@ def make_site(
         AgentResource(database, responder),
         CommandResource(database, responder, limits),
         InvestigatorResource(database, responder, investigators),
-        SearchResource(reactor, database, responder, limits),
+        SearchResource(wall_clock, database, responder, limits),
     )
     return ApiSite(
         reactor,
         base,
+        wall_clock=wall_clock,
         router=Router(urlsplit(base).path.rstrip("/"), resources, routes, limits),
         authenticate=authenticate,
         clients=clients or ClientIdentifier(),

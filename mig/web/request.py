@@ -6,7 +6,6 @@ import re
 from functools import lru_cache
 from io import BytesIO
 from random import Random
-from time import time
 from typing import Protocol
 
 from msgspec import Struct
@@ -18,6 +17,7 @@ from twisted.web.http import HTTPChannel, datetimeToString
 
 from mig.errors import MigError
 from mig.limits import Limits
+from mig.reactor import WallClock
 from mig.web.body import BufferBudget, RequestBody
 from mig.web.forms import ContentType
 from mig.web.interfaces import Caller, Client, ClientIdentifier, Route
@@ -60,6 +60,7 @@ class BaseSite(server.Site):
     check_request: RequestChecker
     clients: ClientIdentifier
     clock: IReactorTime
+    wall_clock: WallClock
     limits: Limits
     public_root: str
     media_types: tuple[str, ...]
@@ -128,7 +129,7 @@ class Request(server.Request):
             self.channel.getPeer(), self.requestHeaders
         )
         self.set_target(target if target.startswith(b"/") else b"/")
-        self.setHeader(b"date", _format_date(int(time())))
+        self.setHeader(b"date", _format_date(int(self.site.wall_clock())))
         self.setHeader(b"x-request-id", self.operation.encode())
         self.notifyFinish().addErrback(self._record_disconnect)
 

@@ -12,6 +12,7 @@ from twisted.web import http
 from twisted.web.resource import IResource, Resource
 
 from mig.limits import Limits
+from mig.reactor import WallClock
 from mig.web.body import BufferBudget
 from mig.web.channel import Channel
 from mig.web.gate import Authenticator, Gate
@@ -29,6 +30,7 @@ class ApiSite(BaseSite):
     """The server of the routes of ``router`` at the public URL ``base``.
 
     :param clock: the clock of all deadlines.
+    :param wall_clock: the time of day, for the header Date.
     :param base: for example ``http://localhost:1664/api``.
     :param clients: finds the client of each request.
     :param media_types: those of every document whose handler does not offer others.
@@ -42,6 +44,7 @@ class ApiSite(BaseSite):
         clock: IReactorTime,
         base: str,
         *,
+        wall_clock: WallClock,
         router: Router,
         authenticate: Authenticator,
         clients: ClientIdentifier,
@@ -53,6 +56,7 @@ class ApiSite(BaseSite):
         parts = urlsplit(base)
         self.public_root = f"{parts.scheme}://{parts.netloc}"
         self.clock = clock
+        self.wall_clock = wall_clock
         self.clients = clients
         self.limits = limits
         self.media_types = media_types

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 
 import pytest_twisted
@@ -12,6 +13,6 @@ from tests.support.reactor import reactor
 
 @pytest_twisted.async_yield_fixture
 async def gpg() -> AsyncIterator[Gpg]:
-    running = Gpg(reactor)
+    running = Gpg(reactor, time.time)
     yield running
     await running.stop()

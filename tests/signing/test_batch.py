@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,7 @@ async def test_signatures_that_arrive_while_gpg_works_share_the_next_run(
     keys: Keys, tmp_path: Path
 ) -> None:
     signature = keys.sign(keys.alice, TEXT)
-    gpg = Gpg(reactor, program=write_counting_gpg(tmp_path))
+    gpg = Gpg(reactor, time.time, program=write_counting_gpg(tmp_path))
     found = await verify_at_once(
         gpg, *[(keys.alice.certificate, signature, TEXT)] * (MAX_BATCH_SIZE + 3)
     )
@@ -87,7 +88,9 @@ async def test_signatures_that_arrive_while_gpg_works_share_the_next_run(
 @pytest_twisted.ensureDeferred
 async def test_waiting_signatures_of_each_key_share_a_run(keys: Keys, tmp_path: Path) -> None:
     alice, bob = ((key.certificate, keys.sign(key, TEXT), TEXT) for key in (keys.alice, keys.bob))
-    gpg = Gpg(reactor, program=write_counting_gpg(tmp_path), limits=Limits(gpg_processes=1))
+    gpg = Gpg(
+        reactor, time.time, program=write_counting_gpg(tmp_path), limits=Limits(gpg_processes=1)
+    )
     found = await verify_at_once(gpg, alice, bob, bob, bob, alice, alice)
     assert [one.fingerprint for one in found] == [
         key.fingerprint for key in (keys.alice, *[keys.bob] * 3, keys.alice, keys.alice)
@@ -101,7 +104,9 @@ async def test_a_cancelled_check_starts_no_run(keys: Keys, tmp_path: Path) -> No
         (key.certificate, packet.parse_signature(keys.sign(key, TEXT)), TEXT)
         for key in (keys.alice, keys.bob)
     )
-    gpg = Gpg(reactor, program=write_counting_gpg(tmp_path), limits=Limits(gpg_processes=1))
+    gpg = Gpg(
+        reactor, time.time, program=write_counting_gpg(tmp_path), limits=Limits(gpg_processes=1)
+    )
     first, cancelled = (Deferred.fromCoroutine(gpg.verify(*one)) for one in (alice, bob))
     cancelled.cancel()
     with pytest.raises(CancelledError):
@@ -117,7 +122,7 @@ async def test_each_signature_of_a_shared_run_is_checked_with_its_own_text(
 ) -> None:
     key = keys.alice.certificate
     signed = {name: keys.sign(keys.alice, text) for name, text in TEXTS.items()}
-    gpg = Gpg(reactor, program=write_counting_gpg(tmp_path))
+    gpg = Gpg(reactor, time.time, program=write_counting_gpg(tmp_path))
     good = [(key, signed[name], text) for name, text in TEXTS.items()]
     found = await verify_at_once(gpg, good[0], *good)
     assert {one.key_fingerprint for one in found} == {keys.alice.fingerprint}
@@ -136,7 +141,7 @@ async def test_a_good_signature_is_good_in_a_shared_run(
     keys: Keys, tmp_path: Path, make: Callable[[Keys], Signed]
 ) -> None:
     key, signature = make(keys)
-    gpg = Gpg(reactor, program=write_counting_gpg(tmp_path))
+    gpg = Gpg(reactor, time.time, program=write_counting_gpg(tmp_path))
     alone, *shared = await verify_at_once(gpg, *[(key, signature, TEXT)] * 4)
     assert isinstance(alone, VerifiedSignature)
     assert shared == [alone] * 3
@@ -158,7 +163,12 @@ async def test_a_bad_signature_is_bad_in_a_shared_run(
 @pytest_twisted.ensureDeferred
 async def test_a_shared_run_that_fails_is_not_trusted(tmp_path: Path, script: str) -> None:
     text, (signature, *_) = load_vector_text("unix-plain")
-    gpg = Gpg(reactor, program=write_counting_gpg(tmp_path, script), limits=Limits(gpg_seconds=2.0))
+    gpg = Gpg(
+        reactor,
+        time.time,
+        program=write_counting_gpg(tmp_path, script),
+        limits=Limits(gpg_seconds=2.0),
+    )
     found = await verify_at_once(gpg, *[(BOB, signature, text + bytes([n // 3])) for n in range(4)])
     assert not any(isinstance(one, VerifiedSignature) for one in found)
     await gpg.stop()
@@ -195,7 +205,11 @@ STATUS = {
 async def verify_two_bad_signatures(tmp_path: Path, status: str, code: int = 0) -> list[Any]:
     """Return the verdicts of two bad signatures when a shared run prints *status*."""
     text, (signature, *_) = load_vector_text("unix-plain")
-    gpg = Gpg(reactor, program=write_counting_gpg(tmp_path, f"printf '{status}' >&3; exit {code}"))
+    gpg = Gpg(
+        reactor,
+        time.time,
+        program=write_counting_gpg(tmp_path, f"printf '{status}' >&3; exit {code}"),
+    )
     checks = [(BOB, signature, text), (BOB, signature, b"one"), (BOB, signature, b"other")]
     return (await verify_at_once(gpg, *checks))[1:]
 
@@ -232,7 +246,9 @@ class HangingSharedRuns:
         self.text = text
         self.signature: Signature = packet.parse_signature(signature)
         self.gpg = Gpg(
-            reactor, program=write_counting_gpg(folder, f"echo $$ >> {self._log}; exec sleep 1000")
+            reactor,
+            time.time,
+            program=write_counting_gpg(folder, f"echo $$ >> {self._log}; exec sleep 1000"),
         )
 
     def verify(self) -> Deferred[Any]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import pytest_twisted
@@ -107,25 +107,13 @@ async def test_a_bad_signature_is_refused_with_a_reason(
 
 @pytest_twisted.ensureDeferred
 async def test_a_signature_may_be_dated_five_minutes_in_the_future(keys: Keys) -> None:
-    key, signature = sign_text(keys, keys.make_key("clock"))  # both are made now
+    key, signature = sign_text(keys, keys.bob)  # an old key, and a signature that is made now
     parsed = packet.parse_signature(signature)
     assert parsed.created is not None
-
-    def make_late_reactor(seconds: float) -> Any:
-        """Return the real reactor with another time."""
-
-        class Late:
-            def seconds(self) -> float:
-                return seconds
-
-            def __getattr__(self, name: str) -> Any:
-                return getattr(reactor, name)
-
-        return Late()
-
-    await Gpg(make_late_reactor(parsed.created - 300)).verify(key, parsed, TEXT)
+    too_early = parsed.created - 301
+    await Gpg(reactor, lambda: too_early + 1).verify(key, parsed, TEXT)
     with pytest.raises(InvalidInputError, match="dated in the future"):
-        await Gpg(make_late_reactor(parsed.created - 301)).verify(key, parsed, TEXT)
+        await Gpg(reactor, lambda: too_early).verify(key, parsed, TEXT)
 
 
 @pytest_twisted.ensureDeferred
@@ -267,7 +255,7 @@ async def test_a_gpg_that_fails_is_never_trusted(tmp_path: Path, script: str | N
         if script is not None
         else write_fake_gpg(tmp_path, "exit 0", version="exit 3;")
     )
-    gpg = Gpg(reactor, program=program, limits=Limits(gpg_seconds=0.5))
+    gpg = Gpg(reactor, time.time, program=program, limits=Limits(gpg_seconds=0.5))
     with pytest.raises(UnavailableError, match="cannot be checked at the moment") as raised:
         await gpg.verify(BOB, packet.parse_signature(signature), text)
     assert raised.value.detail
@@ -276,7 +264,7 @@ async def test_a_gpg_that_fails_is_never_trusted(tmp_path: Path, script: str | N
 
 @pytest_twisted.ensureDeferred
 async def test_the_fake_gpg_is_trusted_when_it_does_not_fail(tmp_path: Path) -> None:
-    gpg = Gpg(reactor, program=write_fake_gpg(tmp_path, f"printf '{VALID}' >&3"))
+    gpg = Gpg(reactor, time.time, program=write_fake_gpg(tmp_path, f"printf '{VALID}' >&3"))
     text, (signature, *_) = load_vector_text("unix-plain")
     assert await gpg.verify(BOB, packet.parse_signature(signature), text)
 
@@ -302,7 +290,7 @@ SAID = {
 async def test_only_one_good_signature_by_this_key_is_accepted(
     tmp_path: Path, status: str, reason: str
 ) -> None:
-    gpg = Gpg(reactor, program=write_fake_gpg(tmp_path, f"printf '{status}' >&3"))
+    gpg = Gpg(reactor, time.time, program=write_fake_gpg(tmp_path, f"printf '{status}' >&3"))
     text, (signature, *_) = load_vector_text("unix-plain")
     with pytest.raises(InvalidInputError, match=reason):
         await gpg.verify(BOB, packet.parse_signature(signature), text)
@@ -312,9 +300,9 @@ async def test_only_one_good_signature_by_this_key_is_accepted(
 async def test_a_missing_gpg_makes_checks_unavailable(tmp_path: Path) -> None:
     signature = packet.parse_signature(load_vector_text("unix-plain")[1][0])
     with pytest.raises(UnavailableError):
-        await Gpg(reactor, program=str(tmp_path / "none")).verify(BOB, signature, b"")
+        await Gpg(reactor, time.time, program=str(tmp_path / "none")).verify(BOB, signature, b"")
     with pytest.raises(UnavailableError):
-        await Gpg(reactor, program=str(tmp_path / "none")).minimize_certificate(BOB)
+        await Gpg(reactor, time.time, program=str(tmp_path / "none")).minimize_certificate(BOB)
 
 
 class Hanging:
@@ -324,7 +312,7 @@ class Hanging:
         self._log = folder / "pids"
         self._log.touch()
         program = write_fake_gpg(folder, f"echo $$ >> {self._log}; exec sleep 1000")
-        self.gpg = Gpg(reactor, program=program, limits=limits)
+        self.gpg = Gpg(reactor, time.time, program=program, limits=limits)
         self.signature: Signature = packet.parse_signature(load_vector_text("unix-plain")[1][0])
 
     def verify(self) -> Deferred[VerifiedSignature]:
@@ -432,7 +420,7 @@ async def test_gpg_makes_no_connection_and_writes_no_file(keys: Keys, tmp_path: 
         f' {shutil.which("gpg")} "$@"\n'
     )
     program.chmod(0o700)
-    gpg = Gpg(reactor, program=str(program), limits=Limits(gpg_processes=1))
+    gpg = Gpg(reactor, time.time, program=str(program), limits=Limits(gpg_processes=1))
     options = ("--sig-keyserver-url", "hkp://192.0.2.1", "--include-key-block")
     key, signature = sign_text(keys, keys.alice, *options)
     parsed = packet.parse_signature(signature)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ class Api:
         limits: Limits = Limits(),  # noqa: B008 - it is frozen
     ) -> None:
         self.database = Database(reactor, dsn)
-        self.gpg = Gpg(reactor)
+        self.gpg = Gpg(reactor, time.time)
         self.spool = spool
         if spool:
             Spool(spool).prepare_folders()
@@ -75,7 +76,8 @@ class Api:
             reactor,
             self.database,
             self.base,
-            actions=Submitter(reactor, query, self.gpg, keyring, store, self.handoff),
+            wall_clock=time.time,
+            actions=Submitter(time.time, query, self.gpg, keyring, store, self.handoff),
             investigators=InvestigatorRegistry(self.database, self.gpg, keyring),
             limits=limits,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -95,6 +96,7 @@ def make_echo_site(
         reactor,
         Database(reactor, ""),
         base,
+        wall_clock=time.time,
         actions=nothing,
         investigators=nothing,
         limits=limits,

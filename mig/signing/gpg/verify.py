@@ -6,7 +6,6 @@ code. A run takes about 3 ms of a core; some signatures share one (:mod:`mig.sig
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,7 +16,7 @@ from mig.limits import Limits
 from mig.openpgp import certificate as certificates
 from mig.openpgp.certificate import Certificate, Key
 from mig.openpgp.packet import ACCEPTED_HASHES, Signature
-from mig.reactor import Reactor
+from mig.reactor import Reactor, WallClock
 from mig.signing.gpg.batch import BatchVerifier
 from mig.signing.gpg.process import SIGNATURE_FD, TEXT_FD, GpgRunner, make_unreliable_error
 from mig.signing.gpg.status import (
@@ -56,14 +55,21 @@ class VerifiedSignature:
 class Gpg:
     """Checks signatures and keys.
 
+    :param wall_clock: the time of day, to refuse keys and signatures that are dated in the future.
     :param program: the name or path of gpg.
     :param limits: how many gpg processes run, how many checks wait for one, and how long.
     """
 
     def __init__(
-        self, reactor: Reactor, *, program: str = "gpg", limits: Limits | None = None
+        self,
+        reactor: Reactor,
+        wall_clock: WallClock,
+        *,
+        program: str = "gpg",
+        limits: Limits | None = None,
     ) -> None:
         self._reactor = reactor
+        self._wall_clock = wall_clock
         self._runner = GpgRunner(reactor, program=program, limits=limits or Limits())
         self._batch_verifier = BatchVerifier(self._runner, self._verify_single)
 
@@ -80,7 +86,7 @@ class Gpg:
         :raises InvalidInputError: when it is not accepted for any other reason.
         :raises UnavailableError: when gpg gave no reliable answer.
         """
-        _refuse_future_key(certificate, "the key that made the signature")
+        self._refuse_future_key(certificate, "the key that made the signature")
         check = Deferred.fromCoroutine(self._batch_verifier.verify(certificate, signature, text))
         check.addTimeout(
             self._runner.timeout_seconds, self._reactor, self._runner.make_timeout_failure
@@ -120,7 +126,7 @@ class Gpg:
             raise InvalidInputError("the signature's class is not 0x00, of a binary document")
         if valid.hash_algorithm not in ACCEPTED_HASHES:
             raise InvalidInputError(SIGNATURE_ERRORS[b"5"])
-        if valid.created > self._reactor.seconds() + MAX_CLOCK_SKEW_SECONDS:
+        if valid.created > self._wall_clock() + MAX_CLOCK_SKEW_SECONDS:
             raise InvalidInputError(
                 "the signature is dated in the future: is the signer's clock right?"
             )
@@ -132,6 +138,16 @@ class Gpg:
             key_fingerprint=valid.key_fingerprint,
             created=valid.created,
         )
+
+    def _refuse_future_key(self, certificate: Certificate, which: str) -> None:
+        """Refuse a key that is dated in the future.
+
+        gpg does not use such a key either, but gives other reasons.
+
+        :raises InvalidInputError: for such a key.
+        """
+        if certificate.keys[0].created > self._wall_clock():
+            raise InvalidInputError(f"{which} is dated in the future: is its owner's clock right?")
 
     async def _explain_key_state(self, certificate: Certificate, state: bytes) -> str:
         """Return whether the primary key or a subkey has expired or is revoked, for a message."""
@@ -148,7 +164,7 @@ class Gpg:
         :raises UnavailableError: when gpg gave no reliable answer.
         """
         _refuse_faulty_key(certificate.keys[0])
-        _refuse_future_key(certificate, "the key")
+        self._refuse_future_key(certificate, "the key")
         answer = await self._runner.run(
             ["--import-options", "import-export,import-minimal,self-sigs-only", "--import"],
             keyring=b"",
@@ -214,18 +230,6 @@ def _parse_listing(output: bytes) -> _KeyListing:
         elif fields[0] == b"uid" and len(fields) > 1:
             user_states.append(fields[1])
     return _KeyListing(keys=keys, user_states=user_states)
-
-
-def _refuse_future_key(certificate: Certificate, which: str) -> None:
-    """Refuse a key that is dated in the future.
-
-    gpg does not use such a key either, but gives other reasons. It reads the system's clock, so
-    this does, too.
-
-    :raises InvalidInputError: for such a key.
-    """
-    if certificate.keys[0].created > time.time():
-        raise InvalidInputError(f"{which} is dated in the future: is its owner's clock right?")
 
 
 def _refuse_faulty_key(key: Key) -> None:
