@@ -8,28 +8,25 @@ another one, which can be cancelled and has a deadline (docs/decisions/0005).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar, cast, overload
+from typing import Any, NamedTuple, TypeVar, cast, overload
 
 import psycopg2
-from psycopg2.errors import (
-    DeadlockDetected,
-    FeatureNotSupported,
-    InvalidSqlStatementName,
-    LockNotAvailable,
-    ReadOnlySqlTransaction,
-    StringDataRightTruncation,
-    UniqueViolation,
-)
 from psycopg2.extensions import make_dsn, parse_dsn
-from twisted.internet.defer import CancelledError, Deferred, fail
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.error import ConnectionDone
 from twisted.python.failure import Failure
 from txpostgres import txpostgres
 from txpostgres.txpostgres import Cursor
 
-from mig.database.resolver import resolve_hosts
-from mig.errors import DuplicateValueError, LockTimeoutError, UnavailableError, ValueTooLongError
-from mig.model.row import Row
+from mig.database.failures import (
+    STALE_CONNECTION_ERRORS,
+    join_lines,
+    summarize_failure,
+    translate_failure,
+)
+from mig.database.resolver import list_servers
+from mig.errors import UnavailableError
+from mig.model.row import Row, make_row_reader
 from mig.model.statement import Parameters, Statement
 from mig.reactor import Reactor
 
@@ -37,6 +34,10 @@ Record = TypeVar("Record")
 Rows = list[Row]
 
 CONNECT_TIMEOUT_SECONDS = 10.0
+"""The time for all servers of a connection string; each gets an equal share of it."""
+
+MIN_CONNECT_SECONDS = 1.0
+UNREACHABLE = "the database cannot be reached"
 CONNECTION_PARAMETERS: dict[str, str | int] = {
     "client_encoding": "utf8",
     "application_name": "mig-api",
@@ -46,27 +47,64 @@ CONNECTION_PARAMETERS: dict[str, str | int] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 30_000,  # in milliseconds
 }
-OUTDATED_STATEMENT_ERRORS = (FeatureNotSupported, InvalidSqlStatementName)
-"""Errors of a prepared statement whose tables have changed, or that the session has lost."""
+
+
+class _BackendRow(NamedTuple):
+    pid: int
 
 
 class _Connection(txpostgres.Connection):
+    """A connection of txpostgres that closes itself when the server has gone.
+
+    ``end_reason`` is then what the server said, or how the connection broke.
+    """
+
+    # txpostgres 1.7.0 lets these errors reach the reactor. libpq has closed the descriptor by then,
+    # and the reactor does not accept what has none (docs/twisted-internals.md).
+
+    end_reason = ""
+
     def doRead(self) -> None:
-        """Read from an idle connection, and close it when the server has gone."""
-        # txpostgres 1.7.0 lets this error reach the reactor (docs/twisted-internals.md)
+        """Read from an idle connection."""
         try:
             super().doRead()
-        except psycopg2.Error:
-            self.close()
+        except (psycopg2.Error, OSError, ValueError):
+            self._close_broken()
+
+    def cursorFinished(self, cursor: Cursor) -> None:
+        """Watch the connection again after a statement."""
+        try:
+            super().cursorFinished(cursor)
+        except (psycopg2.Error, OSError, ValueError):
+            self._close_broken()
+
+    def _close_broken(self) -> None:
+        self.end_reason = join_lines(self.take_notices() + Failure().getErrorMessage())
+        self.close()
+
+    def take_notices(self) -> str:
+        """Return what the server has said beside its answers, and forget it.
+
+        A server that ends an idle connection says why in such a notice.
+        """
+        notices: list[str] = self.pollable().notices
+        said = "".join(notices)
+        notices.clear()
+        return said
 
 
 class Connection:
-    """A connection, which runs one statement at a time."""
+    """A connection, which runs one statement at a time.
+
+    ``backend_pid`` is the process id of the server process behind it.
+    """
 
     def __init__(self, reactor: Reactor, connection: _Connection) -> None:
+        self.backend_pid = 0
         self._reactor = reactor
         self._connection = connection
         self._running: Deferred[None] | None = None
+        self._silent_seconds = 0.0
         self._prepared: set[str] = set()
 
     @property
@@ -78,11 +116,6 @@ class Connection:
     def is_busy(self) -> bool:
         """Whether a statement is running, even one that nobody waits for."""
         return self._running is not None
-
-    @property
-    def backend_pid(self) -> int:
-        """The process id of the server process behind this connection."""
-        return int(self._connection.get_backend_pid())
 
     @overload
     def execute(
@@ -101,7 +134,7 @@ class Connection:
         not stop the statement.
 
         :raises UnavailableError: when the server does not answer within ``seconds``, has gone,
-            cancelled the statement, or is read-only, and when a prepared statement is outdated.
+            ended the statement, or is read-only, and when a prepared statement is outdated.
         :raises LockTimeoutError: when the statement gave up on a lock.
         :raises DuplicateValueError: when a value that must be unique exists already.
         :raises ValueTooLongError: when a value does not fit into its column.
@@ -136,20 +169,19 @@ class Connection:
             # None rather than (): with any parameters psycopg2 interprets each % in the SQL
             statement = self._connection.cursor().execute(sql, parameters or None)
         except psycopg2.Error:
-            return fail(_translate_failure(Failure()))
+            return fail(self._explain_failure(Failure()))
         self._running = Deferred()
-        # closing is the only way to end a statement on which the server is silent
-        deadline = self._reactor.callLater(seconds, self.close)
+        deadline = self._reactor.callLater(seconds, self._end_silence, seconds)
         answer: Deferred[list[Record]] = Deferred()
 
         def finish(result: Cursor | Failure) -> None:
             if deadline.active():
                 deadline.cancel()
             running, self._running = self._running, None
-            if isinstance(result, Failure) and result.check(*OUTDATED_STATEMENT_ERRORS):
+            if isinstance(result, Failure) and result.check(*STALE_CONNECTION_ERRORS):
                 self.close()
             if not answer.called:
-                _deliver_result(answer, result, read_records)
+                self._deliver_result(answer, result, read_records)
             if running:
                 running.callback(None)
 
@@ -167,83 +199,104 @@ class Connection:
         """Close the connection; a running statement fails."""
         self._connection.close()
 
+    def _deliver_result(
+        self,
+        answer: Deferred[list[Record]],
+        result: Cursor | Failure,
+        read_records: Callable[[Rows], list[Record]],
+    ) -> None:
+        """Pass a statement's records, or its failure, to the Deferred ``answer``."""
+        try:
+            if isinstance(result, Failure):
+                result.raiseException()
+            # a Row is a tuple of psycopg2 under an opaque type
+            records = read_records(cast(Rows, result.fetchall() if result.description else []))
+        except Exception:  # fetchall fails when the connection was closed since the rows arrived
+            answer.errback(self._explain_failure(Failure()))
+        else:
+            answer.callback(records)
 
-def _deliver_result(
-    answer: Deferred[list[Record]],
-    result: Cursor | Failure,
-    read_records: Callable[[Rows], list[Record]],
-) -> None:
-    """Pass a statement's records, or its failure, to the Deferred ``answer``."""
-    try:
-        if isinstance(result, Failure):
-            result.raiseException()
-        # a Row is a tuple of psycopg2 under an opaque type
-        records = read_records(cast(Rows, result.fetchall() if result.description else []))
-    except Exception:  # fetchall fails when the connection was closed since the rows arrived
-        answer.errback(_translate_failure(Failure()))
-    else:
-        answer.callback(records)
+    def _end_silence(self, seconds: float) -> None:
+        # closing is the only way to end a statement on which the server is silent
+        self._silent_seconds = seconds
+        self.close()
 
-
-def _translate_failure(failure: Failure) -> Failure:
-    """Return the error of this project for the failure of a statement."""
-    if failure.check(CancelledError):  # txpostgres maps psycopg2's QueryCanceledError to it
-        return Failure(UnavailableError("the query took too long or was cancelled at the database"))
-    if failure.check(LockNotAvailable, DeadlockDetected):
-        message = "another transaction holds a lock that this one needs; try again"
-        return Failure(LockTimeoutError(message, _summarize_failure(failure)))
-    if failure.check(ReadOnlySqlTransaction):
-        return Failure(UnavailableError("the database is read-only", _summarize_failure(failure)))
-    if failure.check(*OUTDATED_STATEMENT_ERRORS):
-        return Failure(
-            UnavailableError("the database has changed; try again", _summarize_failure(failure))
-        )
-    if failure.check(UniqueViolation):
-        return Failure(DuplicateValueError("a value that must be unique exists already"))
-    if failure.check(StringDataRightTruncation):
-        return Failure(ValueTooLongError("a value is too long for its column in the database"))
-    # PostgreSQL's message describes the installation: it is for the log (docs/decisions/0007)
-    if failure.check(psycopg2.OperationalError, psycopg2.InterfaceError, ConnectionDone):
-        return Failure(
-            UnavailableError("the database cannot be reached", _summarize_failure(failure))
-        )
-    return failure
-
-
-def _summarize_failure(failure: Failure) -> str:
-    """Return the message of a failure in one line."""
-    return " ".join(failure.getErrorMessage().split())
+    def _explain_failure(self, failure: Failure) -> Failure:
+        """Return the error of this project for the failure of a statement."""
+        if self._silent_seconds:
+            return Failure(_make_silence_error(self._silent_seconds))
+        if self._connection.end_reason:  # the statement found the connection closed
+            return Failure(UnavailableError(UNREACHABLE, self._connection.end_reason))
+        return translate_failure(failure, self._connection.take_notices())
 
 
 async def open_connection(reactor: Reactor, dsn: str, setup: str) -> Connection:
-    """Return a new connection on which the statements ``setup`` have run.
+    """Return a new connection, to the first server that accepts it, on which ``setup`` has run.
 
-    :raises UnavailableError: when the server cannot be reached.
+    :raises UnavailableError: when none of the servers that ``dsn`` names accepts it.
     """
+    servers = await list_servers(reactor, parse_dsn(dsn))
+    seconds = max(CONNECT_TIMEOUT_SECONDS / len(servers), MIN_CONNECT_SECONDS)
+    reasons = []
+    for server in servers:
+        try:
+            return await _open_connection(reactor, server, setup, seconds)
+        except UnavailableError as reason:
+            reasons.append(reason)
+    if len(reasons) == 1:
+        raise reasons[0]
+    raise UnavailableError(UNREACHABLE, "; ".join(reason.detail for reason in reasons))
+
+
+async def _open_connection(
+    reactor: Reactor, server: dict[str, str], setup: str, seconds: float
+) -> Connection:
     raw = _Connection(reactor)
     try:
-        resolved = await resolve_hosts(reactor, parse_dsn(dsn))
-        attempt = raw.connect(make_dsn(None, **{**CONNECTION_PARAMETERS, **resolved}))
-        timeout = reactor.callLater(CONNECT_TIMEOUT_SECONDS, raw.close)
-        connected: Deferred[None] = Deferred()
-        # a caller that is cancelled cancels this Deferred, not txpostgres' (docs/decisions/0005)
-        attempt.addBoth(_forward_result, connected)
-        try:
-            await connected
-        finally:
-            if timeout.active():
-                timeout.cancel()
+        await _connect(reactor, raw, server, seconds)
         connection = Connection(reactor, raw)
-        await connection.execute(setup, seconds=CONNECT_TIMEOUT_SECONDS)
+        # the pid by SQL: behind a pooler, the connection itself knows only the pooler's number
+        select = Statement(f"{setup}; select pg_backend_pid()", make_row_reader(_BackendRow))
+        (backend,) = await connection.execute(select, seconds=CONNECT_TIMEOUT_SECONDS)
+        connection.backend_pid = backend.pid
         return connection
-    except BaseException as reason:
+    except BaseException:
         if raw.pollable() is not None:  # None until connect() has a connection of psycopg2
             raw.close()
-        if isinstance(reason, psycopg2.Error | ConnectionDone):
-            raise UnavailableError(
-                "the database cannot be reached", _summarize_failure(Failure())
-            ) from None
         raise
+
+
+async def _connect(
+    reactor: Reactor, raw: _Connection, server: dict[str, str], seconds: float
+) -> None:
+    is_silent = False
+
+    def end_silence() -> None:
+        nonlocal is_silent
+        is_silent = True
+        raw.close()
+
+    attempt = raw.connect(make_dsn(None, **{**CONNECTION_PARAMETERS, **server}))
+    timeout = reactor.callLater(seconds, end_silence)
+    connected: Deferred[None] = Deferred()
+    # a caller that is cancelled cancels this Deferred, not txpostgres' (docs/decisions/0005)
+    attempt.addBoth(_forward_result, connected)
+    try:
+        await connected
+    except (psycopg2.Error, ConnectionDone, OSError, ValueError):
+        if is_silent:
+            raise _make_silence_error(seconds, server.get("host", "")) from None
+        raise UnavailableError(UNREACHABLE, summarize_failure(Failure())) from None
+    finally:
+        if timeout.active():
+            timeout.cancel()
+
+
+def _make_silence_error(seconds: float, host: str = "") -> UnavailableError:
+    where = f" from {host}" if host else ""
+    return UnavailableError(
+        "the database does not answer", f"no answer{where} within {seconds:g} s"
+    )
 
 
 def _forward_result(result: object, target: Deferred[None]) -> None:

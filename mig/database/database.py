@@ -23,19 +23,26 @@ from mig.reactor import Reactor
 Record = TypeVar("Record")
 
 QUERY_TIMEOUT_SECONDS = 10.0
+"""How long a small query may take until its answer is here."""
+
+SERVER_TIMEOUT_SECONDS = 8.0
+"""After this time the server ends a small query itself, and can still say so in time."""
+
 LOCK_TIMEOUT_SECONDS = 2.0
 """How long a small query waits for a lock: it occupies a connection while it waits."""
 
 CANCEL_TIMEOUT_SECONDS = 2.0
 BEGIN_TIMEOUT_SECONDS = 5.0
 SERVER_GRACE_SECONDS = 5.0
-"""How much longer than the server's own time limit we wait for its answer."""
+"""How much longer than the server's own time limit a statement of a stream waits for its answer."""
 
+# A pooler may hand out a session in which another client has prepared statements.
 # format_time expects times in ISO format and in UTC. With extra_float_digits = 1, the default since
 # PostgreSQL 12, a float has the fewest digits that identify it, whatever the server's configuration
 # says. Without jit the first row comes at once (docs/decisions/0001).
 SESSION_SETTINGS = (
-    "set timezone = 'UTC'; set datestyle = 'ISO'; set extra_float_digits = 1; set jit = off"
+    "deallocate all; set timezone = 'UTC'; set datestyle = 'ISO'; set extra_float_digits = 1;"
+    " set jit = off"
 )
 GROW_INPUT_BUFFER = "select repeat('x', 4000000)"
 """A query with a 4 MB answer, run once on each connection for streams.
@@ -108,9 +115,7 @@ class Transaction:
             await self._execute(f"{sql}; commit" if sql else "commit", parameters)
 
     def _execute(self, sql: str, parameters: Parameters) -> Deferred[Rows]:
-        return self._connection.execute(
-            sql, parameters, seconds=QUERY_TIMEOUT_SECONDS + SERVER_GRACE_SECONDS
-        )
+        return self._connection.execute(sql, parameters, seconds=QUERY_TIMEOUT_SECONDS)
 
 
 class Database:
@@ -125,7 +130,7 @@ class Database:
     def __init__(self, reactor: Reactor, dsn: str, *, limits: Limits | None = None) -> None:
         limits = limits or Limits()
         setup = (
-            f"{SESSION_SETTINGS}; set statement_timeout = {QUERY_TIMEOUT_SECONDS * 1000:.0f};"
+            f"{SESSION_SETTINGS}; set statement_timeout = {SERVER_TIMEOUT_SECONDS * 1000:.0f};"
             f" set lock_timeout = {LOCK_TIMEOUT_SECONDS * 1000:.0f}"
         )
         self.reactor = reactor
@@ -152,9 +157,8 @@ class Database:
             :meth:`Connection.execute` raises it.
         """
         connection = await self._queries.acquire()
-        seconds = QUERY_TIMEOUT_SECONDS + SERVER_GRACE_SECONDS
         try:
-            return await connection.execute(statement, parameters, seconds=seconds)
+            return await connection.execute(statement, parameters, seconds=QUERY_TIMEOUT_SECONDS)
         finally:
             self._queries.release(connection)
 

@@ -1,9 +1,14 @@
-"""The host names of a connection string, resolved by the reactor: libpq would block."""
+"""The servers of a connection string: host names are resolved by the reactor, since libpq blocks.
+
+libpq could try several servers itself, but a connection that does not block has no timeout: a
+server that drops packets would hide the next one.
+"""
 
 from __future__ import annotations
 
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.internet.interfaces import (
     IAddress,
     IHostResolution,
@@ -36,35 +41,50 @@ class _AddressReceiver:
         self.done.callback(self._addresses)
 
 
-async def resolve_hosts(reactor: Reactor, parameters: dict[str, str]) -> dict[str, str]:
-    """Return ``parameters`` with ``hostaddr`` for every host name in them.
+async def list_servers(reactor: Reactor, parameters: dict[str, str]) -> list[dict[str, str]]:
+    """Return ``parameters`` once for each server that they name, with its ``hostaddr``.
 
-    Parameters that name no host, or the folder of a Unix socket, are returned as they are.
+    A host name stands for as many servers as it has addresses, and one without an address is left
+    out while there are others. It stays ``host``, by which libpq checks the certificate.
 
-    :raises UnavailableError: for a name without an address.
+    :raises UnavailableError: when no host name has an address.
     """
     hosts = parameters.get("host", "").split(",")
-    if "hostaddr" in parameters or not hosts[0] or hosts[0].startswith("/"):
-        return parameters
+    addresses = parameters.get("hostaddr", "").split(",")
     ports = parameters.get("port", "").split(",")
-    if len(ports) == 1:
-        ports *= len(hosts)
-    # libpq pairs hosts, addresses and ports by position: a host appears once for each address,
-    # and keeps its name, by which libpq checks the certificate
-    names, addresses, address_ports = [], [], []
-    for host, port in zip(hosts, ports, strict=True):
-        receiver = _AddressReceiver()
-        reactor.nameResolver.resolveHostName(receiver, host)
-        host_addresses = await receiver.done.addTimeout(RESOLVE_TIMEOUT_SECONDS, reactor)
-        if not host_addresses:
-            raise UnavailableError(
-                "the database cannot be reached", f"no address for host {host!r}"
-            )
-        for address in host_addresses:
-            names.append(host)
-            addresses.append(address)
-            address_ports.append(port)
-    resolved = {**parameters, "host": ",".join(names), "hostaddr": ",".join(addresses)}
-    if any(address_ports):
-        resolved["port"] = ",".join(address_ports)
-    return resolved
+    count = max(len(hosts), len(addresses))
+    columns = [column * count if column == [""] else column for column in (hosts, addresses)]
+    columns.append(ports * count if len(ports) == 1 else ports)
+    if any(len(column) != count for column in columns):
+        return [parameters]  # libpq says which number is wrong
+    named = list(zip(*columns, strict=True))
+    found = await gatherResults(
+        [Deferred.fromCoroutine(_find_addresses(reactor, *each[:2])) for each in named],
+        consumeErrors=True,
+    )
+    servers = [
+        _drop_empty({**parameters, "host": host, "hostaddr": address, "port": port})
+        for (host, _, port), host_addresses in zip(named, found, strict=True)
+        for address in host_addresses
+    ]
+    if not servers:
+        names = " and ".join(dict.fromkeys(map(repr, hosts)))
+        raise UnavailableError("the database cannot be reached", f"no address for host {names}")
+    return servers
+
+
+async def _find_addresses(reactor: Reactor, host: str, address: str) -> list[str]:
+    """Return the addresses of a host name, ``[""]`` where libpq needs none, ``[]`` without any."""
+    if address or not host or host.startswith(("/", "@")):  # the folder of a Unix socket
+        return [address]
+    receiver = _AddressReceiver()
+    reactor.nameResolver.resolveHostName(receiver, host)
+    try:
+        return await receiver.done.addTimeout(RESOLVE_TIMEOUT_SECONDS, reactor)
+    except DeferredTimeoutError:
+        return []
+
+
+def _drop_empty(parameters: dict[str, str]) -> dict[str, str]:
+    """Return ``parameters`` without empty ones, for which libpq would not ask the environment."""
+    return {name: value for name, value in parameters.items() if value}

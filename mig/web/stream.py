@@ -11,7 +11,7 @@ from twisted.internet.interfaces import IPushProducer, IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from mig.errors import ClientStalledError, HttpVersionError
+from mig.errors import ClientStalledError, HttpVersionError, RequestError, describe_error
 from mig.web.request import Request
 
 MAX_SEND_BYTES = 1_000_000
@@ -118,6 +118,13 @@ async def stream_response(
             raise
         except ClientStalledError:
             request.abort("client stalled")
+        except RequestError as reason:
+            log.warn(
+                "operation {operation} was cut off: {reason}",
+                operation=request.operation,
+                reason=describe_error(reason),
+            )
+            request.abort("failed while streaming")
         except Exception:
             log.failure("operation {operation} failed while streaming", operation=request.operation)
             request.abort("failed while streaming")

@@ -58,6 +58,11 @@ class ReportClient:
             self.first = self.first or received
             self.bytes_read += len(received)
 
+    @property
+    def operation(self) -> str:
+        """The id of the operation, from the head of the answer."""
+        return self.first.partition(b"X-Request-Id: ")[2].split()[0].decode()
+
     def read_to_end(self) -> bytes:
         """Read to the end, and return the last bytes.
 
@@ -65,6 +70,7 @@ class ReportClient:
         """
         last = b""
         while received := self._socket.recv(65536):
+            self.first = self.first or received
             last = (last + received)[-5:]
         return last
 
@@ -138,11 +144,40 @@ async def test_an_administrator_finds_and_stops_a_stream(
     [(pid, name)] = large_database.execute(
         BACKENDS.replace("select pid", "select pid, application_name")
     )
-    head = await deferToThread(lambda: client.first)
-    assert name == f"mig-api {head.partition(b'X-Request-Id: ')[2].split()[0].decode()}"
+    assert name == f"mig-api {client.operation}"
     large_database.execute("select pg_terminate_backend(%s)", (pid,))
     with pytest.raises(ConnectionResetError):
         await deferToThread(client.read_to_end)
+
+
+@pytest_twisted.ensureDeferred
+async def test_each_stream_that_postgresql_cuts_off_is_one_warning(
+    api: Api, large_database: TestDatabase, log: LogRecorder
+) -> None:
+    """It names the operation and the server's reason, and there is no traceback."""
+    large_database.execute(
+        "create function slow(json) returns json stable language plpgsql as"
+        " $$ begin perform pg_sleep(600); return $1; end $$;"
+        " alter table commands rename to stored;"
+        " create view commands as select id, actionid, agentid, status, starttime, finishtime,"
+        " case when id = 1000 then slow(results) else results end as results from stored"
+    )
+    clients = [await deferToThread(ReportClient, api) for _ in range(Limits().stream_connections)]
+    cut = [deferToThread(client.read_to_end) for client in clients]
+    # a backend that is stopped while it sends rows cannot say why
+    asleep = f"{BACKENDS} and wait_event = 'PgSleep'"
+
+    await wait_until(lambda: len(large_database.execute(asleep)) == len(clients))
+    large_database.execute(f"select pg_terminate_backend(pid) from ({BACKENDS}) b")
+    for each in cut:
+        with pytest.raises(ConnectionResetError):
+            await each
+    operations = [client.operation for client in clients]
+    warnings = [line for line in log.lines if "was cut off" in line]
+    assert sorted(line.split()[1] for line in warnings) == sorted(operations)
+    for line in warnings:
+        assert "terminating connection due to administrator command" in line
+    assert not log.failures
 
 
 @pytest.mark.parametrize("byte_count", [1, *Random(8).sample(range(2, 20_000_000), 6)])

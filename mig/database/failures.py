@@ -1,0 +1,68 @@
+"""What a failure of PostgreSQL, or of the connection to it, means to this project."""
+
+from __future__ import annotations
+
+import psycopg2
+from psycopg2.errors import (
+    DeadlockDetected,
+    DuplicatePreparedStatement,
+    FeatureNotSupported,
+    InvalidSqlStatementName,
+    LockNotAvailable,
+    ReadOnlySqlTransaction,
+    StringDataRightTruncation,
+    UniqueViolation,
+)
+from twisted.internet.defer import CancelledError
+from twisted.internet.error import ConnectionDone
+from twisted.python.failure import Failure
+
+from mig.errors import DuplicateValueError, LockTimeoutError, UnavailableError, ValueTooLongError
+
+UNUSABLE_SESSION_ERRORS = (
+    FeatureNotSupported,
+    InvalidSqlStatementName,
+    DuplicatePreparedStatement,
+)
+"""Errors of a prepared statement whose tables have changed, or that the session has lost or has had
+before: a pooler may hand out the session of another client."""
+
+STALE_CONNECTION_ERRORS = (*UNUSABLE_SESSION_ERRORS, ReadOnlySqlTransaction)
+"""Errors after which a new connection may succeed: another server may be the primary by now."""
+
+
+def translate_failure(failure: Failure, notices: str = "") -> Failure:
+    """Return the error of this project for the failure of a statement.
+
+    :param notices: what the server has said before.
+    """
+    if failure.check(CancelledError):  # txpostgres maps psycopg2's QueryCanceledError to it
+        return Failure(UnavailableError("the query took too long or was cancelled at the database"))
+    if failure.check(UniqueViolation):
+        return Failure(DuplicateValueError("a value that must be unique exists already"))
+    if failure.check(StringDataRightTruncation):
+        return Failure(ValueTooLongError("a value is too long for its column in the database"))
+    # PostgreSQL's message describes the installation: it is for the log (docs/decisions/0007)
+    reason = join_lines(notices + failure.getErrorMessage())
+    if failure.check(LockNotAvailable, DeadlockDetected):
+        message = "another transaction holds a lock that this one needs; try again"
+        return Failure(LockTimeoutError(message, reason))
+    if failure.check(ReadOnlySqlTransaction):
+        return Failure(UnavailableError("the database is read-only", reason))
+    if failure.check(*UNUSABLE_SESSION_ERRORS):
+        return Failure(UnavailableError("the database has changed; try again", reason))
+    if failure.check(psycopg2.OperationalError, psycopg2.InterfaceError, ConnectionDone):
+        if getattr(failure.value, "pgcode", None):  # the server itself said why
+            return Failure(UnavailableError("the database ended the query; try again", reason))
+        return Failure(UnavailableError("the database cannot be reached", reason))
+    return failure
+
+
+def summarize_failure(failure: Failure) -> str:
+    """Return the message of a failure in one line."""
+    return join_lines(failure.getErrorMessage())
+
+
+def join_lines(text: str) -> str:
+    """Return a text of several lines as one line."""
+    return " ".join(text.split())
