@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from mig.limits import Limits
+from mig.service.descriptors import count_needed_descriptors
 from mig.service.endpoints import parse_endpoint
 from mig.service.options import Options
 from tests.support import fleet
@@ -42,6 +44,13 @@ def test_systemd_accepts_the_units(tmp_path: Path) -> None:
     verify = [find_program("systemd-analyze"), "verify", *map(str, tmp_path.iterdir())]
     done = subprocess.run(verify, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_the_unit_has_descriptors_for_every_connection() -> None:
+    """The unit allows more than are needed with a gpg for each of 256 cores."""
+    limits = Limits(gpg_processes=256)
+    needed = limits.connections + count_needed_descriptors(limits, listener_count=4)
+    assert int(Unit("mig-api@.service")["Service"]["LimitNOFILE"]) >= needed
 
 
 def test_the_daemons_share_the_socket_of_the_unit() -> None:

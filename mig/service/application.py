@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from psycopg2 import ProgrammingError
@@ -48,6 +49,7 @@ from mig.investigators.registry import InvestigatorRegistry
 from mig.reactor import Reactor, get_reactor
 from mig.service import config_file, logs
 from mig.service.config_file import Config
+from mig.service.descriptors import fit_limits
 from mig.service.listeners import Listener, bind_listeners
 from mig.service.options import EMBEDDED_PREFIX, Options
 from mig.service.settings import Settings, read_settings
@@ -80,6 +82,8 @@ def make_service(
         log_observer = logs.configure_log(configuration.logging, options.parent or {})
         database = _resolve_database(settings.database)
         spool = _prepare_spool(settings, system_calls)
+        limits = fit_limits(settings.limits, len(settings.endpoints))
+        settings = replace(settings, limits=limits)
         listeners = _bind_listeners(settings)
     except (ConfigError, LogError, PostgresError, SpoolError) as reason:
         raise StartupError(str(reason)) from None
@@ -224,7 +228,12 @@ class ApiService(Service):
         )
         self._handoff = await self._choose_handoff(reactor, self._database)
         site = self._build_site(reactor, self._database, self._handoff)
-        self._ports.extend(listener.start_accepting(reactor, site) for listener in self._listeners)
+        self._ports.extend(
+            listener.start_accepting(
+                reactor, site, on_exhaustion=site.connections.handle_exhaustion
+            )
+            for listener in self._listeners
+        )
         # What the start has made lives as long as the process: no later collection visits it.
         gc.collect()
         gc.freeze()

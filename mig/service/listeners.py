@@ -60,10 +60,12 @@ class Listener:
         factory: IProtocolFactory,
         *,
         pause_seconds: float = PAUSE_SECONDS,
+        on_exhaustion: Callable[[], None] | None = None,
     ) -> IListeningPort:
         """Start to accept connections; from now on the returned port owns the socket.
 
         :param pause_seconds: how long a connection to a shared socket is left to other daemons.
+        :param on_exhaustion: called for each connection that finds no free descriptor.
         """
         # Private: the public adoptStreamPort makes Twisted's class. docs/twisted-internals.md
         if self.socket.family == socket.AF_UNIX:
@@ -74,6 +76,8 @@ class Listener:
             )
         port.is_shared = self.is_shared
         port.pause_seconds = pause_seconds
+        if on_exhaustion is not None:
+            port.count_exhaustion(on_exhaustion)
         port.startListening()
         self.socket.close()
         return port

@@ -6,6 +6,7 @@ docs/decisions/0035 says why they are not Twisted's, and 0036 how the connection
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from functools import cached_property
 from random import random
 from typing import Final
@@ -20,7 +21,9 @@ from twisted.internet.interfaces import (
     IReactorTime,
 )
 from twisted.internet.protocol import connectionDone
+from twisted.logger import ILogObserver, LogEvent, Logger
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 PAUSE_SECONDS: Final = 0.001
 """How long a daemon leaves a new connection to others, for each connection that it has."""
@@ -68,6 +71,22 @@ class _CountedUnixConnection(_CountedConnection, unix.Server):
     """A Unix connection that its port counts while it is open."""
 
 
+@implementer(ILogObserver)
+class _ExhaustionObserver:
+    """Calls a function for each connection that was not accepted, where Twisted writes a line.
+
+    A flood would make Twisted write three lines for every one of them.
+    """
+
+    def __init__(self, on_exhaustion: Callable[[], None]) -> None:
+        self._on_exhaustion = on_exhaustion
+
+    def __call__(self, event: LogEvent) -> None:
+        # Twisted closes an accepted connection, or cannot accept one: docs/twisted-internals.md
+        if "address" in event or "acceptError" in event:
+            self._on_exhaustion()
+
+
 class _SharingPort(tcp.Port):
     """A port that accepts few connections at once, and later the more it has open.
 
@@ -90,6 +109,10 @@ class _SharingPort(tcp.Port):
     @cached_property
     def _clock(self) -> IReactorTime:
         return IReactorTime(self.reactor)
+
+    def count_exhaustion(self, on_exhaustion: Callable[[], None]) -> None:
+        """Call a function, and log nothing, for each connection that finds no free descriptor."""
+        self._logger = Logger(observer=_ExhaustionObserver(on_exhaustion))
 
     @property
     def numberAccepts(self) -> int:

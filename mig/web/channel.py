@@ -14,6 +14,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from mig.errors import InvalidInputError, RequestTimeoutError, UnavailableError
+from mig.web.connections import Activity
 from mig.web.request import BaseChannel, Request
 
 
@@ -39,6 +40,8 @@ class Channel(BaseChannel):
 
     log = Logger()
     requests: list[Request]
+    peer_group = ""
+    """What the connections of one address share; set before the connection is made."""
     _is_ending = False
     _discarded_bytes = 0
     _deadline: IDelayedCall | None = None
@@ -54,6 +57,11 @@ class Channel(BaseChannel):
             self._host = super().getHost()
         return self._host
 
+    def connectionMade(self) -> None:
+        """Count this connection as open."""
+        super().connectionMade()
+        self.site.connections.add(self, self.peer_group)
+
     def dataReceived(self, data: bytes) -> None:
         """Parse what arrives, or drop it once the connection is ending."""
         if self._is_ending:
@@ -65,6 +73,36 @@ class Channel(BaseChannel):
         self._limit_read_ahead()
         if self._deadline is None:
             self._set_deadline()
+        self._report_activity()
+
+    # How many connections are open
+
+    def _report_activity(self) -> None:
+        """Tell what happens on this connection, which decides when it is closed for another."""
+        if self._is_ending:
+            activity = Activity.ENDING
+        # A client that has not taken a whole answer yet needs the connection, too.
+        elif self._handlingRequest or self._waitingForTransport:
+            activity = Activity.HANDLING
+        elif self._buffer or self.requests:
+            activity = Activity.RECEIVING
+        else:
+            activity = Activity.IDLE
+        self.site.connections.set_activity(self, activity)
+
+    def requestDone(self, request: Request) -> None:
+        """Go on with the next request."""
+        super().requestDone(request)
+        self._report_activity()
+
+    def evict(self, activity: Activity) -> None:
+        """Close the connection, on which there is ``activity``, to make room for another one."""
+        if activity is Activity.IDLE:
+            self.transport.loseConnection()
+        elif activity is Activity.HANDLING and self.requests:
+            self.requests[0].abort("closed to make room")
+        else:
+            self.transport.abortConnection()
 
     # Deadlines
 
@@ -98,8 +136,11 @@ class Channel(BaseChannel):
 
     def timeoutConnection(self) -> None:
         """Close a connection that is idle; a request that is being read has its own deadline."""
-        if self._deadline is None and self._decision is None:
-            super().timeoutConnection()
+        if self._deadline is None and self._decision is None:  # Twisted's would write to the log
+            self._abortingCall = self.site.clock.callLater(
+                self.site.limits.linger_seconds, self.forceAbortClient
+            )
+            self.loseConnection()
 
     # The gate
 
@@ -196,6 +237,7 @@ class Channel(BaseChannel):
         """Resume as Twisted does, which may read on: the limit applies again."""
         super().resumeProducing()
         self._limit_read_ahead()
+        self._report_activity()
 
     def _send100Continue(self) -> None:
         # Twisted calls this at the end of the headers, whatever the gate decides. A request that
@@ -231,6 +273,7 @@ class Channel(BaseChannel):
         self._cancel_deadline()
         self.setTimeout(None)
         self.clearLineBuffer()
+        self._report_activity()
 
     def _respondToBadRequestAndDisconnect(self) -> None:
         if not self._is_ending:
@@ -253,12 +296,13 @@ class Channel(BaseChannel):
             self.transport.loseConnection()
 
     def forceAbortClient(self) -> None:
-        """Cut a client that still sends after it was refused."""
+        """Cut a client that still sends after it was refused, or does not read the end."""
         self._abortingCall = None
         self.transport.abortConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Cancel the deadline, and the gate's decision, which nobody waits for any more."""
+        self.site.connections.remove(self)
         self._cancel_deadline()
         super().connectionLost(reason)
         if self._decision is not None:

@@ -19,6 +19,7 @@ from mig.errors import MigError
 from mig.limits import Limits
 from mig.reactor import WallClock
 from mig.web.body import BufferBudget, RequestBody
+from mig.web.connections import ConnectionLimiter
 from mig.web.forms import ContentType
 from mig.web.interfaces import Caller, Client, ClientIdentifier, Route
 from mig.web.negotiation import choose_media_type
@@ -65,6 +66,7 @@ class BaseSite(server.Site):
     public_root: str
     media_types: tuple[str, ...]
     body_budget: BufferBudget
+    connections: ConnectionLimiter
 
     def render_error(self, request: Request, error: BaseException) -> bytes:
         """Set the status and headers of the answer to an error; return its document."""

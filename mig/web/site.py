@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.logger import Logger
 from twisted.web import http
 from twisted.web.resource import IResource, Resource
@@ -15,6 +15,7 @@ from mig.limits import Limits
 from mig.reactor import WallClock
 from mig.web.body import BufferBudget
 from mig.web.channel import Channel
+from mig.web.connections import ConnectionLimiter
 from mig.web.gate import Authenticator, Gate
 from mig.web.interfaces import ClientIdentifier, Router
 from mig.web.request import BaseSite, Request, RequestEnded
@@ -61,6 +62,7 @@ class ApiSite(BaseSite):
         self.limits = limits
         self.media_types = media_types
         self.body_budget = BufferBudget(limits.total_body_bytes)
+        self.connections = ConnectionLimiter(clock, limits.connections)
         self.check_request = Gate(base, router, authenticate).check_request
         self._render_error = render_error
         self._observers = observers
@@ -72,6 +74,24 @@ class ApiSite(BaseSite):
             parsePOSTFormSubmission=False,  # mig.web.forms is strict, and the gate limits bodies
         )
         self.displayTracebacks = False  # a client must not see our code
+
+    def buildProtocol(  # type: ignore[override]  # Twisted declares the switch to HTTP/2
+        self, addr: IAddress | None
+    ) -> Channel | None:
+        """Return the channel of a new connection, or ``None`` when it is turned away."""
+        assert addr is not None
+        group = self.clients.identify_peer(addr).group
+        if not self.connections.make_room(group):
+            return None
+        channel = super().buildProtocol(addr)
+        assert isinstance(channel, Channel)
+        channel.peer_group = group
+        return channel
+
+    def stopFactory(self) -> None:
+        """Stop what runs by the clock."""
+        self.connections.stop()
+        super().stopFactory()
 
     @property
     def buffered_bytes(self) -> int:

@@ -14,7 +14,7 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 
 from mig.service.listeners import bind_listener
-from mig.service.shared_port import MAX_PAUSES
+from mig.service.shared_port import MAX_PAUSES, PAUSE_SECONDS
 from tests.support.reactor import reactor, stop_listening
 
 
@@ -47,14 +47,14 @@ class Connection(Protocol):
 class Daemons:
     """Two daemons that accept from one inherited socket, and clients."""
 
-    def __init__(self, listening: socket.socket, **options: float) -> None:
+    def __init__(self, listening: socket.socket, pause_seconds: float = PAUSE_SECONDS) -> None:
         listening.listen(64)
         self._address = listening.getsockname()
         self._family = listening.family
         self.two = [Connections(), Connections()]
         for one in self.two:
             one.port = bind_listener(f"fd:{listening.fileno()}").start_accepting(
-                reactor, one, **options
+                reactor, one, pause_seconds=pause_seconds
             )
         listening.close()
         self.clients: list[socket.socket] = []

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from twisted.internet.address import IPv4Address
+from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IProtocolFactory
 from twisted.internet.task import Clock
@@ -132,10 +132,12 @@ class SiteClient:
         )
         self.connect()
 
-    def connect(self) -> None:
-        self.transport = StringTransport()
+    def connect(self, host: str = "127.0.0.1") -> None:
+        """Open another connection, from the address *host*."""
+        peer = (IPv6Address if ":" in host else IPv4Address)("TCP", host, 1)
+        self.transport = StringTransport(peerAddress=peer)
         factory: IProtocolFactory = self.site
-        channel = factory.buildProtocol(IPv4Address("TCP", "127.0.0.1", 1))
+        channel = factory.buildProtocol(peer)
         assert channel is not None
         self.channel: Any = channel
         self.channel.makeConnection(self.transport)
