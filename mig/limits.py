@@ -93,6 +93,9 @@ class Limits:
     spool_seconds: float = _define_limit(
         30, "how long the spool's file system may take for a batch"
     )
+    spool_lock_seconds: float = _define_limit(
+        5, "how long a batch waits for the spool's lock, and for the database while it holds it"
+    )
 
 
 def describe_limits() -> list[tuple[str, float, str, str]]:

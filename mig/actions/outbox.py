@@ -3,16 +3,18 @@
 A row of ``submissions`` without ``handedover`` is an action that the scheduler may not have yet. A
 daemon locks the row while it hands over the action, so several daemons share the work. If a daemon
 is killed in between, the row stays as it was; then the folders of the scheduler and the status of
-the action show whether the file was written before.
+the action, in this order, show whether the file was written before (docs/decisions/0040).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
 from threading import Event
 from typing import Annotated, Final, NamedTuple, TypeVar
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.internet.task import LoopingCall
 from twisted.internet.threads import deferToThreadPool
@@ -21,11 +23,11 @@ from twisted.python.failure import Failure
 
 from mig.actions.spool import Spool
 from mig.actions.submission import NEW_STATUS
-from mig.database.database import Database
+from mig.database.database import Database, Transaction
 from mig.errors import UnavailableError, describe_error
 from mig.limits import Limits
 from mig.model.row import Columns
-from mig.model.statement import Parameters, Statement, id_array
+from mig.model.statement import IdRow, Parameters, Statement, id_array, select_ids
 from mig.reactor import Reactor
 
 T = TypeVar("T")
@@ -35,44 +37,64 @@ POLL_INTERVAL_SECONDS: Final = 2.0
 
 
 class _WaitingRow(NamedTuple):
-    actionid: Annotated[str, "s.actionid::text"]
-    document: Annotated[str | None, "s.document"]
-    status: Annotated[str | None, "a.status"]
+    actionid: Annotated[str, "actionid::text"]
+    document: Annotated[str | None, "document"]
 
 
 _COLUMNS = Columns(_WaitingRow)
-# An outer join: the scheduler, or an operator, may have deleted the action.
-_SELECT_WAITING = f"""
-    select {_COLUMNS.sql}
-    from submissions s
-    left join actions a on a.id = s.actionid
-    where s.handedover is null
-"""
 # A row that another daemon is handing over is skipped, so a poll never waits.
 _SELECT_OLDEST = Statement(
     f"""
-    {_SELECT_WAITING}
-    order by s.submitted
+    select {_COLUMNS.sql}
+    from submissions
+    where handedover is null
+    order by submitted
     limit %s
-    for update of s skip locked
+    for update skip locked
     """,
     _COLUMNS,
 )
 # Rows are locked in the order of their ids, so that two daemons cannot deadlock.
 _SELECT_BY_ID = Statement(
     f"""
-    {_SELECT_WAITING}
-    and s.actionid = any(%s::numeric[])
-    order by s.actionid
-    for update of s
+    select {_COLUMNS.sql}
+    from submissions
+    where handedover is null and actionid = any(%s::numeric[])
+    order by actionid
+    for update
     """,
     _COLUMNS,
+)
+# Neither an action that the scheduler has begun with, nor one that was deleted.
+_SELECT_NEW = select_ids(
+    """
+    select id::text
+    from actions
+    where id = any(%s::numeric[]) and status = %s
+    """
+)
+_SELECT_STILL_WAITING = select_ids(
+    """
+    select actionid::text
+    from submissions
+    where handedover is null and actionid = any(%s::numeric[])
+    limit 1
+    """
 )
 _MARK_HANDED_OVER = """
     update submissions
     set handedover = now(), document = null
     where actionid = any(%s::numeric[])
 """
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Fault:
+    """Why actions do not reach the scheduler; ``largest`` is the size of their largest document."""
+
+    reason: str
+    action_ids: frozenset[str]
+    largest: int
 
 
 class Outbox:
@@ -105,7 +127,7 @@ class Outbox:
         self._is_busy = False
         self._threads = 0
         self._drained: Deferred[None] | None = None
-        self._failure_reason = ""
+        self._fault: _Fault | None = None
 
     def start(self) -> None:
         """Start polling, at once."""
@@ -123,14 +145,14 @@ class Outbox:
             )
 
     def check_available(self) -> None:
-        """Refuse actions, and try again to hand over, while the last attempt has failed.
+        """Refuse actions, and try again to hand over, while there is a fault.
 
-        :raises UnavailableError: with the reason of the failure as its detail.
+        :raises UnavailableError: with the reason of the fault as its detail.
         """
-        if self._failure_reason:
+        if self._fault is not None:
             self._start_poll()
             raise UnavailableError(
-                "actions do not reach the scheduler at the moment", self._failure_reason
+                "actions do not reach the scheduler at the moment", self._fault.reason
             )
 
     async def flush(self, action_id: int) -> None:
@@ -187,63 +209,124 @@ class Outbox:
         self, statement: Statement[_WaitingRow], parameters: Parameters
     ) -> bool:
         """Hand over the rows of ``statement``; return whether there may be more."""
+        documents: dict[str, bytes] = {}
         try:
-            more = await self._hand_over_rows(statement, parameters)
+            more = await self._hand_over_rows(statement, parameters, documents)
+            if self._fault is not None:
+                await self._try_end_fault(self._fault, documents)
         except (OSError, UnavailableError, DeferredTimeoutError, CancelledError) as reason:
-            self._record_failure(
-                describe_error(reason) or "the spool's file system does not answer"
+            self._record_fault(
+                describe_error(reason) or "the spool's file system does not answer", documents
             )
         except Exception:
             self.log.failure("the hand-off to the scheduler failed")
-            self._failure_reason = "see the log"
+            self._record_fault("see the log", documents)
         else:
-            if self._failure_reason:
-                self.log.info("actions reach the scheduler again")
-            self._failure_reason = ""
             return more
         return False
 
-    def _record_failure(self, reason: str) -> None:
-        if reason != self._failure_reason:
+    def _record_fault(self, reason: str, documents: Mapping[str, bytes]) -> None:
+        """Refuse actions from now on, because these ones and earlier ones were not handed over."""
+        before = self._fault or _Fault(reason="", action_ids=frozenset(), largest=0)
+        if reason != before.reason:
             self.log.error("actions do not reach the scheduler: {reason}", reason=reason)
-        self._failure_reason = reason
+        self._fault = _Fault(
+            reason=reason,
+            action_ids=before.action_ids | documents.keys(),
+            largest=max([before.largest, *map(len, documents.values())]),
+        )
+
+    async def _try_end_fault(self, fault: _Fault, documents: Mapping[str, bytes]) -> None:
+        """Accept actions again if the spool works and none of the failed actions still waits.
+
+        An attempt that had nothing to hand over proves nothing: another daemon may be trying those
+        rows. Or they have been handed over, or deleted, elsewhere; then a trial shows whether the
+        spool works (docs/decisions/0041).
+
+        :param documents: what this daemon has just handed over.
+        """
+        if await self._database.query(_SELECT_STILL_WAITING, (id_array(fault.action_ids),)):
+            return
+        if not documents:
+            cancelled = Event()
+            await self._run_in_thread(
+                lambda: self._spool.try_document(fault.largest, cancelled), cancelled
+            )
+        self.log.info("actions reach the scheduler again")
+        self._fault = None
 
     async def _hand_over_rows(
-        self, statement: Statement[_WaitingRow], parameters: Parameters
+        self,
+        statement: Statement[_WaitingRow],
+        parameters: Parameters,
+        documents: dict[str, bytes],
     ) -> bool:
-        if self._threads >= self._limits.handoff_threads:  # all of them hang in system calls
-            raise UnavailableError("the spool's file system does not answer")
+        """Hand over the rows of ``statement``, of which this fills in the ``documents``."""
         async with self._database.transaction() as transaction:
             rows = await transaction.query(statement, parameters)
             if not rows:
                 return False
-            new = {
-                row.actionid: row.document.encode()
-                for row in rows
-                if row.status == NEW_STATUS and row.document is not None
-            }
-            # an action with another status has been with the scheduler: it is marked, not written
-            failures = await self._write_in_thread(new)
+            documents |= {row.actionid: row.document.encode() for row in rows if row.document}
+            failures = await self._write_documents(transaction, documents) if documents else {}
             done = [row.actionid for row in rows if row.actionid not in failures]
             await transaction.commit(_MARK_HANDED_OVER, (id_array(done),))
         if failures:
             raise next(iter(failures.values()))
         return len(rows) == self._limits.handoff_batch
 
-    async def _write_in_thread(self, documents: dict[str, bytes]) -> dict[str, OSError]:
-        """Write documents to the spool in a thread; return the errors by id."""
-        if not documents:
-            return {}
-        self._threads += 1
+    async def _write_documents(
+        self, transaction: Transaction, documents: Mapping[str, bytes]
+    ) -> dict[str, OSError]:
+        """Write documents to the spool; return the errors by id."""
         cancelled = Event()
-        threads = self._reactor.getThreadPool()
-        written = deferToThreadPool(
-            self._reactor, threads, self._spool.write_documents, documents, cancelled
+
+        def start_query(ids: Collection[str]) -> Deferred[list[IdRow]]:
+            if cancelled.is_set():  # the transaction has ended, or is about to
+                raise CancelledError
+            return transaction.query(_SELECT_NEW, (id_array(ids), NEW_STATUS))
+
+        def select_new(ids: Collection[str]) -> list[str]:
+            return [row.id for row in self._call_from_thread(lambda: start_query(ids))]
+
+        return await self._run_in_thread(
+            lambda: self._spool.write_documents(documents, select_new, cancelled), cancelled
         )
-        written.addBoth(self._count_finished_thread)
+
+    def _call_from_thread(self, call: Callable[[], Deferred[T]]) -> T:
+        """Call a function in the reactor's thread, from another one, and wait for its result.
+
+        Unlike Twisted's ``blockingCallFromThread``, this ends when the reactor has stopped.
+
+        :raises UnavailableError: when there is no result in time.
+        """
+        result: Future[T] = Future()
+
+        def start() -> None:
+            called = maybeDeferred(call)
+            called.addCallbacks(
+                result.set_result, lambda reason: result.set_exception(reason.value)
+            )
+
+        self._reactor.callFromThread(start)
+        try:
+            return result.result(self._limits.spool_lock_seconds)
+        except TimeoutError:
+            raise UnavailableError("the database does not answer") from None
+
+    async def _run_in_thread(self, call: Callable[[], T], cancelled: Event) -> T:
+        """Return what ``call``, which uses the spool, returns; set ``cancelled`` if it is late.
+
+        :raises UnavailableError: when too many threads are waiting for the file system.
+        :raises TimeoutError: when this one takes too long.
+        """
+        if self._threads >= self._limits.handoff_threads:  # all of them hang in system calls
+            raise UnavailableError("the spool's file system does not answer")
+        self._threads += 1
+        running = deferToThreadPool(self._reactor, self._reactor.getThreadPool(), call)
+        running.addBoth(self._count_finished_thread)
         try:
             # a thread cannot be cancelled; the copy can, and the original counts the thread
-            return await _copy_deferred(written).addTimeout(
+            return await _copy_deferred(running).addTimeout(
                 self._limits.spool_seconds, self._reactor
             )
         except BaseException:

@@ -6,14 +6,16 @@ import errno
 import fcntl
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 from typing import Final
 
-from mig.errors import SpoolError
+from mig.errors import SpoolError, UnavailableError
+from mig.limits import Limits
 
 FOLDERS: Final = {
     "action": ("new", "inflight", "done", "invalid"),
@@ -21,11 +23,15 @@ FOLDERS: Final = {
 }
 """The folders of the scheduler. It moves the file of an action through them in this order."""
 
+LOCK_POLL_SECONDS: Final = 0.005
 FILE_MODE: Final = 0o640
 FOLDER_MODE: Final = 0o750
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_TMPFILE: docs/decisions/0031
 _NAMELESS = os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC
+
+SelectNew = Callable[[Collection[str]], Collection[str]]
+"""A function that returns those of some ids whose actions the scheduler has never had."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,11 +55,15 @@ class Spool:
     nothing is overwritten, and a process that is killed leaves nothing behind.
 
     :param calls: the system calls to use; a test may replace some by others that fail.
+    :param limits: how long to wait for another daemon's lock.
     """
 
-    def __init__(self, path: Path, calls: SystemCalls | None = None) -> None:
+    def __init__(
+        self, path: Path, calls: SystemCalls | None = None, *, limits: Limits | None = None
+    ) -> None:
         self._path = path
         self._calls = calls or SystemCalls()
+        self._lock_seconds = (limits or Limits()).spool_lock_seconds
 
     def __str__(self) -> str:
         """Return the path of the spool."""
@@ -87,12 +97,16 @@ class Spool:
             ) from None
 
     def write_documents(
-        self, documents: Mapping[str, bytes], cancelled: Event
+        self, documents: Mapping[str, bytes], select_new: SelectNew, cancelled: Event
     ) -> dict[str, OSError]:
         """Write the file of each action, by id, unless the scheduler has or had it.
 
         Return the errors by id: after an error, the same action can be written again. Once
         ``cancelled`` is set, no further file appears.
+
+        :param select_new: called under the lock of the spool, with the ids of the actions that the
+            scheduler has no file of. It may raise an error, and must end.
+        :raises UnavailableError: when another daemon does not release that lock.
         """
         failures: dict[str, OSError] = {}
         try:
@@ -108,13 +122,24 @@ class Spool:
                         failures[name] = reason
                 failures |= self._sync_files(files)
                 synced = {name: file for name, file in files.items() if name not in failures}
-                failures |= self._link_files(synced, folders, cancelled)
+                failures |= self._link_files(synced, folders, select_new, cancelled)
                 if len(failures) < len(documents):
                     # the new names must be on disk before the rows are marked
                     self._calls.fsync(folders["new"])
         except OSError as reason:
             return dict.fromkeys(documents, reason)
         return failures
+
+    def try_document(self, size: int, cancelled: Event) -> None:
+        """Do all that a document of ``size`` bytes needs, but give it no name.
+
+        :raises OSError: when a document could not be written.
+        :raises UnavailableError: as :meth:`write_documents` raises it.
+        """
+        for reason in self.write_documents(
+            {"trial": bytes(size)}, lambda _: (), cancelled
+        ).values():
+            raise reason
 
     @contextmanager
     def _open_action_folders(self) -> Iterator[dict[str, int]]:
@@ -158,38 +183,70 @@ class Spool:
         return failures
 
     def _link_files(
-        self, files: Mapping[str, int], folders: Mapping[str, int], cancelled: Event
+        self,
+        files: Mapping[str, int],
+        folders: Mapping[str, int],
+        select_new: SelectNew,
+        cancelled: Event,
     ) -> dict[str, OSError]:
         """Give each file its name, unless the scheduler has or had a file of that name.
 
-        The check and the link happen under a lock that all daemons share. A daemon may have been
-        held up after it locked the rows; then another one may have handed over the same actions.
+        The scheduler changes the status of an action before it moves or deletes the file. So the
+        folders come first, then the status: an action that is new after no file of it was found has
+        never had one. The lock keeps it so until the file has its name (docs/decisions/0040).
         """
         failures: dict[str, OSError] = {}
         if not files:
             return failures
-        self._calls.flock(folders["new"], fcntl.LOCK_EX)
-        try:
-            for name, file in files.items():
+        with self._lock(folders["new"], cancelled):
+            missing = []
+            for name in files:
                 try:
-                    self._link_file(f"{name}.json", file, folders, cancelled)
+                    if not self._is_in_any_folder(f"{name}.json", folders):
+                        missing.append(name)
                 except OSError as reason:
                     failures[name] = reason
-        finally:
-            self._calls.flock(folders["new"], fcntl.LOCK_UN)
+            for name in select_new(missing) if missing else ():
+                try:
+                    self._link_file(f"{name}.json", files[name], folders["new"], cancelled)
+                except OSError as reason:
+                    failures[name] = reason
         return failures
 
-    def _link_file(
-        self, name: str, file: int, folders: Mapping[str, int], cancelled: Event
-    ) -> None:
+    @contextmanager
+    def _lock(self, folder: int, cancelled: Event) -> Iterator[None]:
+        """Hold the lock that all daemons share; it ends with this process, too.
+
+        A process that was stopped may hold it for any time, so the wait for it has an end.
+
+        :raises UnavailableError: when it is not free in time, or ``cancelled`` is set.
+        """
+        deadline = time.monotonic() + self._lock_seconds
+        while not self._try_lock(folder):
+            if cancelled.wait(LOCK_POLL_SECONDS) or time.monotonic() > deadline:
+                raise UnavailableError("another daemon holds the lock of the spool")
+        try:
+            yield
+        finally:
+            self._calls.flock(folder, fcntl.LOCK_UN)
+
+    def _try_lock(self, folder: int) -> bool:
+        try:
+            self._calls.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def _is_in_any_folder(self, name: str, folders: Mapping[str, int]) -> bool:
         # in the order in which the scheduler moves the file, so that it cannot slip past the check
-        if any(self._has_file(name, folders[state]) for state in FOLDERS["action"]):
-            return
+        return any(self._has_file(name, folders[state]) for state in FOLDERS["action"])
+
+    def _link_file(self, name: str, file: int, folder: int, cancelled: Event) -> None:
         if cancelled.is_set():
             raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
         # open(2) describes this way to link a nameless file; AT_EMPTY_PATH needs a capability
         path = f"/proc/self/fd/{file}"
-        self._calls.link(path, name, dst_dir_fd=folders["new"], follow_symlinks=True)
+        self._calls.link(path, name, dst_dir_fd=folder, follow_symlinks=True)
 
     def _has_file(self, name: str, folder: int) -> bool:
         try:

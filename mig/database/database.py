@@ -88,7 +88,10 @@ class Snapshot:
 
 
 class Transaction:
-    """A transaction that writes (:meth:`Database.transaction`)."""
+    """A transaction that writes (:meth:`Database.transaction`).
+
+    Each statement sees what others have committed before it starts.
+    """
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -104,7 +107,8 @@ class Transaction:
         """Return all records of a statement; the first statement begins the transaction."""
         # sent together with `begin`, the first statement costs one round trip less
         sql = statement if isinstance(statement, str) else statement.execute_sql
-        rows = self._execute(sql if self.has_begun else f"begin; {sql}", parameters)
+        begin = "" if self.has_begun else "begin isolation level read committed; "
+        rows = self._execute(f"{begin}{sql}", parameters)
         self.has_begun = True
         return rows if isinstance(statement, str) else rows.addCallback(statement.read_records)
 

@@ -130,7 +130,7 @@ def _prepare_spool(settings: Settings, system_calls: SystemCalls | None) -> Spoo
     """
     if settings.spool is None:
         return None
-    spool = Spool(settings.spool, system_calls)
+    spool = Spool(settings.spool, system_calls, limits=settings.limits)
     spool.prepare_folders()
     return spool
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
+import itertools
 import json
+import os
 import sys
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.parse import urlencode
@@ -22,6 +27,7 @@ from tests.support.postgres import TestDatabase
 
 ACTION = (VECTORS / "actions" / "unix-plain.json").read_text()
 FOLDERS = ("new", "inflight", "done", "invalid")
+POSTS = 40
 DURABLE = POINTS.index("committed")
 
 
@@ -39,13 +45,16 @@ class Service:
         self.config = folder / "api.cfg"
         self.config.write_text(f'[directories]\nspool = "{self.spool}"\n')
         self.daemon: Daemon | None = None
+        self._numbers = itertools.count(1)
 
     def start(self, *faults: str) -> Daemon:
         """Start a daemon; *faults* are options of :mod:`tests.support.faulty_daemon`."""
+        folder = self.folder / f"daemon{next(self._numbers)}"
+        folder.mkdir()
         self.daemon = Daemon(
             *("--config", str(self.config), "--database", self.database.dsn),
             *("--listen", "tcp:0"),
-            cwd=self.folder,
+            cwd=folder,
             program=[sys.executable, "-P", faulty_daemon.__file__, *faults] if faults else TWISTD,
         )
         return self.daemon
@@ -60,6 +69,9 @@ class Service:
             return answer.code
         except (OSError, http.client.HTTPException):
             return None
+
+    def is_accepted(self, action: str, base: str) -> bool:
+        return self.post(action, base) in (200, 202)
 
     def list_files(self) -> list[str]:
         return [file.name for f in FOLDERS for file in (self.spool / "action" / f).iterdir()]
@@ -80,6 +92,9 @@ class Service:
             if path.is_file():
                 assert path.suffix == ".json" and json.loads(path.read_text())["id"]
         assert {p.name for p in (self.spool / "action").iterdir()} == set(FOLDERS)
+
+    def read_log(self) -> str:
+        return self.daemon.log.read_text() if self.daemon else ""
 
     def stop(self) -> None:
         if self.daemon and self.daemon.process.poll() is None:
@@ -131,6 +146,64 @@ def test_an_action_that_the_scheduler_took_is_not_written_again(
     assert not list((service.spool / "action" / "new").iterdir())
 
 
+@contextmanager
+def held_at(service: Service, point: str) -> Iterator[None]:
+    """Run the block while a new daemon is held up at a point; then let it go on."""
+    fifo = service.folder / "fifo"
+    os.mkfifo(fifo)
+    service.start("--hold-at", f"{point}:{fifo}")
+
+    def open_fifo() -> int | None:
+        try:
+            return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError as reason:
+            assert reason.errno == errno.ENXIO  # nobody reads it yet
+            return None
+
+    opened = wait_for(open_fifo)
+    try:
+        yield
+    finally:
+        os.close(opened)
+
+
+@pytest.mark.parametrize("isolation", ["read committed", "repeatable read"])
+@pytest.mark.parametrize("point", ["locked", "written"])
+def test_an_action_that_is_finished_while_a_daemon_waits_is_not_written_again(
+    service: Service, point: str, isolation: str
+) -> None:
+    """The scheduler takes, finishes and deletes what a daemon had linked before it was killed.
+
+    The default isolation of the database's transactions does not matter.
+    """
+    [[name]] = service.database.execute("select current_database()")
+    service.database.execute(
+        f"alter database {name} set default_transaction_isolation = '{isolation}'"
+    )
+    service.start("--kill-at", "linked")
+    assert service.post() is None
+    (action_id,) = service.list_action_ids()
+    with held_at(service, point):
+        service.database.execute("update actions set status = 'completed'")
+        (service.spool / "action" / "new" / f"{action_id}.json").unlink()
+    service.wait_until_handed_over()
+    assert service.list_files() == []
+
+
+def test_a_handoff_whose_row_another_daemon_took_over_writes_nothing(service: Service) -> None:
+    """PostgreSQL releases the row when it loses the connection, though the daemon goes on."""
+    service.start("--kill-at", "locked")
+    assert service.post() is None
+    with held_at(service, "written"):
+        service.database.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity"
+            " where state = 'idle in transaction' and datname = current_database()"
+        )
+        service.database.execute("update submissions set handedover = now()")
+    wait_for(lambda: "do not reach the scheduler" in service.read_log())
+    assert service.list_files() == []
+
+
 def test_an_action_survives_the_failure_of_any_file_system_call(service: Service) -> None:
     """For each error, an action is tried again until the first, second, … last call has failed."""
     errors = {"ENOSPC": "unix-plain", "EIO": "unix-tricky", "EROFS": "unix-two-signers"}
@@ -158,7 +231,7 @@ def test_an_action_survives_the_failure_of_any_file_system_call(service: Service
         f"{action_id}.json" for action_id in service.list_action_ids()
     )
     assert len(service.list_action_ids()) == len(errors)
-    log = service.daemon.log.read_text() if service.daemon else ""
+    log = service.read_log()
     assert log.count("do not reach the scheduler: ") == len(errors)
     assert log.count("reach the scheduler again") == len(errors)
     service.check_spool()
@@ -179,6 +252,35 @@ def test_actions_are_refused_while_one_waits_for_a_missing_spool(service: Servic
     )
 
 
+def test_two_daemons_with_a_full_spool_accept_one_action(service: Service) -> None:
+    """Each sees rows that the other one holds, and does not take that for a success."""
+    full = service.folder / "full"
+    full.touch()
+    first = service.start("--full-while", str(full))
+    assert service.post() == 202
+    second = service.start("--full-while", str(full))
+    try:
+        wait_for(lambda: "No space left on device" in service.read_log())  # from its first poll
+        action = (VECTORS / "actions" / "unix-two-signers.json").read_text()
+        bases = [first.base, second.base]
+        with ThreadPoolExecutor(8) as threads:
+            posts = [threads.submit(service.post, action, bases[n % 2]) for n in range(POSTS)]
+            assert {post.result() for post in posts} == {503}
+        assert len(service.list_action_ids()) == 1
+        full.unlink()
+        service.wait_until_handed_over()
+        for base in bases:  # the first that is accepted is stored for both
+            wait_for(partial(service.is_accepted, action, base))
+        for daemon in (first, second):
+            log = daemon.log.read_text()
+            assert log.count("do not reach the scheduler: ") == 1
+            assert log.count("reach the scheduler again") == 1
+    finally:
+        first.process.kill()
+        first.process.wait()
+    service.check_spool()
+
+
 def test_a_failed_transaction_leaves_no_part_of_an_action(service: Service) -> None:
     service.start()
     service.database.execute("alter table signatures rename to gone")
@@ -192,14 +294,8 @@ def test_a_failed_transaction_leaves_no_part_of_an_action(service: Service) -> N
 
 
 def test_equal_posts_to_two_daemons_make_one_action(service: Service) -> None:
-    bases = [service.start().base]
-    (service.folder / "second").mkdir()
-    second = Daemon(
-        *("--config", str(service.config), "--database", service.database.dsn),
-        *("--listen", "tcp:0"),
-        cwd=service.folder / "second",
-    )
-    bases.append(second.base)
+    second = service.start()
+    bases = [second.base, service.start().base]
     try:
         with ThreadPoolExecutor(24) as threads:
             posts = [threads.submit(service.post, base=bases[n % 2]) for n in range(24)]

@@ -6,7 +6,7 @@ import errno
 import fcntl
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, Thread
@@ -14,13 +14,19 @@ from threading import Event, Thread
 import pytest
 
 from mig.actions.spool import FOLDERS, Spool, SystemCalls
-from mig.errors import SpoolError
+from mig.errors import SpoolError, UnavailableError
+from mig.limits import Limits
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     Spool(tmp_path / "spool").prepare_folders()
     return tmp_path / "spool" / "action"
+
+
+def select_all(ids: Collection[str]) -> Collection[str]:
+    """Return all ids: no action has been with the scheduler."""
+    return ids
 
 
 class HandOver(Thread):
@@ -38,18 +44,35 @@ class HandOver(Thread):
         fcntl.flock(file, operation)
 
     def run(self) -> None:
-        self.failures = self.spool.write_documents({"7": b"{}"}, self.cancelled)
+        self.failures = self.spool.write_documents({"7": b"{}"}, select_all, self.cancelled)
+
+
+@contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Hold the lock of the spool, as another daemon does."""
+    new = os.open(folder / "new", os.O_RDONLY)
+    try:
+        fcntl.flock(new, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(new)
+
+
+def is_lock_free(folder: Path) -> bool:
+    try:
+        with lock(folder):
+            return True
+    except BlockingIOError:
+        return False
 
 
 @contextmanager
 def hold_up_write(folder: Path) -> Iterator[HandOver]:
-    new = os.open(folder / "new", os.O_RDONLY)
-    fcntl.flock(new, fcntl.LOCK_EX)
-    thread = HandOver(folder)
-    thread.start()
-    assert thread.written.wait(20)
-    yield thread
-    os.close(new)
+    with lock(folder):
+        thread = HandOver(folder)
+        thread.start()
+        assert thread.written.wait(20)
+        yield thread
     thread.join(20)
 
 
@@ -63,11 +86,78 @@ def test_an_action_that_another_daemon_handed_over_is_not_written_again(
     assert [path.read_text() for path in folder.glob("*/*")] == ["theirs"]
 
 
-def test_no_file_appears_after_a_cancelled_handoff(folder: Path) -> None:
-    with hold_up_write(folder) as thread:
-        thread.cancelled.set()
-    assert thread.failures["7"].errno == errno.ETIMEDOUT
+def test_no_file_appears_after_a_handoff_was_cancelled(folder: Path) -> None:
+    """This includes one that is cancelled while it asks for the status, which ends the lock."""
+    cancelled = Event()
+
+    def cancel(ids: Collection[str]) -> Collection[str]:
+        cancelled.set()
+        return ids
+
+    failures = Spool(folder.parent).write_documents({"7": b"{}"}, cancel, cancelled)
+    assert failures["7"].errno == errno.ETIMEDOUT
+    with lock(folder):
+        assert not list(folder.glob("*/*"))
+
+
+def test_an_action_that_the_scheduler_has_had_is_not_written(folder: Path) -> None:
+    """Its status is asked for under the lock, after the folders were found to be empty."""
+    asked: list[str] = []
+
+    def select_one(ids: Collection[str]) -> Collection[str]:
+        assert not is_lock_free(folder)
+        asked.extend(ids)
+        return ["8"]
+
+    (folder / "done" / "6.json").write_text("theirs")
+    documents = {"6": b"{}", "7": b"{}", "8": b"{}"}
+    assert not Spool(folder.parent).write_documents(documents, select_one, Event())
+    assert asked == ["7", "8"]
+    assert {path.name for path in folder.glob("*/*")} == {"6.json", "8.json"}
+
+
+def test_the_lock_ends_when_the_status_cannot_be_read(folder: Path) -> None:
+    def fail(_: Collection[str]) -> Collection[str]:
+        raise UnavailableError("the database cannot be reached")
+
+    with pytest.raises(UnavailableError, match="the database"):
+        Spool(folder.parent).write_documents({"7": b"{}"}, fail, Event())
+    assert is_lock_free(folder)
     assert not list(folder.glob("*/*"))
+
+
+@pytest.mark.parametrize("is_cancelled", [True, False])
+def test_the_wait_for_a_lock_that_a_stopped_daemon_holds_ends(
+    folder: Path, is_cancelled: bool
+) -> None:
+    """It ends after the limit, and at once when the hand-off is cancelled."""
+    seconds = 3600 if is_cancelled else 0
+    spool = Spool(folder.parent, limits=Limits(spool_lock_seconds=seconds))
+    cancelled = Event()
+    if is_cancelled:
+        cancelled.set()
+    with lock(folder), pytest.raises(UnavailableError, match="another daemon holds the lock"):
+        spool.write_documents({"7": b"{}"}, select_all, cancelled)
+    assert not list(folder.glob("*/*"))
+
+
+def test_a_trial_of_the_spool_leaves_no_file(folder: Path) -> None:
+    Spool(folder.parent).try_document(10_000, Event())
+    assert not list(folder.glob("*/*"))
+
+
+def test_a_trial_of_a_full_spool_fails(folder: Path) -> None:
+    """It writes as much as the document that failed."""
+
+    def write(_: int, data: memoryview) -> int:
+        if len(data) > 9_999:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return len(data)
+
+    spool = Spool(folder.parent, SystemCalls(write=write))
+    spool.try_document(9_999, Event())
+    with pytest.raises(OSError, match="No space left"):
+        spool.try_document(10_000, Event())
 
 
 @pytest.mark.parametrize("umask", [0, 0o022, 0o077])
@@ -75,7 +165,7 @@ def test_the_umask_does_not_change_the_modes_of_the_spool(tmp_path: Path, umask:
     before = os.umask(umask)
     try:
         Spool(tmp_path / "cache" / "mig").prepare_folders()
-        Spool(tmp_path / "cache" / "mig").write_documents({"7": b"{}"}, Event())
+        Spool(tmp_path / "cache" / "mig").write_documents({"7": b"{}"}, select_all, Event())
     finally:
         os.umask(before)
     made = [tmp_path / "cache", *(tmp_path / "cache").rglob("*")]
@@ -101,7 +191,7 @@ def test_symbolic_links_in_the_spool_are_not_followed(tmp_path: Path, name: str)
     with pytest.raises(SpoolError, match="links are not followed"):
         Spool(tmp_path / "spool").prepare_folders()
     if name.startswith("action"):
-        failures = Spool(tmp_path / "spool").write_documents({"7": b"{}"}, Event())
+        failures = Spool(tmp_path / "spool").write_documents({"7": b"{}"}, select_all, Event())
         assert failures["7"].errno in (errno.ELOOP, errno.ENOTDIR)
     assert not list(tmp_path.rglob("*.json"))
 

@@ -1,8 +1,18 @@
-"""The daemon with injected faults: it is killed at a point, or its file system fails.
+"""The daemon with injected faults: it is killed or held up, or its file system fails.
 
-``python -P faulty_daemon.py [--kill-at POINT] [--fail-calls N:ENOSPC,M:EIO] …`` is ``twistd …``
-with a ``mig-api`` whose spool and database are those below. It is a program of its own, which
-imports nothing of the tests: so it runs the installed package, as the real daemon does.
+``python -P faulty_daemon.py OPTION… …`` is ``twistd …`` with a ``mig-api`` whose spool and database
+are those below. It is a program of its own, which imports nothing of the tests: so it runs the
+installed package, as the real daemon does. Its options:
+
+``--kill-at POINT[:N]``
+    kill this process when it passes a point for the N-th time, by default the first.
+``--hold-at POINT:FIFO``
+    when it passes a point for the first time, wait until another process has opened and closed the
+    named pipe.
+``--fail-calls N:ENOSPC,M:EIO,…``
+    let the N-th call of the file system fail, and the M-th, …
+``--full-while FILE``
+    let the file system be full as long as FILE exists.
 """
 
 from __future__ import annotations
@@ -15,6 +25,7 @@ import sys
 from argparse import ArgumentParser
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, ClassVar, Final, ParamSpec, TypeVar
 
 from twisted.application.app import run
@@ -37,19 +48,41 @@ POINTS: Final = (
     "committed",
     "locked",
     "written",
+    "checked",
+    "confirmed",
     "linked",
     "handed over",
     "marked",
 )
 """The points, in the order in which a submission passes them."""
 
-kill_at = ""
+
+class Faults:
+    """What the options of this program ask for."""
+
+    kill_at = ""
+    passes_before_kill = 0
+    hold_at = ""
+    fifo = Path()
+    full_while: Path | None = None
 
 
 def pass_point(point: str) -> None:
-    """Kill this process at the point of ``--kill-at``."""
-    if point == kill_at:
-        os.kill(os.getpid(), signal.SIGKILL)
+    """Kill this process, or hold up this thread, at the points of the options."""
+    if point == Faults.kill_at:
+        Faults.passes_before_kill -= 1
+        if Faults.passes_before_kill <= 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+    if point == Faults.hold_at:
+        Faults.hold_at = ""
+        Faults.fifo.read_bytes()
+
+
+def write(file: int, data: memoryview) -> int:
+    """Write, unless the file system is full."""
+    if Faults.full_while and Faults.full_while.exists():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    return os.write(file, data)
 
 
 class FailingCalls:
@@ -77,7 +110,7 @@ def make_calls(failures: Mapping[int, int]) -> SystemCalls:
 
     def flock(file: int, operation: int) -> None:
         """Lock or unlock; files are complete before their folder is locked, and linked after it."""
-        if operation == fcntl.LOCK_EX:
+        if operation & fcntl.LOCK_EX:
             pass_point("written")
             lock(file, operation)
         else:
@@ -86,7 +119,7 @@ def make_calls(failures: Mapping[int, int]) -> SystemCalls:
 
     return SystemCalls(
         open=failing.count_calls(os.open),
-        write=failing.count_calls(os.write),
+        write=failing.count_calls(write),
         fchmod=failing.count_calls(os.fchmod),
         posix_fadvise=failing.count_calls(os.posix_fadvise),
         fsync=failing.count_calls(os.fsync),
@@ -106,9 +139,15 @@ class FaultyTransaction(Transaction):
         return Deferred.fromCoroutine(self._query(statement, parameters))
 
     async def _query(self, statement: Any, parameters: Parameters) -> Any:
+        sql = statement.execute_sql if isinstance(statement, Statement) else statement
+        confirms = "status = %s" in sql
+        if confirms:
+            pass_point("checked")
         rows = await self._transaction.query(statement, parameters)
-        if rows and isinstance(statement, Statement) and "for update of s" in statement.execute_sql:
+        if rows and "for update" in sql:
             pass_point("locked")
+        if confirms:
+            pass_point("confirmed")
         return rows
 
     async def commit(self, sql: str = "", parameters: Parameters = ()) -> None:
@@ -164,12 +203,17 @@ class FaultyOptions(twistd.ServerOptions):  # type: ignore[name-defined,misc]  #
 
 def main() -> None:
     """Remove the options of this program, and go on as twistd."""
-    global kill_at
     parser = ArgumentParser(allow_abbrev=False)
     parser.add_argument("--kill-at", default="")
+    parser.add_argument("--hold-at", default="")
     parser.add_argument("--fail-calls", default="")
+    parser.add_argument("--full-while", type=Path)
     own, twistd_arguments = parser.parse_known_args()
-    kill_at = own.kill_at
+    Faults.kill_at, _, passes = own.kill_at.partition(":")
+    Faults.passes_before_kill = int(passes or 1)
+    Faults.hold_at, _, fifo = own.hold_at.partition(":")
+    Faults.fifo = Path(fifo)
+    Faults.full_while = own.full_while
     for failure in filter(None, own.fail_calls.split(",")):
         call, name = failure.split(":")
         FaultyService.failures[int(call)] = getattr(errno, name)
