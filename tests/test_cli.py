@@ -138,8 +138,8 @@ def test_a_plan_groups_consecutive_steps_by_role(
     """A superuser can run all of it, and every object has the right owner."""
     by_hand = set_up_2014(new_database("template0"))
     for database in (old, by_hand):
-        database.execute("alter table modules owner to migapi; alter table agents owner to migapi")
-        database.execute("revoke select on modules, agents from migapi")
+        database.execute("alter table agents owner to migapi")
+        database.execute("revoke select on agents from migapi")
         database.execute("revoke create on schema public from public")
     status, sql, _ = run_cli("migrate", "--plan", "--database", old.dsn)
     assert status == 0

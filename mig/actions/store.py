@@ -91,7 +91,9 @@ with signer as (
         %(not_started)s::timestamptz, %(not_finished)s::timestamptz,
         %(not_started)s::timestamptz, %(status)s, %(all_signatures)s::json, %(syntaxversion)s
     from claimed
-    returning *
+    returning
+        id, name, target, description, threat, operations, validfrom, expireafter,
+        starttime, finishtime, lastupdatetime, status, pgpsignatures, syntaxversion
 ), signed as (
     insert into signatures (actionid, investigatorid, pgpsignature)
     select claimed.actionid, signer.id, signer.pgpsignature

@@ -108,6 +108,19 @@ def test_data_steps_are_read() -> None:
     ]
 
 
+def test_grants_of_earlier_versions_are_read() -> None:
+    schema = parse_schema(f"""{T}
+        -- granted before version 4:
+        revoke select, update (a) on t from r;
+    """)
+    assert [(former.grant.revoke_sql, former.version) for former in schema.former_grants] == [
+        ("revoke select on table t from r", 4),
+        ("revoke update (a) on table t from r", 4),
+    ]
+    assert not schema.grants
+    assert schema.role_names == ["r"]
+
+
 @pytest.mark.parametrize(
     "sql",
     [
@@ -127,6 +140,9 @@ def test_data_steps_are_read() -> None:
         "grant select",
         "update t set a = ''",
         "-- when t.a is added:\ncreate index i on t (a)",
+        "revoke select on t from r",
+        "-- when t is created:\nrevoke select on t from r",
+        "-- granted before version 2:\nupdate t set a = ''",
     ],
 )
 def test_a_statement_that_cannot_be_compared_is_refused(sql: str) -> None:

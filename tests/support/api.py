@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import treq
+from psycopg2.extensions import make_dsn
 from twisted.web.client import HTTPConnectionPool
 from twisted.web.http_headers import Headers
 
@@ -18,6 +19,7 @@ from mig.actions.spool import Spool
 from mig.actions.store import ActionStore
 from mig.actions.submit import Submitter
 from mig.database.database import Database
+from mig.demo.postgres import API_ROLE
 from mig.investigators.registry import InvestigatorRegistry
 from mig.limits import Limits
 from mig.service.listeners import bind_listener
@@ -58,7 +60,8 @@ class Api:
         handoff: str = "spool",
         limits: Limits = Limits(),  # noqa: B008 - it is frozen
     ) -> None:
-        self.database = Database(reactor, dsn)
+        # as in production, so that every test shows what this role needs
+        self.database = Database(reactor, make_dsn(dsn, user=API_ROLE))
         self.gpg = Gpg(reactor, time.time)
         self.spool = spool
         if spool:

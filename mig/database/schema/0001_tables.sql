@@ -101,6 +101,21 @@ create table submissions (
     document   text
 );
 create index submissions_waiting on submissions (handedover, submitted);
+-- The daemon may change handedover alone. What is handed over is final, and needs its document no
+-- more: nobody can put a row back into the outbox, least of all with another document.
+create function close_submission() returns trigger language plpgsql as $$
+begin
+    if old.handedover is not null and new.handedover is distinct from old.handedover then
+        raise exception 'action % has been handed over', old.actionid;
+    end if;
+    if new.handedover is not null then
+        new.document := null;
+    end if;
+    return new;
+end
+$$;
+create trigger submissions_close before update of handedover on submissions
+    for each row execute function close_submission();
 
 create table if not exists modules (
     id   numeric primary key,

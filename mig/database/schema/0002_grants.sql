@@ -1,20 +1,50 @@
 -- What each role may do. A role that does not exist gets nothing, and is not created: `create role`
 -- would declare one that is. The usage of the schema follows from these grants.
 --
--- migapi, the daemon's role, reads everything but the schedulers' private key, and writes what a
--- submission, an investigator and the hand-off need.
+-- migapi, the daemon's role, gets exactly the columns that the daemon and the command line use.
+-- docs/privileges.md says what for; a test compares the two, and another one checks that each column
+-- is needed.
 
-grant select on
-    mig_schema, agents, actions, commands, signatures, submissions,
-    modules, agtmodreq, invagtmodperm, agents_stats, manifests, manifestsig, loaders
-    to migapi;
+grant select (version) on mig_schema to migapi;
+grant select (
+    id, name, queueloc, os, version, pid, starttime, destructiontime, heartbeattime, status,
+    environment, tags, mode, refreshtime, loadername
+) on agents to migapi;
 grant
-    select (id, name, pgpfingerprint, publickey, status, createdat, lastmodified,
-        permissions, apikey, apisalt),
-    insert (id, name, pgpfingerprint, publickey, status, createdat, lastmodified,
-        permissions, apikey, apisalt),
-    update (status, lastmodified, permissions, apikey, apisalt)
+    select (id, name, target, description, threat, operations, validfrom, expireafter, starttime,
+        finishtime, lastupdatetime, status, pgpsignatures, syntaxversion),
+    insert (id, name, target, description, threat, operations, validfrom, expireafter, starttime,
+        finishtime, lastupdatetime, status, pgpsignatures, syntaxversion)
+    on actions to migapi;
+grant select (id, actionid, agentid, status, results, starttime, finishtime) on commands to migapi;
+grant
+    select (id, name, pgpfingerprint, publickey, status, createdat, lastmodified),
+    insert (id, name, pgpfingerprint, publickey, status, createdat, lastmodified, permissions),
+    update (status, lastmodified)
     on investigators to migapi;
 grant usage on sequence investigators_id_seq to migapi;
-grant insert on actions, signatures, submissions to migapi;
-grant update (handedover, document) on submissions to migapi;
+grant
+    select (actionid, investigatorid),
+    insert (actionid, investigatorid, pgpsignature)
+    on signatures to migapi;
+grant
+    select (identity, actionid, submitted, handedover, document),
+    insert (identity, actionid, handedover, document),
+    update (handedover)
+    on submissions to migapi;
+
+-- granted before version 3:
+revoke select on
+    mig_schema, agents, actions, commands, signatures, submissions,
+    modules, agtmodreq, invagtmodperm, agents_stats, manifests, manifestsig, loaders
+    from migapi;
+-- granted before version 3:
+revoke insert on actions, signatures, submissions from migapi;
+-- granted before version 3:
+revoke
+    select (permissions, apikey, apisalt),
+    insert (apikey, apisalt),
+    update (permissions, apikey, apisalt)
+    on investigators from migapi;
+-- granted before version 3:
+revoke update (document) on submissions from migapi;

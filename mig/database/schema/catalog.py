@@ -58,7 +58,7 @@ select current_setting('server_version_num')::integer, current_setting('server_e
     coalesce(has_schema_privilege('public', current_schema(), 'usage'), false),
     quote_ident(pg_get_userbyid(owner.oid)), pg_has_role(owner.oid, 'usage'),
     quote_ident(r.rolname), r.rolsuper, r.rolcreaterole,
-    coalesce(has_table_privilege(to_regclass('mig_schema')::oid, 'select'), false)
+    coalesce(has_any_column_privilege(to_regclass('mig_schema')::oid, 'select'), false)
 from place, owner, pg_roles r
 where r.rolname = current_user
 """,
@@ -250,6 +250,28 @@ end, false)
 """,
     make_row_reader(_PlaceRow),
 )
+# The owner's own grants: nothing else is revoked, and nobody else's can be.
+_EXISTING_GRANTS = Statement(
+    """
+select distinct g.place
+from unnest(%s::int[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[])
+    as g (place, kind, relation, col, privilege, role)
+join pg_roles r on r.rolname = g.role
+cross join lateral (
+    select c.relowner, case when g.col = '' then c.relacl else a.attacl end
+    from pg_class c
+    left join pg_attribute a on a.attrelid = c.oid and a.attname = g.col
+    where g.kind <> 'function' and c.oid = to_regclass(g.relation)
+    union all
+    select p.proowner, p.proacl
+    from pg_proc p
+    where g.kind = 'function' and p.oid = to_regprocedure(g.relation)
+) as o (owner, acl)
+cross join lateral aclexplode(o.acl) as x
+where x.grantor = o.owner and x.grantee = r.oid and lower(x.privilege_type) = g.privilege
+""",
+    make_row_reader(_PlaceRow),
+)
 _MISSING_MEMBERSHIPS = Statement(
     """
 select m.place from unnest(%s::int[], %s::text[], %s::text[]) as m (place, role, member)
@@ -329,7 +351,8 @@ class ExistingSchema:
     """The parts of the schema that a database has.
 
     ``creators`` are the owners that may create objects in it. ``missing_grants`` and
-    ``missing_memberships`` are those of existing roles.
+    ``missing_memberships`` are those of existing roles; ``former_grants`` are those that the
+    recorded version has made and the declared one has not.
     """
 
     server: int
@@ -348,6 +371,7 @@ class ExistingSchema:
     triggers: dict[tuple[str, str], ExistingTrigger]
     roles: dict[str, ExistingRole]
     missing_grants: frozenset[Grant]
+    former_grants: frozenset[Grant]
     missing_memberships: frozenset[Membership]
 
     @property
@@ -421,6 +445,7 @@ async def inspect_schema(query: QueryFunction, schema: Schema) -> ExistingSchema
         triggers=await _inspect_triggers(query, schema),
         roles=roles,
         missing_grants=await _find_missing_grants(query, schema, roles),
+        former_grants=await _find_former_grants(query, schema, version),
         missing_memberships=await _find_missing_memberships(query, schema, roles),
     )
 
@@ -463,14 +488,30 @@ async def _inspect_triggers(
 async def _find_missing_grants(
     query: QueryFunction, schema: Schema, roles: dict[str, ExistingRole]
 ) -> frozenset[Grant]:
+    return await _select_grants(
+        query, _MISSING_GRANTS, [grant for grant in schema.grants if grant.role in roles]
+    )
+
+
+async def _find_former_grants(
+    query: QueryFunction, schema: Schema, version: int | None
+) -> frozenset[Grant]:
+    if version is None:
+        return frozenset()
+    former = [each.grant for each in schema.former_grants if version < each.version]
+    return await _select_grants(query, _EXISTING_GRANTS, former)
+
+
+async def _select_grants(
+    query: QueryFunction, statement: Statement[_PlaceRow], grants: Sequence[Grant]
+) -> frozenset[Grant]:
+    """Return those of ``grants`` that ``statement`` finds, on any of their columns."""
     each = [
         (place, grant.kind, grant.relation, column, grant.privilege, grant.role)
-        for place, grant in enumerate(schema.grants)
-        if grant.role in roles
+        for place, grant in enumerate(grants)
         for column in grant.columns or ("",)
     ]
-    missing = await query(_MISSING_GRANTS, _transpose_rows(each, 6))
-    return frozenset(schema.grants[row.place] for row in missing)
+    return frozenset(grants[row.place] for row in await query(statement, _transpose_rows(each, 6)))
 
 
 async def _find_missing_memberships(

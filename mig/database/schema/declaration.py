@@ -23,6 +23,9 @@ function NAME()``
     granted to the roles that exist.
 ``grant ROLE, … to ROLE, …``
     membership, where both roles exist.
+``revoke PRIVILEGE [(COLUMN, …)], … on [table | sequence | function] NAME, … from ROLE, …``
+    what earlier versions granted, below a comment ``-- granted before version NUMBER:``. It is
+    revoked from a database whose recorded version is lower. Other grants are left alone.
 ``insert into``, ``update`` and ``delete from``
     a data step, below a comment ``-- when TABLE is created:`` or ``-- when TABLE.COLUMN is
     added:``. It changes that table once, in the transaction that creates the table or the column.
@@ -37,7 +40,7 @@ from functools import cache
 from importlib import resources
 from typing import Final
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 """The schema that this program needs. Add one whenever the SQL files change the schema."""
 
 _NOT_COMPARABLE = "this statement cannot be compared with a database"
@@ -48,7 +51,9 @@ _TOKEN = re.compile(
     | (?P<end>;) | [^-/'"$;]+ | .""",
     re.DOTALL | re.VERBOSE,
 )
-_OCCASION = re.compile(r"-- when (\w+)(?:\.(\w+) is added| is created):")
+_OCCASION = re.compile(
+    r"-- (?:when (\w+)(?:\.(\w+) is added| is created)|granted before version (?P<version>\d+)):"
+)
 _DATA = re.compile(r"(?:insert into|update|delete from) (\w+)\s.+", re.DOTALL)
 _ROLE = re.compile(r"create role (\w+)(?: login| nologin)?")
 _TABLE = re.compile(r"create table (if not exists )?(\w+) \((.+)\)", re.DOTALL)
@@ -70,6 +75,7 @@ _TRIGGER = re.compile(
 )
 _TRIGGER_EVENT = re.compile(r"(insert|delete|truncate|update)(?: of ([\w, ]+))?")
 _GRANT = re.compile(r"grant (.+) on (?:(table|sequence|function) )?(.+?) to ([\w, ]+)")
+_REVOKE = re.compile(r"revoke (.+) on (?:(table|sequence|function) )?(.+?) from ([\w, ]+)")
 _PRIVILEGE = re.compile(r"(\w+)(?: \(([\w, ]+)\))?")
 _MEMBERSHIP = re.compile(r"grant ([\w, ]+) to ([\w, ]+)")
 _CONSTRAINTS = ("unique (", "primary key (", "foreign key (", "check (")
@@ -196,8 +202,29 @@ class Grant:
     @property
     def sql(self) -> str:
         """The statement that grants the privilege."""
+        return f"grant {self._describe_object()} to {self.role}"
+
+    @property
+    def revoke_description(self) -> str:
+        """The revocation for people, without columns."""
+        return f"revoke {self.privilege} on {self.relation} from {self.role}"
+
+    @property
+    def revoke_sql(self) -> str:
+        """The statement that revokes the privilege."""
+        return f"revoke {self._describe_object()} from {self.role}"
+
+    def _describe_object(self) -> str:
         columns = f" ({', '.join(self.columns)})" if self.columns else ""
-        return f"grant {self.privilege}{columns} on {self.kind} {self.relation} to {self.role}"
+        return f"{self.privilege}{columns} on {self.kind} {self.relation}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FormerGrant:
+    """A grant of the versions before ``version``."""
+
+    grant: Grant
+    version: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,6 +267,7 @@ class Schema:
     triggers: list[Trigger] = field(default_factory=list)
     data: list[DataStep] = field(default_factory=list)
     grants: list[Grant] = field(default_factory=list)
+    former_grants: list[FormerGrant] = field(default_factory=list)
 
     @property
     def role_names(self) -> list[str]:
@@ -247,6 +275,7 @@ class Schema:
         names = [role.name for role in self.roles]
         names += [name for each in self.memberships for name in (each.role, each.member)]
         names += [grant.role for grant in self.grants]
+        names += [former.grant.role for former in self.former_grants]
         return list(dict.fromkeys(names))
 
 
@@ -268,14 +297,15 @@ def parse_schema(sql: str, version: int = SCHEMA_VERSION) -> Schema:
     statements = list(_split_statements(sql))
     sequences = [found[1] for _, text in statements if (found := _SEQUENCE.fullmatch(text))]
     for occasion, text in statements:
-        if (_DATA.fullmatch(text) is not None) != (occasion is not None):
-            raise ValueError(
-                f"{_NOT_COMPARABLE}; a data step, and nothing else, needs a comment that says when"
-                f" it runs: {text}"
-            )
         line = " ".join(text.split())
+        is_data = _DATA.fullmatch(text) is not None
+        if (is_data or _REVOKE.fullmatch(line) is not None) != (occasion is not None):
+            raise ValueError(
+                f"{_NOT_COMPARABLE}; a data step or a revocation, and nothing else, needs a comment"
+                f" that says when it runs: {text}"
+            )
         if occasion is not None:
-            _parse_data_step(schema, occasion, text)
+            _parse_conditional(schema, occasion, text)
         elif line.startswith("create role "):
             _parse_role(schema, line)
         elif line.startswith("grant "):
@@ -402,26 +432,43 @@ def _parse_role(schema: Schema, line: str) -> None:
 
 def _parse_grant(schema: Schema, line: str) -> None:
     if found := _GRANT.fullmatch(line):
-        privileges = [_PRIVILEGE.fullmatch(each) for each in _split_list(found[1])]
-        for relation in _split_list(found[3]):
-            for privilege in privileges:
-                if not privilege:
-                    raise ValueError(f"{_NOT_COMPARABLE}: {line}")
-                for role in _split_list(found[4]):
-                    grant = Grant(
-                        privilege=privilege[1],
-                        relation=relation,
-                        role=role,
-                        columns=_split_list(privilege[2] or ""),
-                        kind=found[2] or "table",
-                    )
-                    schema.grants.append(grant)
+        schema.grants.extend(_parse_privileges(found))
     elif found := _MEMBERSHIP.fullmatch(line):
         for role in _split_list(found[1]):
             for member in _split_list(found[2]):
                 schema.memberships.append(Membership(role=role, member=member))
     else:
         raise ValueError(f"{_NOT_COMPARABLE}: {line}")
+
+
+def _parse_privileges(found: re.Match[str]) -> Iterator[Grant]:
+    """Yield each privilege in a ``grant`` or ``revoke``."""
+    privileges = [_PRIVILEGE.fullmatch(each) for each in _split_list(found[1])]
+    for relation in _split_list(found[3]):
+        for privilege in privileges:
+            if not privilege:
+                raise ValueError(f"{_NOT_COMPARABLE}: {found[0]}")
+            for role in _split_list(found[4]):
+                yield Grant(
+                    privilege=privilege[1],
+                    relation=relation,
+                    role=role,
+                    columns=_split_list(privilege[2] or ""),
+                    kind=found[2] or "table",
+                )
+
+
+def _parse_conditional(schema: Schema, occasion: re.Match[str], text: str) -> None:
+    """Parse a statement that runs only on the occasion in the comment above it."""
+    found = _REVOKE.fullmatch(" ".join(text.split()))
+    if (found is None) != (occasion["version"] is None):
+        raise ValueError(f"{_NOT_COMPARABLE}; its comment is for another statement: {text}")
+    if found is None:
+        _parse_data_step(schema, occasion, text)
+    else:
+        version = int(occasion["version"])
+        former = (FormerGrant(grant=grant, version=version) for grant in _parse_privileges(found))
+        schema.former_grants.extend(former)
 
 
 def _parse_data_step(schema: Schema, occasion: re.Match[str], text: str) -> None:
@@ -459,13 +506,14 @@ def _check_names(schema: Schema) -> None:
         "sequence": {sequence.name for sequence in schema.sequences},
         "function": {function.signature for function in schema.functions},
     }
+    grants = [*schema.grants, *(former.grant for former in schema.former_grants)]
     columns: list[tuple[str, Iterable[str]]] = [
         *((index.table, index.columns) for index in schema.indexes),
         *((trigger.table, trigger.columns) for trigger in schema.triggers),
         *((step.table, filter(None, [step.column])) for step in schema.data),
-        *((grant.relation, grant.columns) for grant in schema.grants if grant.kind == "table"),
+        *((grant.relation, grant.columns) for grant in grants if grant.kind == "table"),
     ]
-    for grant in schema.grants:
+    for grant in grants:
         if grant.relation not in relations[grant.kind]:
             raise ValueError(f"{grant.kind} {grant.relation} is not declared: {grant.sql}")
     for table, used in columns:

@@ -134,6 +134,7 @@ class _Planner:
                 *self._create_triggers(),
                 *self._create_indexes(),
                 *map(self._make_grant_step, self._grants),
+                *self._revoke_former_grants(),
             ]
         return [
             *self._create_roles(),
@@ -336,6 +337,25 @@ class _Planner:
         return Step(
             description=grant.description, sql=grant.sql, runner=self._find_owner_of_granted(grant)
         )
+
+    def _revoke_former_grants(self) -> Iterator[Step]:
+        for former in self._schema.former_grants:
+            grant = former.grant
+            if grant not in self._existing.former_grants:
+                continue
+            # revoking a privilege on a table also revokes it on each column: in one transaction,
+            # the role never lacks what is declared
+            declared = [
+                each.sql
+                for each in self._schema.grants
+                if (each.kind, each.relation, each.role, each.privilege)
+                == (grant.kind, grant.relation, grant.role, grant.privilege)
+            ]
+            yield Step(
+                description=grant.revoke_description,
+                sql=";\n".join([grant.revoke_sql, *declared]),
+                runner=self._find_owner_of_granted(grant),
+            )
 
     def _find_owner_of_granted(self, grant: Grant) -> StepRunner:
         if grant.kind == "function":
