@@ -45,6 +45,8 @@ class Route:
     """One method of one path: the permission that the caller needs, and the handler.
 
     :param resource_class: the class that the handler is a method of.
+    :param is_streamed: whether a client that closes its sending side ends the request; otherwise it
+        gets its answer (docs/decisions/0043).
     """
 
     path: str
@@ -53,6 +55,7 @@ class Route:
     body_policy: BodyPolicy
     resource_class: type
     handler: Callable[[Any, Request, Caller], Awaitable[bytes | None]]
+    is_streamed: bool = False
 
 
 Resource = TypeVar("Resource")
@@ -64,6 +67,8 @@ def _define_get(
     permission: Permission | None,
     resource_class: type[Resource],
     handler: Callable[[Resource, Request, Caller], AnswerCoroutine],
+    *,
+    is_streamed: bool = False,
 ) -> Route:
     body_policy = BodyPolicy.DISCARDED
     return Route(
@@ -73,6 +78,7 @@ def _define_get(
         body_policy=body_policy,
         resource_class=resource_class,
         handler=handler,
+        is_streamed=is_streamed,
     )
 
 
@@ -110,7 +116,13 @@ ROUTES: Final = (
     ),
     _define_get(urls.PUBLIC_KEY, None, InvestigatorResource, InvestigatorResource.get_public_key),
     _define_get(urls.CLIENT_ADDRESS, None, HomeResource, HomeResource.get_client_address),
-    _define_get(urls.SEARCH, Permission.SEARCH, SearchResource, SearchResource.run_search),
+    _define_get(
+        urls.SEARCH,
+        Permission.SEARCH,
+        SearchResource,
+        SearchResource.run_search,
+        is_streamed=True,
+    ),
     _define_get(urls.CREATE_ACTION, None, ActionResource, ActionResource.get_template),
     _define_get(
         urls.CREATE_INVESTIGATOR, None, InvestigatorResource, InvestigatorResource.get_template
@@ -157,6 +169,7 @@ class ServedRoute:
     permission: Permission | None
     max_body_bytes: int
     keeps_body: bool
+    is_streamed: bool
     resource: IResource
     endpoint: Endpoint
 
@@ -201,7 +214,11 @@ class Router:
             served["HEAD"] = served["GET"]
         [any_route, *_] = methods.values()
         options = replace(
-            any_route, method="OPTIONS", permission=None, body_policy=BodyPolicy.DISCARDED
+            any_route,
+            method="OPTIONS",
+            permission=None,
+            body_policy=BodyPolicy.DISCARDED,
+            is_streamed=False,
         )
         allowed = ", ".join([*served, "OPTIONS"])
         served["OPTIONS"] = self._make_served_route(
@@ -217,6 +234,7 @@ class Router:
             permission=route.permission,
             max_body_bytes=getattr(self._limits, route.body_policy.value),
             keeps_body=route.body_policy is not BodyPolicy.DISCARDED,
+            is_streamed=route.is_streamed,
             resource=klein_resource,
             endpoint=endpoint,
         )

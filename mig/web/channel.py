@@ -6,12 +6,15 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
     IAddress,
     IDelayedCall,
+    IHalfCloseableProtocol,
     IPushProducer,
     ITCPTransport,
 )
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from twisted.web import http
+from zope.interface import implementer
 
 from mig.errors import InvalidInputError, RequestTimeoutError, UnavailableError
 from mig.web.connections import Activity
@@ -25,6 +28,7 @@ class INetworkProducer(IPushProducer):
         """Stop telling the channel when the client cannot take more."""
 
 
+@implementer(IHalfCloseableProtocol)
 class Channel(BaseChannel):
     """A connection that hands its requests to Twisted, one after the other, when the gate allows.
 
@@ -43,6 +47,7 @@ class Channel(BaseChannel):
     peer_group = ""
     """What the connections of one address share; set before the connection is made."""
     _is_ending = False
+    _is_half_closed = False
     _discarded_bytes = 0
     _deadline: IDelayedCall | None = None
     _decision: Deferred[None] | None = None
@@ -197,6 +202,7 @@ class Channel(BaseChannel):
         if length != 0:
             super().allHeadersReceived()
             self._resume_reading()
+            self._end_half_closed()
 
     def _handle_gate_failure(self, failure: Failure, request: Request, length: int | None) -> None:
         """Refuse a request that has waited for the gate, if its client is still connected."""
@@ -282,18 +288,51 @@ class Channel(BaseChannel):
 
     def loseConnection(self) -> None:
         """Close the connection; after a refusal, close it only for writing at first."""
-        if not self._is_ending:
+        if not self._is_ending or self._is_half_closed:
+            if self._abortingCall is None:  # the client may never read what was written
+                self._start_abort(self.site.limits.idle_seconds)
             super().loseConnection()
             return
         self._networkProducer.unregisterProducer()
-        limit = self.site.limits.linger_seconds
-        # Twisted cancels _abortingCall when the connection is lost.
-        self._abortingCall = self.site.clock.callLater(limit, self.forceAbortClient)
+        self._start_abort(self.site.limits.linger_seconds)
         # Only a plain socket can be closed for writing alone; TLS ends both directions.
         if ITCPTransport.providedBy(self.transport) and not self.isSecure():
             self.transport.loseWriteConnection()
         else:
             self.transport.loseConnection()
+
+    def _start_abort(self, seconds: float) -> None:
+        # Twisted cancels _abortingCall when the connection is lost.
+        self._abortingCall = self.site.clock.callLater(seconds, self.forceAbortClient)
+
+    # A client that closes its sending side
+
+    def readConnectionLost(self) -> None:
+        """Take note that the client sends nothing more, though it may still read.
+
+        What it has sent completely is answered. A long answer is cancelled: most clients that
+        close leave, and nothing else tells that they have left (docs/decisions/0043).
+        """
+        self._is_half_closed = True
+        self._end_half_closed()
+
+    def writeConnectionLost(self) -> None:
+        """Do nothing: we have closed our own sending side after a refusal."""
+
+    def requestDone(self, request: http.Request) -> None:
+        """Go on with the next request, or end a connection on which none can follow."""
+        super().requestDone(request)
+        self._end_half_closed()
+
+    def _end_half_closed(self) -> None:
+        """Close the connection when its client sends nothing more and waits for no answer."""
+        if not self._is_half_closed:
+            return
+        route = self.requests[0].route if self.requests else None
+        if route is not None and route.is_streamed:
+            self.transport.abortConnection()
+        elif not self._handlingRequest and self._decision is None:
+            self.loseConnection()
 
     def forceAbortClient(self) -> None:
         """Cut a client that still sends after it was refused, or does not read the end."""

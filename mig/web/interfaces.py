@@ -51,6 +51,10 @@ class Route(Protocol):
         """Whether the handler reads the body; otherwise it is dropped as it arrives."""
 
     @property
+    def is_streamed(self) -> bool:
+        """Whether the answer is long, so that a client that stops sending is taken to have left."""
+
+    @property
     def resource(self) -> IResource:
         """The resource that answers a request for the route."""
 

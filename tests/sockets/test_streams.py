@@ -96,9 +96,10 @@ async def test_a_client_that_leaves_frees_its_backend(
     assert again.code == 200
 
 
+@pytest.mark.parametrize("how", ["disconnect", "half_close"])
 @pytest_twisted.ensureDeferred
 async def test_a_client_that_leaves_before_the_first_row_cancels_the_query(
-    api: Api, large_database: TestDatabase
+    api: Api, large_database: TestDatabase, how: str
 ) -> None:
     large_database.execute(
         "create function slow(json) returns text language sql as"
@@ -108,7 +109,7 @@ async def test_a_client_that_leaves_before_the_first_row_cancels_the_query(
     )
     client = await deferToThread(ReportClient, api)
     await wait_until(lambda: large_database.execute(BACKENDS))
-    await deferToThread(client.disconnect)
+    await deferToThread(getattr(client, how))
     await wait_until(lambda: not large_database.execute(BACKENDS))
 
 
