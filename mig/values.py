@@ -112,6 +112,9 @@ def parse_plain_text(text: object, where: str) -> str:
     return text
 
 
+MAX_EXACT_INTEGER: Final = 2**53
+"""float64 represents every whole number up to this one exactly."""
+
 MAX_NUMBER_LENGTH: Final = 400
 """Characters of a JSON number; every float64 has a shorter form."""
 
@@ -124,19 +127,47 @@ def to_shortest_decimal(number: float) -> Decimal:
 def _is_rounded(digits: str, number: float) -> bool:
     """Return whether ``digits`` are a whole number that was rounded to ``number``."""
     exact = Decimal(digits)
-    return exact not in (number, to_shortest_decimal(number)) and exact == exact.to_integral_value()
+    # the shortest first: it is what encoders write, and the other comparison is slow
+    return exact not in (to_shortest_decimal(number), number) and exact == exact.to_integral_value()
 
 
-def parse_json(text: str, where: str) -> Any:
+_VALUE_SIGNS = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[{][ \t\r\n]*+[\]}]|[\[{,]', re.DOTALL)
+
+
+def has_more_values(text: str, limit: int) -> bool:
+    """Return whether a JSON text has more than ``limit`` values, without parsing it.
+
+    Arrays and objects count, and so does each of their values. A parser would first make an object
+    of some 100 bytes of every ``[`` and ``0``.
+
+    :param text: for text that is not JSON, the answer means nothing.
+    """
+    if 1 + text.count(",") + text.count("[") + text.count("{") <= limit:
+        return False
+    # The first value of an array or object follows its bracket, and every other one a comma. The
+    # pattern skips strings, and the brackets of empty arrays and objects.
+    values = 1
+    for sign in _VALUE_SIGNS.finditer(text):
+        if sign[0] in "[{,":
+            values += 1
+            if values > limit:
+                return True
+    return False
+
+
+def parse_json(text: str, where: str, *, max_values: int | None = None) -> Any:
     """Return the value of a client's JSON text, if every reader reads it alike.
 
     Integers become exact ``int``; ``-0`` and numbers with a fraction or an exponent ``float``.
 
+    :param max_values: how many values the text may have, arrays and objects included.
     :raises InvalidInputError: for text that is not JSON (RFC 8259), a name that occurs twice in one
         object, NaN, infinities, numbers that are too large for float64, whole numbers with a
-        fraction or exponent that float64 cannot represent, and hundreds of levels; the message
-        names ``where``.
+        fraction or exponent that float64 cannot represent, hundreds of levels, and too many values;
+        the message names ``where``.
     """
+    if max_values is not None and has_more_values(text, max_values):
+        raise InvalidInputError(f"{where} holds more than {max_values} values", where)
 
     def reject(what: str) -> NoReturn:
         raise InvalidInputError(f"{where} {what}", where)
@@ -153,9 +184,11 @@ def parse_json(text: str, where: str) -> Any:
         if len(digits) > MAX_NUMBER_LENGTH:
             reject(f"holds a number of more than {MAX_NUMBER_LENGTH} digits")
         number = float(digits)
+        if abs(number) < MAX_EXACT_INTEGER:  # 2**53 + 1 is rounded to 2**53
+            return number
         if math.isinf(number):
             reject(f"holds {digits[:40]}, which is too large for float64")
-        if number and number.is_integer() and _is_rounded(digits, number):
+        if _is_rounded(digits, number):  # such a float64 is a whole number
             reject(f"holds {digits[:40]}, a whole number that float64 cannot represent")
         return number
 

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+from decimal import Decimal
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -87,3 +90,39 @@ def test_a_duplicate_name_is_found_among_many() -> None:
     members = ",".join(f'"{n:x}":0' for n in range(100_000))
     with pytest.raises(InvalidInputError, match="'abc' twice"):
         parse_json(f'{{{members},"abc":1}}', "action")
+
+
+NESTED = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(',"\\[]{} 0', max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=2), inner),
+)
+
+
+def count_values(value: object) -> int:
+    contents = value.values() if isinstance(value, dict) else value
+    return 1 + sum(map(count_values, contents)) if isinstance(value, list | dict) else 1
+
+
+@given(NESTED, st.sampled_from([None, 1]), st.sampled_from([",:", ", : "]))
+def test_values_are_counted_exactly(value: object, indent: int | None, separators: str) -> None:
+    """Strings full of brackets and commas count once, and empty arrays count, too."""
+    signs = (separators[: len(separators) // 2], separators[len(separators) // 2 :])
+    text = json.dumps(value, indent=indent, separators=signs)
+    count = count_values(value)
+    assert parse_json(text, "action", max_values=count) == value
+    if count > 1:
+        with pytest.raises(InvalidInputError, match=f"action holds more than {count - 1} values"):
+            parse_json(text, "action", max_values=count - 1)
+
+
+@pytest.mark.parametrize("text", ["[" * 1_000_000, '{"a":"', '"' + "\\" * 99, ",[{" * 9, '"\\'])
+def test_counting_values_survives_text_that_is_not_json(text: str) -> None:
+    with pytest.raises(InvalidInputError):
+        parse_json(text, "action", max_values=3)
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False), st.sampled_from(["", ".17e", ".0f"]))
+def test_a_number_is_read_exactly_as_an_encoder_wrote_it(number: float, form: str) -> None:
+    text = format(number, form) if form else repr(number)
+    if text == repr(number) or Decimal(text) == Decimal(number):
+        assert parse_json(f"[{text}]", "action") == [number]

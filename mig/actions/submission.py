@@ -17,7 +17,6 @@ from mig.errors import InvalidInputError
 from mig.openpgp.packet import Signature, parse_signature
 from mig.signing.canonical import (
     GOTIME,
-    MAX_EXACT_INTEGER,
     SEPARATORS,
     Json,
     Operation,
@@ -26,7 +25,12 @@ from mig.signing.canonical import (
     SignedTime,
     encode_fields,
 )
-from mig.values import RFC3339_PATTERN, parse_plain_text, to_shortest_decimal
+from mig.values import (
+    MAX_EXACT_INTEGER,
+    RFC3339_PATTERN,
+    parse_plain_text,
+    to_shortest_decimal,
+)
 
 MAX_TEXT_LENGTH: Final = 2048
 """Characters of an action's name or target; the columns hold as many."""

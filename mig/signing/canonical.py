@@ -16,10 +16,7 @@ from typing import Final, TypeAlias
 
 from whenever import OffsetDateTime
 
-from mig.values import to_shortest_decimal
-
-MAX_EXACT_INTEGER: Final = 2**53
-"""float64 represents every whole number up to this one exactly."""
+from mig.values import MAX_EXACT_INTEGER, to_shortest_decimal
 
 Json: TypeAlias = str | int | float | bool | Sequence["Json"] | Mapping[str, "Json"] | None
 """A JSON value whose strings UTF-8 can encode and whose numbers float64 represents exactly."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
+from binascii import a2b_qp
 from typing import Final
-from urllib.parse import unquote_to_bytes
 
 from mig.errors import InvalidInputError
 
 MAX_PARAMETERS: Final = 64
 
-_ESCAPES = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
 NameValuePairs = list[tuple[str, str]]
 
@@ -30,6 +30,15 @@ def parse_pairs(raw: bytes, noun: str) -> NameValuePairs:
     ]
 
 
+def unquote(raw: bytes) -> bytes:
+    """Decode percent-encoding in which every ``%`` is followed by two hexadecimal digits.
+
+    Quoted-printable is the same encoding with another sign, and Python decodes it in C, many times
+    faster than :func:`urllib.parse.unquote_to_bytes`, which loops over the escapes.
+    """
+    return a2b_qp(raw.replace(b"=", b"=3D").replace(b"%", b"="))
+
+
 def escape_bytes(raw: bytes) -> str:
     """Return bytes of a request as one line of printable ASCII, short enough for a log."""
     # ascii() escapes whatever is not printable; the slice removes the quotes that it adds.
@@ -37,12 +46,10 @@ def escape_bytes(raw: bytes) -> str:
 
 
 def _decode_component(raw: bytes, what: str) -> str:
-    # latin-1 maps every byte to one character, so the escapes can be checked before decoding.
-    text = raw.replace(b"+", b" ").decode("latin-1")
-    if _ESCAPES.search(text):
+    if _BAD_ESCAPE.search(raw):
         raise InvalidInputError(f"{what}: % must be followed by two hexadecimal digits", what)
     try:
-        decoded = unquote_to_bytes(text.encode("latin-1")).decode()
+        decoded = unquote(raw.replace(b"+", b" ")).decode()
     except UnicodeDecodeError:
         raise InvalidInputError(f"{what} is not UTF-8", what) from None
     if "\0" in decoded:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import time
+from urllib.parse import quote_from_bytes
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from mig.web.urlencoded import unquote
 from tests.support.json_types import Json, JsonObject
 from tests.support.site_client import FORM, SiteClient
 
@@ -283,3 +285,10 @@ def test_any_header_of_a_part_is_accepted_or_refused(value: str) -> None:
 @example("multipart/form-data; boundary=" + "a" * 2000)
 def test_any_unexpected_content_type_is_refused(text: str) -> None:
     assert SiteClient().post_form(CREATE, b"t", f"Content-Type: {text}")[0] in (400, 415)
+
+
+@given(st.lists(st.binary(max_size=3) | st.sampled_from([b"=", b"=\r\n", b" \n", b"_", b"=3D"])))
+def test_any_bytes_survive_percent_encoding(pieces: list[bytes]) -> None:
+    raw = b"".join(pieces)
+    for encoded in (quote_from_bytes(raw, safe="=_ \r\n"), "".join(f"%{n:02x}" for n in raw)):
+        assert unquote(encoded.encode()) == raw
