@@ -18,7 +18,9 @@ from urllib.error import HTTPError
 from urllib.parse import urlencode
 
 import pytest
+from psycopg2.extensions import make_dsn
 
+from mig.demo.postgres import API_ROLE
 from tests.support import faulty_daemon
 from tests.support.daemon import TWISTD, Daemon, wait_for
 from tests.support.faulty_daemon import POINTS
@@ -52,7 +54,12 @@ class Service:
         folder = self.folder / f"daemon{next(self._numbers)}"
         folder.mkdir()
         self.daemon = Daemon(
-            *("--config", str(self.config), "--database", self.database.dsn),
+            *(
+                "--config",
+                str(self.config),
+                "--database",
+                make_dsn(self.database.dsn, user=API_ROLE),
+            ),
             *("--listen", "tcp:0"),
             cwd=folder,
             program=[sys.executable, "-P", faulty_daemon.__file__, *faults] if faults else TWISTD,

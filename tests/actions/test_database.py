@@ -11,6 +11,7 @@ from mig.errors import RequestError
 from tests.support.api import Api
 from tests.support.fleet import VECTORS, load_fleet
 from tests.support.postgres import TestDatabase
+from tests.support.submissions import list_spool
 
 ACTION = (VECTORS / "actions" / "unix-plain.json").read_text()
 SHER = (VECTORS / "keys" / "sher.asc").read_text()
@@ -88,10 +89,14 @@ async def test_a_submission_without_a_document_does_not_block_the_others(
     api: Api, database: TestDatabase
 ) -> None:
     load_fleet(database.dsn)
-    assert (await post_form(api, "/action/create/", action=ACTION))[0] == 202
-    database.execute("update submissions set handedover = null")
+    database.execute("insert into submissions (identity, actionid) values ('x', 1)")
     other = (VECTORS / "actions" / "unix-two-signers.json").read_text()
     assert (await post_form(api, "/action/create/", action=other))[0] == 202
+    api.handoff.start()
+    await api.handoff.stop()
+    waiting = "select count(*) from submissions where handedover is null"
+    assert database.execute(waiting) == [(0,)]
+    assert len(list_spool(api)) == 1
 
 
 def test_every_refusal_has_a_status_other_than_500() -> None:

@@ -20,8 +20,10 @@ from urllib.error import HTTPError
 from urllib.parse import urlencode
 
 import psycopg2
+from psycopg2.extensions import make_dsn
 
 from mig.actions.spool import Spool
+from mig.demo.postgres import API_ROLE
 from tests.support import faulty_daemon
 from tests.support.daemon import wait_for
 from tests.support.faulty_daemon import POINTS
@@ -174,7 +176,8 @@ def test_actions_are_handed_over_once_while_daemons_are_killed_at_every_step(
     """None is lost and none appears twice, though the scheduler deletes each at once."""
     spool = tmp_path / "spool"
     Spool(spool).prepare_folders()
-    arguments = ["mig-api", "--database", empty_database.dsn, "--spool", str(spool)]
+    dsn = make_dsn(empty_database.dsn, user=API_ROLE)
+    arguments = ["mig-api", "--database", dsn, "--spool", str(spool)]
     points = list(itertools.islice(itertools.cycle(POINTS), KILLS))
     daemons = [
         DyingDaemon([*arguments, "--listen", "tcp:0"], tmp_path / f"output{n}", points[n::DAEMONS])

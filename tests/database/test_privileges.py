@@ -20,6 +20,7 @@ from mig.database.schema.declaration import SCHEMA_VERSION, load_schema
 from mig.database.schema.migrate import ensure_schema
 from mig.demo.postgres import API_ROLE, EmbeddedPostgres
 from mig.model.statement import Parameters
+from mig.search.kinds import FlagKind, TimeKind
 from mig.search.parameters import PARAMETERS, SEARCH_TYPES
 from tests.support.api import Api
 from tests.support.cli import run_cli
@@ -107,6 +108,8 @@ class Service:
             data = {"id": investigator_id, "status": status}
             answer = await self.api.request("POST", "/investigator/update/", data=data)
             assert answer.code == 200, answer.body
+        answer = await self.api.get(f"/publickey/{self.keys.alice.fingerprint}")
+        assert answer.code == 200, answer.body
 
     async def _submit_actions(self) -> None:
         operations = [{"module": "file", "parameters": {"path": "/"}}]
@@ -133,13 +136,12 @@ class Service:
 
 def list_searches() -> Iterator[str]:
     """Yield a search of each type for each parameter that filters, and reports."""
-    examples = {"after": "2020-01-01T00:00:00Z", "before": "2099-01-01T00:00:00Z"}
-    examples |= {"foundanything": "true", "status": "done"}
     for type_ in SEARCH_TYPES:
         yield f"/search?type={type_}&{ANY_TIME}"
         for parameter in PARAMETERS:
-            if parameter.conditions and (not parameter.types or type_ in parameter.types):
-                value = examples.get(parameter.name, "1")
+            if parameter.conditions and type_ in parameter.types:
+                kind = type(parameter.kind)
+                value = {TimeKind: "2020-01-01T00:00:00Z", FlagKind: "true"}.get(kind, "1")
                 yield f"/search?type={type_}&{parameter.name}={value}"
     yield f"/search?type=command&{ANY_TIME}&report=complianceitems"
 

@@ -18,7 +18,7 @@ grant
     on actions to migapi;
 grant select (id, actionid, agentid, status, results, starttime, finishtime) on commands to migapi;
 grant
-    select (id, name, pgpfingerprint, publickey, status, createdat, lastmodified),
+    select (id, name, pgpfingerprint, publickey, status, createdat, lastmodified, permissions),
     insert (id, name, pgpfingerprint, publickey, status, createdat, lastmodified, permissions),
     update (status, lastmodified)
     on investigators to migapi;
@@ -42,7 +42,7 @@ revoke select on
 revoke insert on actions, signatures, submissions from migapi;
 -- granted before version 3:
 revoke
-    select (permissions, apikey, apisalt),
+    select (apikey, apisalt),
     insert (apikey, apisalt),
     update (permissions, apikey, apisalt)
     on investigators from migapi;
