@@ -45,9 +45,10 @@ class Submitter:
         self._store = store
         self._handoff = handoff
 
-    async def submit(self, value: object) -> AcceptedAction:
+    async def submit(self, value: object, client: str = "") -> AcceptedAction:
         """Accept the action in ``value``, which comes from :func:`mig.values.parse_json`.
 
+        :param client: who submits it; clients share gpg fairly.
         :raises InvalidInputError: when the action or one of its signatures is not accepted.
         :raises ConflictError: when it was accepted before and has been deleted since, or exists but
             was not created through this API.
@@ -56,18 +57,18 @@ class Submitter:
         """
         submission = parse_submission(value, now=self._wall_clock())
         self._handoff.check_available()
-        accepted = await self._verify_and_store(submission)
+        accepted = await self._verify_and_store(submission, client)
         if accepted.new_row is not None:
             await self._handoff.flush(accepted.id)
         return accepted
 
-    async def _verify_and_store(self, submission: Submission) -> AcceptedAction:
+    async def _verify_and_store(self, submission: Submission, client: str) -> AcceptedAction:
         """Verify with the cached keys, and with freshly loaded ones before anything is refused."""
         fresh = not self._keyring.cached_signers
         for _ in range(MAX_ATTEMPTS):
             candidates = await self._load_signers() if fresh else self._keyring.cached_signers
             try:
-                signers = await self._verify_signatures(submission, candidates)
+                signers = await self._verify_signatures(submission, candidates, client)
             except InvalidInputError:
                 if fresh or await self._load_signers() == candidates:
                     raise
@@ -79,10 +80,10 @@ class Submitter:
         raise UnavailableError("the keys of investigators are being changed")
 
     async def _load_signers(self) -> list[Signer]:
-        return await self._keyring.load_signers(self._query)
+        return await self._keyring.reload_signers(self._query)
 
     async def _verify_signatures(
-        self, submission: Submission, candidates: Sequence[Signer]
+        self, submission: Submission, candidates: Sequence[Signer], client: str
     ) -> list[Signer]:
         """Return the signers, in the order of the signatures."""
         forms = build_signed_texts(submission.signable)
@@ -90,7 +91,7 @@ class Submitter:
         for n, signature in enumerate(submission.signatures):
             where = f"pgpsignatures[{n}]"
             try:
-                signer, text = await find_signer(self._gpg, candidates, signature, forms)
+                signer, text = await find_signer(self._gpg, candidates, signature, forms, client)
             except InvalidInputError as reason:
                 raise InvalidInputError(f"{where}: {reason}", where) from None
             submission.check_signed_text(text, keeps_nanoseconds=self._handoff.uses_spool)

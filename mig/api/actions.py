@@ -57,7 +57,7 @@ class ActionResource:
         value = parse_json(action, "action") if isinstance(action, str) else action
         urls = self._responder.urls
         try:
-            accepted = await self._submitter.submit(value)
+            accepted = await self._submitter.submit(value, request.client_group)
         except ConflictError as conflict:
             link = Link(rel="action", href=urls.for_action(conflict.existing_id))
             return answer_refusal(request, conflict, links=[link] if conflict.existing_id else None)

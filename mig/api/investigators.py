@@ -72,7 +72,9 @@ class InvestigatorResource:
         """Add an investigator with a public key: 201, or 409 with a link to the key's owner."""
         fields = parse_form(request, templates.INVESTIGATOR)
         try:
-            added = await self._registry.add(fields["name"], fields["publickey"].encode())
+            added = await self._registry.add(
+                fields["name"], fields["publickey"].encode(), request.client_group
+            )
         except ConflictError as conflict:
             href = self._responder.urls.for_investigator(conflict.existing_id)
             links = [Link(rel="investigator", href=href)] if conflict.existing_id else None

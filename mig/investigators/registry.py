@@ -121,16 +121,17 @@ class InvestigatorRegistry:
         self._gpg = gpg
         self._keyring = keyring
 
-    async def add(self, name: str, publickey: bytes) -> int:
+    async def add(self, name: str, publickey: bytes, client: str = "") -> int:
         """Add an active investigator with an armored public key; return the new id.
 
+        :param client: who adds it; clients share gpg fairly.
         :raises InvalidInputError: for a name or key that is not accepted.
         :raises ConflictError: when the key belongs to another investigator, whose id is
             ``existing_id``.
         :raises UnavailableError: when the key cannot be checked or stored now.
         """
         name = parse_name(name)
-        key, armored = await self._check_key(publickey)
+        key, armored = await self._check_key(publickey, client)
         try:
             return await self._insert_investigator(name, key, armored)
         except DuplicateValueError:
@@ -164,9 +165,10 @@ class InvestigatorRegistry:
         if not changed:
             raise NotFoundError(f"there is no investigator {investigator_id}")
 
-    async def _check_key(self, publickey: bytes) -> tuple[Certificate, str]:
+    async def _check_key(self, publickey: bytes, client: str) -> tuple[Certificate, str]:
         try:
-            return await self._gpg.minimize_certificate(certificate.parse_armored(publickey))
+            key = certificate.parse_armored(publickey)
+            return await self._gpg.minimize_certificate(key, client)
         except InvalidInputError as reason:
             raise InvalidInputError(f"publickey: {reason}", "publickey") from None
 

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final, NamedTuple
 
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from mig.errors import InvalidInputError
 from mig.model.row import make_row_reader
@@ -88,6 +90,38 @@ class Keyring:
     def __init__(self) -> None:
         self._cached_keys: dict[str, _CachedKey] = {}
         self.cached_signers: list[Signer] = []
+        self._waiting: list[Deferred[list[Signer]]] = []
+        self._is_reloading = False
+
+    async def reload_signers(self, query: QueryFunction) -> list[Signer]:
+        """Return what :meth:`load_signers` returns; it runs once at a time for all who call this.
+
+        Who calls while it runs waits for the next time: the rows are always as new as the call. A
+        flood of signatures that name no key, or are bad, takes no more than one connection.
+        """
+        answer: Deferred[list[Signer]] = Deferred(self._stop_waiting)
+        self._waiting.append(answer)
+        if not self._is_reloading:
+            Deferred.fromCoroutine(self._reload_for_waiting(query))
+        return await answer
+
+    def _stop_waiting(self, answer: Deferred[list[Signer]]) -> None:
+        if answer in self._waiting:
+            self._waiting.remove(answer)
+
+    async def _reload_for_waiting(self, query: QueryFunction) -> None:
+        self._is_reloading = True
+        while self._waiting:
+            waiting, self._waiting = self._waiting, []
+            signers: list[Signer] | Failure
+            try:
+                signers = await self.load_signers(query)
+            except Exception:
+                signers = Failure()
+            for answer in waiting:
+                if not answer.called:  # it has been cancelled
+                    answer.callback(signers)
+        self._is_reloading = False
 
     async def load_signers(self, query: QueryFunction) -> list[Signer]:
         """Return all investigators whose key can be parsed, including disabled ones."""

@@ -12,10 +12,15 @@ from mig.signing.keyring import Signer, find_key_owners
 
 
 async def find_signer(
-    gpg: Gpg, signers: Sequence[Signer], signature: Signature, texts: Sequence[SignedText]
+    gpg: Gpg,
+    signers: Sequence[Signer],
+    signature: Signature,
+    texts: Sequence[SignedText],
+    client: str = "",
 ) -> tuple[Signer, SignedText]:
     """Return the one of ``signers`` who made a signature, and the one of ``texts`` that it covers.
 
+    :param client: who sent the signature; clients share gpg fairly.
     :raises InvalidInputError: when no signer made it, several may have made it, or the signer is
         not active, and when the signature is bad.
     :raises UnavailableError: when the signature cannot be checked now.
@@ -29,11 +34,15 @@ async def find_signer(
             if candidates
             else f"no investigator has the key {signature.issuers[0]}"
         )
-    return await _find_only_signer(gpg, active, signature, texts)
+    return await _find_only_signer(gpg, active, signature, texts, client)
 
 
 async def _find_only_signer(
-    gpg: Gpg, active: Sequence[Signer], signature: Signature, texts: Sequence[SignedText]
+    gpg: Gpg,
+    active: Sequence[Signer],
+    signature: Signature,
+    texts: Sequence[SignedText],
+    client: str,
 ) -> tuple[Signer, SignedText]:
     """Return the only one of the ``active`` for whom the signature is good, and the text.
 
@@ -44,7 +53,7 @@ async def _find_only_signer(
     reasons = []
     for signer in active:
         try:
-            found.append((signer, await _find_text(gpg, signer, signature, texts)))
+            found.append((signer, await _find_text(gpg, signer, signature, texts, client)))
         except InvalidInputError as reason:
             reasons.append(reason)
     if len(found) > 1:
@@ -57,11 +66,11 @@ async def _find_only_signer(
 
 
 async def _find_text(
-    gpg: Gpg, signer: Signer, signature: Signature, texts: Sequence[SignedText]
+    gpg: Gpg, signer: Signer, signature: Signature, texts: Sequence[SignedText], client: str
 ) -> SignedText:
     for text in texts:
         try:
-            await gpg.verify(signer.certificate, signature, text.text)
+            await gpg.verify(signer.certificate, signature, text.text, client)
         except BadSignatureError:
             continue
         return text

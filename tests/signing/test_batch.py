@@ -62,11 +62,13 @@ def read_runs(folder: Path) -> list[str]:
     return (folder / "runs").read_text().split()
 
 
-async def verify_at_once(gpg: Gpg, *checks: tuple[Certificate, str, bytes]) -> list[Any]:
+async def verify_at_once(
+    gpg: Gpg, *checks: tuple[Certificate, str, bytes] | tuple[Certificate, str, bytes, str]
+) -> list[Any]:
     """Return the verdicts, or the exceptions."""
     waiting = [
-        Deferred.fromCoroutine(gpg.verify(key, packet.parse_signature(signature), text))
-        for key, signature, text in checks
+        Deferred.fromCoroutine(gpg.verify(key, packet.parse_signature(signature), *text_and_client))
+        for key, signature, *text_and_client in checks
     ]
     results: list[Any] = await DeferredList(waiting, consumeErrors=True)
     return [result if good else result.value for good, result in results]
@@ -96,6 +98,66 @@ async def test_waiting_signatures_of_each_key_share_a_run(keys: Keys, tmp_path: 
         key.fingerprint for key in (keys.alice, *[keys.bob] * 3, keys.alice, keys.alice)
     ]
     assert read_runs(tmp_path) == ["alone", "3", "2"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_one_client_spoils_no_shared_run_of_another(keys: Keys, tmp_path: Path) -> None:
+    key, signature = keys.alice.certificate, keys.sign(keys.alice, TEXT)
+    bad, good = (key, signature, b"other", "eve"), (key, signature, TEXT, "alice")
+    gpg = Gpg(
+        reactor,
+        time.time,
+        program=write_counting_gpg(tmp_path),
+        limits=Limits(gpg_processes=1),
+    )
+    found = await verify_at_once(gpg, bad, bad, good, bad, good, good)
+    assert [isinstance(one, VerifiedSignature) for one in found] == [
+        *(False, False, True),
+        *(False, True, True),
+    ]
+    # Eve's first one alone; then by turns: Alice's three, and Eve's two, which fail together
+    assert read_runs(tmp_path) == ["alone", "3", "2", "alone", "alone"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_flood_of_signatures_is_refused_and_others_are_served(
+    keys: Keys, tmp_path: Path
+) -> None:
+    """The queue is shared between certificates, and for each between clients."""
+    signatures = {key.name: keys.sign(key, TEXT) for key in (keys.alice, keys.bob)}
+    alice, bob = ((key.certificate, signatures[key.name], TEXT) for key in (keys.alice, keys.bob))
+    gpg = Gpg(
+        reactor,
+        time.time,
+        program=write_counting_gpg(tmp_path),
+        limits=Limits(gpg_processes=1, waiting_checks=6),
+    )
+    flood = [(alice[0], alice[1], b"other", "eve")] * 20
+    found = await verify_at_once(gpg, *flood, (*alice, "alice"), *[(*bob, "bob")] * 2)
+    *flooding, alices, bobs, bobs_second = found
+    assert alices.fingerprint == keys.alice.fingerprint
+    assert bobs.fingerprint == bobs_second.fingerprint == keys.bob.fingerprint
+    refused = [isinstance(one, UnavailableError) for one in flooding]
+    assert refused == [False] * 4 + [True] * 16
+    # Eve's first one, and then Alice's and Bob's before more of Eve's
+    assert read_runs(tmp_path)[:3] == ["alone", "alone", "2"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_client_whose_signatures_were_all_refused_starts_no_run(
+    keys: Keys, tmp_path: Path
+) -> None:
+    alice = (keys.alice.certificate, keys.sign(keys.alice, TEXT), TEXT)
+    bob = (keys.bob.certificate, keys.sign(keys.bob, TEXT), TEXT, "bob")
+    gpg = Gpg(
+        reactor,
+        time.time,
+        program=write_counting_gpg(tmp_path),
+        limits=Limits(gpg_processes=1, waiting_checks=2),
+    )
+    found = await verify_at_once(gpg, *[(*alice, client) for client in "abc"], bob)
+    assert [isinstance(one, VerifiedSignature) for one in found] == [True, False, True, True]
+    assert read_runs(tmp_path) == ["alone"] * 3
 
 
 @pytest_twisted.ensureDeferred

@@ -1,8 +1,9 @@
 """Signatures that wait for gpg at the same time share a run (docs/decisions/0028).
 
-Most of the cost of a run is the start of gpg. So signatures by one certificate that arrive while
-gpg runs for it are checked together by the next run. That run counts only if it says that all of
-them are good; otherwise each gets a run of its own, as does a signature that comes alone.
+Most of the cost of a run is the start of gpg. So signatures by one certificate from one client that
+arrive while gpg runs for it are checked together by the next run. That run counts only if it says
+that all of them are good; otherwise each gets a run of its own, as does a signature that comes
+alone. So one client's bad signatures cost another client no shared run (docs/decisions/0051).
 
 gpg accepts several detached signatures only as signed messages (``--verify-files``). The messages
 are built here, from the one signature packet that was parsed before and the text that it should
@@ -12,16 +13,26 @@ cover; no message of a client ever reaches gpg.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
-from twisted.internet.defer import Deferred, DeferredSemaphore
+from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from mig.errors import UnavailableError
+from mig.fair_queue import FairQueue, Flow
 from mig.openpgp.certificate import Certificate
 from mig.openpgp.packet import Signature
-from mig.signing.gpg.process import KEYRING_FD, GpgRunner, make_overload_error
+from mig.signing.gpg.process import (
+    KEYRING_FD,
+    SIGNATURE_FD,
+    TEXT_FD,
+    GpgResult,
+    GpgRun,
+    GpgRunner,
+    make_overload_error,
+)
 from mig.signing.gpg.status import (
     ValidSignature,
     find_valid_signature,
@@ -43,6 +54,7 @@ class _Check:
 
     signature: Signature
     text: bytes
+    flow: Flow
     answer: Deferred[ValidSignature | None]
 
     def resolve(self, result: ValidSignature | Failure | None) -> None:
@@ -51,112 +63,154 @@ class _Check:
 
 
 @dataclass(eq=False, kw_only=True)
-class _CertificateQueue:
-    """The checks for one certificate: those of the current run, and those that wait."""
+class _FlowState:
+    """The run of a flow that waits for its turn or is in progress.
 
-    waiting: list[_Check] = field(default_factory=list)
-    running: list[_Check] = field(default_factory=list)
+    ``batch`` are the checks that it took when its turn came; somebody still waits for those in
+    ``running``.
+    """
+
     run: Deferred[None] | None = None
-    is_draining: bool = False
-
-    def remove_check(self, check: _Check) -> None:
-        if check in self.waiting:
-            self.waiting.remove(check)
-        elif check in self.running:
-            self.running.remove(check)
-            if not self.running and self.run is not None:
-                self.run.cancel()
+    batch: Sequence[_Check] = ()
+    running: list[_Check] = field(default_factory=list)
 
 
-SingleVerifier = Callable[[Certificate, Signature, bytes], Awaitable[ValidSignature]]
+VerdictReader = Callable[[Certificate, GpgResult, Flow], Awaitable[ValidSignature]]
 
 
 class BatchVerifier:
-    """Checks signatures, with at most one run at a time for each certificate.
+    """Checks signatures, with at most one run at a time for each certificate and client.
 
     A run takes the signatures that wait when it starts, not when it is queued. So the busier gpg
     is, the more signatures share a run.
 
-    :param verify_single: checks one signature by a run of its own.
+    :param read_verdict: reads the result of a run for one signature.
     """
 
-    def __init__(self, runner: GpgRunner, verify_single: SingleVerifier) -> None:
+    def __init__(self, runner: GpgRunner, read_verdict: VerdictReader) -> None:
         self._runner = runner
-        self._verify_single = verify_single
-        self._queues: dict[bytes, _CertificateQueue] = {}
-        self._slots = DeferredSemaphore(runner.max_processes)
+        self._read_verdict = read_verdict
+        self._waiting: FairQueue[_Check] = FairQueue(runner.max_waiting)
+        self._flows: dict[Flow, _FlowState] = {}
 
     async def verify(
-        self, certificate: Certificate, signature: Signature, text: bytes
+        self, certificate: Certificate, signature: Signature, text: bytes, client: str
     ) -> ValidSignature:
-        """Return what ``verify_single`` would return.
+        """Return what a run for this signature alone says about it.
 
         :raises InvalidInputError: when the signature is bad.
         :raises UnavailableError: when too many signatures wait, or gpg gave no reliable answer.
         """
-        if sum(len(queue.waiting) for queue in self._queues.values()) >= self._runner.max_waiting:
-            raise make_overload_error()
-        queue = self._queues.setdefault(certificate.packets, _CertificateQueue())
+        flow = (certificate.packets, client)
         check = _Check(
-            signature=signature, text=text, answer=Deferred(lambda _: queue.remove_check(check))
+            signature=signature,
+            text=text,
+            flow=flow,
+            answer=Deferred(lambda _: self._remove_check(check)),
         )
-        queue.waiting.append(check)
-        if not queue.is_draining:
-            Deferred.fromCoroutine(self._drain_queue(certificate, queue))
+        dropped = self._waiting.push(check, flow)
+        if dropped is not None:
+            dropped.resolve(Failure(make_overload_error()))
+            self._cancel_empty_run(dropped.flow)
+        if check in self._waiting and flow not in self._flows:
+            Deferred.fromCoroutine(self._serve_flow(certificate, flow))
         found = await check.answer
-        return found or await self._verify_single(certificate, signature, text)
+        return found or await self._verify_single(certificate, check)
 
-    async def _drain_queue(self, certificate: Certificate, queue: _CertificateQueue) -> None:
-        """Run gpg for the queue until it is empty."""
-        queue.is_draining = True
-        while queue.waiting:
-            await self._slots.acquire()
-            queue.running, queue.waiting = (
-                queue.waiting[:MAX_BATCH_SIZE],
-                queue.waiting[MAX_BATCH_SIZE:],
-            )
-            if queue.running:  # all that waited may have been cancelled
-                queue.run = Deferred.fromCoroutine(
-                    self._run_batch(certificate, list(queue.running))
-                )
-                await queue.run
-            self._slots.release()
-        del self._queues[certificate.packets]
+    def _remove_check(self, check: _Check) -> None:
+        """Forget a check that nobody waits for."""
+        if check in self._waiting:
+            self._waiting.remove(check)
+            self._cancel_empty_run(check.flow)
+        else:
+            state = self._flows[check.flow]
+            state.running.remove(check)
+            if not state.running and state.run is not None:
+                state.run.cancel()
 
-    async def _run_batch(self, certificate: Certificate, checks: Sequence[_Check]) -> None:
-        """Give every check a result, whatever happens."""
+    def _cancel_empty_run(self, flow: Flow) -> None:
+        """Give up the turn of a flow in which nothing waits any more."""
+        state = self._flows.get(flow)
+        if state is None or state.run is None or state.running:
+            return
+        if not self._waiting.count_flow(flow):
+            state.run.cancel()
+
+    async def _serve_flow(self, certificate: Certificate, flow: Flow) -> None:
+        """Run gpg for a flow until none of its checks waits."""
+        state = self._flows[flow] = _FlowState()
+        while self._waiting.count_flow(flow):
+            state.run = Deferred.fromCoroutine(self._run_batch(certificate, flow, state))
+            await state.run
+        del self._flows[flow]
+
+    async def _run_batch(self, certificate: Certificate, flow: Flow, state: _FlowState) -> None:
+        """Give every check of the next batch a result, whatever happens."""
         results: Sequence[ValidSignature | Failure | None]
+        state.batch, state.running = (), []
         try:
-            if len(checks) == 1:
-                [check] = checks
-                results = [await self._verify_single(certificate, check.signature, check.text)]
-            else:
-                results = await self._verify_batch(certificate, checks)
+            results = await self._check_batch(certificate, flow, state)
         except Exception:
-            results = [Failure()] * len(checks)
-        for check, result in zip(checks, results, strict=True):
+            if not state.batch:  # its turn did not come
+                state.batch = self._waiting.pop_flow(flow, self._runner.max_waiting)
+            results = [Failure()] * len(state.batch)
+        for check, result in zip(state.batch, results, strict=True):
             check.resolve(result)
 
-    async def _verify_batch(
-        self, certificate: Certificate, checks: Sequence[_Check]
+    async def _check_batch(
+        self, certificate: Certificate, flow: Flow, state: _FlowState
     ) -> Sequence[ValidSignature | None]:
-        """Return the verdicts on all ``checks``, or ``None`` for each of them."""
-        messages = {
-            fd: _build_message(check.signature, check.text)
-            for fd, check in enumerate(checks, _FIRST_FILE)
-        }
-        names = [f"-&{fd}" for fd in messages]
-        found: list[ValidSignature | None] = []
+        """Return the verdicts on the checks of a batch, or ``None`` for each of them."""
+
+        def take_batch() -> GpgRun:
+            state.batch = self._waiting.pop_flow(flow, MAX_BATCH_SIZE)
+            state.running = list(state.batch)
+            return _make_run(certificate, state.batch)
+
         try:
-            answer = await self._runner.run(
-                ["--verify-files", "--", *names], keyring=certificate.packets, inputs=messages
-            )
-            if answer.code == 0:
-                about = split_by_file(parse_status_lines(answer), [name.encode() for name in names])
-                found = [find_valid_signature(answer, lines) for lines in about]
-        except (UnavailableError, ValueError):
-            found = []
-        return found if found and None not in found else [None] * len(checks)
+            answer = await self._runner.run_late(take_batch, flow)
+        except UnavailableError:
+            if len(state.batch) < 2:
+                raise
+            return [None] * len(state.batch)
+        if len(state.batch) == 1:
+            return [await self._read_verdict(certificate, answer, flow)]
+        return _read_shared_verdicts(answer, len(state.batch))
+
+    async def _verify_single(self, certificate: Certificate, check: _Check) -> ValidSignature:
+        answer = await self._runner.run(_make_run(certificate, [check]), check.flow)
+        return await self._read_verdict(certificate, answer, check.flow)
+
+
+def _make_run(certificate: Certificate, checks: Sequence[_Check]) -> GpgRun:
+    """Return the run that verifies one signature, or several as signed messages."""
+    if len(checks) == 1:
+        [check] = checks
+        return GpgRun(
+            arguments=["--verify", "--", f"-&{SIGNATURE_FD}", "-"],
+            keyring=certificate.packets,
+            inputs={TEXT_FD: check.text, SIGNATURE_FD: check.signature.raw},
+        )
+    messages = {
+        fd: _build_message(check.signature, check.text)
+        for fd, check in enumerate(checks, _FIRST_FILE)
+    }
+    return GpgRun(
+        arguments=["--verify-files", "--", *(f"-&{fd}" for fd in messages)],
+        keyring=certificate.packets,
+        inputs=messages,
+    )
+
+
+def _read_shared_verdicts(answer: GpgResult, count: int) -> Sequence[ValidSignature | None]:
+    """Return the verdicts of a shared run on its ``count`` signatures, or only ``None``."""
+    found: list[ValidSignature | None] = []
+    names = [f"-&{fd}".encode() for fd in range(_FIRST_FILE, _FIRST_FILE + count)]
+    if answer.code == 0:
+        with suppress(UnavailableError, ValueError):
+            about = split_by_file(parse_status_lines(answer), names)
+            found = [find_valid_signature(answer, lines) for lines in about]
+    return found if found and None not in found else [None] * count
 
 
 def _build_message(signature: Signature, text: bytes) -> bytes:

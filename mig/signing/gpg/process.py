@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Final
 
 import gnupg
-from twisted.internet.defer import CancelledError, Deferred, DeferredList, DeferredSemaphore
+from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.internet.error import ProcessDone, ProcessTerminated
 from twisted.internet.interfaces import IProcessTransport
 from twisted.internet.protocol import ProcessProtocol
@@ -23,6 +23,7 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
 
 from mig.errors import UnavailableError
+from mig.fair_queue import FairSemaphore, Flow
 from mig.limits import Limits
 from mig.reactor import Reactor
 
@@ -47,6 +48,15 @@ GPG_OPTIONS: Final = [
 KEYRING_OPTIONS: Final = ["--no-default-keyring", "--keyring", f"/dev/fd/{KEYRING_FD}"]
 
 UNAVAILABLE_MESSAGE: Final = "signatures and keys cannot be checked at the moment"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GpgRun:
+    """What a run of gpg does: its arguments, its keyring, and its inputs by file descriptor."""
+
+    arguments: list[str]
+    keyring: bytes
+    inputs: Mapping[int, bytes]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +125,9 @@ class _GpgProcess(ProcessProtocol):
 class GpgRunner:
     """A bounded number of gpg processes, and a bounded queue of runs that wait for one.
 
+    The queue is fair: flows take turns, and the newest run of the flow that has most is refused
+    when it is full (docs/decisions/0051).
+
     :param program: the name or path of gpg.
     :param limits: ``gpg_processes``, ``waiting_checks``, and ``gpg_seconds``, after which a run is
         given up; this includes its time in the queue.
@@ -124,10 +137,13 @@ class GpgRunner:
         self._reactor = reactor
         self._program = program
         self._environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
-        self.max_processes = limits.gpg_processes or len(os.sched_getaffinity(0))
         self.max_waiting = limits.waiting_checks
         self.timeout_seconds = limits.gpg_seconds
-        self._slots = DeferredSemaphore(self.max_processes)
+        self._slots = FairSemaphore(
+            limits.gpg_processes or len(os.sched_getaffinity(0)),
+            max_waiting=self.max_waiting,
+            make_overload_error=make_overload_error,
+        )
         self._commands: gnupg.GPG | None = None
         self._runs: set[Deferred[GpgResult]] = set()
         self._processes: set[_GpgProcess] = set()
@@ -141,19 +157,22 @@ class GpgRunner:
         exits = DeferredList([process.exited for process in self._processes])
         return exits.addCallback(lambda _: None)
 
-    async def run(
-        self, arguments: list[str], *, keyring: bytes, inputs: Mapping[int, bytes]
-    ) -> GpgResult:
-        """Run gpg with ``arguments``, ``keyring``, and ``inputs`` by file descriptor.
+    async def run(self, run: GpgRun, flow: Flow) -> GpgResult:
+        """Run gpg when it is the turn of ``flow``.
 
         :raises UnavailableError: when too many runs wait, when there is no answer before the
             deadline, when gpg cannot be started, and when the service is stopping.
         """
-        if self._is_stopped or len(self._slots.waiting) >= self.max_waiting:
+        return await self.run_late(lambda: run, flow)
+
+    async def run_late(self, make_run: Callable[[], GpgRun], flow: Flow) -> GpgResult:
+        """Run gpg as :meth:`run` does; what it does is decided when its turn has come.
+
+        :raises UnavailableError: as :meth:`run` does.
+        """
+        if self._is_stopped:
             raise make_overload_error()
-        check: Deferred[GpgResult] = Deferred.fromCoroutine(
-            self._run_in_queue(arguments, keyring, inputs)
-        )
+        check: Deferred[GpgResult] = Deferred.fromCoroutine(self._run_in_turn(make_run, flow))
         self._runs.add(check)
         check.addTimeout(self.timeout_seconds, self._reactor, self.make_timeout_failure)
         try:
@@ -171,17 +190,16 @@ class GpgRunner:
             UnavailableError(UNAVAILABLE_MESSAGE, f"gpg gave no answer within {seconds:g} s")
         )
 
-    async def _run_in_queue(
-        self, arguments: list[str], keyring: bytes, inputs: Mapping[int, bytes]
-    ) -> GpgResult:
-        await self._slots.acquire()
+    async def _run_in_turn(self, make_run: Callable[[], GpgRun], flow: Flow) -> GpgResult:
+        await self._slots.acquire(flow)
         process = None
         try:
+            run = make_run()
             if self._commands is None:
                 await self._prepare_commands()
             assert self._commands is not None
-            command = self._commands.make_args([*KEYRING_OPTIONS, *arguments], False)
-            process = self._start_process(_redirect_status(command), keyring, inputs)
+            command = self._commands.make_args([*KEYRING_OPTIONS, *run.arguments], False)
+            process = self._start_process(_redirect_status(command), run.keyring, run.inputs)
             return await process.answer
         finally:
             if process is None:

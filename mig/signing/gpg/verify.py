@@ -12,13 +12,20 @@ from typing import Final
 from twisted.internet.defer import Deferred
 
 from mig.errors import InvalidInputError
+from mig.fair_queue import Flow
 from mig.limits import Limits
 from mig.openpgp import certificate as certificates
 from mig.openpgp.certificate import Certificate, Key
 from mig.openpgp.packet import ACCEPTED_HASHES, Signature
 from mig.reactor import Reactor, WallClock
 from mig.signing.gpg.batch import BatchVerifier
-from mig.signing.gpg.process import SIGNATURE_FD, TEXT_FD, GpgRunner, make_unreliable_error
+from mig.signing.gpg.process import (
+    TEXT_FD,
+    GpgResult,
+    GpgRun,
+    GpgRunner,
+    make_unreliable_error,
+)
 from mig.signing.gpg.status import (
     BAD_SIGNATURE_REASONS,
     SIGNATURE_ERRORS,
@@ -31,6 +38,9 @@ from mig.signing.gpg.status import (
 
 MAX_CLOCK_SKEW_SECONDS: Final = 300
 """How far a signature may be dated ahead of our clock."""
+_KEY_CHECKS: Final = b""
+"""What checks of uploaded keys share, where those of signatures share the signer's certificate."""
+
 # By the letter in the field "validity" of gpg's listing (GnuPG's doc/DETAILS).
 KEY_STATE_NAMES: Final = {
     b"e": "has expired",
@@ -55,6 +65,9 @@ class VerifiedSignature:
 class Gpg:
     """Checks signatures and keys.
 
+    What waits for gpg is shared fairly: between certificates, and for each between the clients
+    that name it (``client`` below). A client is any text, such as a request's client group.
+
     :param wall_clock: the time of day, to refuse keys and signatures that are dated in the future.
     :param program: the name or path of gpg.
     :param limits: how many gpg processes run, how many checks wait for one, and how long.
@@ -71,14 +84,14 @@ class Gpg:
         self._reactor = reactor
         self._wall_clock = wall_clock
         self._runner = GpgRunner(reactor, program=program, limits=limits or Limits())
-        self._batch_verifier = BatchVerifier(self._runner, self._verify_single)
+        self._batch_verifier = BatchVerifier(self._runner, self._read_verdict)
 
     def stop(self) -> Deferred[None]:
         """Kill every process and refuse new checks; the result fires when no process is left."""
         return self._runner.stop()
 
     async def verify(
-        self, certificate: Certificate, signature: Signature, text: bytes
+        self, certificate: Certificate, signature: Signature, text: bytes, client: str = ""
     ) -> VerifiedSignature:
         """Verify that a good key of ``certificate`` made ``signature`` over ``text``.
 
@@ -87,24 +100,26 @@ class Gpg:
         :raises UnavailableError: when gpg gave no reliable answer.
         """
         self._refuse_future_key(certificate, "the key that made the signature")
-        check = Deferred.fromCoroutine(self._batch_verifier.verify(certificate, signature, text))
+        check = Deferred.fromCoroutine(
+            self._batch_verifier.verify(certificate, signature, text, client)
+        )
         check.addTimeout(
             self._runner.timeout_seconds, self._reactor, self._runner.make_timeout_failure
         )
         return self._check_valid_signature(certificate, await check)
 
-    async def _verify_single(
-        self, certificate: Certificate, signature: Signature, text: bytes
+    async def _read_verdict(
+        self, certificate: Certificate, answer: GpgResult, flow: Flow
     ) -> ValidSignature:
-        answer = await self._runner.run(
-            ["--verify", "--", f"-&{SIGNATURE_FD}", "-"],
-            keyring=certificate.packets,
-            inputs={TEXT_FD: text, SIGNATURE_FD: signature.raw},
-        )
+        """Return what a run for one signature says about it.
+
+        :raises InvalidInputError: when it is bad.
+        :raises UnavailableError: when the answer is not reliable.
+        """
         lines = parse_status_lines(answer)
         state = find_key_state(lines)
         if state is not None:
-            raise InvalidInputError(await self._explain_key_state(certificate, state))
+            raise InvalidInputError(await self._explain_key_state(certificate, state, flow))
         refuse_bad_signature(lines)
         if answer.code != 0:
             raise make_unreliable_error(answer)
@@ -149,13 +164,15 @@ class Gpg:
         if certificate.keys[0].created > self._wall_clock():
             raise InvalidInputError(f"{which} is dated in the future: is its owner's clock right?")
 
-    async def _explain_key_state(self, certificate: Certificate, state: bytes) -> str:
+    async def _explain_key_state(self, certificate: Certificate, state: bytes, flow: Flow) -> str:
         """Return whether the primary key or a subkey has expired or is revoked, for a message."""
-        primary = (await self._list_keys(certificate)).keys[0]
+        primary = (await self._list_keys(certificate, flow)).keys[0]
         which = "the signer's key" if primary.state == state else "the subkey that signed"
         return f"{which} {KEY_STATE_NAMES[state]}"
 
-    async def minimize_certificate(self, certificate: Certificate) -> tuple[Certificate, str]:
+    async def minimize_certificate(
+        self, certificate: Certificate, client: str = ""
+    ) -> tuple[Certificate, str]:
         """Reduce an uploaded key to the form in which it is stored; return it and its armor.
 
         What others signed, and expired or superseded self-signatures, are removed.
@@ -165,10 +182,17 @@ class Gpg:
         """
         _refuse_faulty_key(certificate.keys[0])
         self._refuse_future_key(certificate, "the key")
+        flow = (_KEY_CHECKS, client)
         answer = await self._runner.run(
-            ["--import-options", "import-export,import-minimal,self-sigs-only", "--import"],
-            keyring=b"",
-            inputs={TEXT_FD: certificate.packets},
+            GpgRun(
+                arguments=[
+                    *("--import-options", "import-export,import-minimal,self-sigs-only"),
+                    "--import",
+                ],
+                keyring=b"",
+                inputs={TEXT_FD: certificate.packets},
+            ),
+            flow,
         )
         lines = parse_status_lines(answer)
         if not answer.output:
@@ -181,12 +205,17 @@ class Gpg:
         reduced = certificates.parse_binary(answer.output)
         if reduced.fingerprint != certificate.fingerprint:
             raise make_unreliable_error(answer)
-        _refuse_unusable_key(reduced, await self._list_keys(reduced))
+        _refuse_unusable_key(reduced, await self._list_keys(reduced, flow))
         return reduced, certificates.encode_armor(reduced.packets)
 
-    async def _list_keys(self, certificate: Certificate) -> _KeyListing:
+    async def _list_keys(self, certificate: Certificate, flow: Flow) -> _KeyListing:
         answer = await self._runner.run(
-            ["--list-keys", "--with-subkey-fingerprint"], keyring=certificate.packets, inputs={}
+            GpgRun(
+                arguments=["--list-keys", "--with-subkey-fingerprint"],
+                keyring=certificate.packets,
+                inputs={},
+            ),
+            flow,
         )
         listing = _parse_listing(answer.output)
         if answer.code != 0 or not listing.keys:
