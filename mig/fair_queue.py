@@ -44,12 +44,12 @@ class _Share(Generic[Item]):
 
 
 class FairQueue(Generic[Item]):
-    """A bounded queue that flows share; each item is in it once.
+    """A queue that flows share; each item is in it once.
 
-    :param max_length: how many items it holds.
+    :param max_length: how many items it holds; ``None`` if what holds its items is bounded.
     """
 
-    def __init__(self, max_length: int) -> None:
+    def __init__(self, max_length: int | None) -> None:
         self._max_length = max_length
         self._all: _Share[Item] = _Share()
         self._flows: dict[Item, Flow] = {}
@@ -74,7 +74,7 @@ class FairQueue(Generic[Item]):
             share = share.parts.setdefault(key, _Share())
             share.length += 1
         share.items[item] = None
-        if len(self._flows) <= self._max_length:
+        if self._max_length is None or len(self._flows) <= self._max_length:
             return None
         dropped = self._find_newest_of_longest(flow)
         self.remove(dropped)

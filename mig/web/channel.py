@@ -95,11 +95,6 @@ class Channel(BaseChannel):
             activity = Activity.IDLE
         self.site.connections.set_activity(self, activity)
 
-    def requestDone(self, request: Request) -> None:
-        """Go on with the next request."""
-        super().requestDone(request)
-        self._report_activity()
-
     def evict(self, activity: Activity) -> None:
         """Close the connection, on which there is ``activity``, to make room for another one."""
         if activity is Activity.IDLE:
@@ -142,9 +137,7 @@ class Channel(BaseChannel):
     def timeoutConnection(self) -> None:
         """Close a connection that is idle; a request that is being read has its own deadline."""
         if self._deadline is None and self._decision is None:  # Twisted's would write to the log
-            self._abortingCall = self.site.clock.callLater(
-                self.site.limits.linger_seconds, self.forceAbortClient
-            )
+            self._start_abort(self.site.limits.linger_seconds)
             self.loseConnection()
 
     # The gate
@@ -322,6 +315,7 @@ class Channel(BaseChannel):
     def requestDone(self, request: http.Request) -> None:
         """Go on with the next request, or end a connection on which none can follow."""
         super().requestDone(request)
+        self._report_activity()
         self._end_half_closed()
 
     def _end_half_closed(self) -> None:

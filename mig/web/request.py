@@ -23,6 +23,7 @@ from mig.web.connections import ConnectionLimiter
 from mig.web.forms import ContentType
 from mig.web.interfaces import Caller, Client, ClientIdentifier, Route
 from mig.web.negotiation import choose_media_type
+from mig.web.turns import FairScheduler
 from mig.web.urlencoded import NameValuePairs, parse_pairs
 
 _operations = Random()  # noqa: S311 - the ids name requests and keep no secret
@@ -67,6 +68,7 @@ class BaseSite(server.Site):
     media_types: tuple[str, ...]
     body_budget: BufferBudget
     connections: ConnectionLimiter
+    scheduler: FairScheduler
 
     def render_error(self, request: Request, error: BaseException) -> bytes:
         """Set the status and headers of the answer to an error; return its document."""
@@ -195,7 +197,7 @@ class Request(server.Request):
         if not (self._is_complete and self._is_decided):
             return
         if self._error is None:
-            self.process()
+            self.site.scheduler.start(self.process, (self.client_group,))
         else:
             self.setHeader(b"server", b"mig-api")
             self.write(self.site.render_error(self, self._error))
@@ -268,6 +270,7 @@ class Request(server.Request):
             self._report_end()
 
     def _record_disconnect(self, _: Failure) -> None:
+        self.site.scheduler.cancel(self.process)
         self.is_disconnected = True
         if not self.is_aborted:
             self.outcome = "client left"

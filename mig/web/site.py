@@ -19,6 +19,7 @@ from mig.web.connections import ConnectionLimiter
 from mig.web.gate import Authenticator, Gate
 from mig.web.interfaces import ClientIdentifier, Router
 from mig.web.request import BaseSite, Request, RequestEnded
+from mig.web.turns import FairScheduler
 
 ErrorRenderer = Callable[[Request, BaseException], bytes]
 """A function that sets status and headers of the answer to an error, and returns its document."""
@@ -63,6 +64,7 @@ class ApiSite(BaseSite):
         self.media_types = media_types
         self.body_budget = BufferBudget(limits.total_body_bytes)
         self.connections = ConnectionLimiter(clock, limits.connections)
+        self.scheduler = FairScheduler(clock)
         self.check_request = Gate(base, router, authenticate).check_request
         self._render_error = render_error
         self._observers = observers
