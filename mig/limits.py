@@ -32,6 +32,9 @@ class Limits:
     body_seconds: float = _define_limit(
         60, "from the decision to accept a request to the end of its body"
     )
+    body_bytes_per_second: int = _define_limit(
+        16_384, "how much of a body gives its client another second"
+    )
     linger_seconds: float = _define_limit(5, "how long a refused client may go on sending")
     linger_bytes: int = _define_limit(67_108_864, "how much a refused client may go on sending")
     discarded_body_bytes: int = _define_limit(8_192, "the body of a request that needs no body")
@@ -41,7 +44,16 @@ class Limits:
     key_body_bytes: int = _define_limit(
         65_536, "the body that submits or changes an investigator", key="[server] keysize"
     )
-    total_body_bytes: int = _define_limit(67_108_864, "all bodies together that are being received")
+    total_body_bytes: int = _define_limit(
+        67_108_864,
+        "all bodies together, of which a client may have half; more if the longest needs it",
+    )
+    reserved_body_bytes: int = _define_limit(
+        8_388_608, "the part of total_body_bytes that is kept for small bodies"
+    )
+    small_body_bytes: int = _define_limit(
+        65_536, "a small body; also the first bytes of a larger one"
+    )
 
     # answers
     stream_seconds: float = _define_limit(

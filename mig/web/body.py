@@ -2,30 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from io import BytesIO
 
-from mig.errors import BodyTooLargeError, UnavailableError
-
-
-class BufferBudget:
-    """The bytes held of all bodies that are arriving, and their limit (docs/decisions/0022)."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self.total = 0
-
-    def reserve(self, count: int) -> None:
-        """Add ``count`` bytes to the total.
-
-        :raises UnavailableError: when the total would exceed the limit.
-        """
-        if self.total + count > self._limit:
-            raise UnavailableError("too many request bodies are being received at once")
-        self.total += count
-
-    def release(self, count: int) -> None:
-        """Subtract ``count`` bytes from the total."""
-        self.total -= count
+from mig.errors import BodyTooLargeError
+from mig.web.budget import BodyBudget
 
 
 class RequestBody:
@@ -34,14 +15,25 @@ class RequestBody:
     :param limit: how many bytes it may have.
     :param budget: counts the bytes that are kept; without a budget, none are kept.
     :param content_length: the announced length; ``None`` when the body arrives in chunks.
+    :param client: who sends it; clients share the budget fairly.
     :raises BodyTooLargeError: when the announced length is above the limit.
     """
 
-    def __init__(self, limit: int, budget: BufferBudget | None, content_length: int | None) -> None:
+    def __init__(
+        self,
+        limit: int,
+        budget: BodyBudget | None,
+        content_length: int | None,
+        client: str,
+    ) -> None:
         self.content = BytesIO()
+        self.client = client
+        self.size = 0
+        self.received = 0
+        self.is_complete = False
+        self.send_refusal: Callable[[Exception], None] | None = None
         self._limit = limit
         self._budget = budget
-        self._received = 0
         if content_length is not None:
             self._check_length(content_length)
 
@@ -53,16 +45,22 @@ class RequestBody:
         """Take the next piece of the body.
 
         :raises BodyTooLargeError: when the body is longer than its limit.
-        :raises UnavailableError: when all bodies together exceed the budget.
+        :raises UnavailableError: when the budget has no room for it.
         """
-        self._check_length(self._received + len(data))
+        self._check_length(self.received + len(data))
         if self._budget is not None:
-            self._budget.reserve(len(data))
+            self._budget.reserve(self, len(data))
             self.content.write(data)
-        self._received += len(data)
+        self.received += len(data)
+
+    def refuse(self, error: Exception) -> None:
+        """Forget an incomplete body, and answer its client with ``error``."""
+        self.content.truncate(0)
+        if self.send_refusal is not None:
+            self.send_refusal(error)
 
     def release(self) -> None:
         """Return the bytes to the budget; nothing may be appended afterwards."""
         if self._budget is not None:
-            self._budget.release(self._received)
+            self._budget.release(self)
             self._budget = None

@@ -110,29 +110,39 @@ class Channel(BaseChannel):
         """Start the deadline of the request that is being read; a complete one has none."""
         if self._is_ending or self._handlingRequest or self._decision is not None:
             return
+        limits = self.site.limits
         if not self.line_mode:
-            self._start_deadline(self.site.limits.body_seconds, "body")
+            self._deadline = self.site.clock.callLater(
+                limits.body_seconds, self._check_body, limits.body_seconds
+            )
         # Without a byte of a request, Twisted's own timeout for idle connections applies.
         elif self.persistent and (self._buffer or self.requests):
-            self._start_deadline(self.site.limits.header_seconds, "headers")
+            self._deadline = self.site.clock.callLater(
+                limits.header_seconds,
+                self._refuse_late_request,
+                f"the request's headers must arrive within {limits.header_seconds:g} seconds",
+            )
 
-    def _start_deadline(self, seconds: float, part: str) -> None:
-        self._deadline = self.site.clock.callLater(
-            seconds, self._refuse_late_request, part, seconds
-        )
+    def _check_body(self, allowed: float) -> None:
+        """Refuse a body that is late; a long one that arrives fast enough has more time."""
+        limits, body = self.site.limits, self.requests[-1].body
+        received = 0 if body is None else body.received
+        more = limits.body_seconds + received // limits.body_bytes_per_second - allowed
+        if more > 0:
+            self._deadline = self.site.clock.callLater(more, self._check_body, allowed + more)
+        else:
+            self._refuse_late_request(f"the request's body must arrive within {allowed:g} seconds")
 
     def _cancel_deadline(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
 
-    def _refuse_late_request(self, part: str, seconds: float) -> None:
+    def _refuse_late_request(self, reason: str) -> None:
         self._deadline = None
         if not self.requests:  # Twisted creates the request when its first line is complete
             self.requests.append(Request(self))
-        self.refuse_and_close(
-            RequestTimeoutError(f"the request's {part} must arrive within {seconds:g} seconds")
-        )
+        self.refuse_and_close(RequestTimeoutError(reason))
 
     def timeoutConnection(self) -> None:
         """Close a connection that is idle; a request that is being read has its own deadline."""

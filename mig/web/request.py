@@ -18,7 +18,8 @@ from twisted.web.http import HTTPChannel, datetimeToString
 from mig.errors import MigError
 from mig.limits import Limits
 from mig.reactor import WallClock
-from mig.web.body import BufferBudget, RequestBody
+from mig.web.body import RequestBody
+from mig.web.budget import BodyBudget
 from mig.web.connections import ConnectionLimiter
 from mig.web.forms import ContentType
 from mig.web.interfaces import Caller, Client, ClientIdentifier, Route
@@ -66,7 +67,7 @@ class BaseSite(server.Site):
     limits: Limits
     public_root: str
     media_types: tuple[str, ...]
-    body_budget: BufferBudget
+    body_budget: BodyBudget
     connections: ConnectionLimiter
     scheduler: FairScheduler
 
@@ -166,6 +167,7 @@ class Request(server.Request):
         self.content = BytesIO()
         if self.body is not None:
             self.content = self.body.content
+            self.body.send_refusal = self.channel.refuse_and_close
             self.notifyFinish().addBoth(self._release_body, self.body)
 
     def handleContentChunk(self, data: bytes) -> None:
@@ -183,6 +185,8 @@ class Request(server.Request):
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
         """Handle the complete request; its first line was taken at the end of its headers."""
         self.content.seek(0)
+        if self.body is not None:
+            self.body.is_complete = True
         self.args = {}  # Twisted declares it; handlers use parse_query and parse_form
         self._is_complete = True
         self._handle_when_ready()

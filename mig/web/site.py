@@ -13,7 +13,7 @@ from twisted.web.resource import IResource, Resource
 
 from mig.limits import Limits
 from mig.reactor import WallClock
-from mig.web.body import BufferBudget
+from mig.web.budget import BodyBudget
 from mig.web.channel import Channel
 from mig.web.connections import ConnectionLimiter
 from mig.web.gate import Authenticator, Gate
@@ -62,7 +62,7 @@ class ApiSite(BaseSite):
         self.clients = clients
         self.limits = limits
         self.media_types = media_types
-        self.body_budget = BufferBudget(limits.total_body_bytes)
+        self.body_budget = BodyBudget(limits)
         self.connections = ConnectionLimiter(clock, limits.connections)
         self.scheduler = FairScheduler(clock)
         self.check_request = Gate(base, router, authenticate).check_request

@@ -171,19 +171,6 @@ def test_the_body_of_a_request_that_needs_none_is_ignored(
     assert b" 413 " in site_client.send(head % 8193)
 
 
-def test_the_total_size_of_all_bodies_is_bounded() -> None:
-    site_client = SiteClient(limits=Limits(total_body_bytes=1000))
-    first = site_client.channel
-    site_client.send(build_post_head(CREATE, FORM, "Content-Length: 900") + b"a" * 800)
-    site_client.connect()
-    answer = site_client.send(build_post_head(CREATE, FORM, "Content-Length: 900") + b"a" * 201)
-    assert parse_refusal(answer)[0] == 503
-    assert b"Retry-After" in answer
-    assert site_client.site.buffered_bytes == 800
-    first.connectionLost()
-    assert site_client.site.buffered_bytes == 0
-
-
 def test_a_body_is_never_written_to_a_file(
     site_client: SiteClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -461,6 +448,18 @@ def test_a_body_has_a_deadline(site_client: SiteClient, header: str) -> None:
     status, message = parse_refusal(site_client.advance(2))
     assert (status, message) == (408, "the request's body must arrive within 60 seconds")
     assert site_client.echo_routes.call_count == site_client.site.buffered_bytes == 0
+
+
+def test_a_long_body_has_more_time(site_client: SiteClient) -> None:
+    """It is still bounded: each second of it needs another 16 KiB."""
+    site_client.send(build_post_head(CREATE, FORM, f"Content-Length: {MAX_BYTES}"))
+    site_client.send(b"a" * 10 * LIMITS.body_bytes_per_second)
+    assert not site_client.advance(LIMITS.body_seconds)
+    assert not site_client.advance(5)
+    site_client.send(b"a" * LIMITS.body_bytes_per_second)
+    assert not site_client.advance(5)
+    assert not site_client.advance(0.5)
+    assert parse_refusal(site_client.advance(0.5))[0] == 408
 
 
 def test_a_body_that_never_comes_has_the_same_deadline(site_client: SiteClient) -> None:
