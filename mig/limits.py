@@ -78,6 +78,10 @@ class Limits:
     waiting_queries: int = _define_limit(256, "requests that wait for a connection of either kind")
     connection_wait_seconds: float = _define_limit(10, "how long a request waits for a connection")
 
+    query_seconds: float = _define_limit(
+        10, "how long a small query or a commit may take, until its answer is here"
+    )
+
     # results and reports
     result_bytes: int = _define_limit(
         33_554_432, "the results of a command; larger ones are not read"

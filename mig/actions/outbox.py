@@ -53,6 +53,7 @@ _SELECT_OLDEST = Statement(
     for update skip locked
     """,
     _COLUMNS,
+    writes=True,
 )
 # Rows are locked in the order of their ids, so that two daemons cannot deadlock.
 _SELECT_BY_ID = Statement(
@@ -263,6 +264,10 @@ class Outbox:
         documents: dict[str, bytes],
     ) -> bool:
         """Hand over the rows of ``statement``, of which this fills in the ``documents``."""
+        if statement is _SELECT_OLDEST and not await self._database.query(statement, parameters):
+            # The locks must reach a synchronous standby, and so the rows are there, too: what was
+            # committed without an answer may be visible before (docs/decisions/0048).
+            return False
         async with self._database.transaction() as transaction:
             rows = await transaction.query(statement, parameters)
             if not rows:

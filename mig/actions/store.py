@@ -47,7 +47,9 @@ class _Outcome(NamedTuple):
 _OUTCOME = Columns(_Outcome)
 _ACTION = _OUTCOME.make_next(ActionRow)
 
-# signer: locked in the order of their ids, so that two submissions cannot deadlock.
+# signer: locked in the order of their ids, so that two submissions cannot deadlock. The locks are
+#     also a change that must reach a synchronous standby, so when an action turns out to have been
+#     stored earlier, that is there, too (docs/decisions/0048).
 # alike: actions that came into the database without this API. Times count to the second, as in the
 #     identity; the intervals, instead of date_trunc, can use an index.
 # claimed: the primary key of submissions decides between submissions at the same time.
@@ -106,6 +108,7 @@ left join stored a on true
 """,
     lambda row: (_OUTCOME.read_part(row), _ACTION.read_part(row)),
     name="store_action",
+    writes=True,
     types={
         "identity": "bytea",
         "id": "numeric",

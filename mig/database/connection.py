@@ -105,6 +105,7 @@ class Connection:
         self._connection = connection
         self._running: Deferred[None] | None = None
         self._silent_seconds = 0.0
+        self._warning = ""
         self._prepared: set[str] = set()
 
     @property
@@ -116,6 +117,11 @@ class Connection:
     def is_busy(self) -> bool:
         """Whether a statement is running, even one that nobody waits for."""
         return self._running is not None
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether the connection was closed because the server did not answer in time."""
+        return self._silent_seconds > 0
 
     @overload
     def execute(
@@ -180,6 +186,8 @@ class Connection:
             running, self._running = self._running, None
             if isinstance(result, Failure) and result.check(*STALE_CONNECTION_ERRORS):
                 self.close()
+            if not isinstance(result, Failure):
+                self._warning = self._connection.take_notices()
             if not answer.called:
                 self._deliver_result(answer, result, read_records)
             if running:
@@ -187,6 +195,20 @@ class Connection:
 
         statement.addBoth(finish)
         return answer
+
+    def check_commit(self) -> None:
+        """Check that the server has committed the last statement without a warning.
+
+        When the wait for a synchronous standby is cancelled, the server warns and has committed
+        only on its own disk. The text is in the server's language, so any warning counts.
+
+        :raises UnavailableError: when there is a warning, which is its detail.
+        """
+        if self._warning:
+            raise UnavailableError(
+                "the database did not confirm that this is stored; send it again",
+                join_lines(self._warning),
+            )
 
     def call_when_idle(self, callback: Callable[[], None]) -> None:
         """Call ``callback`` as soon as no statement is running."""
@@ -242,10 +264,11 @@ async def open_connection(reactor: Reactor, dsn: str, setup: str) -> Connection:
         try:
             return await _open_connection(reactor, server, setup, seconds)
         except UnavailableError as reason:
-            reasons.append(reason)
-    if len(reasons) == 1:
-        raise reasons[0]
-    raise UnavailableError(UNREACHABLE, "; ".join(reason.detail for reason in reasons))
+            if len(servers) == 1:
+                raise
+            name = ":".join(server[part] for part in ("host", "port") if part in server)
+            reasons.append(f"{name}: {reason.detail}")
+    raise UnavailableError(UNREACHABLE, "; ".join(reasons))
 
 
 async def _open_connection(
@@ -285,18 +308,15 @@ async def _connect(
         await connected
     except (psycopg2.Error, ConnectionDone, OSError, ValueError):
         if is_silent:
-            raise _make_silence_error(seconds, server.get("host", "")) from None
+            raise _make_silence_error(seconds) from None
         raise UnavailableError(UNREACHABLE, summarize_failure(Failure())) from None
     finally:
         if timeout.active():
             timeout.cancel()
 
 
-def _make_silence_error(seconds: float, host: str = "") -> UnavailableError:
-    where = f" from {host}" if host else ""
-    return UnavailableError(
-        "the database does not answer", f"no answer{where} within {seconds:g} s"
-    )
+def _make_silence_error(seconds: float) -> UnavailableError:
+    return UnavailableError("the database does not answer", f"no answer within {seconds:g} s")
 
 
 def _forward_result(result: object, target: Deferred[None]) -> None:

@@ -15,18 +15,15 @@ from twisted.logger import Logger
 
 from mig.database.connection import Connection, Rows
 from mig.database.pool import Pool
-from mig.errors import UnavailableError
+from mig.errors import UnavailableError, describe_error
 from mig.limits import Limits
 from mig.model.statement import Parameters, Statement
 from mig.reactor import Reactor
 
 Record = TypeVar("Record")
 
-QUERY_TIMEOUT_SECONDS = 10.0
-"""How long a small query may take until its answer is here."""
-
-SERVER_TIMEOUT_SECONDS = 8.0
-"""After this time the server ends a small query itself, and can still say so in time."""
+SERVER_SHARE = 0.8
+"""The part of a small query's time after which the server ends it, and can still say so in time."""
 
 LOCK_TIMEOUT_SECONDS = 2.0
 """How long a small query waits for a lock: it occupies a connection while it waits."""
@@ -36,13 +33,14 @@ BEGIN_TIMEOUT_SECONDS = 5.0
 SERVER_GRACE_SECONDS = 5.0
 """How much longer than the server's own time limit a statement of a stream waits for its answer."""
 
-# A pooler may hand out a session in which another client has prepared statements.
+# A pooler may hand out a session in which another client has prepared statements. A notice that is
+# less than a warning would count as one: see Connection.check_commit.
 # format_time expects times in ISO format and in UTC. With extra_float_digits = 1, the default since
 # PostgreSQL 12, a float has the fewest digits that identify it, whatever the server's configuration
 # says. Without jit the first row comes at once (docs/decisions/0001).
 SESSION_SETTINGS = (
-    "deallocate all; set timezone = 'UTC'; set datestyle = 'ISO'; set extra_float_digits = 1;"
-    " set jit = off"
+    "deallocate all; set client_min_messages = warning; set timezone = 'UTC';"
+    " set datestyle = 'ISO'; set extra_float_digits = 1; set jit = off"
 )
 GROW_INPUT_BUFFER = "select repeat('x', 4000000)"
 """A query with a 4 MB answer, run once on each connection for streams.
@@ -60,7 +58,10 @@ ENABLE_DURABLE_COMMIT = """
 select set_config('synchronous_commit', 'on', false)
 where current_setting('synchronous_commit') = 'off'
 """
-"""What is committed is on disk, even where the server's default prefers speed."""
+"""What is committed is on disk, even where the server's default prefers speed.
+
+With a synchronous standby it is also on that one's disk (docs/decisions/0048).
+"""
 
 
 class Snapshot:
@@ -93,8 +94,9 @@ class Transaction:
     Each statement sees what others have committed before it starts.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, seconds: float) -> None:
         self._connection = connection
+        self._seconds = seconds
         self.has_begun = False
 
     @overload
@@ -113,13 +115,18 @@ class Transaction:
         return rows if isinstance(statement, str) else rows.addCallback(statement.read_records)
 
     async def commit(self, sql: str = "", parameters: Parameters = ()) -> None:
-        """Commit the transaction, with the last statement ``sql`` if there is one."""
+        """Commit the transaction, with the last statement ``sql`` if there is one.
+
+        :raises UnavailableError: as :meth:`Connection.execute` and :meth:`Connection.check_commit`
+            raise it.
+        """
         if self.has_begun:
             self.has_begun = False
             await self._execute(f"{sql}; commit" if sql else "commit", parameters)
+            self._connection.check_commit()
 
     def _execute(self, sql: str, parameters: Parameters) -> Deferred[Rows]:
-        return self._connection.execute(sql, parameters, seconds=QUERY_TIMEOUT_SECONDS)
+        return self._connection.execute(sql, parameters, seconds=self._seconds)
 
 
 class Database:
@@ -133,8 +140,10 @@ class Database:
 
     def __init__(self, reactor: Reactor, dsn: str, *, limits: Limits | None = None) -> None:
         limits = limits or Limits()
+        self._query_seconds = limits.query_seconds
+        server_milliseconds = self._query_seconds * SERVER_SHARE * 1000
         setup = (
-            f"{SESSION_SETTINGS}; set statement_timeout = {SERVER_TIMEOUT_SECONDS * 1000:.0f};"
+            f"{SESSION_SETTINGS}; set statement_timeout = {server_milliseconds:.0f};"
             f" set lock_timeout = {LOCK_TIMEOUT_SECONDS * 1000:.0f}"
         )
         self.reactor = reactor
@@ -158,13 +167,16 @@ class Database:
         """Return all records of one statement, which runs in a transaction of its own.
 
         :raises UnavailableError: when no connection is free in time or can be opened, and as
-            :meth:`Connection.execute` raises it.
+            :meth:`Connection.execute` and :meth:`Connection.check_commit` raise it.
         """
         connection = await self._queries.acquire()
         try:
-            return await connection.execute(statement, parameters, seconds=QUERY_TIMEOUT_SECONDS)
+            records = await connection.execute(statement, parameters, seconds=self._query_seconds)
+            if isinstance(statement, Statement) and statement.writes:
+                connection.check_commit()
+            return records
         finally:
-            self._queries.release(connection)
+            self._release(connection)
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[Connection]:
@@ -218,12 +230,13 @@ class Database:
         :raises UnavailableError: when no connection is free in time or can be opened.
         """
         connection = await self._queries.acquire()
-        transaction = Transaction(connection)
+        transaction = Transaction(connection, self._query_seconds)
         try:
             yield transaction
             await transaction.commit()
         except BaseException:
             await self._end_transaction(self._queries, connection)
+            self._cancel_silent(connection)
             raise
         self._queries.release(connection)
 
@@ -240,20 +253,41 @@ class Database:
         finally:
             pool.release(connection)
 
+    def _release(self, connection: Connection) -> None:
+        self._queries.release(connection)
+        connection.call_when_idle(lambda: self._cancel_silent(connection))
+
+    def _cancel_silent(self, connection: Connection) -> None:
+        """Cancel at the database what was given up without an answer.
+
+        A commit that waits for a synchronous standby has no time limit at the server and does not
+        notice that its client has gone, so these would use up the server's connections.
+        """
+        if connection.is_silent:
+            cancelling = Deferred.fromCoroutine(self._cancel_statement(connection.backend_pid))
+            cancelling.addErrback(
+                lambda failure: self.log.failure("could not cancel a query", failure)
+            )
+
     async def _cancel_statement(self, backend_pid: int) -> None:
         try:
             control = await self._control.acquire()
         except UnavailableError as reason:
-            self.log.warn("could not cancel a query at the database: {reason}", reason=reason)
+            self._warn_of_running_query(reason)
             return
         try:
             await control.execute(
                 "select pg_cancel_backend(%s)", (backend_pid,), seconds=CANCEL_TIMEOUT_SECONDS
             )
         except UnavailableError as reason:
-            self.log.warn("could not cancel a query at the database: {reason}", reason=reason)
+            self._warn_of_running_query(reason)
         finally:
             self._control.release(control)
+
+    def _warn_of_running_query(self, reason: UnavailableError) -> None:
+        self.log.warn(
+            "could not cancel a query at the database: {reason}", reason=describe_error(reason)
+        )
 
     def stop(self) -> None:
         """Close all connections that are not in use."""

@@ -19,6 +19,7 @@ class Statement(Generic[Record]):
     :param name: the name of a prepared statement, unique in this program. Each connection plans it
         once (docs/decisions/0006). Its parameters are written as ``%(name)s``.
     :param types: the PostgreSQL types of the parameters of a prepared statement.
+    :param writes: whether the server must confirm that the effect of the statement is durable.
     """
 
     def __init__(
@@ -28,8 +29,10 @@ class Statement(Generic[Record]):
         *,
         name: str = "",
         types: Mapping[str, str] | None = None,
+        writes: bool = False,
     ) -> None:
         self.name = name
+        self.writes = writes
         self.execute_sql = sql
         self.prepare_sql = ""
         self._read_row = reader.read_row if isinstance(reader, Columns) else reader

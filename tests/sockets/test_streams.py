@@ -9,14 +9,13 @@ from random import Random
 
 import pytest
 import pytest_twisted
-from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
 from mig.limits import Limits
 from tests.support import fleet
 from tests.support.api import Api
 from tests.support.postgres import MANY_COMMANDS, TestDatabase
-from tests.support.reactor import LogRecorder, port_number, reactor, record_log
+from tests.support.reactor import LogRecorder, port_number, record_log, wait_until
 
 REPORT = f"/api/v1/search?type=command&report=complianceitems&limit=100000&{fleet.ANY_TIME}"
 BACKENDS = (
@@ -30,14 +29,6 @@ def log() -> Iterator[LogRecorder]:
     """What is logged during the test."""
     with record_log() as log:
         yield log
-
-
-async def wait_until(condition: Callable[[], object]) -> None:
-    """Wait until *condition* is true, 20 seconds at the most."""
-    deadline = reactor.seconds() + 20
-    while not await deferToThread(condition):
-        assert reactor.seconds() < deadline, "it never came true"
-        await deferLater(reactor, 0.02)
 
 
 class ReportClient:

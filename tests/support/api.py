@@ -61,7 +61,7 @@ class Api:
         limits: Limits = Limits(),  # noqa: B008 - it is frozen
     ) -> None:
         # as in production, so that every test shows what this role needs
-        self.database = Database(reactor, make_dsn(dsn, user=API_ROLE))
+        self.database = Database(reactor, make_dsn(dsn, user=API_ROLE), limits=limits)
         self.gpg = Gpg(reactor, time.time)
         self.spool = spool
         if spool:

@@ -12,6 +12,8 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import (
     IListeningPort,
 )
+from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThread
 from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -67,6 +69,14 @@ def port_number(port: IListeningPort) -> int:
 async def stop_listening(port: IListeningPort) -> None:
     """Close a port, and wait until it is closed."""
     await maybeDeferred(port.stopListening)
+
+
+async def wait_until(condition: Callable[[], object]) -> None:
+    """Wait until *condition* is true, which is asked in a thread, 20 seconds at the most."""
+    deadline = reactor.seconds() + 20
+    while not await deferToThread(condition):
+        assert reactor.seconds() < deadline, "it never came true"
+        await deferLater(reactor, 0.02)
 
 
 def call_in_reactor(start: Callable[[], Coroutine[Deferred[Any], Any, Result]]) -> Result:
