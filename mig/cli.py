@@ -25,6 +25,7 @@ from mig.demo import run as demo
 from mig.errors import (
     InvalidInputError,
     OtherRoleNeededError,
+    PoolerError,
     PostgresError,
     RequestError,
     SchemaError,
@@ -215,8 +216,9 @@ def _run_on_database(dsn: str, verb: Callable[[Database], Awaitable[None]]) -> N
     async def run_action() -> None:
         database = Database(get_reactor(), dsn)
         try:
+            await database.check_sessions()
             await verb(database)
-        except (SchemaError, RequestError) as reason:
+        except (PoolerError, SchemaError, RequestError) as reason:
             click.echo(f"mig-api: {describe_error(reason)}", err=True)
             raise SystemExit(1) from None
         except BrokenPipeError:

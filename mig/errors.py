@@ -205,6 +205,16 @@ class OtherRoleNeededError(SchemaError):
         self.sql = sql
 
 
+class PoolerError(MigError):
+    """A pooler gives the sessions of the database to several connections."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "--database leads to a pooler that shares sessions between connections; use session"
+            " pooling (in pgbouncer pool_mode = session) or connect to PostgreSQL itself"
+        )
+
+
 class SpoolError(MigError):
     """The spool cannot be used."""
 

@@ -15,9 +15,9 @@ from twisted.logger import Logger
 
 from mig.database.connection import Connection, Rows
 from mig.database.pool import Pool
-from mig.errors import UnavailableError, describe_error
+from mig.errors import PoolerError, UnavailableError, describe_error
 from mig.limits import Limits
-from mig.model.statement import Parameters, Statement
+from mig.model.statement import Parameters, Statement, select_ids
 from mig.reactor import Reactor
 
 Record = TypeVar("Record")
@@ -62,6 +62,9 @@ where current_setting('synchronous_commit') = 'off'
 
 With a synchronous standby it is also on that one's disk (docs/decisions/0048).
 """
+
+CHECK_ROUNDS = 10
+_SELECT_BACKEND_PID = select_ids("select pg_backend_pid()::text")
 
 
 class Snapshot:
@@ -177,6 +180,35 @@ class Database:
             return records
         finally:
             self._release(connection)
+
+    async def check_sessions(self) -> None:
+        """Check that each connection has a session of its own.
+
+        :raises PoolerError: when a pooler gives the same session to several connections.
+        :raises UnavailableError: when the database cannot be reached.
+        """
+        first = await self._queries.acquire()
+        try:
+            second = await self._control.acquire()
+            try:
+                await self._compare_sessions(first, second)
+            finally:
+                self._control.release(second)
+        finally:
+            self._queries.release(first)
+
+    async def _compare_sessions(self, *connections: Connection) -> None:
+        # A pooler that others use at the same time may give us two sessions by chance, but not
+        # always the same two.
+        for _ in range(CHECK_ROUNDS):
+            pids = set()
+            for connection in connections:
+                (backend,) = await connection.execute(
+                    _SELECT_BACKEND_PID, seconds=self._query_seconds
+                )
+                if int(backend.id) != connection.backend_pid or backend.id in pids:
+                    raise PoolerError
+                pids.add(backend.id)
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[Connection]:

@@ -38,6 +38,7 @@ from mig.errors import (
     ConfigError,
     ListenerError,
     LogError,
+    PoolerError,
     PostgresError,
     SchemaError,
     SpoolError,
@@ -291,13 +292,14 @@ class ApiService(Service):
             owner = server = self._database_source
         database = Database(reactor, owner)
         try:
+            await database.check_sessions()
             await ensure_schema(database, upgrade=embedded)
         finally:
             database.stop()
         return server
 
     def _abort_start(self, reactor: Reactor, failure: Failure) -> None:
-        expected = failure.check(UnavailableError, SchemaError, PostgresError)
+        expected = failure.check(UnavailableError, PoolerError, SchemaError, PostgresError)
         if not self.running and (expected or failure.check(CancelledError)):
             return  # the service was stopped before it was ready: that is not a failure
         if expected and failure.value is not None:

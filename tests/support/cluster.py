@@ -1,4 +1,4 @@
-"""PostgreSQL servers that a test may kill: a primary and a standby."""
+"""PostgreSQL servers that a test may kill: a primary, a standby, and a pooler before them."""
 
 from __future__ import annotations
 
@@ -154,6 +154,7 @@ class Cluster:
         self._password_file.write_text(self.password)
         os.chown(self._password_file, ACCOUNT.pw_uid, ACCOUNT.pw_gid)
         self.servers: list[Server] = []
+        self._programs: list[Program] = []
 
     def start_primary(self) -> Server:
         """Start a new server with the database of the API."""
@@ -190,7 +191,15 @@ class Cluster:
         primary.wait_for_standby()
         return standby
 
+    def start_pooler(self, server: Server, mode: str, program: str) -> Pooler:
+        """Start pgbouncer with a mode of pooling."""
+        pooler = Pooler(self, server, mode, program)
+        self._programs.append(pooler.program)
+        return pooler
+
     def stop(self) -> None:
+        for program in self._programs:
+            program.kill()
         for server in self.servers:
             server.kill()
 
@@ -207,6 +216,36 @@ class Cluster:
 
     def _run(self, program: str, *arguments: str | Path) -> None:
         Program([self.bin / program, *arguments], self.folder).wait()
+
+
+class Pooler:
+    """A pgbouncer of PostgreSQL's account, configured as docs/operations.md says."""
+
+    def __init__(self, cluster: Cluster, server: Server, mode: str, program: str) -> None:
+        self.folder = cluster.make_folder(f"pooler-{mode}")
+        self._port = find_free_port()
+        (self.folder / "users").write_text(f'"{OWNER_ROLE}" ""\n"{API_ROLE}" ""\n')
+        (self.folder / "pgbouncer.ini").write_text(
+            "[databases]\n"
+            f"mig = host={server.folder} port={server.port} dbname=mig\n"
+            "[pgbouncer]\n"
+            f"pool_mode = {mode}\n"
+            "default_pool_size = 20\n"
+            "listen_addr =\n"
+            f"listen_port = {self._port}\n"
+            f"unix_socket_dir = {self.folder}\n"
+            "auth_type = trust\n"
+            f"auth_file = {self.folder}/users\n"
+        )
+        for file in self.folder.iterdir():
+            os.chown(file, ACCOUNT.pw_uid, ACCOUNT.pw_gid)
+        self.program = Program([program, self.folder / "pgbouncer.ini"], self.folder)
+        self.dsn = make_dsn(host=str(self.folder), port=self._port, user=OWNER_ROLE, dbname="mig")
+        wait_for(self._is_ready)
+
+    def _is_ready(self) -> bool:
+        self.program.check_running()
+        return (self.folder / f".s.PGSQL.{self._port}").exists()
 
 
 @contextmanager
