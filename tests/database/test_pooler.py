@@ -20,8 +20,8 @@ from tests.support.api import Api
 from tests.support.cluster import Cluster, Server, make_cluster
 from tests.support.daemon import run_program
 from tests.support.postgres import TestDatabase, insert_many_commands
+from tests.support.programs import find_program
 from tests.support.reactor import reactor, wait_until
-from tests.test_etc import find_program
 
 ECHO = Statement("select %(text)s", make_row_reader(IdRow), name="echo", types={"text": "text"})
 
