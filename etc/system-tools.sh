@@ -21,6 +21,7 @@ if [ "${2:-}" = tests ] && [ $can_install = true ]; then
     command -v nginx >/dev/null || missing="$missing nginx"
     command -v haproxy >/dev/null || missing="$missing haproxy"
     command -v faketime >/dev/null || missing="$missing faketime"
+    command -v logrotate >/dev/null || missing="$missing logrotate"
     command -v pgbouncer >/dev/null || missing="$missing pgbouncer"
 fi
 [ -z "$missing" ] && exit 0

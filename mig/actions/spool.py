@@ -14,6 +14,7 @@ from pathlib import Path
 from threading import Event
 from typing import Final
 
+from mig.account import Account, find_user_name
 from mig.errors import SpoolError, UnavailableError
 from mig.limits import Limits
 
@@ -69,22 +70,30 @@ class Spool:
         """Return the path of the spool."""
         return str(self._path)
 
-    def prepare_folders(self) -> None:
-        """Create the folders that are missing, and check that the others can be trusted.
+    def prepare_folders(self, account: Account | None = None) -> None:
+        """Create the folders that are missing, and check that the others can be trusted and used.
 
-        :raises SpoolError: for a folder that is a symbolic link, that everybody can write to or
-            that belongs to another user, and for a file system without nameless files.
+        :param account: who will use the spool, and owns what is created; by default this process.
+        :raises SpoolError: for a folder that is a symbolic link, that everybody can write to, that
+            belongs to another user or that ``account`` cannot use, and for a file system without
+            nameless files.
         """
+        account = account or Account.of_process()
         try:
             for folder in (*reversed(self._path.parents), self._path):
-                _make_folder(folder)
+                _make_folder(folder, account)
+                self._check_rights(folder, os.X_OK, account)
             _check_parents(self._path)
-            owner = _check_folder(self._path, None)
+            owner = _check_folder(self._path, None, account)
             for name, states in FOLDERS.items():
                 for folder in (self._path / name, *(self._path / name / s for s in states)):
-                    _make_folder(folder)
-                    _check_folder(folder, owner)
-            with self._open_action_folders() as folders:
+                    _make_folder(folder, account)
+                    _check_folder(folder, owner, account)
+            action = self._path / "action"
+            for folder in (self._path, action, *(action / state for state in FOLDERS["action"])):
+                rights = os.R_OK | os.X_OK | (os.W_OK if folder.name == "new" else 0)
+                self._check_rights(folder, rights, account)
+            with account.act(), self._open_action_folders() as folders:
                 os.close(self._calls.open(".", _NAMELESS, 0o600, dir_fd=folders["new"]))
         except OSError as reason:
             # EISDIR comes from a kernel or file system that does not know the flag at all
@@ -95,6 +104,22 @@ class Spool:
             raise SpoolError(
                 f"the spool {reason.filename or self._path} cannot be used: {reason.strerror}"
             ) from None
+
+    def _check_rights(self, folder: Path, rights: int, account: Account) -> None:
+        """Refuse a folder that ``account`` cannot use as ``rights``, as for ``os.access``, say.
+
+        :raises SpoolError: naming the folder and the user.
+        """
+        with account.act():
+            if os.access(folder, rights, effective_ids=True):
+                return
+        found = folder.stat()
+        verb = "write to" if rights & os.W_OK else "read" if rights & os.R_OK else "enter"
+        raise SpoolError(
+            f"the spool {self._path} cannot be used: the user {account.name} cannot {verb}"
+            f" {folder}, which belongs to {find_user_name(found.st_uid)} and has the mode"
+            f" {stat.S_IMODE(found.st_mode):04o}"
+        )
 
     def write_documents(
         self, documents: Mapping[str, bytes], select_new: SelectNew, cancelled: Event
@@ -256,12 +281,21 @@ class Spool:
         return True
 
 
-def _make_folder(folder: Path) -> None:
+def _make_folder(folder: Path, account: Account) -> None:
+    """Make a folder that belongs to ``account``, unless it exists."""
     try:
-        folder.mkdir()
+        # Where the account may, it makes the folder itself: then it cannot misuse root for it.
+        with account.act():
+            folder.mkdir()
     except FileExistsError:
         return
-    folder.chmod(FOLDER_MODE)  # the mode of mkdir is subject to the umask
+    except PermissionError:
+        if account.is_current:
+            raise
+        folder.mkdir()
+        os.chown(folder, account.uid, account.gid, follow_symlinks=False)
+    with account.act():
+        folder.chmod(FOLDER_MODE)  # the mode of mkdir is subject to the umask
 
 
 def _check_parents(path: Path) -> None:
@@ -278,7 +312,7 @@ def _check_parents(path: Path) -> None:
             )
 
 
-def _check_folder(folder: Path, owner: int | None) -> int:
+def _check_folder(folder: Path, owner: int | None, account: Account) -> int:
     """Return the owner of a folder in which no other user can create files or links.
 
     :param owner: the owner of the spool, ``None`` for the spool itself.
@@ -289,8 +323,9 @@ def _check_folder(folder: Path, owner: int | None) -> int:
         raise SpoolError(f"the spool folder {folder} is not a folder (links are not followed)")
     if found.st_mode & stat.S_IWOTH:
         raise SpoolError(f"everybody can write to the spool folder {folder}: chmod o-w")
-    if found.st_uid not in {0, os.geteuid(), owner if owner is not None else found.st_uid}:
+    if found.st_uid not in {0, account.uid, owner if owner is not None else found.st_uid}:
         raise SpoolError(
-            f"the spool folder {folder} must belong to root, this user or the owner of the spool"
+            f"the spool folder {folder} must belong to root, {account.name} or the owner of the"
+            " spool"
         )
     return found.st_uid

@@ -28,6 +28,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from mig.account import Account
 from mig.errors import PostgresError
 from mig.reactor import Reactor
 
@@ -91,6 +92,7 @@ class EmbeddedPostgres:
     """The PostgreSQL in ``folder``, with one database ``mig``.
 
     :param settings: more settings of the server, by name.
+    :param account: the account that this process switches to before it starts the server.
     """
 
     log = Logger()
@@ -100,6 +102,8 @@ class EmbeddedPostgres:
         reactor: Reactor,
         folder: Path,
         settings: Mapping[str, str | int] | None = None,
+        *,
+        account: Account | None = None,
     ) -> None:
         self._reactor = reactor
         self._clock = IReactorTime(reactor)
@@ -108,9 +112,8 @@ class EmbeddedPostgres:
         self._output = self.folder / "postgres.log"
         self._settings = settings or {}
         self._bin = find_binaries()
-        self._user = (
-            pwd.getpwnam(SUPERUSER_ACCOUNT) if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
-        )
+        uid = account.uid if account else os.geteuid()
+        self._user = pwd.getpwuid(uid) if uid != 0 else pwd.getpwnam(SUPERUSER_ACCOUNT)
         self._lock: int | None = None
         self._pid: int | None = None
         self._process: _ServerProcess | None = None
@@ -136,7 +139,10 @@ class EmbeddedPostgres:
         self._check_reachable()
         self._make_folder(self.folder)
         self._check_reachable()
-        self._lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            self._lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as reason:
+            raise PostgresError(f"cannot open {self.folder}/lock: {reason.strerror}") from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -7,7 +7,7 @@ import gc
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 from twisted.python.failure import Failure
 
+from mig.account import Account
 from mig.actions.handoff import (
     NO_HANDOFF,
     DatabaseHandoff,
@@ -52,12 +53,12 @@ from mig.service import config_file, logs
 from mig.service.config_file import Config
 from mig.service.descriptors import fit_limits
 from mig.service.listeners import Listener, bind_listeners
-from mig.service.options import EMBEDDED_PREFIX, Options
+from mig.service.options import EMBEDDED_PREFIX, Options, find_account
 from mig.service.settings import Settings, read_settings
 from mig.service.site import make_site
 from mig.signing.gpg.verify import Gpg
 from mig.signing.keyring import Keyring
-from mig.web.site import ApiSite
+from mig.web.site import ApiSite, RequestObserver
 
 
 def make_service(
@@ -74,20 +75,27 @@ def make_service(
     :param database_class: the class of the service's connection to PostgreSQL.
     :raises StartupError: for every fault that shows before the reactor runs.
     """
-    get_reactor()  # before any other service schedules something by another clock
+    reactor = get_reactor()  # before any other service schedules something by another clock
+    parent: MutableMapping[str, object] = options.parent or {}
     configuration = Config()
+    listeners: list[Listener] = []
     try:
         if options["config"]:
             configuration = config_file.read_config_file(Path(options["config"]))
         settings = read_settings(options, configuration)
-        log_observer = logs.configure_log(configuration.logging, options.parent or {})
-        database = _resolve_database(settings.database)
-        spool = _prepare_spool(settings, system_calls)
+        account = find_account(parent)
+        database = _resolve_database(reactor, settings.database, account)
+        spool = _prepare_spool(settings, system_calls, account)
         limits = fit_limits(settings.limits, len(settings.endpoints))
         settings = replace(settings, limits=limits)
         listeners = _bind_listeners(settings)
+        # last, because twistd.log must not appear when the start is refused
+        log = logs.configure_log(configuration.logging, parent, account)
     except (ConfigError, LogError, PostgresError, SpoolError) as reason:
+        for listener in listeners:
+            listener.close()
         raise StartupError(str(reason)) from None
+    logs.handle_signals(reactor, log)
     base = (settings.public_url or _make_local_url(listeners)) + settings.base_route
     return ApiService(
         database,
@@ -95,13 +103,25 @@ def make_service(
         base,
         settings,
         spool,
-        ineffective_keys=configuration.ineffective_keys,
-        log_observer=log_observer,
+        warnings=_list_warnings(options, configuration),
+        log_observer=log.observer,
+        observers=[logs.make_access_logger(configuration.logging)],
         database_class=database_class,
     )
 
 
-def _resolve_database(text: str) -> str | EmbeddedPostgres:
+def _list_warnings(options: Options, configuration: Config) -> list[str]:
+    """Return what the log says about the configuration at the start."""
+    warnings = []
+    if configuration.ineffective_keys:
+        keys = ", ".join(configuration.ineffective_keys)
+        warnings.append(f"keys in the configuration file that have no effect: {keys}")
+    if configuration.exposes_password:
+        warnings.append(f"everyone can read the password in {options['config']}: chmod o-r")
+    return warnings
+
+
+def _resolve_database(reactor: Reactor, text: str, account: Account) -> str | EmbeddedPostgres:
     """Return a connection string unchanged, or an embedded PostgreSQL with its folder locked.
 
     :raises StartupError: for a text that is neither.
@@ -112,7 +132,9 @@ def _resolve_database(text: str) -> str | EmbeddedPostgres:
             raise StartupError(
                 "--database embedded: needs a folder, as in embedded:/var/lib/mig-api"
             )
-        postgres = EmbeddedPostgres(get_reactor(), Path(text.removeprefix(EMBEDDED_PREFIX)))
+        postgres = EmbeddedPostgres(
+            reactor, Path(text.removeprefix(EMBEDDED_PREFIX)), account=account
+        )
         postgres.lock_folder()
         return postgres
     try:
@@ -124,15 +146,18 @@ def _resolve_database(text: str) -> str | EmbeddedPostgres:
     return text
 
 
-def _prepare_spool(settings: Settings, system_calls: SystemCalls | None) -> Spool | None:
+def _prepare_spool(
+    settings: Settings, system_calls: SystemCalls | None, account: Account
+) -> Spool | None:
     """Return the scheduler's spool with its folders made and checked, if actions go through one.
 
+    :param account: the account of the running daemon.
     :raises SpoolError: when a folder cannot be made or trusted.
     """
     if settings.spool is None:
         return None
     spool = Spool(settings.spool, system_calls, limits=settings.limits)
-    spool.prepare_folders()
+    spool.prepare_folders(account)
     return spool
 
 
@@ -162,8 +187,9 @@ class ApiService(Service):
     :param base: the public URL of the API.
     :param settings: the other settings of the daemon.
     :param spool: the scheduler's spool, if actions go through one.
-    :param ineffective_keys: keys of the configuration file that have no effect.
+    :param warnings: what the log says about the configuration at the start.
     :param log_observer: the observer that writes the log; ``None`` leaves the choice to twistd.
+    :param observers: what is called when a request has ended.
     :param database_class: the class of the connection to PostgreSQL.
     """
 
@@ -178,8 +204,9 @@ class ApiService(Service):
         settings: Settings,
         spool: Spool | None,
         *,
-        ineffective_keys: Sequence[str] = (),
+        warnings: Sequence[str] = (),
         log_observer: ILogObserver | None = None,
+        observers: Sequence[RequestObserver] = (),
         database_class: type[Database] = Database,
     ) -> None:
         self._database_source = database
@@ -189,8 +216,9 @@ class ApiService(Service):
         self._handoff: Handoff | None = None
         self._listeners = listeners
         self._base = base
-        self._ineffective_keys = ineffective_keys
+        self._warnings = warnings
         self._log_observer = log_observer
+        self._observers = observers
         self._database_class = database_class
         self._ports: list[IListeningPort] = []
         self._database: Database | None = None
@@ -219,11 +247,8 @@ class ApiService(Service):
             self._starting.addErrback(lambda failure: self._abort_start(reactor, failure))
 
     async def _start_serving(self, reactor: Reactor) -> None:
-        if self._ineffective_keys:
-            self.log.warn(
-                "keys in the configuration file that have no effect: {keys}",
-                keys=", ".join(self._ineffective_keys),
-            )
+        for warning in self._warnings:
+            self.log.warn("{warning}", warning=warning)
         self._database = self._database_class(
             reactor, await self._prepare_database(reactor), limits=self._settings.limits
         )
@@ -272,7 +297,7 @@ class ApiService(Service):
             investigators=InvestigatorRegistry(database, self._gpg, keyring),
             limits=limits,
             clients=self._settings.clients,
-            observers=[logs.write_access_line],
+            observers=self._observers,
         )
 
     async def _prepare_database(self, reactor: Reactor) -> str:

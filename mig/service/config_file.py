@@ -7,10 +7,12 @@ text itself, which may be a password in the wrong place.
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from configparser import ConfigParser, ParsingError
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -146,10 +148,14 @@ def _parse_level(text: str) -> str:
         raise ValueError(_join_choices(("debug", "info", "warning", "error", "critical"))) from None
 
 
-def _parse_enabled(text: str) -> bool:
+def _parse_boolean(text: str) -> bool:
     if text.lower() not in _BOOLEANS:
         raise ValueError("on or off")
-    if _BOOLEANS[text.lower()]:
+    return _BOOLEANS[text.lower()]
+
+
+def _parse_enabled(text: str) -> bool:
+    if _parse_boolean(text):
         # Accepted in silence, "on" would let an operator believe that the API is protected.
         raise ValueError("off: there is no authentication yet")
     return False
@@ -252,7 +258,10 @@ class Scheduler:
 
 @dataclass(frozen=True, kw_only=True)
 class Logging:
-    """The destination of the log; ``host`` and ``port`` are those of a syslog server."""
+    """The destination of the log; ``host`` and ``port`` are those of a syslog server.
+
+    ``heartbeat`` is whether successful ``GET /heartbeat`` are logged, too.
+    """
 
     mode: str = field(
         default="stdout", metadata=_with_parser(_choice_parser("stdout", "file", "syslog"))
@@ -264,6 +273,7 @@ class Logging:
     protocol: str = field(
         default="udp", metadata=_with_parser(_choice_parser("udp", "tcp", "unix"))
     )
+    heartbeat: bool = field(default=False, metadata=_with_parser(_parse_boolean))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -295,6 +305,7 @@ class Config:
     """All sections of a configuration file.
 
     ``ineffective_keys`` names the keys in the file that have no effect yet, or no longer have one.
+    ``exposes_password`` is whether it has a password, and everyone can read it.
     """
 
     server: Server = Server()
@@ -306,6 +317,7 @@ class Config:
     manifest: Manifest = Manifest()
     maxmind: Maxmind = Maxmind()
     ineffective_keys: tuple[str, ...] = ()
+    exposes_password: bool = False
 
 
 SECTIONS: Final[Mapping[str, type[Any]]] = {
@@ -326,7 +338,10 @@ def read_config_file(path: Path) -> Config:
     :raises ConfigError: when the file cannot be read, or with everything that is wrong in it.
     """
     try:
-        return parse_config(path.read_text(encoding="utf-8-sig"))
+        with path.open(encoding="utf-8-sig") as file:
+            config = parse_config(file.read())
+            is_public = bool(os.fstat(file.fileno()).st_mode & stat.S_IROTH)
+        return replace(config, exposes_password=is_public and bool(config.postgres.password))
     except OSError as reason:
         raise ConfigError(f"cannot read {path}: {reason.strerror}") from None
     except UnicodeDecodeError:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import stat
 import sys
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from contextlib import suppress
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Final, TextIO
 
+from twisted.internet.interfaces import IReactorFromThreads
 from twisted.logger import (
     FileLogObserver,
     FilteringLogObserver,
@@ -23,12 +27,17 @@ from twisted.logger import (
     eventAsText,
     formatEventAsClassicLogText,
     formatTime,
+    textFileLogObserver,
 )
+from twisted.python.logfile import LogFile
 from zope.interface import implementer
 
-from mig.errors import LogError
+from mig.account import Account
+from mig.errors import LogError, describe_error
+from mig.hypermedia.urls import HEARTBEAT
 from mig.service.config_file import Logging
 from mig.web.request import RequestEnded
+from mig.web.site import RequestObserver
 from mig.web.urlencoded import escape_bytes
 
 SYSLOG_SOCKET: Final = Path("/dev/log")
@@ -56,51 +65,140 @@ _SEVERITIES: Final = {
 _SocketAddress = str | tuple[str | int | bytes, ...]
 
 
+def _do_nothing() -> None:
+    """Do what a signal does to a log without a file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Log:
+    """The log of the daemon, and what SIGHUP and SIGUSR1 do to its file.
+
+    ``observer`` is ``None`` when twistd or twist has one of its own. ``reopen`` goes on with the
+    file that has the log's name now; ``rotate`` does the same, or renames twistd's own log first.
+    """
+
+    observer: ILogObserver | None = None
+    reopen: Callable[[], None] = _do_nothing
+    rotate: Callable[[], None] = _do_nothing
+
+
 def configure_log(
     logging: Logging,
     parent: MutableMapping[str, object],
+    account: Account,
     *,
     syslog_socket: Path = SYSLOG_SOCKET,
-) -> ILogObserver | None:
-    """Return the observer that writes twistd's log, or ``None`` to leave it to twistd.
+) -> Log:
+    """Return the log that the options of twistd or twist ask for, or else ``logging``.
 
-    :param parent: the options of twistd or twist; they take precedence over ``logging``.
+    :param parent: the options of twistd or twist, which take precedence.
+    :param account: the account of the running daemon, which must be able to reopen a log file.
     :param syslog_socket: the socket of the local log server.
     :raises LogError: when the file cannot be opened or the log server has no address.
     """
-    observer = None if _has_log_option(parent) else _make_observer(logging, parent, syslog_socket)
-    if observer is None or "fileLogObserverFactory" not in parent:
-        return observer
+    if "fileLogObserverFactory" not in parent:
+        return _configure_twistd_log(logging, parent, account, syslog_socket)
+    if parent["logFile"] is not sys.stdout:
+        return _make_twist_log(parent["logFile"])
+    log = Log() if logging == Logging() else _make_log(logging, account, syslog_socket)
+    if log.observer is None:
+        return log
     # twist gets its observer from its options, not from the application as twistd does.
+    observer = log.observer
     parent["fileLogObserverFactory"] = lambda _: observer
     parent["logLevel"] = LogLevel.debug
-    return None
+    return replace(log, observer=None)
 
 
-def _has_log_option(parent: Mapping[str, object]) -> bool:
-    """Return whether the command line sets the destination of the log."""
-    of_twist = parent.get("logFile", sys.stdout) is not sys.stdout
-    return of_twist or any(parent.get(name) for name in ("logfile", "syslog", "logger"))
+def _configure_twistd_log(
+    logging: Logging, parent: Mapping[str, object], account: Account, syslog_socket: Path
+) -> Log:
+    if parent.get("logger") or parent.get("syslog"):
+        return Log()
+    file = str(parent.get("logfile") or "")
+    if file == "-":
+        return Log()
+    if file:
+        return _make_twistd_log(Path(file), account)
+    if logging.mode == "stdout" and not parent.get("nodaemon"):
+        return _make_twistd_log(Path("twistd.log"), account)  # there is no standard output
+    return _make_log(logging, account, syslog_socket)
 
 
-def _make_observer(
-    logging: Logging, parent: Mapping[str, object], syslog_socket: Path
-) -> ILogObserver | None:
-    """Return the observer that the configuration asks for; ``None`` leaves the log to twistd.
+def _make_twistd_log(path: Path, account: Account) -> Log:
+    """Return the log that twistd would write to ``path``, but which can also be reopened.
 
-    A daemon in the background has no standard output, and twistd writes to its own file instead.
-    twist is always in the foreground, and has no option ``nodaemon``; its own options count while
-    ``logging`` is the default.
+    :raises LogError: when it cannot be opened.
     """
-    if logging.mode == "file":
-        return _filter_by_level(FileLogObserver(_open_log_file(logging), _format_line), logging)
+    path = path.absolute()
+    try:
+        _open_for_appending(path, account).close()
+        with account.act():
+            file = LogFile.fromFullPath(str(path))
+    except OSError as reason:
+        raise LogError(_explain_failure(path, account, reason)) from None
+
+    def reopen() -> None:
+        # LogFile closes the old file first: if it cannot open the new one, nothing is logged.
+        with path.open("ab+"):
+            file.reopen()
+
+    return Log(observer=textFileLogObserver(file), reopen=reopen, rotate=file.rotate)
+
+
+def _make_twist_log(file: object) -> Log:
+    """Return the log that twist writes to the file of its option ``log-file``."""
+    if not isinstance(file, TextIOWrapper) or file in (sys.stdout, sys.stderr):
+        return Log()
+    path = Path(file.name).absolute()
+    reopen = partial(_replace_file, file, lambda: path.open("a"))
+    return Log(reopen=reopen, rotate=reopen)
+
+
+def _make_log(logging: Logging, account: Account, syslog_socket: Path) -> Log:
+    """Return the log that the configuration asks for.
+
+    :raises LogError: when the file cannot be opened or the log server has no address.
+    """
     if logging.mode == "syslog":
-        return _filter_by_level(
-            _SyslogObserver(*_resolve_log_server(logging, syslog_socket)), logging
-        )
-    if parent.get("nodaemon", logging != Logging()):
-        return _filter_by_level(FileLogObserver(sys.stdout, _format_line), logging)
-    return None
+        server = _SyslogObserver(*_resolve_log_server(logging, syslog_socket))
+        return Log(observer=_filter_by_level(server, logging))
+    if logging.mode == "stdout":
+        return Log(observer=_filter_by_level(FileLogObserver(sys.stdout, _format_line), logging))
+    assert logging.file is not None
+    try:
+        file = _open_log_file(logging.file, account)
+    except OSError as reason:
+        raise LogError(f"[logging] {_explain_failure(logging.file, account, reason)}") from None
+    reopen = partial(_replace_file, file, partial(_open_log_file, logging.file, account))
+    observer = _filter_by_level(FileLogObserver(file, _format_line), logging)
+    return Log(observer=observer, reopen=reopen, rotate=reopen)
+
+
+def _explain_failure(path: Path, account: Account, reason: OSError) -> str:
+    who = "" if account.is_current else f"the user {account.name} "
+    return f"{who}cannot open {path}: {reason.strerror}"
+
+
+def handle_signals(reactor: IReactorFromThreads, log: Log) -> None:
+    """Have SIGHUP reopen the log file, and SIGUSR1 rotate it; neither ends the process.
+
+    twistd installs a handler of SIGUSR1 only for a log of its own: docs/decisions/0047.
+    """
+    for number, change in ((signal.SIGHUP, log.reopen), (signal.SIGUSR1, log.rotate)):
+
+        def schedule(_number: int, _frame: object, change: Callable[[], None] = change) -> None:
+            reactor.callFromThread(_change_file, change)
+
+        signal.signal(number, schedule)
+
+
+def _change_file(change: Callable[[], None]) -> None:
+    """Reopen or rotate the log file; when that fails, the old file remains in use."""
+    try:
+        change()
+    except OSError as reason:
+        _logger.error("the log file cannot be reopened: {reason}", reason=describe_error(reason))
 
 
 def _filter_by_level(observer: ILogObserver, logging: Logging) -> ILogObserver:
@@ -119,20 +217,46 @@ def _format_time(seconds: int) -> str:
     return formatTime(seconds)  # docs/decisions/0038
 
 
-def _open_log_file(logging: Logging) -> TextIO:
-    """Open the log file for appending, readable by its owner and group.
+def _open_log_file(path: Path, account: Account) -> TextIO:
+    """Open a log file for appending, readable by its owner and group.
 
-    :raises LogError: when it cannot be opened.
+    :raises OSError: when ``account`` cannot write to it.
     """
-    assert logging.file is not None
-    try:
-        log = logging.file.open("a", encoding="utf-8", errors="backslashreplace")
-    except OSError as reason:
-        raise LogError(f"[logging] cannot open {logging.file}: {reason.strerror}") from None
+    log = _open_for_appending(path, account)
     with suppress(PermissionError):  # the file belongs to another user, who has set its mode
         if stat.S_ISREG(os.fstat(log.fileno()).st_mode):
             os.fchmod(log.fileno(), 0o640)
     return log
+
+
+def _open_for_appending(path: Path, account: Account) -> TextIO:
+    """Open a file as ``account``, so that it can be opened again later.
+
+    A file that is missing and that only root can make is made by root, for the account.
+
+    :raises OSError: when it cannot be opened.
+    """
+    open_file = partial(path.open, "a", encoding="utf-8", errors="backslashreplace")
+    try:
+        with account.act():
+            return open_file()
+    except PermissionError:
+        if account.is_current or os.path.lexists(path):
+            raise
+    made = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+    os.fchown(made, account.uid, account.gid)
+    os.close(made)
+    with account.act():
+        return open_file()
+
+
+def _replace_file(file: TextIO, open_new: Callable[[], TextIO]) -> None:
+    """Have ``file`` write to a newly opened file; nothing changes when that cannot be opened.
+
+    :raises OSError: when the new file cannot be opened.
+    """
+    with open_new() as new:
+        os.dup2(new.fileno(), file.fileno(), inheritable=False)
 
 
 def _resolve_log_server(
@@ -154,8 +278,21 @@ def _resolve_log_server(
     return family, address
 
 
+_logger = Logger()
 # The name that these lines have always had: filters of the log may match on it.
 _access_logger = Logger(namespace="mig.web.request.Request")
+
+
+def make_access_logger(logging: Logging) -> RequestObserver:
+    """Return the observer of requests that writes the access log."""
+    return write_access_line if logging.heartbeat else _write_access_line_unless_heartbeat
+
+
+def _write_access_line_unless_heartbeat(event: RequestEnded) -> None:
+    """Write the line of a request, unless it is one of a monitoring system that has succeeded."""
+    is_good = event.status == 200 and event.outcome == "complete"
+    if not (is_good and event.route == HEARTBEAT and event.method == b"GET"):
+        write_access_line(event)
 
 
 def write_access_line(event: RequestEnded) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping, Sequence
+import os
+import pwd
+from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from twisted.python import usage
 
 from mig import __version__
+from mig.account import Account
+from mig.errors import StartupError
 
 EMBEDDED_PREFIX: Final = "embedded:"
 
@@ -68,3 +72,37 @@ class Options(usage.Options):
         parent: MutableMapping[str, object] = self.parent or {}
         if parent.get("nodaemon") and parent.get("pidfile") == "twistd.pid":
             parent["pidfile"] = ""
+
+
+def find_account(parent: Mapping[str, object]) -> Account:
+    """Return the account to which twistd will switch, by its options ``uid`` and ``gid``.
+
+    :raises StartupError: for a user who does not exist, or cannot read this program.
+    """
+    process = Account.of_process()
+    uid, gid = parent.get("uid"), parent.get("gid")
+    if process.uid != 0:
+        return process  # twistd itself refuses to switch unless it is started as root
+    number = process.uid if uid is None else int(str(uid))
+    try:
+        group = process.gid if uid is None else pwd.getpwuid(number).pw_gid
+    except KeyError:
+        raise StartupError(f"--uid {number} is not a user of this system") from None
+    account = Account(uid=number, gid=group if gid is None else int(str(gid)))
+    _check_installation(account)
+    return account
+
+
+def _check_installation(account: Account) -> None:
+    """Refuse a user for whom the first module that is imported late would be missing.
+
+    :raises StartupError: naming the user and the file.
+    """
+    for file in (os.__file__, __file__):
+        with account.act():
+            is_readable = os.access(file, os.R_OK, effective_ids=True)
+        if not is_readable:
+            raise StartupError(
+                f"the user {account.name} cannot read {file}: install Python and mig-api where"
+                " every user can read them"
+            )

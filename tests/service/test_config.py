@@ -58,7 +58,7 @@ def collect_faults(text: str) -> list[str]:
 
 def test_the_sample_holds_every_key_with_its_default() -> None:
     """A key without a default has an example."""
-    assert read_config_file(SAMPLE) == Config(
+    assert parse_config(SAMPLE.read_text()) == Config(
         server=Server(ip="127.0.0.1", port=1664, host="http://localhost:1664"),
         postgres=Postgres(
             host="127.0.0.1",
@@ -70,7 +70,7 @@ def test_the_sample_holds_every_key_with_its_default() -> None:
         ),
         directories=Directories(spool=Path("/var/cache/mig")),
         scheduler=Scheduler(handoff="spool"),
-        logging=Logging(file=Path("/var/log/mig-api.log")),
+        logging=Logging(file=Path("/var/log/mig-api/api.log")),
         maxmind=Maxmind(path=Path("/var/lib/mig/GeoLite2-City.mmdb")),
         ineffective_keys=(
             "[authentication] tokenduration",
@@ -104,6 +104,15 @@ def test_an_empty_file_is_enough() -> None:
     assert parse_config("") == Config()
     assert parse_config("[postgres]\n[Server]\n") == Config()
     assert Config().postgres.dsn is None and Config().server.endpoint is None
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640])
+@pytest.mark.parametrize("text", ["[postgres]\npassword = hunter2\n", "[postgres]\nport = 1\n"])
+def test_a_password_that_everyone_can_read_is_noticed(mode: int, text: str, tmp_path: Path) -> None:
+    file = tmp_path / "api.cfg"
+    file.write_text(text)
+    file.chmod(mode)
+    assert read_config_file(file).exposes_password == ("hunter2" in text and mode == 0o644)
 
 
 def test_a_password_is_never_shown() -> None:

@@ -13,6 +13,7 @@ import pytest
 from twisted.logger import Logger, LogLevel, textFileLogObserver
 from twisted.scripts._twistd_unix import ServerOptions
 
+from mig.account import Account
 from mig.errors import LogError
 from mig.service import logs
 from mig.service.config_file import Logging
@@ -20,12 +21,13 @@ from mig.web.request import RequestEnded
 from tests.support.reactor import record_log
 
 FOREGROUND: dict[str, object] = {"nodaemon": True}
+ACCOUNT = Account.of_process()
 
 
 def make_logger(logging: Logging, syslog_socket: Path = logs.SYSLOG_SOCKET) -> Logger:
-    observer = logs.configure_log(logging, FOREGROUND, syslog_socket=syslog_socket)
-    assert observer is not None
-    return Logger(namespace="test", observer=observer)
+    log = logs.configure_log(logging, FOREGROUND, ACCOUNT, syslog_socket=syslog_socket)
+    assert log.observer is not None
+    return Logger(namespace="test", observer=log.observer)
 
 
 def test_a_log_file_is_appended_to_and_not_readable_by_others(tmp_path: Path) -> None:
@@ -42,7 +44,7 @@ def test_a_log_file_is_appended_to_and_not_readable_by_others(tmp_path: Path) ->
 
 def test_a_log_file_that_cannot_be_opened_is_reported_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(LogError) as told:
-        logs.configure_log(Logging(mode="file", file=tmp_path / "no" / "log"), FOREGROUND)
+        logs.configure_log(Logging(mode="file", file=tmp_path / "no" / "log"), FOREGROUND, ACCOUNT)
     assert str(told.value) == f"[logging] cannot open {tmp_path}/no/log: No such file or directory"
 
 
@@ -76,12 +78,17 @@ def test_a_missing_log_server_is_reported_in_one_line(tmp_path: Path) -> None:
         (Logging(mode="syslog", host="no-such-host.invalid"), "cannot be resolved"),
     ):
         with pytest.raises(LogError, match=why):
-            logs.configure_log(logging, FOREGROUND, syslog_socket=tmp_path / "log")
+            logs.configure_log(logging, FOREGROUND, ACCOUNT, syslog_socket=tmp_path / "log")
 
 
-def test_twistd_keeps_its_own_log_in_the_background() -> None:
-    assert logs.configure_log(Logging(), {"nodaemon": 0}) is None
-    assert logs.configure_log(Logging(level="error"), {"nodaemon": 0}) is None
+def test_twistd_keeps_its_own_log_in_the_background(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    log = logs.configure_log(Logging(level="error"), {"nodaemon": 0}, ACCOUNT)
+    assert log.observer is not None
+    Logger(namespace="test", observer=log.observer).debug("every level")
+    assert (tmp_path / "twistd.log").read_text().endswith("[test#debug] every level\n")
 
 
 def test_twist_keeps_its_own_log_unless_one_is_configured() -> None:
@@ -90,16 +97,14 @@ def test_twist_keeps_its_own_log_unless_one_is_configured() -> None:
         "fileLogObserverFactory": None,
         "logLevel": LogLevel.info,
     }
-    assert logs.configure_log(Logging(), parent) is None
+    assert logs.configure_log(Logging(), parent, ACCOUNT).observer is None
     assert parent["fileLogObserverFactory"] is None
 
 
 def test_log_lines_look_like_those_of_twistd(capsys: pytest.CaptureFixture[str]) -> None:
     twistd = StringIO()
-    observer, twistd_observer = (
-        logs.configure_log(Logging(), FOREGROUND),
-        textFileLogObserver(twistd),
-    )
+    observer = logs.configure_log(Logging(), FOREGROUND, ACCOUNT).observer
+    twistd_observer = textFileLogObserver(twistd)
     assert observer is not None
     for seconds in (0.0, 0.9, 1.1, 3600.0, 180 * 86_400.0):
         event = {
@@ -121,17 +126,21 @@ def test_the_configured_level_applies_in_the_foreground(capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize(
-    "options", [["--logfile", "x"], ["--logfile", "-"], ["--syslog"], ["--logger", "test.log"]]
+    "options", [["--logfile", "OWN"], ["--logfile", "-"], ["--syslog"], ["--logger", "test.log"]]
 )
 def test_an_option_of_twistd_overrides_the_configuration(
     options: list[str], tmp_path: Path
 ) -> None:
+    own, file = tmp_path / "own", tmp_path / "log"
     parent = ServerOptions()
     for name, value in (("logfile", None), ("syslog", 0), ("logger", None), ("nodaemon", 1)):
         parent[name] = value
-    parent[options[0].removeprefix("--")] = options[-1]
-    file = tmp_path / "log"
-    assert logs.configure_log(Logging(mode="file", file=file), parent) is None
+    parent[options[0].removeprefix("--")] = options[-1].replace("OWN", str(own))
+    log = logs.configure_log(Logging(mode="file", file=file), parent, ACCOUNT)
+    if log.observer is not None:
+        Logger(namespace="test", observer=log.observer).info("this")
+    assert own.exists() == ("OWN" in options)
+    assert not own.exists() or own.read_text().endswith("this\n")
     assert not file.exists()
 
 
@@ -141,12 +150,13 @@ def test_twist_logs_to_the_configured_file_unless_told_otherwise(tmp_path: Path)
         "fileLogObserverFactory": None,
         "logLevel": LogLevel.info,
     }
-    assert logs.configure_log(Logging(mode="file", file=tmp_path / "log"), parent) is None
+    configured = Logging(mode="file", file=tmp_path / "log")
+    assert logs.configure_log(configured, parent, ACCOUNT).observer is None
     Logger(namespace="test", observer=parent["fileLogObserverFactory"](sys.stdout)).info("this")
     assert (tmp_path / "log").read_text().endswith("this\n")
     with (tmp_path / "own").open("w") as own:
         parent = {"logFile": own, "fileLogObserverFactory": None}
-        assert logs.configure_log(Logging(mode="file", file=tmp_path / "log"), parent) is None
+        assert logs.configure_log(configured, parent, ACCOUNT).observer is None
         assert parent["fileLogObserverFactory"] is None
 
 
@@ -170,3 +180,37 @@ def test_each_request_is_logged_in_one_line() -> None:
     head = "17 127.0.0.1 GET /search?{\\xff\\n 400 0.013s 3 rows 99 bytes: refused: {x}{x}"
     assert line.startswith(head), line
     assert len(line) == len(head) - len("refused: {x}{x}") + logs.MAX_OUTCOME_CHARACTERS
+
+
+def make_heartbeat(**members: Any) -> RequestEnded:
+    event: dict[str, Any] = {
+        "operation": "17",
+        "client": "127.0.0.1",
+        "method": b"GET",
+        "uri": b"/api/v1/heartbeat",
+        "route": "/heartbeat",
+        "caller": "anonymous",
+        "status": 200,
+        "seconds": 0.0,
+        "rows": 0,
+        "sent_bytes": 2,
+        "outcome": "complete",
+    }
+    return RequestEnded(**{**event, **members})
+
+
+def test_successful_heartbeats_are_logged_only_on_demand() -> None:
+    events = [
+        make_heartbeat(),
+        make_heartbeat(status=400, outcome="refused: it has a parameter"),
+        make_heartbeat(outcome="client left"),
+        make_heartbeat(method=b"HEAD"),
+        make_heartbeat(route="/"),
+    ]
+    counts = []
+    for logging in (Logging(), Logging(heartbeat=True)):
+        with record_log() as log:
+            for event in events:
+                logs.make_access_logger(logging)(event)
+        counts.append(len(log.lines))
+    assert counts == [len(events) - 1, len(events)]

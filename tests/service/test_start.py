@@ -114,7 +114,7 @@ FAULTS: dict[str, tuple[list[str], str]] = {
     ),
     "no file": (["--config", "no.cfg"], "cannot read FOLDER/no.cfg: No such file or directory"),
     "log file": (
-        [*UNREACHABLE, "--config", "log.cfg"],
+        [*UNREACHABLE, "--config", "log.cfg", "--listen", "unix:s"],
         "[logging] cannot open FOLDER/no/log: No such file or directory",
     ),
     "bad public URL": (
