@@ -37,6 +37,7 @@ API_ROLE: Final = "migapi"
 SUPERUSER_ACCOUNT: Final = "postgres"
 MAX_SOCKET_FOLDER_LENGTH: Final = 85  # a socket's path has at most 107 bytes, and a name in it
 POLL_SECONDS: Final = 0.05
+WATCH_SECONDS: Final = 0.1
 PROGRESS_SECONDS: Final = 10.0
 STOP_SECONDS: Final = 10.0
 """After this time a server is aborted; it recovers at the next start."""
@@ -162,6 +163,18 @@ class EmbeddedPostgres:
             (self._data / "postmaster.pid").unlink(missing_ok=True)
             self._start_server()
         await self._wait_until_ready()
+
+    async def wait_until_ended(self) -> None:
+        """Return when the server is gone, at the latest :data:`WATCH_SECONDS` later.
+
+        It may be one that outlived another process, which the kernel does not report to this one.
+        """
+        while self._pid is not None and _is_alive(self._pid):
+            await deferLater(self._clock, WATCH_SECONDS)
+
+    def describe_end(self) -> str:
+        """Return for the log that the server has ended, and where to look for the reason."""
+        return f"the PostgreSQL in {self.folder} has ended; see {self._output}"
 
     async def stop(self) -> None:
         """Stop the server, cutting its connections, and wait until it is gone."""

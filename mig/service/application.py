@@ -10,6 +10,7 @@ import time
 from collections.abc import MutableMapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 from psycopg2 import ProgrammingError
 from psycopg2.extensions import parse_dsn
@@ -59,6 +60,10 @@ from mig.service.site import make_site
 from mig.signing.gpg.verify import Gpg
 from mig.signing.keyring import Keyring
 from mig.web.site import ApiSite, RequestObserver
+
+NO_GPG: Final = (
+    "gpg is not in PATH: until it is installed, actions and new investigators are answered by 503"
+)
 
 
 def make_service(
@@ -223,6 +228,7 @@ class ApiService(Service):
         self._ports: list[IListeningPort] = []
         self._database: Database | None = None
         self._starting: Deferred[None] | None = None
+        self._watching: Deferred[None] | None = None
 
     def setServiceParent(self, parent: IServiceCollection) -> None:
         """Join twistd's application, and register the log observer as its component."""
@@ -264,6 +270,21 @@ class ApiService(Service):
         gc.collect()
         gc.freeze()
         self.log.info("ready at {base}/", base=self._base)
+        if isinstance(self._database_source, EmbeddedPostgres):
+            self._watching = Deferred.fromCoroutine(
+                self._watch_postgres(reactor, self._database_source)
+            )
+            self._watching.addErrback(self._log_end_of_watch)
+
+    async def _watch_postgres(self, reactor: Reactor, postgres: EmbeddedPostgres) -> None:
+        """End the daemon when its PostgreSQL has ended: it could only answer 503."""
+        await postgres.wait_until_ended()
+        self.log.critical("mig-api: {reason}", reason=postgres.describe_end())
+        self._end_with_failure(reactor)
+
+    def _log_end_of_watch(self, failure: Failure) -> None:
+        if not failure.check(CancelledError):
+            self.log.failure("PostgreSQL cannot be watched", failure)
 
     async def _choose_handoff(self, reactor: Reactor, database: Database) -> Handoff:
         """Return the hand-off of the settings, or the one of the database's generation."""
@@ -285,6 +306,8 @@ class ApiService(Service):
     def _build_site(self, reactor: Reactor, database: Database, handoff: Handoff) -> ApiSite:
         limits = self._settings.limits
         self._gpg = Gpg(reactor, time.time, limits=limits)
+        if not self._gpg.is_installed():
+            self.log.warn("{reason}", reason=NO_GPG)
         handoff.start()
         keyring = Keyring()
         store = ActionStore(database, handoff)
@@ -331,6 +354,10 @@ class ApiService(Service):
             self.log.critical("mig-api: {reason}", reason=describe_error(failure.value))
         else:
             self.log.failure("mig-api cannot start", failure)
+        self._end_with_failure(reactor)
+
+    def _end_with_failure(self, reactor: Reactor) -> None:
+        """End the process with status 1, after everything is closed."""
         atexit.register(_exit_with_failure)  # docs/decisions/0037
         if self.running:
             reactor.stop()
@@ -339,6 +366,8 @@ class ApiService(Service):
         if self._starting is not None:
             self._starting.cancel()
             await self._starting
+        if self._watching is not None:
+            self._watching.cancel()
         for listener in self._listeners:
             listener.close()  # before its port: see Listener.close
         for port in self._ports:

@@ -9,6 +9,7 @@ import signal
 import socket
 import stat
 import subprocess
+import sys
 import sysconfig
 import tempfile
 import urllib.request
@@ -16,12 +17,15 @@ from collections.abc import Iterator
 from contextlib import closing, suppress
 from importlib.metadata import Distribution
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.parse import urlencode
 
 import pytest
 from psycopg2.extensions import parse_dsn
 
 from mig import __version__
 from tests.support.daemon import BIN, Daemon, run_program, wait_for
+from tests.support.fleet import VECTORS
 from tests.support.postgres import TestDatabase
 
 PROGRAMS = [["twistd", "-n"], ["twistd"], ["twist"]]
@@ -221,6 +225,53 @@ def test_a_start_that_is_stopped_early_leaves_nothing_behind(embedded: Path, fol
     finally:
         process.stdout.close()
         shutil.rmtree(other, ignore_errors=True)
+
+
+def test_the_end_of_an_embedded_database_ends_the_daemon(embedded: Path, folder: Path) -> None:
+    """The status is 1 and one line says why, also for a server that an earlier daemon started."""
+    other = embedded.with_name(embedded.name + "-5")
+    arguments = ["--database", f"embedded:{other}", "--listen", "unix:s"]
+    try:
+        for is_adopted in (False, True):
+            daemon = Daemon(*arguments, cwd=folder)
+            if is_adopted:
+                daemon.process.kill()
+                daemon.process.wait(30)
+                daemon = Daemon(*arguments, cwd=folder)
+            os.kill(int((other / "data" / "postmaster.pid").read_text().split()[0]), signal.SIGKILL)
+            assert daemon.process.wait(30) == 1
+            log = daemon.log.read_text()
+            [line] = [line for line in log.splitlines() if "#critical" in line]
+            reason = f"mig-api: the PostgreSQL in {other} has ended; see {other}/postgres.log"
+            assert line.endswith(reason)
+            assert "Traceback" not in log
+            assert not (folder / "s").exists()
+            wait_for(lambda: not find_processes(f"{other}/data"))
+    finally:
+        shutil.rmtree(other, ignore_errors=True)
+
+
+def test_a_daemon_without_gpg_says_what_does_not_work(database: TestDatabase, folder: Path) -> None:
+    program = [sys.executable, "-P", str(BIN / "twistd")]
+    daemon = Daemon(
+        *("--database", database.dsn, "--listen", "tcp:0"),
+        cwd=folder,
+        program=program,
+        environment={"PATH": str(folder)},
+    )
+    try:
+        [line] = [line for line in daemon.log.read_text().splitlines() if "gpg" in line]
+        assert line.endswith(
+            "gpg is not in PATH: until it is installed, actions and new investigators are answered"
+            " by 503"
+        )
+        assert "#warn" in line
+        key = urlencode({"name": "Bob", "publickey": (VECTORS / "keys" / "bob.asc").read_text()})
+        with pytest.raises(HTTPError) as refusal:
+            urllib.request.urlopen(f"{daemon.base}investigator/create/", key.encode())
+        assert refusal.value.code == 503
+    finally:
+        daemon.stop()
 
 
 def find_processes(text: str) -> list[str]:

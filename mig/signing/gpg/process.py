@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -148,6 +149,10 @@ class GpgRunner:
         self._runs: set[Deferred[GpgResult]] = set()
         self._processes: set[_GpgProcess] = set()
         self._is_stopped = False
+
+    def is_installed(self) -> bool:
+        """Return whether the program is found now."""
+        return shutil.which(self._program, path=self._environment["PATH"]) is not None
 
     def stop(self) -> Deferred[None]:
         """Kill every process and refuse new runs; the result fires when no process is left."""

@@ -86,6 +86,10 @@ class Gpg:
         self._runner = GpgRunner(reactor, program=program, limits=limits or Limits())
         self._batch_verifier = BatchVerifier(self._runner, self._read_verdict)
 
+    def is_installed(self) -> bool:
+        """Return whether there is a program to run; it may be installed at any time."""
+        return self._runner.is_installed()
+
     def stop(self) -> Deferred[None]:
         """Kill every process and refuse new checks; the result fires when no process is left."""
         return self._runner.stop()
