@@ -123,7 +123,11 @@ def test_the_outbox_polls_and_validity_follows_after_a_step_back(
     [file] = (service.spool / "action" / "new").iterdir()
     document = file.read_text()
     file.unlink()
-    database.execute("update submissions set handedover = null, document = %s", (document,))
+    database.execute("delete from submissions")  # and put the action back into the outbox
+    database.execute(
+        "insert into submissions (identity, actionid, document) select 'new', id, %s from actions",
+        (document,),
+    )
     wait_for(file.exists)
 
 
