@@ -96,7 +96,8 @@ async def test_a_client_that_leaves_before_the_first_row_cancels_the_query(
         "create function slow(json) returns text language sql as"
         " $$ select pg_sleep(600)::text $$;"
         " alter table commands rename to stored;"
-        " create view commands as select s.*, slow(results) from stored s where slow(results) = ''"
+        " create view commands as select s.*, slow(results) from stored s where slow(results) = '';"
+        " grant select on commands to migapi"
     )
     client = await deferToThread(ReportClient, api)
     await wait_until(lambda: large_database.execute(BACKENDS))
@@ -152,7 +153,8 @@ async def test_each_stream_that_postgresql_cuts_off_is_one_warning(
         " $$ begin perform pg_sleep(600); return $1; end $$;"
         " alter table commands rename to stored;"
         " create view commands as select id, actionid, agentid, status, starttime, finishtime,"
-        " case when id = 1000 then slow(results) else results end as results from stored"
+        " case when id = 1000 then slow(results) else results end as results from stored;"
+        " grant select on commands to migapi"
     )
     clients = [await deferToThread(ReportClient, api) for _ in range(Limits().stream_connections)]
     cut = [deferToThread(client.read_to_end) for client in clients]
