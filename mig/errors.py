@@ -161,6 +161,10 @@ class LockTimeoutError(UnavailableError):
     """A statement gave up on a lock that another transaction holds."""
 
 
+class QueryCancelledError(UnavailableError):
+    """The database cancelled a statement: it took too long, or an administrator ended it."""
+
+
 class HttpVersionError(RequestError):
     """The answer needs a newer version of HTTP than the client uses."""
 

@@ -80,19 +80,25 @@ class FairQueue(Generic[Item]):
         self.remove(dropped)
         return dropped
 
-    def pop(self) -> Item:
+    def has_item(self, may_pop: Callable[[Hashable], bool]) -> bool:
+        """Return whether an item waits whose flow begins with a key that ``may_pop`` accepts."""
+        return any(map(may_pop, self._all.parts))
+
+    def pop(self, may_pop: Callable[[Hashable], bool] = lambda _: True) -> Item:
         """Remove and return the first item of the flow whose turn it is.
 
-        :raises IndexError: when the queue is empty.
+        :param may_pop: returns whether flows that begin with a key may have a turn.
+        :raises IndexError: when no such flow waits.
         """
-        if not self._flows:
-            raise IndexError("the queue is empty")
         share = self._all
+        keys = [key for key in share.parts if may_pop(key)]
+        if not self._flows or (share.parts and not keys):
+            raise IndexError("nothing waits that may have a turn")
         while share.parts:
-            key = next(iter(share.parts))
-            part = share.parts.pop(key)
-            share.parts[key] = part  # at the end: the others come first now
+            part = share.parts.pop(keys[0])
+            share.parts[keys[0]] = part  # at the end: the others come first now
             share = part
+            keys = list(share.parts)
         item = next(iter(share.items))
         self.remove(item)
         return item

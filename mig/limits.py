@@ -65,6 +65,20 @@ class Limits:
     stall_bytes_per_second: int = _define_limit(
         16_384, "how much of a large piece of an answer gives its client another second"
     )
+    pause_seconds: float = _define_limit(
+        5, "how long a client may pause before its stream gives its connection back"
+    )
+    wanted_pause_seconds: float = _define_limit(
+        0.05, "the same, while another request waits for the connection"
+    )
+    streams: int = _define_limit(256, "streamed answers, also those whose clients pause")
+    suspended_bytes: int = _define_limit(
+        25_165_824, "what all streams without a connection hold in pieces above short_answer_bytes"
+    )
+    short_answer_bytes: int = _define_limit(
+        131_072,
+        "the answer of a small search; a piece of an answer that any stream may hold",
+    )
     whole_answer_bytes: int = _define_limit(
         1_048_576, "an answer that is sent in one piece; the longest one over HTTP/1.0"
     )
@@ -74,9 +88,24 @@ class Limits:
 
     # the database
     query_connections: int = _define_limit(8, "connections that small queries share")
-    stream_connections: int = _define_limit(8, "searches and reports that run at the same time")
+    stream_connections: int = _define_limit(
+        8, "searches and reports that are read at the same time"
+    )
+    short_connections: int = _define_limit(
+        4, "small searches that run while the connections for streams are in use"
+    )
+    short_search_rows: int = _define_limit(100, "the largest limit of a small search")
+    short_query_seconds: float = _define_limit(
+        1, "a statement of a small search; after a longer one it waits for a stream's connection"
+    )
+    client_share: float = _define_limit(
+        0.75, "the share of connections for searches that a client keeps while another one waits"
+    )
     waiting_queries: int = _define_limit(256, "requests that wait for a connection of either kind")
     connection_wait_seconds: float = _define_limit(10, "how long a request waits for a connection")
+    stream_wait_seconds: float = _define_limit(
+        20, "how long a search or report waits for a connection before its first byte"
+    )
 
     query_seconds: float = _define_limit(
         10, "how long a small query or a commit may take, until its answer is here"

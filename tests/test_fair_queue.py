@@ -181,3 +181,15 @@ def test_who_gives_up_is_not_served() -> None:
     semaphore.release()
     turn: Deferred[None] = semaphore.acquire(("a",))
     assert turn.called
+
+
+def test_flows_that_may_have_no_turn_are_passed_over() -> None:
+    queue: FairQueue[str] = FairQueue(10)
+    for item in ("a1", "a2", "b1"):
+        queue.push(item, (item[0],))
+    assert queue.has_item(lambda key: key == "b")
+    assert queue.pop(lambda key: key == "b") == "b1"
+    assert not queue.has_item(lambda key: key == "b")
+    with pytest.raises(IndexError):
+        queue.pop(lambda key: key == "b")
+    assert [queue.pop(), queue.pop()] == ["a1", "a2"]

@@ -15,7 +15,8 @@ from mig.hypermedia.urls import Urls
 from mig.limits import Limits
 from mig.values import parse_id, suggest_name
 from mig.web.request import Request
-from mig.web.stream import stream_response
+from mig.web.stream import ChunkSource, stream_response
+from mig.web.streams import Streams
 
 SLICE_BYTES: Final = 262_144
 """The pieces of a large document: small enough that a slow client takes each one in time."""
@@ -32,6 +33,7 @@ class Responder:
         formats: Mapping[str, Callable[[Urls], Format]] = FORMATS,
     ) -> None:
         self.urls = urls
+        self.streams = Streams(limits)
         self._reactor = reactor
         self._limits = limits
         self._large_documents = 0
@@ -71,9 +73,14 @@ class Responder:
             self._large_documents -= 1
         return None
 
-    async def stream_document(self, request: Request, chunks: AsyncGenerator[bytes, None]) -> None:
-        """Answer with ``chunks`` as fast as the client takes them."""
-        await stream_response(request, self._reactor, chunks)
+    async def stream_document(
+        self,
+        request: Request,
+        chunks: AsyncGenerator[bytes, None],
+        source: ChunkSource | None = None,
+    ) -> None:
+        """Answer with ``chunks`` as fast as the client takes them; ``source`` makes them."""
+        await stream_response(request, self._reactor, self.streams, chunks, source)
 
 
 async def _split_document(document: bytes) -> AsyncGenerator[bytes, None]:

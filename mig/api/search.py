@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
-from typing import Any
+from contextlib import AbstractAsyncContextManager, aclosing
+from typing import Final
 
 from whenever import Instant
 
 from mig.access.caller import Caller
 from mig.api.errors import answer_refusal
 from mig.api.responder import Responder
-from mig.database.database import Database
-from mig.errors import InvalidInputError
+from mig.database.database import Database, Snapshot
+from mig.errors import InvalidInputError, QueryCancelledError
 from mig.formats.format import DocumentTail, Format
 from mig.hypermedia.document import Data, Item, Link
 from mig.limits import Limits
@@ -21,8 +21,12 @@ from mig.reactor import WallClock
 from mig.search.kinds import PagePosition
 from mig.search.parameters import Search, parse_search
 from mig.search.records import make_row_encoder
-from mig.search.results import RowEncoder, SearchResults
+from mig.search.stream import SearchStream
 from mig.web.request import Request
+
+RESUMPTION_PROMPT: Final = (
+    "these results were read later than those before them, while the client was slow"
+)
 
 
 class SearchResource:
@@ -51,35 +55,87 @@ class SearchResource:
         if request.method == b"HEAD":  # the query would run only to be thrown away
             request.set_headers()
             return b""
-        encoder = make_row_encoder(search, format_, self._responder.urls, self._limits)
-        document = self._encode_document(request, format_, search, encoder)
-        await self._responder.stream_document(request, document)
+        is_small = search.limit <= self._limits.short_search_rows
+        if is_small and not self._database.can_stream():
+            answer = await self._answer_if_short(request, format_, search)
+            if answer is not None:
+                return answer
+        stream = self._make_stream(request, format_, search)
+        document = self._encode_document(request, format_, search, stream)
+        await self._responder.stream_document(request, document, stream)
         return None
 
+    async def _answer_if_short(
+        self, request: Request, format_: Format, search: Search
+    ) -> bytes | None:
+        """Return the whole answer, unless it is long or takes long: it must not wait for streams.
+
+        :raises UnavailableError: when the database cannot be reached in time.
+        """
+        stream = self._make_stream(request, format_, search, is_short=True)
+        parts: list[bytes] = []
+        size = 0
+        chunks = self._encode_document(request, format_, search, stream)
+        try:
+            async with aclosing(chunks):
+                async for chunk in chunks:
+                    parts.append(chunk)
+                    size += len(chunk)
+                    if size > self._limits.short_answer_bytes:
+                        return None
+        except QueryCancelledError:
+            return None
+        return request.prepare_response(b"".join(parts))
+
+    def _make_stream(
+        self, request: Request, format_: Format, search: Search, *, is_short: bool = False
+    ) -> SearchStream:
+        client, name = request.client_group, f"mig-api {request.operation}"
+
+        def open_snapshot(*, is_resumed: bool) -> AbstractAsyncContextManager[Snapshot]:
+            if is_short:
+                return self._database.short_snapshot(name, client=client)
+            return self._database.snapshot(name, client=client, is_patient=is_resumed)
+
+        return SearchStream(
+            search,
+            open_snapshot=open_snapshot,
+            make_encoder=lambda: make_row_encoder(
+                search, format_, self._responder.urls, self._limits
+            ),
+            get_page_bytes=self._responder.streams.get_page_bytes,
+            is_connection_needed=lambda paused: self._is_connection_needed(client, paused),
+        )
+
+    def _is_connection_needed(self, client: str, paused_seconds: float) -> bool:
+        if self._database.is_stream_overdrawn(client):
+            return True
+        is_wanted = self._database.is_stream_wanted()
+        limits = self._limits
+        return paused_seconds >= (
+            limits.wanted_pause_seconds if is_wanted else limits.pause_seconds
+        )
+
     async def _encode_document(
-        self, request: Request, format_: Format, search: Search, encoder: RowEncoder[Any]
+        self, request: Request, format_: Format, search: Search, stream: SearchStream
     ) -> AsyncGenerator[bytes, None]:
         """Yield the document; its first chunk is the head and the first page."""
         href = request.build_url()
-        async with self._database.snapshot(f"mig-api {request.operation}") as snapshot:
-            results = SearchResults(snapshot, search, encoder)
-            await results.open()
-            # The head leaves with the first page, so that an error of the query still becomes
-            # an error answer: stream_response writes nothing before the first chunk.
-            pending = format_.encode_head(href)
-            is_empty = True
-            async with aclosing(results.encode_pages()) as pages:
-                async for page in pages:
-                    request.rows = results.row_count
-                    is_empty = is_empty and not page
-                    yield pending + page
-                    pending = b""
+        # The head leaves with the first page, so that an error of the query still becomes an error
+        # answer: stream_response writes nothing before the first chunk.
+        pending = format_.encode_head(href)
+        async with aclosing(stream):
+            while not stream.is_complete:
+                head, pending = pending, b""
+                # without a name: it would keep a page in memory that waits for its client
+                yield head + await _read_page(request, stream)
+        links = self._link_next_page(search, stream.next_position)
         is_first_page_of_records = not search.report and search.cursor is None
         yield format_.encode_tail(
             DocumentTail(
                 href=href,
-                is_empty=is_empty,
-                links=self._link_next_page(search, results.next_position),
+                is_empty=not stream.has_items,
+                links=links + self._link_resumption(stream.resumption),
                 parameters=search.echo_parameters() if is_first_page_of_records else None,
             )
         )
@@ -87,14 +143,30 @@ class SearchResource:
     def _link_next_page(self, search: Search, position: PagePosition | None) -> list[Link]:
         if position is None:
             return []
+        return [Link(rel="next", href=self._build_url(search, search.limit, position))]
+
+    def _link_resumption(self, resumption: Search | None) -> list[Link]:
+        """Return the link that tells a client that not all results are of the same moment."""
+        if resumption is None or resumption.cursor is None or not resumption.limit:
+            return []
+        href = self._build_url(resumption, resumption.limit, resumption.cursor)
+        return [Link(rel="resumed", href=href, prompt=RESUMPTION_PROMPT)]
+
+    def _build_url(self, search: Search, limit: int, position: PagePosition) -> str:
+        """Return the URL of the search for at most ``limit`` results after ``position``."""
         parameters = dict(search.raw_values)
         # written out: the default of `after` moves with the clock, and that of `limit` may change
-        parameters["limit"] = str(search.limit)
+        parameters["limit"] = str(limit)
         if search.after is not None:
             parameters["after"] = search.after.format_iso()
         parameters |= {"offset": "", "cursor": str(position)}  # which continues after the offset
-        href = self._responder.urls.for_search((n, text) for n, text in parameters.items() if text)
-        return [Link(rel="next", href=href)]
+        return self._responder.urls.for_search((n, text) for n, text in parameters.items() if text)
+
+
+async def _read_page(request: Request, stream: SearchStream) -> bytes:
+    page = await stream.read_page()
+    request.rows = stream.row_count
+    return page
 
 
 def _answer_invalid_search(

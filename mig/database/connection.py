@@ -141,6 +141,7 @@ class Connection:
 
         :raises UnavailableError: when the server does not answer within ``seconds``, has gone,
             ended the statement, or is read-only, and when a prepared statement is outdated.
+        :raises QueryCancelledError: when the server cancelled the statement.
         :raises LockTimeoutError: when the statement gave up on a lock.
         :raises DuplicateValueError: when a value that must be unique exists already.
         :raises ValueTooLongError: when a value does not fit into its column.

@@ -7,7 +7,7 @@ connection: psycopg2's own ``cancel()`` blocks the process while the server does
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, TypeVar, overload
 
 from twisted.internet.defer import Deferred
@@ -73,6 +73,11 @@ class Snapshot:
     def __init__(self, connection: Connection, seconds: float) -> None:
         self._connection = connection
         self._seconds = seconds
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a statement is running."""
+        return self._connection.is_busy
 
     def query(
         self, statement: Statement[Record], parameters: Parameters = ()
@@ -151,13 +156,21 @@ class Database:
         )
         self.reactor = reactor
 
-        def make_pool(size: int, setup: str) -> Pool:
-            return Pool(reactor, dsn, size=size, setup=setup, limits=limits)
+        def make_pool(
+            size: int, setup: str, wait_seconds: float = limits.connection_wait_seconds
+        ) -> Pool:
+            return Pool(
+                reactor, dsn, size=size, setup=setup, wait_seconds=wait_seconds, limits=limits
+            )
 
         self._queries = make_pool(limits.query_connections, f"{setup}; {ENABLE_DURABLE_COMMIT}")
         self._streams = make_pool(
-            limits.stream_connections, f"{SESSION_SETTINGS}; {GROW_INPUT_BUFFER}"
+            limits.stream_connections,
+            f"{SESSION_SETTINGS}; {GROW_INPUT_BUFFER}",
+            limits.stream_wait_seconds,
         )
+        self._short_searches = make_pool(limits.short_connections, SESSION_SETTINGS)
+        self._short_query_seconds = limits.short_query_seconds
         self._control = make_pool(1, setup)
 
     @overload
@@ -224,22 +237,70 @@ class Database:
         finally:
             self._streams.discard(connection)
 
-    @asynccontextmanager
-    async def snapshot(
+    def can_stream(self) -> bool:
+        """Return whether a connection for streams is free."""
+        return self._streams.is_available()
+
+    def is_stream_wanted(self) -> bool:
+        """Return whether someone waits for a connection for streams."""
+        return self._streams.is_wanted()
+
+    def is_stream_overdrawn(self, client: str) -> bool:
+        """Return whether a stream to ``client`` must give its connection to another client."""
+        return self._streams.is_overdrawn(client)
+
+    def snapshot(
         self,
         application_name: str,
         *,
+        client: str = "",
+        is_patient: bool = False,
         statement_timeout_seconds: float = 60.0,
         idle_timeout_seconds: float = 300.0,
-    ) -> AsyncIterator[Snapshot]:
+    ) -> AbstractAsyncContextManager[Snapshot]:
         """Run a read-only transaction on a connection for streams.
 
         An administrator sees ``application_name`` in ``pg_stat_activity``. A statement that is
         still running when the block ends is cancelled at the database.
 
+        :param client: whose share of the connections is used.
+        :param is_patient: whether to wait for a connection as long as it takes.
         :raises UnavailableError: when no connection is free in time or can be opened.
         """
-        connection = await self._streams.acquire()
+        return self._run_snapshot(
+            self._streams,
+            application_name,
+            client,
+            is_patient,
+            statement_timeout_seconds,
+            idle_timeout_seconds,
+        )
+
+    def short_snapshot(
+        self, application_name: str, *, client: str
+    ) -> AbstractAsyncContextManager[Snapshot]:
+        """Run a read-only transaction that ends before its answer is sent.
+
+        It has connections of its own, and its statements have little time.
+
+        :raises UnavailableError: as by :meth:`snapshot`.
+        """
+        seconds = self._short_query_seconds
+        return self._run_snapshot(
+            self._short_searches, application_name, client, False, seconds, SERVER_GRACE_SECONDS
+        )
+
+    @asynccontextmanager
+    async def _run_snapshot(
+        self,
+        pool: Pool,
+        application_name: str,
+        client: str,
+        is_patient: bool,
+        statement_timeout_seconds: float,
+        idle_timeout_seconds: float,
+    ) -> AsyncIterator[Snapshot]:
+        connection = await pool.acquire(client, is_patient=is_patient)
         snapshot = Snapshot(connection, statement_timeout_seconds + SERVER_GRACE_SECONDS)
         try:
             limits = (
@@ -251,7 +312,7 @@ class Database:
             )
             yield snapshot
         finally:
-            await self._end_transaction(self._streams, connection)
+            await self._end_transaction(pool, connection)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:
@@ -323,5 +384,5 @@ class Database:
 
     def stop(self) -> None:
         """Close all connections that are not in use."""
-        for pool in (self._queries, self._streams, self._control):
+        for pool in (self._queries, self._streams, self._short_searches, self._control):
             pool.stop()

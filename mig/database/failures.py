@@ -17,7 +17,13 @@ from twisted.internet.defer import CancelledError
 from twisted.internet.error import ConnectionDone
 from twisted.python.failure import Failure
 
-from mig.errors import DuplicateValueError, LockTimeoutError, UnavailableError, ValueTooLongError
+from mig.errors import (
+    DuplicateValueError,
+    LockTimeoutError,
+    QueryCancelledError,
+    UnavailableError,
+    ValueTooLongError,
+)
 
 UNUSABLE_SESSION_ERRORS = (
     FeatureNotSupported,
@@ -37,7 +43,9 @@ def translate_failure(failure: Failure, notices: str = "") -> Failure:
     :param notices: what the server has said before.
     """
     if failure.check(CancelledError):  # txpostgres maps psycopg2's QueryCanceledError to it
-        return Failure(UnavailableError("the query took too long or was cancelled at the database"))
+        return Failure(
+            QueryCancelledError("the query took too long or was cancelled at the database")
+        )
     if failure.check(UniqueViolation):
         return Failure(DuplicateValueError("a value that must be unique exists already"))
     if failure.check(StringDataRightTruncation):

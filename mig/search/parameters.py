@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from whenever import Instant
@@ -286,6 +286,11 @@ class Search:
         """The name of a report, or empty for the records themselves."""
         report: str = self.parsed_values.get("report", "")
         return report
+
+    def continue_after(self, position: PagePosition, row_count: int) -> Search:
+        """Return the search for what follows ``position``, after ``row_count`` results."""
+        remaining = {"cursor": position, "offset": 0, "limit": self.limit - row_count}
+        return replace(self, parsed_values={**self.parsed_values, **remaining})
 
     def echo_parameters(self) -> SearchParameters:
         """Return the parameters as the answer repeats them for existing clients."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Final, Generic, Protocol, TypeVar
 
 from psycopg2 import DataError
@@ -20,6 +20,8 @@ from mig.search.parameters import Search
 FIRST_PAGE_ROWS: Final = (10, 40)  # small first pages: the first byte comes sooner
 MAX_PAGE_ROWS: Final = 100  # docs/decisions/0011
 TARGET_PAGE_BYTES: Final = 1_000_000
+ENCODED_BYTES: Final = 2
+"""How many bytes a byte of results becomes, roughly, before any has been encoded."""
 
 
 class SearchRow(Protocol):
@@ -76,19 +78,37 @@ class RowEncoder(Protocol[AnySearchRow]):
 class SearchResults(Generic[AnySearchRow]):
     """The rows of a search, encoded page by page.
 
-    ``row_count`` is the number of rows that have been encoded. When all pages have been taken and
-    there are more rows than the limit, ``next_position`` is where the next search begins.
+    ``row_count`` is the number of rows that have been encoded, and ``position`` that of the last
+    one. ``is_complete`` tells that all pages have been encoded. If there are more rows than the
+    limit then, ``next_position`` is where the next search begins.
+
+    :param get_page_bytes: returns how large an encoded page may be.
+    :param has_items: whether items precede the first page.
     """
 
     def __init__(
-        self, snapshot: Snapshot, search: Search, encoder: RowEncoder[AnySearchRow]
+        self,
+        snapshot: Snapshot,
+        search: Search,
+        encoder: RowEncoder[AnySearchRow],
+        get_page_bytes: Callable[[], int],
+        *,
+        has_items: bool = False,
     ) -> None:
         self._snapshot = snapshot
         self._search = search
         self._encoder = encoder
-        self._last_position: PagePosition | None = None
+        self._get_page_bytes = get_page_bytes
+        self.has_items = has_items
+        self.position = self._last_position = search.cursor
         self.row_count = 0
+        self.is_complete = False
         self.next_position: PagePosition | None = None
+
+    @property
+    def is_fetching(self) -> bool:
+        """Whether the database is preparing a page."""
+        return self._snapshot.is_busy
 
     async def open(self) -> None:
         """Resolve the filters and open the cursor.
@@ -121,9 +141,8 @@ class SearchResults(Generic[AnySearchRow]):
 
     async def encode_pages(self) -> AsyncGenerator[bytes, None]:
         """Yield encoded pages, with separators within and between them; a page may be empty."""
-        sizes = _PageSizer()
+        sizes = _PageSizer(self._get_page_bytes)
         separator, read_row = self._encoder.separator, self._encoder.columns.read_row
-        prefix: list[bytes] = []  # joined before all items but the first, it adds a separator
         ahead = self._snapshot.fetch(sizes.next_size)
         try:
             while True:
@@ -140,12 +159,19 @@ class SearchResults(Generic[AnySearchRow]):
                 # results: their statements need the connection, which runs one at a time.
                 if not (is_last or rest):
                     ahead = self._snapshot.fetch(sizes.next_size)
+                remaining = len(rows)
                 async for part in self._complete_rows(complete, rest):
                     items = [item for item in map(self._encoder.encode_row, part) if item]
-                    self.row_count += len(part)
-                    yield separator.join(prefix + items) if items else b""
-                    if items:
-                        prefix = [b""]
+                    # joined before all items but the first, an empty one adds a separator
+                    page = separator.join([b"", *items] if self.has_items and items else items)
+                    if part:
+                        self.row_count += len(part)
+                        self.position = PagePosition(time=part[-1].sort_time, id=part[-1].id)
+                        sizes.note_encoded_size(len(page), len(part))
+                    self.has_items = self.has_items or bool(items)
+                    remaining -= len(part)
+                    self.is_complete = is_last and not remaining
+                    yield page
                 if is_last:
                     return
                 if rest:
@@ -173,16 +199,27 @@ class SearchResults(Generic[AnySearchRow]):
 
 
 class _PageSizer:
-    """The size of the next page: few rows at first, later about :data:`TARGET_PAGE_BYTES`."""
+    """The size of the next page: few rows at first, later about :data:`TARGET_PAGE_BYTES`.
 
-    def __init__(self) -> None:
+    :param get_page_bytes: returns how large an encoded page may be.
+    """
+
+    def __init__(self, get_page_bytes: Callable[[], int]) -> None:
+        self._get_page_bytes = get_page_bytes
+        self._bytes_per_row = 1  # of the last page; an encoded one, as soon as there is one
         self._first = iter(FIRST_PAGE_ROWS)
         self.next_size = next(self._first)
 
     def adapt_to_page(self, size: int, rows: int) -> None:
-        """Choose the next size after a page of ``rows`` rows with ``size`` bytes."""
+        """Choose the next size after a page of ``rows`` rows with ``size`` bytes of results."""
         fitting = TARGET_PAGE_BYTES * rows // size if size else MAX_PAGE_ROWS
-        self.next_size = max(1, min(next(self._first, MAX_PAGE_ROWS), fitting))
+        self._bytes_per_row = max(self._bytes_per_row, size * ENCODED_BYTES // max(1, rows))
+        allowed = self._get_page_bytes() // self._bytes_per_row
+        self.next_size = max(1, min(next(self._first, MAX_PAGE_ROWS), fitting, allowed))
+
+    def note_encoded_size(self, size: int, rows: int) -> None:
+        """Note that ``rows`` rows became ``size`` bytes of an answer."""
+        self._bytes_per_row = max(1, size // rows)
 
 
 def _ignore_failure(ahead: Deferred[list[Row]]) -> None:

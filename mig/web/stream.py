@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from typing import Protocol
 
-from twisted.internet.abstract import FileDescriptor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IPushProducer, IReactorTime
 from twisted.logger import Logger
@@ -13,6 +13,8 @@ from zope.interface import implementer
 
 from mig.errors import ClientStalledError, HttpVersionError, RequestError, describe_error
 from mig.web.request import Request
+from mig.web.send_queue import count_unread_bytes, find_descriptor
+from mig.web.streams import Streams
 
 MAX_SEND_BYTES = 1_000_000
 """How much the transport sends at once; Twisted's default of 128 KiB takes a tenth more time."""
@@ -20,49 +22,104 @@ MAX_SEND_BYTES = 1_000_000
 log = Logger()
 
 
+class ChunkSource(Protocol):
+    """What makes the chunks of an answer, on a connection that others may need."""
+
+    def should_suspend(self, paused_seconds: float) -> bool:
+        """Return whether to give the connection back to a client that pauses."""
+
+    async def suspend(self) -> None:
+        """Give the connection back until the next chunk is read."""
+
+
 @implementer(IPushProducer)
 class ResponseWriter:
     """A producer that waits while the transport's buffer is full.
 
     The client must take a chunk within ``stall_seconds``, plus one second for each
-    ``stall_bytes_per_second`` in the chunk (docs/decisions/0017).
+    ``stall_bytes_per_second`` that it has to read for this (docs/decisions/0017). When it takes
+    long, the source of the chunks is suspended (docs/decisions/0042).
+
+    :param source: the source, if it can be suspended.
     """
 
-    def __init__(self, request: Request, clock: IReactorTime) -> None:
+    def __init__(
+        self, request: Request, clock: IReactorTime, streams: Streams, source: ChunkSource | None
+    ) -> None:
         self._request = request
         self._clock = clock
         self._limits = request.site.limits
-        self._paused: Deferred[None] | None = None
+        self._size = 0
+        self._streams = streams
+        self._source = source
+        self._is_paused = False
+        self._room: Deferred[None] | None = None
 
-    async def write(self, chunk: bytes) -> None:
-        """Write ``chunk`` and return when there is room for more.
+    def write(self, chunk: bytes) -> None:
+        """Write ``chunk``; then await :meth:`wait_until_taken`.
 
-        :raises ClientStalledError: when the client does not take it in time.
+        Until then the transport holds it, so the caller should not: it may take long.
         """
+        self._size = len(chunk)
         self._request.write(chunk)
-        if self._paused is None:
-            return
-        timeout = self._limits.stall_seconds + len(chunk) / self._limits.stall_bytes_per_second
-        deadline = self._clock.callLater(timeout, self._fail_stalled_write, self._paused)
-        try:
-            await self._paused
-        finally:
-            if deadline.active():
-                deadline.cancel()
 
-    def _fail_stalled_write(self, waiting: Deferred[None]) -> None:
-        waiting.errback(ClientStalledError())
+    async def wait_until_taken(self) -> None:
+        """Return when there is room for another chunk.
+
+        :raises ClientStalledError: when the client does not take the last chunk in time.
+        """
+        if not self._is_paused:
+            return
+        size = self._size + count_unread_bytes(self._request.channel.transport)
+        patience = self._limits.stall_seconds + size / self._limits.stall_bytes_per_second
+        waited = 0.0
+        while self._source is not None and waited < patience:
+            if self._should_suspend(self._source, waited):
+                with self._streams.count_suspended(self._request, self._size):
+                    await self._source.suspend()
+                    await self._require_room(patience - waited)
+                return
+            step = min(self._limits.wanted_pause_seconds, patience - waited)
+            if await self._wait_for_room(step):
+                return
+            waited += step
+        await self._require_room(patience - waited)
+
+    def _should_suspend(self, source: ChunkSource, waited: float) -> bool:
+        if not source.should_suspend(waited):
+            return False
+        if self._streams.can_suspend(self._size):
+            return True
+        # Other streams are cut only when someone waits for the connection.
+        is_wanted = source.should_suspend(min(waited, self._limits.wanted_pause_seconds))
+        return is_wanted and self._streams.make_room(self._request, self._size)
+
+    async def _require_room(self, seconds: float) -> None:
+        if not await self._wait_for_room(seconds):
+            raise ClientStalledError
+
+    async def _wait_for_room(self, seconds: float) -> bool:
+        """Return whether the transport has room within ``seconds``."""
+        if self._is_paused:
+            room = self._room = Deferred()
+            timeout = self._clock.callLater(max(seconds, 0), room.callback, None)
+            try:
+                await room
+            finally:
+                self._room = None
+                if timeout.active():
+                    timeout.cancel()
+        return not self._is_paused
 
     def pauseProducing(self) -> None:
-        """Make the next ``write`` wait: the transport's buffer is full."""
-        if self._paused is None:
-            self._paused = Deferred()
+        """Let nothing more be written: the transport's buffer is full."""
+        self._is_paused = True
 
     def resumeProducing(self) -> None:
-        """Let ``write`` return: the transport's buffer is empty."""
-        waiting, self._paused = self._paused, None
-        if waiting is not None and not waiting.called:
-            waiting.callback(None)
+        """Let more be written: the transport's buffer is empty."""
+        self._is_paused = False
+        if self._room is not None and not self._room.called:
+            self._room.callback(None)
 
     def stopProducing(self) -> None:
         """Do nothing when the client has left: Klein cancels the handler."""
@@ -86,50 +143,77 @@ async def _join_chunks(first: bytes, chunks: AsyncGenerator[bytes, None], limit:
 
 
 async def stream_response(
-    request: Request, clock: IReactorTime, chunks: AsyncGenerator[bytes, None]
+    request: Request,
+    clock: IReactorTime,
+    streams: Streams,
+    chunks: AsyncGenerator[bytes, None],
+    source: ChunkSource | None = None,
 ) -> None:
     """Answer 200 with ``chunks``.
 
     The first chunk is produced before the status line is written, so an error until then has an
     ordinary error answer. A later error aborts the connection: the client sees that the answer was
     cut.
+
+    :param source: what makes the chunks, if it can be suspended.
+    :raises UnavailableError: when too many answers are being streamed.
     """
     async with aclosing(chunks):
-        first = await anext(chunks)
-        if request.clientproto == b"HTTP/1.0":
-            document = await _join_chunks(first, chunks, request.site.limits.whole_answer_bytes)
-            request.write(request.prepare_response(document))
-            return
-        request.set_headers()
-        transport = request.channel.transport
-        if isinstance(transport, FileDescriptor):
-            transport.SEND_LIMIT = MAX_SEND_BYTES  # internal: docs/twisted-internals.md
-        writer = ResponseWriter(request, clock)
-        request.registerProducer(writer, True)
-        deadline = clock.callLater(
-            request.site.limits.stream_seconds, request.abort, "took too long"
+        with streams.count_stream(request):
+            first = await anext(chunks)
+            if request.clientproto == b"HTTP/1.0":
+                document = await _join_chunks(first, chunks, request.site.limits.whole_answer_bytes)
+                request.write(request.prepare_response(document))
+                return
+            writer = _start_response(request, clock, streams, source)
+            writer.write(first)
+            del first  # like every chunk, it must be held only once while the client takes it
+            await _write_chunks(request, clock, writer, chunks)
+
+
+def _start_response(
+    request: Request, clock: IReactorTime, streams: Streams, source: ChunkSource | None
+) -> ResponseWriter:
+    request.set_headers()
+    descriptor = find_descriptor(request.channel.transport)
+    if descriptor is not None:
+        descriptor.SEND_LIMIT = MAX_SEND_BYTES  # internal: docs/twisted-internals.md
+    writer = ResponseWriter(request, clock, streams, source)
+    request.registerProducer(writer, True)
+    return writer
+
+
+async def _write_chunks(
+    request: Request,
+    clock: IReactorTime,
+    writer: ResponseWriter,
+    chunks: AsyncGenerator[bytes, None],
+) -> None:
+    """Write ``chunks`` after the first one, which has been written."""
+    deadline = clock.callLater(request.site.limits.stream_seconds, request.abort, "took too long")
+    try:
+        await writer.wait_until_taken()
+        async for chunk in chunks:
+            if chunk:
+                writer.write(chunk)
+            del chunk
+            await writer.wait_until_taken()
+    except CancelledError:  # the client has left
+        raise
+    except ClientStalledError:
+        request.abort("client stalled")
+    except RequestError as reason:
+        log.warn(
+            "operation {operation} was cut off: {reason}",
+            operation=request.operation,
+            reason=describe_error(reason),
         )
-        try:
-            await writer.write(first)
-            async for chunk in chunks:
-                if chunk:
-                    await writer.write(chunk)
-        except CancelledError:  # the client has left
-            raise
-        except ClientStalledError:
-            request.abort("client stalled")
-        except RequestError as reason:
-            log.warn(
-                "operation {operation} was cut off: {reason}",
-                operation=request.operation,
-                reason=describe_error(reason),
-            )
-            request.abort("failed while streaming")
-        except Exception:
-            log.failure("operation {operation} failed while streaming", operation=request.operation)
-            request.abort("failed while streaming")
-        finally:
-            if deadline.active():
-                deadline.cancel()
-            if request.channel is not None:  # Twisted unsets it when the connection is lost
-                request.unregisterProducer()
+        request.abort("failed while streaming")
+    except Exception:
+        log.failure("operation {operation} failed while streaming", operation=request.operation)
+        request.abort("failed while streaming")
+    finally:
+        if deadline.active():
+            deadline.cancel()
+        if request.channel is not None:  # Twisted unsets it when the connection is lost
+            request.unregisterProducer()

@@ -201,7 +201,7 @@ async def explain_search(database: Database, parameters: dict[str, str]) -> list
     encoder = make_row_encoder(search, CollectionJson(urls), urls, Limits())
     async with database.snapshot("test") as snapshot:
         explained: Any = ExplainingSnapshot(snapshot)
-        results = SearchResults(explained, search, encoder)
+        results = SearchResults(explained, search, encoder, lambda: 2_000_000)
         await results.open()
         pages = results.encode_pages()
         await anext(pages)

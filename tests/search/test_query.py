@@ -238,7 +238,7 @@ def load_rows(cursor: extensions.cursor, rows: Fleet) -> None:
 def open_results(snapshot: Snapshot, search: Search) -> SearchResults[Json]:
     urls = Urls("http://x/api/v1")
     encoder = make_row_encoder(search, CollectionJson(urls), urls, Limits())
-    return SearchResults(snapshot, search, encoder)
+    return SearchResults(snapshot, search, encoder, lambda: 2_000_000)
 
 
 class Searcher:
