@@ -102,6 +102,11 @@ async def test_the_demo_fleet_is_as_documented(demo_api: Api, database: TestData
     )
     assert (agents, actions, commands, statuses) == (500, 40, 20_000, 7)
     assert systems == 3 and families >= 3
+    for table in ("agents", "actions", "commands"):
+        [(old_ids, ids)] = database.execute(
+            f"select count(*) filter (where scale(id) = 17), count(*) from {table}"
+        )
+        assert 0 < old_ids < ids, "some ids are as the programs of 2013 to 2015 wrote them"
     whole = await demo_api.get(
         "/search?type=command&threatfamily=compliance&status=done&report=complianceitems"
         "&limit=100000"

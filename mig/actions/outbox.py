@@ -26,7 +26,7 @@ from mig.actions.submission import NEW_STATUS
 from mig.database.database import Database, Transaction
 from mig.errors import UnavailableError, describe_error
 from mig.limits import Limits
-from mig.model.row import Columns
+from mig.model.row import Columns, id_sql
 from mig.model.statement import IdRow, Parameters, Statement, id_array, select_ids
 from mig.reactor import Reactor
 
@@ -37,7 +37,7 @@ POLL_INTERVAL_SECONDS: Final = 2.0
 
 
 class _WaitingRow(NamedTuple):
-    actionid: Annotated[str, "actionid::text"]
+    actionid: Annotated[str, id_sql("actionid")]
     document: Annotated[str | None, "document"]
 
 
@@ -68,15 +68,15 @@ _SELECT_BY_ID = Statement(
 )
 # Neither an action that the scheduler has begun with, nor one that was deleted.
 _SELECT_NEW = select_ids(
-    """
-    select id::text
+    f"""
+    select {id_sql("id")}
     from actions
     where id = any(%s::numeric[]) and status = %s
     """
 )
 _SELECT_STILL_WAITING = select_ids(
-    """
-    select actionid::text
+    f"""
+    select {id_sql("actionid")}
     from submissions
     where handedover is null and actionid = any(%s::numeric[])
     limit 1

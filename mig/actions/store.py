@@ -19,7 +19,7 @@ from mig.database.database import Database
 from mig.errors import ConflictError, InvalidInputError, UnavailableError, ValueTooLongError
 from mig.model.action import ActionRow
 from mig.model.investigator import SIGNER_SQL
-from mig.model.row import Columns, make_row_reader
+from mig.model.row import Columns, id_sql, make_row_reader
 from mig.model.statement import Statement, id_array
 from mig.signing.canonical import Signable, encode_go_json, encode_operations
 from mig.signing.keyring import Signer
@@ -142,8 +142,8 @@ class _ClaimedRow(NamedTuple):
 
 
 _SELECT_CLAIMED = Statement(
-    """
-    select s.actionid::text, a.id is not null
+    f"""
+    select {id_sql("s.actionid")}, a.id is not null
     from submissions s
     left join actions a on a.id = s.actionid
     where s.identity = %s
@@ -158,8 +158,8 @@ class _AlikeRow(NamedTuple):
 
 
 _SELECT_ALIKE = Statement(
-    """
-    select id::text, operations::text
+    f"""
+    select {id_sql("id")}, operations::text
     from actions
     where validfrom >= to_timestamp(%s) and validfrom < to_timestamp(%s + 1)
         and expireafter >= to_timestamp(%s) and expireafter < to_timestamp(%s + 1)

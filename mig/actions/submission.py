@@ -42,7 +42,7 @@ MAX_DEPTH: Final = 64
 
 NEW_STATUS: Final = "init"
 # The schedulers' own values for an action that has not started and one that has not finished.
-NOT_STARTED: Final = "0011-01-11T11:11:11.000000011Z"
+NOT_STARTED: Final = "0009-01-11T11:11:11.000000011Z"  # 011 is 9: octal, in the Go programs
 NOT_FINISHED: Final = "9998-01-11T11:11:11.000000011Z"
 
 _ACTION_MEMBERS: Final = (

@@ -30,7 +30,7 @@ from mig.model.command import (
     reject_omitted_results,
 )
 from mig.model.record import UnreadableRecord, check_numeric_id
-from mig.model.row import Columns
+from mig.model.row import Columns, id_sql
 from mig.model.statement import QueryFunction, Statement
 from mig.values import format_time
 
@@ -39,7 +39,7 @@ MAX_CACHED_AGENTS: Final = 20_000
 
 
 class _ActionRow(NamedTuple):
-    id: Annotated[str, "id::text"]
+    id: Annotated[str, id_sql("id")]
     name: Annotated[str, "name"]
     description: Annotated[str | None, "description::text"]
     threat: Annotated[str | None, "threat::text"]
@@ -47,7 +47,7 @@ class _ActionRow(NamedTuple):
 
 
 class _AgentRow(NamedTuple):
-    id: Annotated[str, "id::text"]
+    id: Annotated[str, id_sql("id")]
     name: Annotated[str, "name"]
 
 

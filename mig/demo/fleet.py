@@ -1,7 +1,8 @@
 """The demo's fleet: the same machines, actions and results in every run, shifted to now.
 
 It has 500 agents on several systems and 40 actions of several families and states. Each action has
-a command on each agent, in every status, over the last seven days.
+a command on each agent, in every status, over the last seven days. Some ids are written as the
+programs of 2013 to 2015 wrote them, with a fraction of zeros.
 """
 
 from __future__ import annotations
@@ -78,6 +79,11 @@ def load_fleet(dsn: str, now: datetime | None = None) -> bool:
     return True
 
 
+def _write_id(number: int) -> int | str:
+    """Return an id as its row has it: every third as the programs of 2013 to 2015 wrote it."""
+    return number if number % 3 else f"{number}.00000000000000000"
+
+
 AGENT_COLUMNS: Final = (
     "id, name, queueloc, os, version, pid, starttime, destructiontime, heartbeattime, status,"
     " environment, tags"
@@ -110,7 +116,7 @@ def _generate_agents(now: datetime) -> Iterator[Row]:
             "addresses": [f"10.{n % 5}.{n // 250}.{n % 250 + 1}/24"],
         }
         yield (
-            FIRST_ID + n,
+            _write_id(FIRST_ID + n),
             make_agent_name(n),
             f"{os}.{make_agent_name(n)}.{n:x}",
             os,
@@ -179,7 +185,7 @@ def _make_action(plan: _PlannedAction) -> Row:
     threat = {"level": plan.level, "family": plan.family, "type": "system", "ref": f"sys{name}1"}
     ended = plan.began + timedelta(minutes=40)
     return (
-        FIRST_ID + plan.n,
+        _write_id(FIRST_ID + plan.n),
         plan.name,
         "agents.name like '%.example.net'",
         json.dumps(description),
@@ -198,7 +204,7 @@ def _make_action(plan: _PlannedAction) -> Row:
 
 def _generate_signatures(now: datetime) -> Iterator[Row]:
     for plan in _plan_actions(now):
-        yield FIRST_ID + plan.n, 1 + plan.n % 2, "wsBcBAABCAAQBQJrBVB7=AAAA"
+        yield _write_id(FIRST_ID + plan.n), _write_id(1 + plan.n % 2), "wsBcBAABCAAQBQJrBVB7=AAAA"
 
 
 COMMAND_COLUMNS: Final = "id, actionid, agentid, status, results, starttime, finishtime"
@@ -215,9 +221,9 @@ def _generate_commands(now: datetime) -> Iterator[Row]:
             finished = None if status in ("sent", "prepared") else started + duration
             results = _make_results(plan, agent, number) if status == "success" else []
             yield (
-                FIRST_ID + number,
-                FIRST_ID + plan.n,
-                FIRST_ID + agent,
+                _write_id(FIRST_ID + number),
+                _write_id(FIRST_ID + plan.n),
+                _write_id(FIRST_ID + agent),
                 status,
                 json.dumps(results),
                 started,

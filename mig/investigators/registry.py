@@ -14,7 +14,7 @@ from mig.errors import (
     UnavailableError,
 )
 from mig.model.permissions import DEFAULT_PERMISSIONS
-from mig.model.row import make_row_reader
+from mig.model.row import id_sql, make_row_reader
 from mig.model.statement import Statement, select_ids
 from mig.openpgp import certificate
 from mig.openpgp.certificate import Certificate
@@ -50,8 +50,8 @@ class _OwnerRow(NamedTuple):
 
 # upper(): rows that this service did not write may have fingerprints in lower case.
 _SELECT_OWNER = Statement(
-    """
-    select id::text, name
+    f"""
+    select {id_sql("id")}, name
     from investigators
     where upper(pgpfingerprint) = %s
     order by id

@@ -18,7 +18,7 @@ from mig.model.record import (
     make_raw_json,
     read_record,
 )
-from mig.model.row import Columns, make_row_reader
+from mig.model.row import Columns, id_sql, make_row_reader
 from mig.model.statement import QueryFunction, Statement, id_array
 from mig.values import format_time
 
@@ -32,7 +32,7 @@ MAX_LINKED_COMMANDS: Final = 1_000
 class ActionRow(NamedTuple):
     """The columns of an action."""
 
-    id: Annotated[str, "a.id::text"]
+    id: Annotated[str, id_sql("a.id")]
     name: Annotated[str, "a.name"]
     target: Annotated[str, "a.target"]
     description: Annotated[str | None, "a.description::text"]
@@ -147,8 +147,8 @@ class _StatusRow(NamedTuple):
 # lateral: action by action, so that the index is used however many commands there are
 # (docs/decisions/0010)
 _STATUSES_BY_IDS: Final = Statement(
-    """
-select a.id::text, c.status, c.count
+    f"""
+select {id_sql("a.id")}, c.status, c.count
 from unnest(%s::numeric[]) as a (id),
     lateral (select status, count(*) from commands where actionid = a.id group by status) c
 """,
@@ -179,7 +179,7 @@ _STATUSES_OF_ACTION_SQL: Final = """(
 )"""
 # one more than is linked, which says that there are more
 _COMMANDS_OF_ACTION_SQL: Final = f"""(
-    select json_agg(json_build_array(c.id::text, c.name))::text
+    select json_agg(json_build_array({id_sql("c.id")}, c.name))::text
     from (
         select c.id, g.name
         from commands c

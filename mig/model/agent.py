@@ -16,7 +16,7 @@ from mig.model.record import (
     make_raw_json,
     read_record,
 )
-from mig.model.row import Columns
+from mig.model.row import Columns, id_sql
 from mig.model.statement import QueryFunction, Statement
 from mig.values import UNSET_TIME, format_time
 
@@ -24,7 +24,7 @@ from mig.values import UNSET_TIME, format_time
 class AgentRow(NamedTuple):
     """The columns of an agent."""
 
-    id: Annotated[str, "g.id::text"]
+    id: Annotated[str, id_sql("g.id")]
     name: Annotated[str, "g.name"]
     queueloc: Annotated[str, "g.queueloc"]
     os: Annotated[str | None, "g.os"]

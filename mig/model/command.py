@@ -20,7 +20,7 @@ from mig.model.record import (
     make_raw_json,
     read_record,
 )
-from mig.model.row import Columns, Row, make_row_reader
+from mig.model.row import Columns, Row, id_sql, make_row_reader
 from mig.model.statement import QueryFunction, Statement
 from mig.values import format_time
 
@@ -40,9 +40,9 @@ _OMITTED_BYTES: Final = f"case when {_IS_LARGE} then octet_length(c.results::tex
 class CommandRow(NamedTuple):
     """The columns of a command. ``omitted_bytes`` is the size of results that were left out."""
 
-    id: Annotated[str, "c.id::text"]
-    actionid: Annotated[str | None, "c.actionid::text"]
-    agentid: Annotated[str | None, "c.agentid::text"]
+    id: Annotated[str, id_sql("c.id")]
+    actionid: Annotated[str | None, id_sql("c.actionid")]
+    agentid: Annotated[str | None, id_sql("c.agentid")]
     status: Annotated[str, "c.status"]
     starttime: Annotated[str, "c.starttime::text"]
     finishtime: Annotated[str | None, "c.finishtime::text"]
@@ -58,9 +58,9 @@ class CommandRow(NamedTuple):
 class ResultsRow(NamedTuple):
     """The columns of a command that a report needs."""
 
-    id: Annotated[str, "c.id::text"]
-    actionid: Annotated[str | None, "c.actionid::text"]
-    agentid: Annotated[str | None, "c.agentid::text"]
+    id: Annotated[str, id_sql("c.id")]
+    actionid: Annotated[str | None, id_sql("c.actionid")]
+    agentid: Annotated[str | None, id_sql("c.agentid")]
     starttime: Annotated[str, "c.starttime::text"]
     finishtime: Annotated[str | None, "c.finishtime::text"]
     results: Annotated[str | None, _RESULTS]

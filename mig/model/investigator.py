@@ -9,7 +9,7 @@ from msgspec import UNSET, UnsetType
 
 from mig.model.permissions import Permission
 from mig.model.record import StoredRecord, Time, UnreadableRecord, make_raw_id, read_record
-from mig.model.row import Columns, make_row_reader, parse_json_rows
+from mig.model.row import Columns, id_sql, make_row_reader, parse_json_rows
 from mig.model.statement import QueryFunction, Statement
 from mig.values import format_time
 
@@ -17,7 +17,7 @@ from mig.values import format_time
 class InvestigatorRow(NamedTuple):
     """The columns of an investigator."""
 
-    id: Annotated[str, "i.id::text"]
+    id: Annotated[str, id_sql("i.id")]
     name: Annotated[str, "i.name"]
     pgpfingerprint: Annotated[str | None, "i.pgpfingerprint"]
     status: Annotated[str, "i.status"]

@@ -23,11 +23,24 @@ class Row:
     __slots__ = ()
 
 
+def id_sql(column: str) -> str:
+    """Return SQL for the id in ``column`` as text, a whole number without a fraction of zeros.
+
+    Every id is selected by this (docs/decisions/0054). Schedulers and agents of 2013 to 2015 wrote
+    ids as ``N.00000000000000000``. A fraction that is not zero, or NaN, stays as it is.
+    """
+    # PostgreSQL 13 has trim_scale. A scale is read fast, and that of other ids is zero.
+    return (
+        f"(case when scale({column}) = 0 then {column}"
+        f" when {column} = trunc({column}) then trunc({column}) else {column} end)::text"
+    )
+
+
 class Columns(Generic[RowType]):
     """The columns that a named tuple is made from, each with the SQL that selects it.
 
-    Every field of ``shape`` is annotated with its SQL expression, as in ``id: Annotated[str,
-    "a.id::text"]``. Fields are matched by name, so the order of the columns does not matter.
+    Every field of ``shape`` is annotated with its SQL expression, as in ``status: Annotated[str,
+    "a.status"]``. Fields are matched by name, so the order of the columns does not matter.
 
     :param start: how many columns precede these in a row.
     """

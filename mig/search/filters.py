@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from mig.model.row import id_sql
 from mig.model.statement import QueryFunction, id_array, select_ids
 from mig.search.condition import Condition
 from mig.search.parameters import PARAMETERS, Search
@@ -93,7 +94,9 @@ async def _match_ids(
     select = Condition(
         f"select id from {table}{condition.build_where_clause()}", condition.parameters
     )
-    limited = select_ids(f"select id::text from ({select.sql} limit {MAX_INLINE_IDS + 1}) matches")
+    limited = select_ids(
+        f"select {id_sql('id')} from ({select.sql} limit {MAX_INLINE_IDS + 1}) matches"
+    )
     ids = [row.id for row in await query(limited, select.parameters)]
     if len(ids) > MAX_INLINE_IDS:
         return Condition(f"{column} in ({select.sql})", select.parameters)

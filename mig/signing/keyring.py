@@ -12,7 +12,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from mig.errors import InvalidInputError
-from mig.model.row import make_row_reader
+from mig.model.row import id_sql, make_row_reader
 from mig.model.statement import QueryFunction, Statement, id_array
 from mig.openpgp import certificate as certificates
 from mig.openpgp.certificate import Certificate
@@ -28,8 +28,8 @@ class _DigestRow(NamedTuple):
 
 
 _SELECT_DIGESTS = Statement(
-    """
-    select id::text, name, status, sha256(publickey)
+    f"""
+    select {id_sql("id")}, name, status, sha256(publickey)
     from investigators
     where publickey is not null
     order by id
@@ -44,8 +44,8 @@ class _KeyRow(NamedTuple):
 
 
 _SELECT_KEYS = Statement(
-    """
-    select id::text, publickey
+    f"""
+    select {id_sql("id")}, publickey
     from investigators
     where id = any(%s::numeric[])
     """,

@@ -52,9 +52,9 @@ async def test_a_recorded_action_is_accepted_stored_and_handed_over(
     assert handed == {
         **{name: posted[name] for name in handed if name in posted},
         "status": "init",
-        "starttime": "0011-01-11T11:11:11.000000011Z",
+        "starttime": "0009-01-11T11:11:11.000000011Z",
         "finishtime": "9998-01-11T11:11:11.000000011Z",
-        "lastupdatetime": "0011-01-11T11:11:11.000000011Z",
+        "lastupdatetime": "0009-01-11T11:11:11.000000011Z",
     }
 
 

@@ -28,7 +28,7 @@ def insert_actions(database: TestDatabase, *ids: int) -> None:
     """Insert actions that wait, the first one for the longest time."""
     database.execute(
         "insert into actions (id, name, target, validfrom, expireafter, status)"
-        " select n, 'x', 'x', now(), now(), 'init' from unnest(%s) n",
+        " select n::numeric(37, 17), 'x', 'x', now(), now(), 'init' from unnest(%s) n",
         (list(ids),),
     )
     database.execute(

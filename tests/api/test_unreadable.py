@@ -150,6 +150,29 @@ async def test_signatures_that_are_not_json_break_no_document(
 
 
 @pytest_twisted.ensureDeferred
+async def test_an_id_with_a_fraction_is_listed_as_unreadable(
+    api: Api, database: TestDatabase
+) -> None:
+    """Zeros after the point are no fraction: such rows are read, and linked, as whole numbers."""
+    load_commands(database, {})
+    rows = [
+        fleet.make_command("101.00000000000000000", 1, 1, results=GOOD),
+        fleet.make_command("102.50000000000000000", 1, 1, results=GOOD),
+    ]
+    fleet.insert_rows(database.dsn, "commands", rows)
+    for path in (REPORT, f"/search?type=command&{fleet.ANY_TIME}"):
+        items = (await api.get_collection(path))["items"]
+        names = {
+            item["href"].rpartition("=")[2]: item["data"][0]["name"]
+            for item in items
+            if "commandid=" in item["href"]
+        }
+        assert names.pop("102.50000000000000000") == "unreadable command"
+        assert names.keys() == {"99", "101", "110"}
+        assert not any("unreadable" in name for name in names.values())
+
+
+@pytest_twisted.ensureDeferred
 async def test_next_links_lead_past_unusual_ids(api: Api, database: TestDatabase) -> None:
     ids: list[int | str] = ["NaN", "1e30", "-5", "1.5", "7"]
     fleet.insert_rows(

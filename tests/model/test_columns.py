@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, cast
 
-from mig.model.row import Columns, Row
+import pytest
+
+from mig.model.row import Columns, Row, id_sql
 from tests.support import fleet
-from tests.support.postgres import NewDatabase
+from tests.support.postgres import NewDatabase, TestDatabase
 
 ROOT = fleet.VECTORS.parent.parent
 INDEXED = """
@@ -55,6 +58,35 @@ def test_a_type_checker_refuses_to_index_or_unpack_a_row(tmp_path: Path) -> None
     )
     assert 'Value of type "Row" is not indexable' in checked.stdout
     assert '"Row" object is not iterable' in checked.stdout
+
+
+def test_an_id_is_selected_as_text_in_one_way_only() -> None:
+    """A plain cast would keep the zeros that programs of 2013 to 2015 wrote after a point."""
+    plain = re.compile(r"\b\w*id::text")
+    for source in sorted((ROOT / "mig").rglob("*.py")):
+        assert not plain.findall(source.read_text()), source
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("6019232265601776819", "6019232265601776819"),
+        ("7712177254054085632.00000000000000000", "7712177254054085632"),
+        ("18446744073709551615.0", "18446744073709551615"),
+        ("10.00", "10"),
+        ("100", "100"),
+        ("1.50", "1.50"),
+        ("1.000000000000000000000000000001", "1.000000000000000000000000000001"),
+        ("NaN", "NaN"),
+    ],
+)
+def test_zeros_after_the_point_of_an_id_are_not_read(
+    database: TestDatabase, written: str, read: str
+) -> None:
+    """Any other fraction is read as it is, and no digit changes."""
+    assert database.execute(f"select {id_sql('id')} from (select %s::numeric as id) s", (written,))[
+        0
+    ] == (read,)
 
 
 def collect_answers(database: Any, *options: str) -> str:

@@ -20,6 +20,16 @@ TABLES = ("agents", "investigators", "actions", "commands")
 ANY_TIME = "after=0001-01-01T00:00:00Z"
 
 
+def write_id(number: int) -> int | str:
+    """Return an id as its row has it: an odd one as the programs of 2013 to 2015 wrote it."""
+    return f"{number}.00000000000000000" if number % 2 else number
+
+
+def write_reference(number: int) -> int | str:
+    """Return the id of another row, written in the other form than in that row."""
+    return number if number % 2 else f"{number}.00000000000000000"
+
+
 def read_recording(name: str) -> Json:
     """Return a recorded exchange with the original API."""
     return json.loads((VECTORS / "responses" / f"{name}.json").read_text())
@@ -39,7 +49,14 @@ def load_fleet(dsn: str) -> None:
     insert_rows(
         dsn,
         "agents",
-        ({**a, "destructiontime": a["destructiontime"] or NOT_DESTROYED} for a in FLEET["agents"]),
+        (
+            {
+                **a,
+                "id": write_id(a["id"]),
+                "destructiontime": a["destructiontime"] or NOT_DESTROYED,
+            }
+            for a in FLEET["agents"]
+        ),
     )
     insert_rows(
         dsn,
@@ -49,13 +66,20 @@ def load_fleet(dsn: str) -> None:
             for i in FLEET["investigators"]
         ),
     )
-    actions = [{k: v for k, v in a.items() if k != "signers"} for a in FLEET["actions"]]
+    actions = [
+        {**{k: v for k, v in a.items() if k != "signers"}, "id": write_id(a["id"])}
+        for a in FLEET["actions"]
+    ]
     insert_rows(dsn, "actions", actions)
     insert_rows(
         dsn,
         "signatures",
         (
-            {"actionid": a["id"], "investigatorid": signer, "pgpsignature": signature}
+            {
+                "actionid": write_reference(a["id"]),
+                "investigatorid": write_reference(signer),
+                "pgpsignature": signature,
+            }
             for a in FLEET["actions"]
             for signer, signature in zip(a["signers"], a["pgpsignatures"], strict=True)
         ),
@@ -64,7 +88,14 @@ def load_fleet(dsn: str) -> None:
         dsn,
         "commands",
         (
-            {**c, "results": c["results"] or [], "finishtime": c["finishtime"] or NOT_YET}
+            {
+                **c,
+                "id": write_id(c["id"]),
+                "actionid": write_reference(c["actionid"]),
+                "agentid": write_reference(c["agentid"]),
+                "results": c["results"] or [],
+                "finishtime": c["finishtime"] or NOT_YET,
+            }
             for c in FLEET["commands"]
         ),
     )
@@ -72,7 +103,7 @@ def load_fleet(dsn: str) -> None:
 
 def make_agent(agent_id: int, **other: Json) -> JsonObject:
     return {
-        "id": agent_id,
+        "id": write_id(agent_id),
         "name": f"agent{agent_id}.example.net",
         "queueloc": f"linux.agent{agent_id}",
         "version": "1",
@@ -86,7 +117,7 @@ def make_agent(agent_id: int, **other: Json) -> JsonObject:
 
 def make_action(action_id: int, module: str = "file", **other: Json) -> JsonObject:
     return {
-        "id": action_id,
+        "id": write_id(action_id),
         "name": f"action {action_id}",
         "target": "true",
         "description": {},
@@ -105,9 +136,9 @@ def make_command(
     command_id: int | str, actionid: int | None, agentid: int | None, **other: Json
 ) -> JsonObject:
     return {
-        "id": command_id,
-        "actionid": actionid,
-        "agentid": agentid,
+        "id": write_id(command_id) if isinstance(command_id, int) else command_id,
+        "actionid": None if actionid is None else write_reference(actionid),
+        "agentid": None if agentid is None else write_reference(agentid),
         "status": "success",
         "results": [],
         "starttime": "2026-01-01T00:00:00Z",

@@ -94,8 +94,9 @@ def insert_many_commands(database: TestDatabase) -> None:
     fleet.insert_rows(database.dsn, "actions", [fleet.make_action(1)])
     fleet.insert_rows(database.dsn, "agents", [fleet.make_agent(1)])
     database.execute(
-        "insert into commands select n, 1, 1, 'success', %s::json, now() - n * interval '1 s',"
-        f" now() from generate_series(1, {MANY_COMMANDS}) n",
+        "insert into commands select case when n %% 2 = 0 then n else n::numeric(37, 17) end, 1, 1,"
+        " 'success', %s::json, now() - n * interval '1 s', now()"
+        f" from generate_series(1, {MANY_COMMANDS}) n",
         (
             '[{{"elements":{{"a":[{}]}}}}]'.format(
                 ",".join(['{"file":"/etc/passwd","search":{}}'] * 5)
