@@ -11,6 +11,7 @@ from typing import BinaryIO, Final, NoReturn
 
 import click
 from psycopg2 import ProgrammingError
+from psycopg2.errors import InsufficientPrivilege
 from psycopg2.extensions import parse_dsn
 from twisted.internet import task
 from twisted.internet.defer import CancelledError, Deferred
@@ -19,6 +20,7 @@ from twisted.python.failure import Failure
 
 from mig import __version__
 from mig.database.database import Database
+from mig.database.schema.declaration import API_ROLE
 from mig.database.schema.migrate import Step, ensure_schema, migrate, plan_migration
 from mig.database.schema.plan import format_script
 from mig.demo import run as demo
@@ -220,6 +222,14 @@ def _run_on_database(dsn: str, verb: Callable[[Database], Awaitable[None]]) -> N
             await verb(database)
         except (PoolerError, SchemaError, RequestError) as reason:
             click.echo(f"mig-api: {describe_error(reason)}", err=True)
+            raise SystemExit(1) from None
+        except InsufficientPrivilege as reason:
+            # migadmin, say, may not use the sequences that MIG's scripts of 2017 made as postgres
+            click.echo(
+                f"mig-api: {' '.join(str(reason).split())}; connect as {API_ROLE}, to whom `mig-api"
+                " migrate` grants what this needs",
+                err=True,
+            )
             raise SystemExit(1) from None
         except BrokenPipeError:
             # The interpreter flushes standard output at its end: that must not fail, too.

@@ -11,7 +11,8 @@ from click.testing import CliRunner
 
 from mig import __version__
 from mig.cli import main
-from mig.demo.postgres import API_ROLE, EmbeddedPostgres
+from mig.database.schema.declaration import API_ROLE
+from mig.demo.postgres import EmbeddedPostgres
 from tests.support import catalog
 from tests.support.cli import CLI, run_cli
 from tests.support.generations import set_up_2014
@@ -123,7 +124,7 @@ def test_a_migration_that_needs_another_role_prints_its_steps(
     limited = postgres.format_dsn(API_ROLE, old.execute("select current_database()")[0][0])
     status, sql, errors = run_cli("migrate", "--database", limited)
     assert status == 2
-    assert errors.startswith("mig-api: migapi may not create table mig_schema, and ")
+    assert errors.startswith("mig-api: migapi may not create sequence investigators_id_seq, and ")
     assert errors.count("\n") == 1
     assert "must be run by migadmin" in errors
     assert catalog.describe_all(old) == before

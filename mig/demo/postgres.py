@@ -29,11 +29,11 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from mig.account import Account
+from mig.database.schema.declaration import API_ROLE
 from mig.errors import PostgresError
 from mig.reactor import Reactor
 
 OWNER_ROLE: Final = "migadmin"
-API_ROLE: Final = "migapi"
 SUPERUSER_ACCOUNT: Final = "postgres"
 MAX_SOCKET_FOLDER_LENGTH: Final = 85  # a socket's path has at most 107 bytes, and a name in it
 POLL_SECONDS: Final = 0.05

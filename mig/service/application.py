@@ -34,8 +34,10 @@ from mig.actions.spool import Spool, SystemCalls
 from mig.actions.store import ActionStore
 from mig.actions.submit import Submitter
 from mig.database.database import Database
+from mig.database.schema.declaration import API_ROLE
 from mig.database.schema.migrate import ensure_schema
-from mig.demo.postgres import API_ROLE, EmbeddedPostgres
+from mig.database.schema.privileges import ensure_privileges
+from mig.demo.postgres import EmbeddedPostgres
 from mig.errors import (
     ConfigError,
     ListenerError,
@@ -258,6 +260,7 @@ class ApiService(Service):
         self._database = self._database_class(
             reactor, await self._prepare_database(reactor), limits=self._settings.limits
         )
+        await ensure_privileges(self._database)
         self._handoff = await self._choose_handoff(reactor, self._database)
         site = self._build_site(reactor, self._database, self._handoff)
         self._ports.extend(

@@ -108,6 +108,21 @@ def test_data_steps_are_read() -> None:
     ]
 
 
+def test_grants_on_new_objects_are_read() -> None:
+    schema = parse_schema(f"""{T}
+        -- when each is created:
+        grant select, insert (a) on t to r, s;
+    """)
+    assert [grant.sql for grant in schema.creation_grants] == [
+        "grant select on table t to r",
+        "grant select on table t to s",
+        "grant insert (a) on table t to r",
+        "grant insert (a) on table t to s",
+    ]
+    assert not schema.grants
+    assert schema.role_names == ["r", "s"]
+
+
 def test_grants_of_earlier_versions_are_read() -> None:
     schema = parse_schema(f"""{T}
         -- granted before version 4:
@@ -143,6 +158,10 @@ def test_grants_of_earlier_versions_are_read() -> None:
         "revoke select on t from r",
         "-- when t is created:\nrevoke select on t from r",
         "-- granted before version 2:\nupdate t set a = ''",
+        "-- when t is created:\ngrant select on t to r",
+        "-- granted before version 2:\ngrant select on t to r",
+        "-- when each is created:\nrevoke select on t from r",
+        "-- when each is created:\ngrant r to s",
     ],
 )
 def test_a_statement_that_cannot_be_compared_is_refused(sql: str) -> None:

@@ -110,6 +110,38 @@ def read_privileges(database: TestDatabase, role: str) -> list[tuple[Any, ...]]:
 
 
 @pytest_twisted.ensureDeferred
+async def test_grants_on_new_objects_are_made_only_when_they_are_created(
+    empty: TestDatabase, names: Names
+) -> None:
+    """In the step that creates the object, so that a run that is killed loses none."""
+    empty.execute(f"create role {names.writer}; create table log (line text)")
+    schema = parse_schema(
+        SCHEMA.partition("create role")[0]
+        + f"""
+        create function double(n integer) returns integer language sql as $$ select 2 * n $$;
+        -- when each is created:
+        grant insert on notes, log to {names.writer};
+        -- when each is created:
+        grant usage on sequence notes_id_seq to {names.writer};
+        -- when each is created:
+        grant execute on function double(integer) to {names.writer};
+        """
+    )
+    granting = [step for step in await plan_migration(empty, schema) if "grant " in step.sql]
+    assert [step.description for step in granting] == [
+        "create sequence notes_id_seq",
+        "create table notes",
+        "create function double(integer)",
+    ]
+    await run_migration(empty, schema=schema)
+    has = "select has_table_privilege(%s, %s, 'insert')"
+    assert empty.execute(has, (names.writer, "notes")) == [(True,)]
+    assert empty.execute(has, (names.writer, "log")) == [(False,)]
+    empty.execute(f"revoke all on notes from {names.writer}")
+    assert await plan_migration(empty, schema) == []
+
+
+@pytest_twisted.ensureDeferred
 async def test_an_empty_database_gets_all_declared_objects(
     empty: TestDatabase, schema: Schema, names: Names
 ) -> None:

@@ -16,9 +16,9 @@ from psycopg2.extensions import cursor
 from twisted.internet.defer import Deferred
 
 from mig.database.connection import Connection
-from mig.database.schema.declaration import SCHEMA_VERSION, load_schema
+from mig.database.schema.declaration import API_ROLE, SCHEMA_VERSION, load_schema
 from mig.database.schema.migrate import ensure_schema
-from mig.demo.postgres import API_ROLE, EmbeddedPostgres
+from mig.demo.postgres import EmbeddedPostgres
 from mig.model.statement import Parameters
 from mig.search.kinds import FlagKind, TimeKind
 from mig.search.parameters import PARAMETERS, SEARCH_TYPES
@@ -96,7 +96,8 @@ class Service:
 
     def _list_documents(self) -> Iterator[str]:
         for kind in SEARCH_TYPES:
-            for [found] in self.database.execute(f"select id::text from {kind}s order by id"):
+            ids = f"select trunc(id)::text from {kind}s order by id"
+            for [found] in self.database.execute(ids):
                 yield f"/{kind}?{kind}id={found}"
 
     async def _change_investigators(self) -> None:
@@ -165,8 +166,8 @@ def migrated(request: pytest.FixtureRequest, new_database: NewDatabase) -> TestD
     database = new_database("template0")
     database.execute(GENERATIONS[request.param].sql)
     GENERATIONS[request.param].insert_rows(database.dsn)
-    database.execute("select setval('investigators_id_seq', 100)")
     pytest_twisted.blockon(Deferred.fromCoroutine(run_migration(database)))
+    database.execute("select setval('investigators_id_seq', 100)")
     return database
 
 
@@ -356,6 +357,6 @@ async def test_privileges_that_another_program_granted_are_left_alone(
     database.execute("grant select on loaders to migapi")
     await run_migration(database)
     assert await run_migration(database) == []
-    assert list_privileges(database) - list_granted_columns() == {
-        ("loaders", "select", column) for column in ("*", "id", "loadername", "loaderkey")
-    }
+    kept = list_privileges(database) - list_granted_columns()
+    assert kept >= {("loaders", "select", column) for column in ("*", "id", "loaderkey")}
+    assert {(table, privilege) for table, privilege, _ in kept} == {("loaders", "select")}

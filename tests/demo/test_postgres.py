@@ -16,7 +16,8 @@ import pytest
 import pytest_twisted
 
 from mig.database.database import Database
-from mig.demo.postgres import API_ROLE, OWNER_ROLE, EmbeddedPostgres
+from mig.database.schema.declaration import API_ROLE
+from mig.demo.postgres import OWNER_ROLE, EmbeddedPostgres
 from mig.errors import PostgresError
 from mig.model.statement import select_ids
 from tests.support.reactor import reactor

@@ -19,7 +19,7 @@ from mig.actions.spool import Spool
 from mig.actions.store import ActionStore
 from mig.actions.submit import Submitter
 from mig.database.database import Database
-from mig.demo.postgres import API_ROLE
+from mig.database.schema.declaration import API_ROLE
 from mig.investigators.registry import InvestigatorRegistry
 from mig.limits import Limits
 from mig.service.listeners import bind_listener

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tests.support import fleet
@@ -47,9 +47,8 @@ create table agents (
     starttime timestamptz not null, destructiontime timestamptz,
     heartbeattime timestamptz not null, status varchar(255), environment json, tags json
 );
-create sequence investigators_id_seq start 1;
 create table investigators (
-    id numeric primary key default nextval('investigators_id_seq'), name varchar(1024) not null,
+    id numeric primary key, name varchar(1024) not null,
     pgpfingerprint varchar(128), publickey bytea, privatekey bytea, status varchar(255) not null,
     createdat timestamptz not null, lastmodified timestamptz not null
 );
@@ -86,22 +85,75 @@ create table investigators (
     + _SHARED
     + """
 create table agents_stats (timestamp timestamptz not null, online_agents numeric);
-create table manifests (id numeric primary key, name varchar(256) not null, content bytea);
+create sequence manifests_id_seq start 1;
+create table manifests (
+    id numeric primary key default nextval('manifests_id_seq'), name varchar(256) not null,
+    content text not null
+);
 create table manifestsig (
     manifestid numeric references manifests (id),
     investigatorid numeric references investigators (id), pgpsignature varchar(4096) not null,
     unique (manifestid, investigatorid)
 );
-create table loaders (id bigserial primary key, loadername varchar(256) not null, loaderkey bytea);
+create sequence loaders_id_seq start 1;
+create table loaders (
+    id numeric primary key default nextval('loaders_id_seq'), loadername varchar(256) not null,
+    loaderkey bytea not null, env json, tags json, expectenv varchar(2048), queueloc varchar(2048)
+);
 """
 )
+
+_TABLES_2014 = (
+    "actions, agents, agtmodreq, commands, invagtmodperm, investigators, modules, signatures"
+)
+_PRIVILEGES_2014 = f"""
+grant select on {_TABLES_2014} to migscheduler, migapi;
+grant insert, update on actions, commands, agents, signatures to migscheduler;
+grant insert on actions, signatures to migapi;
+"""
+_PRIVILEGES_2017 = f"""
+grant select on {_TABLES_2014}, agents_stats, manifests, manifestsig, loaders to migscheduler;
+grant insert, update on actions, commands, agents, agents_stats, signatures to migscheduler;
+grant insert on investigators to migscheduler;
+grant usage on sequence investigators_id_seq to migscheduler;
+grant select on actions, agents, agents_stats, agtmodreq, commands, invagtmodperm, loaders,
+    manifests, manifestsig, modules, signatures to migapi;
+grant insert on agents, actions, signatures, manifests, manifestsig, loaders to migapi;
+grant delete on manifestsig to migapi;
+grant
+    select (id, name, pgpfingerprint, publickey, status, createdat, lastmodified, permissions,
+        apikey, apisalt),
+    insert (name, pgpfingerprint, publickey, status, createdat, lastmodified, permissions),
+    update (permissions, status, lastmodified, apikey, apisalt)
+    on investigators to migapi;
+grant usage on sequence investigators_id_seq, manifests_id_seq, loaders_id_seq to migapi;
+grant select on actions, agents, agtmodreq, commands, invagtmodperm, modules, signatures
+    to migreadonly;
+grant select (id, name, pgpfingerprint, publickey, status, createdat, lastmodified)
+    on investigators to migreadonly;
+grant select (id, env, tags, expectenv, loadername, queueloc) on loaders to migreadonly;
+"""
+
+_NOT_YET = {
+    "starttime": "0009-01-11T11:11:11.000000011Z",
+    "finishtime": "9998-01-11T11:11:11.000000011Z",
+    "lastupdatetime": "0009-01-11T11:11:11.000000011Z",
+}
 
 
 @dataclass(frozen=True)
 class Generation:
-    """The schema of a generation's database, and the rows that its scheduler writes."""
+    """The schema of a generation's database, and the rows that its scheduler writes.
+
+    ``tables_of_owner`` are those that MIG's scripts give to migadmin, and ``database_owner`` owns
+    the database. Everything else belongs to postgres, who runs the scripts. ``privileges`` is what
+    the scripts grant to the other roles.
+    """
 
     sql: str
+    database_owner: str
+    tables_of_owner: Sequence[str]
+    privileges: str
     agent_columns: Mapping[str, Json]
     action_columns: Mapping[str, Json]
 
@@ -111,6 +163,13 @@ class Generation:
     def make_action(self, action_id: int) -> JsonObject:
         return {**fleet.make_action(action_id), **self.action_columns}
 
+    def set_up_as_documented(self, database: TestDatabase) -> None:
+        """Make the schema in a database of ``database_owner``, as MIG's scripts do as postgres."""
+        database.execute(self.sql)
+        for table in self.tables_of_owner:
+            database.execute(f"alter table {table} owner to migadmin")
+        database.execute(self.privileges)
+
     def insert_rows(self, dsn: str) -> None:
         """Insert three investigators, two actions, two agents and four commands."""
         statuses = ("active", "active", "disabled")
@@ -119,6 +178,7 @@ class Generation:
             "investigators",
             (
                 {
+                    "id": number,
                     "name": f"investigator {number}",
                     "pgpfingerprint": f"{number:040X}",
                     "privatekey": b"secret",
@@ -138,11 +198,21 @@ class Generation:
 
 
 GENERATIONS = {
-    "2014": Generation(_2014, {"os": "linux"}, {}),
+    "2014": Generation(
+        _2014,
+        "migadmin",
+        _TABLES_2014.split(", "),
+        _PRIVILEGES_2014,
+        {"os": "linux"},
+        {"status": "preparing", **_NOT_YET},
+    ),
     "2017": Generation(
         _2017,
+        "postgres",
+        [*_TABLES_2014.split(", "), "manifests", "loaders"],
+        _PRIVILEGES_2017,
         {"mode": "daemon", "refreshtime": "2026-01-01T00:00:00Z", "environment": {"os": "linux"}},
-        {"status": "pending"},
+        {"status": "pending", **_NOT_YET},
     ),
 }
 

@@ -34,7 +34,7 @@ class _ServerRow(NamedTuple):
     user: str
     is_superuser: bool
     can_create_roles: bool
-    has_version: bool
+    can_read_version: bool | None
 
 
 # Since PostgreSQL 14 the schema public belongs to pg_database_owner, a role that cannot log in; its
@@ -58,7 +58,7 @@ select current_setting('server_version_num')::integer, current_setting('server_e
     coalesce(has_schema_privilege('public', current_schema(), 'usage'), false),
     quote_ident(pg_get_userbyid(owner.oid)), pg_has_role(owner.oid, 'usage'),
     quote_ident(r.rolname), r.rolsuper, r.rolcreaterole,
-    coalesce(has_any_column_privilege(to_regclass('mig_schema')::oid, 'select'), false)
+    has_any_column_privilege(to_regclass('mig_schema')::oid, 'select')
 from place, owner, pg_roles r
 where r.rolname = current_user
 """,
@@ -357,6 +357,7 @@ class ExistingSchema:
 
     server: int
     version: int | None
+    can_read_version: bool
     user: StepRunner
     is_superuser: bool
     can_create_roles: bool
@@ -399,7 +400,7 @@ async def inspect_schema(query: QueryFunction, schema: Schema) -> ExistingSchema
         raise SchemaError(f"the database's encoding is {server.encoding}; it must be UTF8")
     if server.version < MIN_SERVER_VERSION:
         raise SchemaError("the server must be PostgreSQL 11 or newer")
-    version = (await query(_VERSION))[0].version if server.has_version else None
+    version = (await query(_VERSION))[0].version if server.can_read_version else None
     if version is not None and version > schema.version:
         raise SchemaError(
             f"the database has schema version {version}, made by a newer mig-api;"
@@ -419,6 +420,7 @@ async def inspect_schema(query: QueryFunction, schema: Schema) -> ExistingSchema
     return ExistingSchema(
         server=server.version,
         version=version,
+        can_read_version=server.can_read_version is not False,  # None: there is no such table
         user=_make_runner(server.user, True),
         is_superuser=server.is_superuser,
         can_create_roles=server.can_create_roles,
@@ -444,7 +446,9 @@ async def inspect_schema(query: QueryFunction, schema: Schema) -> ExistingSchema
         functions=functions,
         triggers=await _inspect_triggers(query, schema),
         roles=roles,
-        missing_grants=await _find_missing_grants(query, schema, roles),
+        missing_grants=await find_missing_grants(
+            query, [grant for grant in schema.grants if grant.role in roles]
+        ),
         former_grants=await _find_former_grants(query, schema, version),
         missing_memberships=await _find_missing_memberships(query, schema, roles),
     )
@@ -485,12 +489,9 @@ async def _inspect_triggers(
     }
 
 
-async def _find_missing_grants(
-    query: QueryFunction, schema: Schema, roles: dict[str, ExistingRole]
-) -> frozenset[Grant]:
-    return await _select_grants(
-        query, _MISSING_GRANTS, [grant for grant in schema.grants if grant.role in roles]
-    )
+async def find_missing_grants(query: QueryFunction, grants: Sequence[Grant]) -> frozenset[Grant]:
+    """Return those of ``grants`` whose role, which must exist, lacks the privilege."""
+    return await _select_grants(query, _MISSING_GRANTS, grants)
 
 
 async def _find_former_grants(

@@ -21,6 +21,8 @@ function NAME()``
     PostgreSQL makes of a ``when`` differs from version to version.
 ``grant PRIVILEGE [(COLUMN, …)], … on [table | sequence | function] NAME, … to ROLE, …``
     granted to the roles that exist.
+    Below a comment ``-- when each is created:`` it is granted with the creation of each table,
+    sequence or function, in the same transaction, and never again.
 ``grant ROLE, … to ROLE, …``
     membership, where both roles exist.
 ``revoke PRIVILEGE [(COLUMN, …)], … on [table | sequence | function] NAME, … from ROLE, …``
@@ -35,13 +37,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import resources
 from typing import Final
 
 SCHEMA_VERSION: Final = 3
 """The schema that this program needs. Add one whenever the SQL files change the schema."""
+
+API_ROLE: Final = "migapi"
+"""The role that is granted what the service needs."""
 
 _NOT_COMPARABLE = "this statement cannot be compared with a database"
 # the alternatives of _TOKEN cover every character: a quote or a slash alone is a token of its own
@@ -54,6 +59,7 @@ _TOKEN = re.compile(
 _OCCASION = re.compile(
     r"-- (?:when (\w+)(?:\.(\w+) is added| is created)|granted before version (?P<version>\d+)):"
 )
+_EACH_IS_CREATED = "when each is created:"
 _DATA = re.compile(r"(?:insert into|update|delete from) (\w+)\s.+", re.DOTALL)
 _ROLE = re.compile(r"create role (\w+)(?: login| nologin)?")
 _TABLE = re.compile(r"create table (if not exists )?(\w+) \((.+)\)", re.DOTALL)
@@ -254,6 +260,7 @@ class Schema:
     """The whole schema.
 
     ``objects`` are the statements for everything but roles and grants, in their order.
+    ``creation_grants`` are made when their object is created, and not on an existing object.
     """
 
     version: int
@@ -267,6 +274,7 @@ class Schema:
     triggers: list[Trigger] = field(default_factory=list)
     data: list[DataStep] = field(default_factory=list)
     grants: list[Grant] = field(default_factory=list)
+    creation_grants: list[Grant] = field(default_factory=list)
     former_grants: list[FormerGrant] = field(default_factory=list)
 
     @property
@@ -274,9 +282,15 @@ class Schema:
         """Every role that the schema mentions, without duplicates."""
         names = [role.name for role in self.roles]
         names += [name for each in self.memberships for name in (each.role, each.member)]
-        names += [grant.role for grant in self.grants]
+        names += [grant.role for grant in (*self.grants, *self.creation_grants)]
         names += [former.grant.role for former in self.former_grants]
         return list(dict.fromkeys(names))
+
+    def without_roles(self) -> Schema:
+        """Return the schema without roles, their memberships and what they may do."""
+        return replace(
+            self, roles=[], memberships=[], grants=[], creation_grants=[], former_grants=[]
+        )
 
 
 @cache
@@ -298,11 +312,13 @@ def parse_schema(sql: str, version: int = SCHEMA_VERSION) -> Schema:
     sequences = [found[1] for _, text in statements if (found := _SEQUENCE.fullmatch(text))]
     for occasion, text in statements:
         line = " ".join(text.split())
-        is_data = _DATA.fullmatch(text) is not None
-        if (is_data or _REVOKE.fullmatch(line) is not None) != (occasion is not None):
+        needs_occasion = bool(_DATA.fullmatch(text) or _REVOKE.fullmatch(line))
+        if (needs_occasion and occasion is None) or (
+            occasion is not None and not (needs_occasion or _GRANT.fullmatch(line))
+        ):
             raise ValueError(
-                f"{_NOT_COMPARABLE}; a data step or a revocation, and nothing else, needs a comment"
-                f" that says when it runs: {text}"
+                f"{_NOT_COMPARABLE}; a data step and a revocation need a comment that says when"
+                f" they run, a grant may have one, and nothing else: {text}"
             )
         if occasion is not None:
             _parse_conditional(schema, occasion, text)
@@ -460,15 +476,18 @@ def _parse_privileges(found: re.Match[str]) -> Iterator[Grant]:
 
 def _parse_conditional(schema: Schema, occasion: re.Match[str], text: str) -> None:
     """Parse a statement that runs only on the occasion in the comment above it."""
-    found = _REVOKE.fullmatch(" ".join(text.split()))
-    if (found is None) != (occasion["version"] is None):
-        raise ValueError(f"{_NOT_COMPARABLE}; its comment is for another statement: {text}")
-    if found is None:
-        _parse_data_step(schema, occasion, text)
-    else:
+    line = " ".join(text.split())
+    is_version, is_each = occasion["version"] is not None, occasion[0].endswith(_EACH_IS_CREATED)
+    if (found := _REVOKE.fullmatch(line)) and is_version:
         version = int(occasion["version"])
         former = (FormerGrant(grant=grant, version=version) for grant in _parse_privileges(found))
         schema.former_grants.extend(former)
+    elif (found := _GRANT.fullmatch(line)) and is_each:
+        schema.creation_grants.extend(_parse_privileges(found))
+    elif _DATA.fullmatch(text) and not is_version:
+        _parse_data_step(schema, occasion, text)
+    else:
+        raise ValueError(f"{_NOT_COMPARABLE}; its comment is for another statement: {text}")
 
 
 def _parse_data_step(schema: Schema, occasion: re.Match[str], text: str) -> None:
@@ -506,7 +525,8 @@ def _check_names(schema: Schema) -> None:
         "sequence": {sequence.name for sequence in schema.sequences},
         "function": {function.signature for function in schema.functions},
     }
-    grants = [*schema.grants, *(former.grant for former in schema.former_grants)]
+    former = (former.grant for former in schema.former_grants)
+    grants = [*schema.grants, *schema.creation_grants, *former]
     columns: list[tuple[str, Iterable[str]]] = [
         *((index.table, index.columns) for index in schema.indexes),
         *((trigger.table, trigger.columns) for trigger in schema.triggers),

@@ -30,7 +30,7 @@ from twisted.logger import Logger
 from mig.database.connection import Connection, Rows
 from mig.database.database import SERVER_GRACE_SECONDS, Database
 from mig.database.schema.catalog import inspect_schema
-from mig.database.schema.declaration import Schema, load_schema
+from mig.database.schema.declaration import API_ROLE, Schema, load_schema
 from mig.database.schema.plan import (
     CONCURRENT_RETRY_POLICY,
     TRANSACTIONAL_RETRY_POLICY,
@@ -86,8 +86,9 @@ class MigrationPolicy:
 async def ensure_schema(database: Database, *, upgrade: bool, schema: Schema | None = None) -> None:
     """Check that the database has the schema that this program needs, or ``schema``.
 
-    An empty database is set up. Another one is brought up to date when ``upgrade`` is set. Any
-    number of processes may do this at the same time.
+    What roles may do is checked by ``ensure_privileges`` instead. An empty database is set up.
+    Another one is brought up to date when ``upgrade`` is set. Any number of processes may do this
+    at the same time.
 
     :raises SchemaError: when the schema is older and ``upgrade`` is not set, is newer, or cannot be
         changed.
@@ -100,7 +101,12 @@ async def ensure_schema(database: Database, *, upgrade: bool, schema: Schema | N
             database, schema, _log_step, MigrationPolicy(), set_up_only=not upgrade
         )
         existing = await inspect_schema(database.query, schema)
-    if missing := plan_steps(schema, existing):
+    if not existing.can_read_version:
+        raise SchemaError(
+            f"{existing.user.title} may not read the table mig_schema;"
+            f" connect as {API_ROLE} or as the owner of the tables"
+        )
+    if missing := plan_steps(schema.without_roles(), existing):
         raise SchemaError(_describe_missing(schema, existing.version, missing))
 
 
@@ -139,7 +145,8 @@ def _check_runners(user: str, steps: Sequence[Step]) -> None:
     :raises OtherRoleNeededError: when it cannot.
     """
     if others := [step for step in steps if not step.runner.is_usable]:
-        more = f", and {len(others) - 1} more steps" if len(others) > 1 else ""
+        plural = "s" if len(others) > 2 else ""
+        more = f", and {len(others) - 1} more step{plural}" if len(others) > 1 else ""
         runners = "; ".join(dict.fromkeys(step.runner.title for step in others))
         raise OtherRoleNeededError(
             f"{user} may not {others[0].description}{more}: this must be run by {runners};"

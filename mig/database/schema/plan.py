@@ -35,6 +35,9 @@ from mig.errors import SchemaError
 
 ROLE_CREATOR: Final = "a superuser or a role with CREATEROLE"
 
+MAX_SEQUENCE_START: Final = 2**53 - 2
+"""Larger ids in a table do not move its new sequence: a number after them is not always exact."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RetryPolicy:
@@ -112,6 +115,10 @@ class _Planner:
             if grant.role in present
             and (grant.role not in existing.roles or grant in existing.missing_grants)
         ]
+        created = [
+            grant for grant in schema.creation_grants if not _find_object_owner(existing, grant)
+        ]
+        self._creation_grants = [grant for grant in created if grant.role in present]
         self._memberships = [
             each
             for each in schema.memberships
@@ -162,7 +169,7 @@ class _Planner:
         return existing.owner if existing else self._author
 
     def _set_up_database(self) -> Step:
-        grants = [grant.sql for grant in self._grants]
+        grants = [grant.sql for grant in (*self._grants, *self._creation_grants)]
         version = [_format_version_statement(self._schema)]
         return Step(
             description="set up an empty database",
@@ -199,7 +206,8 @@ class _Planner:
                 yield self._grant_schema("create", role)
         new = {role.name: self._existing.is_schema_public for role in self._new_roles}
         uses = new | {name: role.can_use_schema for name, role in self._existing.roles.items()}
-        for role in dict.fromkeys(grant.role for grant in self._schema.grants):
+        grants = (*self._schema.grants, *self._creation_grants)
+        for role in dict.fromkeys(grant.role for grant in grants):
             if not uses.get(role, True):
                 yield self._grant_schema("usage", role)
 
@@ -216,13 +224,18 @@ class _Planner:
         sql = description = f"create sequence {sequence.name}"
         table = self._existing.tables.get(sequence.table)
         if table and table.columns.get(sequence.column) is False:
+            # in a database of 2014 the administrator chose the ids; the sequence goes on after them
+            used = f"{sequence.column} between 1 and {MAX_SEQUENCE_START}"
+            last = f"coalesce(max(trunc({sequence.column})) filter (where {used}), 0)"
             sql += (
+                f";\nselect setval('{sequence.name}', {last}::bigint + 1, false)"
+                f" from {sequence.table}"
                 f";\nalter table {sequence.table} alter column {sequence.column}"
                 f" set default {sequence.default}"
             )
         return Step(
             description=description,
-            sql=sql,
+            sql=";\n".join([sql, *self._find_creation_grants("sequence", sequence.name)]),
             runner=self._find_owner(sequence.table),
             creates_object=True,
         )
@@ -230,9 +243,11 @@ class _Planner:
     def _create_tables(self) -> Iterator[Step]:
         for table in self._schema.tables:
             if table.name not in self._existing.tables:
+                data = self._find_data_statements(table.name, [""])
+                grants = self._find_creation_grants("table", table.name)
                 yield Step(
                     description=f"create table {table.name}",
-                    sql=";\n".join([table.sql, *self._find_data_statements(table.name, [""])]),
+                    sql=";\n".join([table.sql, *data, *grants]),
                     runner=self._author,
                     creates_object=True,
                 )
@@ -240,6 +255,14 @@ class _Planner:
                 has = self._existing.tables[table.name].columns
                 if missing := [name for name in table.columns if name not in has]:
                     yield self._add_columns(table, missing)
+
+    def _find_creation_grants(self, kind: str, relation: str) -> list[str]:
+        """Return the grants on a new object, which are made in the step that creates it."""
+        return [
+            grant.sql
+            for grant in self._creation_grants
+            if (grant.kind, grant.relation) == (kind, relation)
+        ]
 
     def _find_data_statements(self, table: str, columns: Sequence[str]) -> list[str]:
         return [
@@ -279,8 +302,13 @@ class _Planner:
                 yield self._create_function("replace", function, existing.owner)
 
     def _create_function(self, verb: str, function: Function, runner: StepRunner) -> Step:
-        description = f"{verb} function {function.signature}"
-        return Step(description=description, sql=function.sql, runner=runner, creates_object=True)
+        grants = self._find_creation_grants("function", function.signature)
+        return Step(
+            description=f"{verb} function {function.signature}",
+            sql=";\n".join([function.sql, *grants]),
+            runner=runner,
+            creates_object=True,
+        )
 
     def _choose_function_owner(self, function: Function) -> StepRunner:
         """Return who creates a new function.
@@ -358,14 +386,12 @@ class _Planner:
             )
 
     def _find_owner_of_granted(self, grant: Grant) -> StepRunner:
+        if owner := _find_object_owner(self._existing, grant):
+            return owner
         if grant.kind == "function":
-            if existing := self._existing.functions.get(grant.relation):
-                return existing.owner
             functions = {function.signature: function for function in self._schema.functions}
             return self._choose_function_owner(functions[grant.relation])
         if grant.kind == "sequence":
-            if owner := self._existing.sequences.get(grant.relation):
-                return owner
             sequences = {sequence.name: sequence for sequence in self._schema.sequences}
             return self._find_owner(sequences[grant.relation].table)
         return self._find_owner(grant.relation)
@@ -377,6 +403,17 @@ class _Planner:
                 sql=_format_version_statement(self._schema),
                 runner=self._find_owner("mig_schema"),
             )
+
+
+def _find_object_owner(existing: ExistingSchema, grant: Grant) -> StepRunner | None:
+    """Return the owner of what ``grant`` is on, ``None`` if it does not exist."""
+    if grant.kind == "function":
+        function = existing.functions.get(grant.relation)
+        return function.owner if function else None
+    if grant.kind == "sequence":
+        return existing.sequences.get(grant.relation)
+    table = existing.tables.get(grant.relation)
+    return table.owner if table else None
 
 
 def _format_version_statement(schema: Schema) -> str:
