@@ -20,7 +20,7 @@ from urllib.parse import urlencode
 import pytest
 from psycopg2.extensions import make_dsn
 
-from mig.demo.postgres import API_ROLE
+from mig.database.schema.declaration import API_ROLE
 from tests.support import faulty_daemon
 from tests.support.daemon import TWISTD, Daemon, wait_for
 from tests.support.faulty_daemon import POINTS

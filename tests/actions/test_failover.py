@@ -18,7 +18,7 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
-from mig.demo.postgres import API_ROLE
+from mig.database.schema.declaration import API_ROLE
 from mig.limits import Limits
 from tests.support.api import Api
 from tests.support.cluster import Cluster, Server, make_cluster

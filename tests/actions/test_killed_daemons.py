@@ -23,7 +23,7 @@ import psycopg2
 from psycopg2.extensions import make_dsn
 
 from mig.actions.spool import Spool
-from mig.demo.postgres import API_ROLE
+from mig.database.schema.declaration import API_ROLE
 from tests.support import faulty_daemon
 from tests.support.daemon import wait_for
 from tests.support.faulty_daemon import POINTS

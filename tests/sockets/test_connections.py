@@ -5,58 +5,28 @@ Deadlines are tested in memory under a clock that the test moves, the rest on a 
 
 from __future__ import annotations
 
-import socket
 import tempfile
 from collections.abc import AsyncIterator
 
 import pytest
 import pytest_twisted
-from twisted.internet.threads import deferToThread
 
 from mig.limits import Limits
-from mig.service.listeners import bind_listener
 from mig.web.request import RequestEnded
-from tests.support.reactor import port_number, reactor, stop_listening
+from tests.support.echo_server import HEARTBEAT, Server
+from tests.support.reactor import stop_listening
 from tests.support.site_client import (
-    BASE,
     CREATE,
     FORM,
-    EchoRoutes,
     SiteClient,
     build_post_head,
-    make_echo_site,
     parse_answer,
     parse_refusal,
 )
 
 CHUNKED = "Transfer-Encoding: chunked"
-HEARTBEAT = b"GET /api/v1/heartbeat HTTP/1.1\r\nHost: localhost\r\n\r\n"
 LIMITS = Limits()
 MAX_BYTES = LIMITS.action_body_bytes
-
-
-class Server:
-    """The site of :mod:`tests.support.site_client` on a real socket."""
-
-    def __init__(self) -> None:
-        self.echo_routes = EchoRoutes()
-        self.site = make_echo_site(reactor, BASE, self.echo_routes)
-        self.port = bind_listener("tcp:0").start_accepting(reactor, self.site)
-
-    async def exchange_bytes(self, *data: bytes) -> bytes:
-        """Send *data* and return the whole answer; the client closes only after its end."""
-
-        def exchange_bytes() -> bytes:
-            address = ("127.0.0.1", port_number(self.port))
-            with socket.create_connection(address, timeout=20) as client:
-                for piece in data:
-                    client.sendall(piece)
-                parts = []
-                while part := client.recv(65536):
-                    parts.append(part)
-                return b"".join(parts)
-
-        return await deferToThread(exchange_bytes)
 
 
 @pytest_twisted.async_yield_fixture

@@ -22,9 +22,9 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from mig.limits import Limits
 from mig.service.listeners import bind_listener
-from tests.sockets.test_connections import HEARTBEAT, Server
 from tests.support import fleet
 from tests.support.api import Api
+from tests.support.echo_server import HEARTBEAT, Server
 from tests.support.postgres import TestDatabase
 from tests.support.reactor import port_number, reactor, stop_listening
 from tests.support.site_client import (

@@ -17,7 +17,8 @@ from pathlib import Path
 import psycopg2
 from psycopg2.extensions import make_dsn
 
-from mig.demo.postgres import API_ROLE, OWNER_ROLE, SUPERUSER_ACCOUNT, find_binaries
+from mig.database.schema.declaration import API_ROLE
+from mig.demo.postgres import OWNER_ROLE, SUPERUSER_ACCOUNT, find_binaries
 from tests.support.daemon import run_program, wait_for
 from tests.support.postgres import TestDatabase
 
