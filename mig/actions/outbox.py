@@ -264,12 +264,14 @@ class Outbox:
         documents: dict[str, bytes],
     ) -> bool:
         """Hand over the rows of ``statement``, of which this fills in the ``documents``."""
-        if statement is _SELECT_OLDEST and not await self._database.query(statement, parameters):
-            # The locks must reach a synchronous standby, and so the rows are there, too: what was
-            # committed without an answer may be visible before (docs/decisions/0048).
+        polled = statement is _SELECT_OLDEST
+        durable = await self._find_durable_ids(parameters) if polled else frozenset()
+        if polled and not durable:
             return False
         async with self._database.transaction() as transaction:
             rows = await transaction.query(statement, parameters)
+            if polled:
+                rows = [row for row in rows if row.actionid in durable]
             if not rows:
                 return False
             documents |= {row.actionid: row.document.encode() for row in rows if row.document}
@@ -279,6 +281,15 @@ class Outbox:
         if failures:
             raise next(iter(failures.values()))
         return len(rows) == self._limits.handoff_batch
+
+    async def _find_durable_ids(self, parameters: Parameters) -> frozenset[str]:
+        """Return the ids of waiting actions that a synchronous standby has, too.
+
+        What was committed without an answer may be visible before. The commit of the locks waits
+        for the standby, until that has everything before them (docs/decisions/0048).
+        """
+        rows = await self._database.query(_SELECT_OLDEST, parameters)
+        return frozenset(row.actionid for row in rows)
 
     async def _write_documents(
         self, transaction: Transaction, documents: Mapping[str, bytes]
