@@ -18,7 +18,9 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
+from mig.database.database import Database
 from mig.database.schema.declaration import API_ROLE
+from mig.errors import UnavailableError
 from mig.limits import Limits
 from tests.support.api import Api
 from tests.support.cluster import Cluster, Server, make_cluster
@@ -26,7 +28,7 @@ from tests.support.daemon import Daemon, wait_for
 from tests.support.json_types import JsonObject
 from tests.support.keys import Keys
 from tests.support.properties import REPETITIONS
-from tests.support.reactor import record_log, wait_until
+from tests.support.reactor import reactor, record_log, wait_until
 from tests.support.submissions import (
     Case,
     assert_refused,
@@ -193,6 +195,30 @@ async def test_an_action_whose_commit_got_no_answer_keeps_its_id(
         await deferToThread(primary.start)
         standby.start()
         await check_accepted_once(api, primary, good)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_stream_on_a_standby_that_recovery_ends_says_so(
+    primary: Server, standby: Server
+) -> None:
+    standby.database.execute("alter system set max_standby_streaming_delay = 0")
+    standby.database.execute("select pg_reload_conf()")
+    primary.database.execute("create table things as select generate_series(1, 10000) as id")
+    standby.wait_for_replay(primary)
+    database = Database(reactor, standby.format_dsn())
+    try:
+        async with database.snapshot("mig-api test") as snapshot:
+            await snapshot.declare_cursor("select id from things")
+            await snapshot.fetch(1)
+            primary.database.execute("delete from things")
+            primary.database.execute("vacuum things")
+            standby.wait_for_replay(primary)
+            with pytest.raises(UnavailableError) as cut:
+                await snapshot.fetch(1)
+        assert "due to conflict with recovery" in cut.value.detail
+    finally:
+        database.stop()
+        primary.database.execute("drop table things")
 
 
 @pytest.fixture
