@@ -5,7 +5,7 @@ docs/decisions/0050 has the reasons for the order.
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import IntEnum
 from itertools import count
 from typing import Final, Protocol
 
@@ -19,13 +19,17 @@ REPORT_SECONDS: Final = 60
 """There is at most one line in the log for so many seconds."""
 
 
-class Activity(Enum):
-    """What happens on a connection."""
+class Activity(IntEnum):
+    """What happens on a connection; the values are indexes."""
 
-    IDLE = "no byte of a request has arrived"
-    RECEIVING = "a request has begun, and is not complete"
-    HANDLING = "a request is being handled, or its answer sent"
-    ENDING = "the connection is being closed"
+    IDLE = 0
+    """No byte of a request has arrived."""
+    RECEIVING = 1
+    """A request has begun, and is not complete."""
+    HANDLING = 2
+    """A request is being handled, or its answer sent."""
+    ENDING = 3
+    """The connection is being closed."""
 
 
 class EvictableConnection(Protocol):
@@ -45,9 +49,7 @@ class _Address:
 
     def __init__(self) -> None:
         self.count = 0
-        self.by_activity: dict[Activity, dict[EvictableConnection, int]] = {
-            activity: {} for activity in Activity
-        }
+        self.by_activity: list[dict[EvictableConnection, int]] = [{} for _ in Activity]
 
     def rank(self, activity: Activity) -> tuple[int, int]:
         """Return how early the address must give up its oldest connection with an activity."""
@@ -55,9 +57,10 @@ class _Address:
 
 
 class _Entry:
-    __slots__ = ("activity", "address")
+    __slots__ = ("activity", "address", "name")
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, name: str, address: _Address) -> None:
+        self.name = name
         self.address = address
         self.activity = Activity.IDLE
 
@@ -86,43 +89,42 @@ class ConnectionLimiter:
         """Return how many connections are open."""
         return len(self._entries)
 
-    def add(self, connection: EvictableConnection, address: str) -> None:
-        """Count a new connection, which is idle."""
-        self._entries[connection] = entry = _Entry(address)
-        self._addresses.setdefault(address, _Address())
-        self._record(connection, entry, Activity.IDLE)
+    def add(self, connection: EvictableConnection, name: str) -> None:
+        """Count a new connection from the address ``name``; it is idle."""
+        address = self._addresses.setdefault(name, _Address())
+        address.count += 1
+        address.by_activity[Activity.IDLE][connection] = next(self._numbers)
+        self._entries[connection] = _Entry(name, address)
 
     def set_activity(self, connection: EvictableConnection, activity: Activity) -> None:
         """Record what happens on a connection from now on; a lost one is ignored."""
         entry = self._entries.get(connection)
-        if entry is not None:
-            self._forget(connection, entry)
-            self._record(connection, entry, activity)
+        if entry is None:
+            return
+        by_activity = entry.address.by_activity
+        del by_activity[entry.activity][connection]
+        by_activity[activity][connection] = next(self._numbers)
+        if activity is not entry.activity:
+            self._count_ending(entry, -1)
+            entry.activity = activity
+            self._count_ending(entry, 1)
 
     def remove(self, connection: EvictableConnection) -> None:
         """Forget a connection that is lost; an unknown one is ignored."""
         entry = self._entries.pop(connection, None)
-        if entry is not None:
-            self._forget(connection, entry)
-            if not any(self._addresses[entry.address].by_activity.values()):
-                del self._addresses[entry.address]
+        if entry is None:
+            return
+        del entry.address.by_activity[entry.activity][connection]
+        self._count_ending(entry, -1)
+        if not any(entry.address.by_activity):
+            del self._addresses[entry.name]
 
-    def _record(self, connection: EvictableConnection, entry: _Entry, activity: Activity) -> None:
-        entry.activity = activity
-        address = self._addresses[entry.address]
-        address.by_activity[activity][connection] = next(self._numbers)
-        if activity is Activity.ENDING:
-            self._ending_count += 1
-        else:
-            address.count += 1
-
-    def _forget(self, connection: EvictableConnection, entry: _Entry) -> None:
-        address = self._addresses[entry.address]
-        del address.by_activity[entry.activity][connection]
+    def _count_ending(self, entry: _Entry, number: int) -> None:
+        """Add a number to those that are ending, or to those of the address that are not."""
         if entry.activity is Activity.ENDING:
-            self._ending_count -= 1
+            self._ending_count += number
         else:
-            address.count -= 1
+            entry.address.count += number
 
     def make_room(self, address: str) -> bool:
         """Return whether a new connection from ``address`` may be accepted.

@@ -35,9 +35,11 @@ class FairScheduler:
 
     def start(self, job: Job, flow: Flow) -> None:
         """Start a job now or later."""
-        if self._next_slice is None and self._renew_credit() > 0:
-            self._run(job)
-            return
+        if self._next_slice is None:
+            now = self._clock.seconds()
+            if self._credit + now - self._last_end > 0:
+                self._run(job, now)
+                return
         self._waiting.push(job, flow)
         self._schedule_slice()
 
@@ -46,20 +48,14 @@ class FairScheduler:
         if job in self._waiting:
             self._waiting.remove(job)
 
-    def _renew_credit(self) -> float:
-        """Add the time since the last job, which was for other events; return how much is left."""
-        idle = self._clock.seconds() - self._last_end
-        self._credit = min(SLICE_SECONDS, self._credit + idle)
-        return self._credit
-
-    def _run(self, job: Job) -> None:
-        self._renew_credit()
-        begin = self._clock.seconds()
+    def _run(self, job: Job, begin: float) -> None:
+        """Run a job, and use up credit, of which all time without a job gives more."""
+        credit = min(SLICE_SECONDS, self._credit + begin - self._last_end)
         try:
             job()
         finally:
             self._last_end = self._clock.seconds()
-            self._credit = max(-SLICE_SECONDS, self._credit - (self._last_end - begin))
+            self._credit = max(-SLICE_SECONDS, credit - (self._last_end - begin))
 
     def _schedule_slice(self) -> None:
         if self._next_slice is None and self._waiting:
@@ -68,9 +64,11 @@ class FairScheduler:
     def _run_slice(self) -> None:
         """Start jobs for a slice of time, and go on after the reactor's other events."""
         self._next_slice = None
-        end = self._clock.seconds() + SLICE_SECONDS
+        now = self._clock.seconds()
+        end = now + SLICE_SECONDS
         try:
-            while self._waiting and self._clock.seconds() < end:
-                self._run(self._waiting.pop())
+            while self._waiting and now < end:
+                self._run(self._waiting.pop(), now)
+                now = self._last_end
         finally:
             self._schedule_slice()
