@@ -165,7 +165,7 @@ def test_an_interrupted_migration_says_so_and_can_be_repeated(old: TestDatabase)
             assert process.poll() is None
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
-        output, _ = process.communicate(timeout=20)
+        output, _ = process.communicate(timeout=120)
     assert process.returncode == 130
     assert output.splitlines()[-1] == "mig-api: interrupted; run it again to complete it"
     assert "Traceback" not in output
