@@ -47,7 +47,12 @@ def fit_limits(limits: Limits, listener_count: int) -> Limits:
 
 def count_needed_descriptors(limits: Limits, listener_count: int) -> int:
     """Return how many descriptors the service needs, apart from its connections to clients."""
-    database = limits.query_connections + limits.stream_connections + 1  # one cancels statements
+    database = (
+        limits.query_connections
+        + limits.stream_connections
+        + limits.short_connections
+        + 1  # cancels statements
+    )
     gpg_processes = limits.gpg_processes or len(os.sched_getaffinity(0))
     # gpg is started by one call at a time, which opens both ends of its pipes and all its files
     gpg_start = PIPES_PER_GPG + FILES_PER_GPG + MAX_BATCH_SIZE
