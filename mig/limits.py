@@ -73,7 +73,7 @@ class Limits:
     )
     streams: int = _define_limit(256, "streamed answers, also those whose clients pause")
     suspended_bytes: int = _define_limit(
-        25_165_824, "what all streams without a connection hold in pieces above short_answer_bytes"
+        16_777_216, "what all streams without a connection hold in pieces above short_answer_bytes"
     )
     short_answer_bytes: int = _define_limit(
         131_072,

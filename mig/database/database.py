@@ -42,8 +42,8 @@ SESSION_SETTINGS = (
     "deallocate all; set client_min_messages = warning; set timezone = 'UTC';"
     " set datestyle = 'ISO'; set extra_float_digits = 1; set jit = off"
 )
-GROW_INPUT_BUFFER = "select repeat('x', 4000000)"
-"""A query with a 4 MB answer, run once on each connection for streams.
+GROW_INPUT_BUFFER = "select repeat('x', 1000000)"
+"""A query with a 1 MB answer, run once on each connection for streams.
 
 libpq reads 16 KB at a time until a message does not fit, then enlarges its input buffer, which
 never shrinks again. Later pages then arrive in few reads.
