@@ -1,12 +1,13 @@
 # make demo    install, and serve a made-up fleet from an embedded PostgreSQL
 # make test    install into .venv, and run every check
 # make bench   measure the service against the floor that PostgreSQL sets
+# make attacks measure what other clients notice of expensive requests
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find mig twisted typings -name '*.py' -o -name '*.sql' -o -name '*.pyi')
 
-.PHONY: demo test lint unit soak bench clean
+.PHONY: demo test lint unit soak bench attacks clean
 
 demo: $(VENV)/installed
 	exec $(BIN)/mig-api demo $(DEMO)
@@ -33,6 +34,9 @@ soak: $(VENV)/installed $(VENV)/test-tools
 # The measured daemon is installed as by an operator, without the packages of the tests.
 bench: $(VENV)/installed $(VENV)/daemon/installed
 	$(BIN)/python -m benchmarks --twistd $(VENV)/daemon/bin/twistd $(BENCH)
+
+attacks: $(VENV)/installed $(VENV)/daemon/installed
+	$(BIN)/python -m benchmarks.attacks --twistd $(VENV)/daemon/bin/twistd $(ATTACKS)
 
 # Both installations delete build/: setuptools would install modules that exist only there.
 $(VENV)/daemon/installed: $(VENV)/installed

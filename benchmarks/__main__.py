@@ -110,7 +110,7 @@ def _make_plan(options: argparse.Namespace) -> run.Plan:
 
 
 @contextmanager
-def _make_folder() -> Iterator[Path]:
+def make_folder() -> Iterator[Path]:
     """Make a folder that PostgreSQL's account can enter, and delete it at the end."""
     folder = Path(tempfile.mkdtemp(prefix="mig-api-bench-"))
     folder.chmod(0o711)
@@ -131,7 +131,7 @@ async def main(reactor: Reactor, options: argparse.Namespace) -> None:
 
     reactor.addSystemEventTrigger("before", "shutdown", stop_children)
     try:
-        with _make_folder() as folder:
+        with make_folder() as folder:
             rows, machine = await _measure_all(reactor, options, children, folder)
     except Exception as reason:
         if children.is_stopped:  # it failed because its process was stopped
@@ -175,7 +175,7 @@ async def _measure_all(
             postmaster=postmaster,
         )
         for kind in plan.kinds:
-            dsn = await _create_database(reactor, postgres, f"fleet_{kind}")
+            dsn = await create_database(reactor, postgres, f"fleet_{kind}")
             _print_progress(f"filling the fleet {kind}, {plan.size.commands:,} commands")
             await deferToThread(fleet.load_fleet, children, dsn, plan.size, kind)
             rows += await deferToThread(
@@ -223,7 +223,7 @@ async def _execute_statement(reactor: Reactor, postgres: EmbeddedPostgres, state
         owner.stop()
 
 
-async def _create_database(reactor: Reactor, postgres: EmbeddedPostgres, name: str) -> str:
+async def create_database(reactor: Reactor, postgres: EmbeddedPostgres, name: str) -> str:
     """Create a database with the schema, and return its connection string."""
     await _execute_statement(reactor, postgres, f"create database {name}")
     dsn = postgres.format_dsn(database=name)

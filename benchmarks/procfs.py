@@ -11,6 +11,7 @@ from typing import Final
 
 PROC: Final = Path("/proc")
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
+_RESIDENT = re.compile(r"^VmRSS:\s+([0-9]+) kB$", re.MULTILINE)
 _PEAK = re.compile(r"^VmHWM:\s+([0-9]+) kB$", re.MULTILINE)
 
 
@@ -76,6 +77,15 @@ def parse_peak(text: str) -> float:
 def read_peak_megabytes(pid: int) -> float:
     """Return the peak of a process's resident memory since the last reset, in megabytes."""
     return parse_peak((PROC / str(pid) / "status").read_text())
+
+
+def read_megabytes(pid: int) -> float:
+    """Return a process's resident memory, in megabytes; 0 for one that has ended."""
+    try:
+        found = _RESIDENT.findall((PROC / str(pid) / "status").read_text())
+    except FileNotFoundError:
+        return 0.0
+    return int(found[0]) * 1024 / 1e6 if found else 0.0
 
 
 def reset_peak(pid: int) -> None:

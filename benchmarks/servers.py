@@ -101,9 +101,14 @@ class Servers:
         """The number of processes."""
         return len(self._processes)
 
+    @property
+    def pids(self) -> list[int]:
+        """The numbers of the processes."""
+        return [process.pid for process in self._processes]
+
     def start_meter(self, postmaster: int) -> UsageMeter:
         """Return a meter of what these servers and PostgreSQL use from now on."""
-        return UsageMeter([process.pid for process in self._processes], postmaster)
+        return UsageMeter(self.pids, postmaster)
 
 
 class UsageMeter:

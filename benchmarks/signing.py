@@ -8,10 +8,11 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Any, Final
 
@@ -81,18 +82,22 @@ class Signer:
                 values = (INVESTIGATOR + n, f"Benchmark {n}", fingerprint, key.encode())
                 cursor.execute(_INSERT_INVESTIGATOR, values)
 
-    def sign_actions(self, count: int, investigators: int = 1) -> list[SignedAction]:
+    def sign_actions(
+        self, count: int, investigators: int = 1, operations: Sequence[Any] = OPERATIONS
+    ) -> list[SignedAction]:
         """Return ``count`` new signed actions, by that many investigators in turn."""
         first, self._made = self._made, self._made + count
         fingerprints = self._fingerprints[:investigators]
         with ThreadPoolExecutor(_SIGNERS_AT_ONCE) as pool:
             numbers = range(first, first + count)
             signers = (fingerprints[number % len(fingerprints)] for number in numbers)
-            return list(pool.map(self._sign_action, numbers, signers))
+            return list(pool.map(self._sign_action, numbers, signers, repeat(operations)))
 
-    def _sign_action(self, number: int, fingerprint: str) -> SignedAction:
+    def _sign_action(
+        self, number: int, fingerprint: str, operations: Sequence[Any]
+    ) -> SignedAction:
         now = int(time.time())
-        action = _make_action(number, now - 60, now + VALID_SECONDS)
+        action = _make_action(number, now - 60, now + VALID_SECONDS) | {"operations": operations}
         text, signature = self._home / f"{number}.txt", self._home / f"{number}.asc"
         text.write_text(format_canonical(action, now - 60, now + VALID_SECONDS))
         options = ["--local-user", fingerprint, "--output", signature]
@@ -126,7 +131,6 @@ def _make_action(number: int, begin: int, end: int) -> dict[str, Any]:
         "threat": {"level": "low", "family": "compliance", "type": "system", "ref": "bench"},
         "validfrom": _format_time(begin),
         "expireafter": _format_time(end),
-        "operations": OPERATIONS,
         "pgpsignatures": [],
         "syntaxversion": 2,
     }
