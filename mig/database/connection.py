@@ -7,7 +7,7 @@ another one, which can be cancelled and has a deadline (docs/decisions/0005).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar, cast, overload
 
 import psycopg2
@@ -32,6 +32,9 @@ from mig.reactor import Reactor
 
 Record = TypeVar("Record")
 Rows = list[Row]
+
+LARGE_BYTES = 1_048_576
+"""A statement or a row after which a connection is not used again."""
 
 CONNECT_TIMEOUT_SECONDS = 10.0
 """The time for all servers of a connection string; each gets an equal share of it."""
@@ -93,6 +96,13 @@ class _Connection(txpostgres.Connection):
         return said
 
 
+def _is_large(statement: bytes | None, rows: Sequence[tuple[object, ...]]) -> bool:
+    """Return whether a statement, or the first row of its answer, is large."""
+    first = rows[0] if rows else ()
+    row_length = sum(len(value) for value in first if isinstance(value, str))
+    return max(len(statement or b""), row_length) > LARGE_BYTES
+
+
 class Connection:
     """A connection, which runs one statement at a time.
 
@@ -107,6 +117,7 @@ class Connection:
         self._silent_seconds = 0.0
         self._warning = ""
         self._prepared: set[str] = set()
+        self.has_grown = False
 
     @property
     def is_closed(self) -> bool:
@@ -233,7 +244,9 @@ class Connection:
             if isinstance(result, Failure):
                 result.raiseException()
             # a Row is a tuple of psycopg2 under an opaque type
-            records = read_records(cast(Rows, result.fetchall() if result.description else []))
+            rows = result.fetchall() if result.description else []
+            self.has_grown = self.has_grown or _is_large(result.query, rows)
+            records = read_records(cast(Rows, rows))
         except Exception:  # fetchall fails when the connection was closed since the rows arrived
             answer.errback(self._explain_failure(Failure()))
         else:

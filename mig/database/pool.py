@@ -115,7 +115,7 @@ class Pool:
         return None
 
     def _give_back(self, connection: Connection) -> None:
-        if not (connection.is_closed or self._stopped):
+        if not (connection.is_closed or connection.has_grown or self._stopped):
             self._free.append(connection)
             self._vacate(self._users.pop(connection))
         else:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final, Generic, Protocol, TypeVar
 
 from mig.errors import UnreadableError
 from mig.model.statement import QueryFunction, Statement, id_array
@@ -12,14 +12,21 @@ from mig.model.statement import QueryFunction, Statement, id_array
 class _IdentifiedRow(Protocol):
     @property
     def id(self) -> str: ...
+    def __iter__(self) -> Iterator[object]: ...
 
 
 RowType = TypeVar("RowType", bound=_IdentifiedRow)
 ValueType = TypeVar("ValueType")
 
 
+MAX_CACHED_BYTES: Final = 33_554_432
+
+
 class RecordCache(Generic[RowType, ValueType]):
     """At most ``bound`` values by id, each built once from its row.
+
+    Before more are loaded, all are dropped if they could be more, or if their rows have more than
+    :data:`MAX_CACHED_BYTES` together: a single action may have several megabytes.
 
     ``statement`` takes one parameter, an array of ids. When ``build`` cannot read a row, the cache
     keeps the reason and raises it as :class:`UnreadableError` for that id.
@@ -31,6 +38,7 @@ class RecordCache(Generic[RowType, ValueType]):
         self._statement = statement
         self._build = build
         self._bound = bound
+        self._size = 0
         self._values: dict[str, ValueType] = {}
         # as text: each time an exception is raised again its traceback grows, and keeps the results
         # of every command that asked (docs/decisions/0016)
@@ -42,12 +50,15 @@ class RecordCache(Generic[RowType, ValueType]):
         # set.difference(dict) takes time by the size of the set, dict.keys() - set by that of the
         # dict (docs/decisions/0016)
         new = needed.difference(self._values).difference(self._unreadable)
-        if len(self._values) + len(self._unreadable) + len(new) > self._bound:
+        count = len(self._values) + len(self._unreadable) + len(new)
+        if new and (count > self._bound or self._size > MAX_CACHED_BYTES):
+            self._size = 0
             self._values.clear()
             self._unreadable.clear()
             new = needed
         if new:
             for row in await query(self._statement, (id_array(new),)):
+                self._size += sum(len(value) for value in row if isinstance(value, str))
                 try:
                     self._values[row.id] = self._build(row)
                 except UnreadableError as reason:

@@ -67,7 +67,7 @@ class RecordEncoder(Generic[AnySearchRow]):
         return self._encode_record(self._read_record(row), self._find_links(row))
 
     def weigh_rows(self, rows: Sequence[AnySearchRow]) -> int:
-        """Return 0: nothing in these rows can be large."""
+        """Return 0: in these rows, nothing is expected to be large."""
         return 0
 
     def count_complete(self, rows: Sequence[AnySearchRow]) -> int:
@@ -90,6 +90,10 @@ class ActionEncoder(RecordEncoder[ActionRow]):
     async def load_related(self, query: QueryFunction, rows: Sequence[ActionRow]) -> None:
         """Count the commands of the actions in ``rows``."""
         self._counters = await load_counters(query, [row.id for row in rows])
+
+    def weigh_rows(self, rows: Sequence[ActionRow]) -> int:
+        """Return the total length of the operations in ``rows``."""
+        return sum(len(row.operations or "") for row in rows)
 
     def _read_action(self, row: ActionRow) -> AnyRecord:
         return read_record(Action.noun, Action.from_row, row, self._counters.get(row.id, {}))

@@ -14,9 +14,12 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock, deferLater
 from twisted.internet.threads import deferToThread
 
-from mig.database.connection import Connection, _Connection, open_connection
+from mig.database.connection import LARGE_BYTES, Connection, _Connection, open_connection
+from mig.database.database import Database
 from mig.database.resolver import list_servers
 from mig.errors import UnavailableError, describe_error
+from mig.limits import Limits
+from mig.model.statement import select_ids
 from tests.support.postgres import TestDatabase
 from tests.support.reactor import reactor, record_log
 
@@ -195,3 +198,21 @@ async def test_each_server_of_a_connection_string_is_tried_by_itself(
 ) -> None:
     parse = psycopg2.extensions.parse_dsn
     assert await list_servers(reactor, parse(dsn)) == [parse(server) for server in servers]
+
+
+@pytest_twisted.ensureDeferred
+async def test_no_connection_is_kept_after_a_large_statement_or_row(
+    database: TestDatabase,
+) -> None:
+    """The buffers of libpq would keep its size for as long as the connection lives."""
+    service = Database(reactor, database.dsn, limits=Limits(query_connections=1))
+    select_pid = select_ids("select pg_backend_pid()::text")
+    try:
+        pids = [await service.query(select_pid), await service.query(select_pid)]
+        await service.query(select_ids(f"select repeat('x', {LARGE_BYTES + 1})"))
+        pids.append(await service.query(select_pid))
+        await service.query(select_ids("select length(%s)::text"), ("x" * LARGE_BYTES,))
+        pids.append(await service.query(select_pid))
+        assert pids[0] == pids[1] and len({pid.id for (pid,) in pids}) == 3
+    finally:
+        service.stop()

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from mig.errors import UnreadableError
-from mig.model.cache import RecordCache
+from mig.model.cache import MAX_CACHED_BYTES, RecordCache
 from mig.model.row import make_row_reader
 from mig.model.statement import Parameters, Statement
 
@@ -81,3 +81,13 @@ def test_an_unreadable_row_keeps_no_reference_to_its_callers() -> None:
         return weakref.ref(held)
 
     assert make_reference()() is None
+
+
+def test_large_values_are_dropped_before_more_are_loaded() -> None:
+    table = Table({"1": "x" * MAX_CACHED_BYTES, "2": "y", "3": "z"})
+    table.load(["1"])
+    table.load(["1"])
+    table.load(["2"])
+    assert table.cache.get("1") is None
+    table.load(["2", "3"])
+    assert table.queried_ids == [{"1"}, {"2"}, {"3"}]

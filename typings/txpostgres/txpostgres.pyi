@@ -5,6 +5,7 @@ from twisted.internet.defer import Deferred
 
 class Cursor:
     description: object
+    query: bytes | None
     def execute(
         self, query: str, params: Sequence[object] | Mapping[str, object] | None = None
     ) -> Deferred[Cursor]: ...
