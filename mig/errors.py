@@ -35,6 +35,18 @@ def describe_error(reason: BaseException) -> str:
     return f"{reason}: {detail}" if detail else str(reason)
 
 
+def drop_traceback(reason: BaseException | None) -> None:
+    """Let an error forget where it was raised, if nobody wants to know.
+
+    A traceback refers to the variables of all functions that the error has passed through, and
+    some of these to the error. Such a cycle would keep a large action until Python looks for
+    cycles, which a service that is idle does not.
+    """
+    while reason is not None:
+        reason.__traceback__ = None
+        reason = reason.__context__
+
+
 # For clients: answers to a request
 
 
@@ -119,12 +131,16 @@ class DuplicateValueError(ConflictError):
 
 
 class BodyTooLargeError(RequestError):
-    """The body of the request is larger than the route accepts; ``limit`` is in bytes."""
+    """The body of the request is larger than the route accepts.
+
+    ``limit`` is in bytes; ``key`` is the configuration key that raises it, if there is one.
+    """
 
     status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
 
-    def __init__(self, limit: int) -> None:
-        super().__init__(f"the body of this request must be at most {limit} bytes")
+    def __init__(self, limit: int, key: str = "") -> None:
+        set_by = f" ({key} in the service's configuration)" if key else ""
+        super().__init__(f"the body of this request must be at most {limit} bytes{set_by}")
 
 
 class UnsupportedMediaTypeError(RequestError):

@@ -39,7 +39,7 @@ class Limits:
     linger_bytes: int = _define_limit(67_108_864, "how much a refused client may go on sending")
     discarded_body_bytes: int = _define_limit(8_192, "the body of a request that needs no body")
     action_body_bytes: int = _define_limit(
-        1_048_576, "the body that submits an action", key="[server] actionsize"
+        10_485_760, "the body that submits an action", key="[server] actionsize"
     )
     key_body_bytes: int = _define_limit(
         65_536, "the body that submits or changes an investigator", key="[server] keysize"
@@ -53,6 +53,27 @@ class Limits:
     )
     small_body_bytes: int = _define_limit(
         65_536, "a small body; also the first bytes of a larger one"
+    )
+
+    # parsing of actions
+    action_values: int = _define_limit(
+        200_000, "JSON values in an action, arrays and objects included"
+    )
+    inline_action_bytes: int = _define_limit(
+        16_384, "the body with an action that is parsed without another process"
+    )
+    large_actions: int = _define_limit(
+        2, "actions above inline_action_bytes that are handled at once"
+    )
+    waiting_actions: int = _define_limit(
+        256, "small actions, and large ones, that wait to be parsed"
+    )
+    action_wait_seconds: float = _define_limit(30, "how long an action waits to be parsed")
+    parser_seconds: float = _define_limit(
+        10, "how long the other process may take for each of its two answers about an action"
+    )
+    parser_idle_seconds: float = _define_limit(
+        60, "how long the other process waits for another action before it ends"
     )
 
     # answers
@@ -150,3 +171,8 @@ def describe_limits() -> list[tuple[str, float, str, str]]:
         (limit.name, getattr(limits, limit.name), limit.metadata["meaning"], limit.metadata["key"])
         for limit in fields(Limits)
     ]
+
+
+def find_limit_key(name: str) -> str:
+    """Return the configuration key that sets the limit ``name``; empty if none does."""
+    return next(key for limit, _, _, key in describe_limits() if limit == name)

@@ -155,6 +155,20 @@ def has_more_values(text: str, limit: int) -> bool:
     return False
 
 
+def count_values(value: object) -> int:
+    """Return how many values a parsed JSON value consists of, arrays and objects included."""
+    count = 0
+    pending = [value]
+    while pending:
+        found = pending.pop()
+        count += 1
+        if isinstance(found, dict):
+            pending.extend(found.values())
+        elif isinstance(found, list):
+            pending.extend(found)
+    return count
+
+
 def parse_json(text: str, where: str, *, max_values: int | None = None) -> Any:
     """Return the value of a client's JSON text, if every reader reads it alike.
 

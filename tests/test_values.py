@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mig.errors import InvalidInputError, UnreadableError
-from mig.values import MAX_ID, format_time, generate_id, parse_id, parse_json, parse_time
+from mig.values import (
+    MAX_ID,
+    count_values,
+    format_time,
+    generate_id,
+    parse_id,
+    parse_json,
+    parse_time,
+)
 
 
 @given(st.integers(1, MAX_ID))
@@ -96,12 +104,6 @@ NESTED = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(',"\\[]{} 0', max_size=5),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=2), inner),
 )
-
-
-def count_values(value: object) -> int:
-    if isinstance(value, dict):
-        return 1 + sum(map(count_values, value.values()))
-    return 1 + sum(map(count_values, value)) if isinstance(value, list) else 1
 
 
 @given(NESTED, st.sampled_from([None, 1]), st.sampled_from([",:", ", : "]))

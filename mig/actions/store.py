@@ -53,6 +53,7 @@ _ACTION = _OUTCOME.make_next(ActionRow)
 # alike: actions that came into the database without this API. Times count to the second, as in the
 #     identity; the intervals, instead of date_trunc, can use an index.
 # claimed: the primary key of submissions decides between submissions at the same time.
+# stored: without the operations, which may be large; they are known here.
 # The left join returns a row also when nothing was stored.
 _STORE = Statement(
     f"""
@@ -77,7 +78,9 @@ with signer as (
     ) as found
 ), claimed as (
     insert into submissions (identity, actionid, handedover, document)
-    select %(identity)s, %(id)s, case when %(spooled)s then null else now() end, %(document)s
+    select
+        %(identity)s, %(id)s, case when %(spooled)s then null else now() end,
+        case when %(spooled)s then %(head)s || %(operations)s || %(tail)s end
     from valid, alike
     where valid.signers and not alike.found
     on conflict (identity) do nothing
@@ -94,7 +97,7 @@ with signer as (
         %(not_started)s::timestamptz, %(status)s, %(all_signatures)s::json, %(syntaxversion)s
     from claimed
     returning
-        id, name, target, description, threat, operations, validfrom, expireafter,
+        id, name, target, description, threat, null::json as operations, validfrom, expireafter,
         starttime, finishtime, lastupdatetime, status, pgpsignatures, syntaxversion
 ), signed as (
     insert into signatures (actionid, investigatorid, pgpsignature)
@@ -113,7 +116,8 @@ left join stored a on true
         "identity": "bytea",
         "id": "numeric",
         "spooled": "boolean",
-        "document": "text",
+        "head": "text",
+        "tail": "text",
         "signers": "numeric[]",
         "keys": "bytea[]",
         "pgpsignatures": "text[]",
@@ -208,8 +212,9 @@ class ActionStore:
             if not outcome.valid:
                 return None
             if stored is not None:
-                return AcceptedAction(id=action_id, new_row=stored)
-            earlier = await self._find_accepted(submission.signable)
+                operations = submission.signable.operations.decode()
+                return AcceptedAction(id=action_id, new_row=stored._replace(operations=operations))
+            earlier = await self._find_accepted(submission.identity)
             if earlier is not None:
                 return earlier
             if outcome.alike:
@@ -221,20 +226,22 @@ class ActionStore:
     ) -> dict[str, object]:
         """Return the parameters of :data:`_STORE`."""
         action, uses_spool = submission.signable, self._handoff.uses_spool
+        head, tail = submission.encode_document(action_id)
         # an investigator who signed twice is one signer
         signed = {s.id: (s, p) for s, p in zip(signers, submission.pgpsignatures, strict=True)}
         return {
             "id": action_id,
             "spooled": uses_spool,
-            "document": submission.encode_document(action_id) if uses_spool else None,
-            "identity": action.identity,
+            "head": head,
+            "tail": tail,
+            "identity": submission.identity,
             "begin": action.validfrom.unix_seconds,
             "end": action.expireafter.unix_seconds,
             "name": action.name,
             "target": action.target,
-            "description": encode_go_json(submission.description),
-            "threat": encode_go_json(submission.threat),
-            "operations": action.operations_text,
+            "description": submission.description,
+            "threat": submission.threat,
+            "operations": action.operations.decode(),
             "validfrom": action.validfrom.microsecond_text,
             "expireafter": action.expireafter.microsecond_text,
             "all_signatures": encode_go_json(submission.pgpsignatures),
@@ -264,12 +271,12 @@ class ActionStore:
         # a statement does not see the rows of signatures that it inserts itself
         return outcome, stored._replace(signers=outcome.signers)
 
-    async def _find_accepted(self, action: Signable) -> AcceptedAction | None:
-        """Return the same action if it was accepted earlier.
+    async def _find_accepted(self, identity: bytes) -> AcceptedAction | None:
+        """Return the action of this ``identity`` if it was accepted earlier.
 
         :raises ConflictError: when it was accepted and has been deleted since.
         """
-        for row in await self._database.query(_SELECT_CLAIMED, (action.identity,)):
+        for row in await self._database.query(_SELECT_CLAIMED, (identity,)):
             if not row.exists:
                 raise ConflictError(
                     f"this action was accepted as {row.actionid} and has been deleted since"
@@ -287,7 +294,7 @@ class ActionStore:
         parameters = (begin, begin, end, end, action.name, action.target)
         others = []
         for row in await self._database.query(_SELECT_ALIKE, parameters):
-            if _encode_stored_operations(row.operations) == action.operations_text:
+            if _encode_stored_operations(row.operations) == action.operations:
                 raise ConflictError(
                     f"this action already exists as {row.id}, which was not created through"
                     " this API",
@@ -297,7 +304,7 @@ class ActionStore:
         return id_array(others)
 
 
-def _encode_stored_operations(stored: str | None) -> str | None:
+def _encode_stored_operations(stored: str | None) -> bytes | None:
     """Return stored operations as they would be signed, ``None`` if they cannot be signed."""
     try:
         return encode_operations(parse_operations(parse_json(stored or "null", "operations")))

@@ -1,7 +1,8 @@
 """Submissions of actions: every check of a field.
 
-:func:`parse_submission` makes a :class:`Submission` of what a client sent (docs/decisions/0030).
-Only two checks happen elsewhere: :mod:`mig.signing` verifies the signatures, and then
+:func:`parse_signatures` checks what is cheap, and :func:`parse_submission` makes a
+:class:`Submission` of the rest (docs/decisions/0030). Both may run in another process, so a
+submission is plain data. Then :mod:`mig.signing` verifies the signatures, and
 :meth:`Submission.check_signed_text` checks the fields against the text that was signed.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from whenever import OffsetDateTime
 
@@ -18,12 +19,13 @@ from mig.openpgp.packet import Signature, parse_signature
 from mig.signing.canonical import (
     GOTIME,
     SEPARATORS,
-    Json,
     Operation,
     Signable,
     SignedText,
     SignedTime,
     encode_fields,
+    encode_go_json,
+    encode_operations,
 )
 from mig.values import (
     MAX_EXACT_INTEGER,
@@ -63,11 +65,16 @@ _THREAT_TYPES: Final[_Types] = {"ref": str, "level": str, "family": str, "type":
 
 @dataclass(frozen=True, kw_only=True)
 class Submission:
-    """An action and its signatures. No signature covers ``description`` and ``threat``."""
+    """An action and its signatures, as texts: the values that were parsed are not kept.
+
+    No signature covers ``description`` and ``threat``, which are JSON.
+    """
 
     signable: Signable
-    description: Mapping[str, Json]
-    threat: Mapping[str, Json]
+    identity: bytes
+    """That of ``signable``."""
+    description: str
+    threat: str
     pgpsignatures: tuple[str, ...]
     signatures: tuple[Signature, ...]
     """``pgpsignatures``, parsed."""
@@ -96,8 +103,19 @@ class Submission:
                     field,
                 )
 
-    def encode_document(self, action_id: int) -> str:
-        """Return the document for the spool of a scheduler of 2014, built from what was signed."""
+    def check_not_expired(self, now: float) -> None:
+        """Refuse an action that is no longer valid at ``now``, in Unix seconds.
+
+        :raises InvalidInputError: for such an action.
+        """
+        if self.signable.expireafter.unix_seconds <= now:
+            raise InvalidInputError("expireafter must be in the future", "expireafter")
+
+    def encode_document(self, action_id: int) -> tuple[str, str]:
+        """Return the document for the spool of a scheduler of 2014, built from what was signed.
+
+        It is in two parts: what comes before the operations, and what follows them.
+        """
         action = self.signable
         head = encode_fields(
             {
@@ -110,8 +128,6 @@ class Submission:
                 "starttime": NOT_STARTED,
                 "finishtime": NOT_FINISHED,
                 "lastupdatetime": NOT_STARTED,
-                "description": self.description,
-                "threat": self.threat,
             }
         )
         tail = encode_fields(
@@ -121,40 +137,70 @@ class Submission:
                 "syntaxversion": SYNTAX_VERSION,
             }
         )
-        return f'{{{head},"operations":{action.operations_text},{tail}}}\n'
+        unsigned = f'"description":{self.description},"threat":{self.threat}'
+        return f'{{{head},{unsigned},"operations":', f",{tail}}}\n"
 
 
-def parse_submission(value: object, *, now: float) -> Submission:
-    """Parse a submission from a value of :func:`mig.values.parse_json`.
+def parse_signatures(value: object) -> tuple[Signature, ...]:
+    """Parse the signatures of a submission: all of it that is cheap to check.
+
+    :param value: comes from :func:`mig.values.parse_json`.
+    :raises InvalidInputError: naming the first field that is not accepted.
+    """
+    members = _check_action_members(value)
+    texts = _parse_signature_texts(members.get("pgpsignatures"))
+    return tuple(_parse_signature_field(n, text) for n, text in enumerate(texts))
+
+
+def parse_submission(
+    value: object, signatures: tuple[Signature, ...], *, max_operations_bytes: int
+) -> Submission:
+    """Parse a submission, except whether it has expired.
 
     The members that the service itself sets (id, status, times, counters) are ignored.
 
-    :param now: the current time in Unix seconds.
+    :param value: comes from :func:`mig.values.parse_json`.
+    :param signatures: what :func:`parse_signatures` has returned for the same value.
+    :param max_operations_bytes: how long the operations may be as they are signed.
     :raises InvalidInputError: naming the first field that is not accepted.
     """
+    members = _check_action_members(value)
+    _check_syntax(members.get("syntaxversion"))
+    name, target = _parse_text(members, "name"), _parse_text(members, "target")
+    validfrom = parse_signed_time("validfrom", members.get("validfrom"))
+    expireafter = parse_signed_time("expireafter", members.get("expireafter"))
+    _check_order(validfrom, expireafter)
+    description = _parse_unsigned(members, "description", _DESCRIPTION_TYPES)
+    threat = _parse_unsigned(members, "threat", _THREAT_TYPES)
+    operations = encode_operations(parse_operations(members.get("operations")))
+    if len(operations) > max_operations_bytes:
+        raise InvalidInputError(
+            f"operations must have at most {max_operations_bytes} bytes as they are signed, where"
+            " each < is written as \\u003c ([server] actionsize)",
+            "operations",
+        )
+    signable = Signable(
+        name=name,
+        target=target,
+        validfrom=validfrom,
+        expireafter=expireafter,
+        operations=operations,
+    )
+    return Submission(
+        signable=signable,
+        identity=signable.identity,
+        description=description,
+        threat=threat,
+        pgpsignatures=tuple(members["pgpsignatures"]),
+        signatures=signatures,
+    )
+
+
+def _check_action_members(value: object) -> Mapping[str, Any]:
     if not isinstance(value, dict):
         raise InvalidInputError("the action must be a JSON object", "action")
     _check_members(value, _ACTION_MEMBERS, "")
-    signable = Signable(
-        name=_parse_text(value, "name"),
-        target=_parse_text(value, "target"),
-        validfrom=parse_signed_time("validfrom", value.get("validfrom")),
-        expireafter=parse_signed_time("expireafter", value.get("expireafter")),
-        operations=parse_operations(value.get("operations")),
-    )
-    _check_syntax(value.get("syntaxversion"))
-    _check_order(signable)
-    texts = _parse_signature_texts(value.get("pgpsignatures"))
-    submission = Submission(
-        signable=signable,
-        description=_parse_unsigned(value, "description", _DESCRIPTION_TYPES),
-        threat=_parse_unsigned(value, "threat", _THREAT_TYPES),
-        pgpsignatures=texts,
-        signatures=tuple(_parse_signature_field(n, text) for n, text in enumerate(texts)),
-    )
-    if signable.expireafter.unix_seconds <= now:
-        raise InvalidInputError("expireafter must be in the future", "expireafter")
-    return submission
+    return value
 
 
 def _check_members(value: Mapping[str, object], accepted: Sequence[str], where: str) -> None:
@@ -191,14 +237,13 @@ def parse_signed_time(where: str, text: object) -> SignedTime:
     """
     if isinstance(text, str) and RFC3339_PATTERN.fullmatch(text) and not text.endswith("-00:00"):
         try:
-            moment = OffsetDateTime.parse_iso(text)
-            moment.to_instant()
+            OffsetDateTime.parse_iso(text).to_instant()
         except ValueError:
             pass  # no such day or hour, or outside the years 1 to 9999
         else:
             # Go prints both as UTC only on a machine whose zone is UTC: docs/decisions/0030
             text = text.removesuffix("+00:00") + "Z" if text.endswith("+00:00") else text
-            return SignedTime(text=text, moment=moment)
+            return SignedTime(text=text)
     raise InvalidInputError(
         f"{where} must be an RFC 3339 date, for example 2014-05-30T00:00:00-04:00", where
     )
@@ -293,8 +338,7 @@ def _check_syntax(version: object) -> None:
         raise InvalidInputError(f"syntaxversion must be {SYNTAX_VERSION}", "syntaxversion")
 
 
-def _check_order(action: Signable) -> None:
-    begin, end = action.validfrom, action.expireafter
+def _check_order(begin: SignedTime, end: SignedTime) -> None:
     if (begin.unix_seconds, begin.nanosecond) >= (end.unix_seconds, end.nanosecond):
         raise InvalidInputError("expireafter must be later than validfrom", "expireafter")
 
@@ -322,7 +366,7 @@ def _parse_signature_field(n: int, text: str) -> Signature:
         raise InvalidInputError(f"{where}: {reason}", where) from None
 
 
-def _parse_unsigned(value: Mapping[str, object], name: str, types: _Types) -> dict[str, Json]:
+def _parse_unsigned(value: Mapping[str, object], name: str, types: _Types) -> str:
     """Return a member of the action that no signature covers: an object of known members."""
     members = value.get(name)
     members = {} if members is None else members
@@ -335,4 +379,4 @@ def _parse_unsigned(value: Mapping[str, object], name: str, types: _Types) -> di
             what = "a string" if kind is str else "a number"
             raise InvalidInputError(f"{name}.{member} must be {what}", f"{name}.{member}")
     check_signable_json(members, name)
-    return members
+    return encode_go_json(members)

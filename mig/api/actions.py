@@ -22,8 +22,6 @@ from mig.hypermedia.document import Link
 from mig.hypermedia.links import link_commands
 from mig.model.action import Action, LinkedAction, find_action
 from mig.model.record import read_record
-from mig.values import parse_json
-from mig.web.forms import parse_form
 from mig.web.request import Request
 
 
@@ -52,12 +50,11 @@ class ActionResource:
 
     async def create_action(self, request: Request, caller: Caller) -> bytes | None:
         """Accept a signed action: 202 when it is new, 200 when it was accepted before."""
-        action = parse_form(request, templates.ACTION, object_field="action")["action"]
-        # A form submits the action as text, a JSON body also as an object.
-        value = parse_json(action, "action") if isinstance(action, str) else action
         urls = self._responder.urls
         try:
-            accepted = await self._submitter.submit(value, request.client_group)
+            accepted = await self._submitter.submit(
+                request.content_type, request.content, request.client_group
+            )
         except ConflictError as conflict:
             link = Link(rel="action", href=urls.for_action(conflict.existing_id))
             return answer_refusal(request, conflict, links=[link] if conflict.existing_id else None)

@@ -70,7 +70,7 @@ class InvestigatorResource:
 
     async def create_investigator(self, request: Request, caller: Caller) -> bytes | None:
         """Add an investigator with a public key: 201, or 409 with a link to the key's owner."""
-        fields = parse_form(request, templates.INVESTIGATOR)
+        fields = _parse_fields(request, templates.INVESTIGATOR)
         try:
             added = await self._registry.add(
                 fields["name"], fields["publickey"].encode(), request.client_group
@@ -83,7 +83,7 @@ class InvestigatorResource:
 
     async def update_investigator(self, request: Request, caller: Caller) -> bytes | None:
         """Enable or disable an investigator."""
-        fields = parse_form(request, templates.INVESTIGATOR_UPDATE)
+        fields = _parse_fields(request, templates.INVESTIGATOR_UPDATE)
         investigator_id = parse_id("id", fields["id"])
         await self._registry.set_status(investigator_id, fields["status"])
         return await self._answer_stored_investigator(request, investigator_id, HTTPStatus.OK)
@@ -107,6 +107,10 @@ class InvestigatorResource:
     ) -> bytes | None:
         links = link_history(self._responder.urls, str(investigator_id))
         return await self._responder.answer_record(request, investigator, links, status=status)
+
+
+def _parse_fields(request: Request, template: Template) -> dict[str, str]:
+    return parse_form(request.content_type, request.content.getvalue(), template)
 
 
 def _answer_template(request: Request, template: Template) -> bytes:

@@ -25,7 +25,7 @@ from mig.api.investigators import InvestigatorResource
 from mig.api.search import SearchResource
 from mig.errors import MethodNotAllowedError, NotFoundError
 from mig.hypermedia import urls
-from mig.limits import Limits
+from mig.limits import Limits, find_limit_key
 from mig.model.permissions import Permission
 from mig.web.request import Request
 
@@ -168,6 +168,7 @@ class ServedRoute:
     path: str
     permission: Permission | None
     max_body_bytes: int
+    body_limit_key: str
     keeps_body: bool
     is_streamed: bool
     resource: IResource
@@ -233,6 +234,7 @@ class Router:
             path=route.path,
             permission=route.permission,
             max_body_bytes=getattr(self._limits, route.body_policy.value),
+            body_limit_key=find_limit_key(route.body_policy.value),
             keeps_body=route.body_policy is not BodyPolicy.DISCARDED,
             is_streamed=route.is_streamed,
             resource=klein_resource,

@@ -30,6 +30,7 @@ from mig.actions.handoff import (
     has_database_scheduler,
 )
 from mig.actions.outbox import Outbox
+from mig.actions.parser import ActionParser
 from mig.actions.spool import Spool, SystemCalls
 from mig.actions.store import ActionStore
 from mig.actions.submit import Submitter
@@ -56,6 +57,7 @@ from mig.service import config_file, logs
 from mig.service.config_file import Config
 from mig.service.descriptors import fit_limits
 from mig.service.listeners import Listener, bind_listeners
+from mig.service.memory import MemoryTrimmer
 from mig.service.options import EMBEDDED_PREFIX, Options, find_account
 from mig.service.settings import Settings, read_settings
 from mig.service.site import make_site
@@ -220,6 +222,8 @@ class ApiService(Service):
         self._settings = settings
         self._spool = spool
         self._gpg: Gpg | None = None
+        self._parser: ActionParser | None = None
+        self._trimmer: MemoryTrimmer | None = None
         self._handoff: Handoff | None = None
         self._listeners = listeners
         self._base = base
@@ -309,6 +313,8 @@ class ApiService(Service):
     def _build_site(self, reactor: Reactor, database: Database, handoff: Handoff) -> ApiSite:
         limits = self._settings.limits
         self._gpg = Gpg(reactor, time.time, limits=limits)
+        self._parser = ActionParser(reactor, limits=limits)
+        self._trimmer = MemoryTrimmer(reactor)
         if not self._gpg.is_installed():
             self.log.warn("{reason}", reason=NO_GPG)
         handoff.start()
@@ -319,11 +325,13 @@ class ApiService(Service):
             database,
             self._base,
             wall_clock=time.time,
-            actions=Submitter(time.time, database.query, self._gpg, keyring, store, handoff),
+            actions=Submitter(
+                time.time, self._parser, database.query, self._gpg, keyring, store, handoff
+            ),
             investigators=InvestigatorRegistry(database, self._gpg, keyring),
             limits=limits,
             clients=self._settings.clients,
-            observers=self._observers,
+            observers=[*self._observers, self._trimmer],
         )
 
     async def _prepare_database(self, reactor: Reactor) -> str:
@@ -375,6 +383,10 @@ class ApiService(Service):
             listener.close()  # before its port: see Listener.close
         for port in self._ports:
             await maybeDeferred(port.stopListening)
+        if self._parser:
+            await self._parser.stop()
+        if self._trimmer:
+            self._trimmer.stop()
         if self._gpg:
             await self._gpg.stop()
         if self._handoff:

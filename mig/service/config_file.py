@@ -199,7 +199,7 @@ class Server:
         default=TrustedProxies(), metadata=_with_parser(parse_trusted_proxies)
     )
     actionsize: int = field(
-        default=1_048_576, metadata=_with_parser(_integer_parser(1024, 67_108_864))
+        default=10_485_760, metadata=_with_parser(_integer_parser(1024, 67_108_864))
     )
     keysize: int = field(default=65_536, metadata=_with_parser(_integer_parser(1024, 1_048_576)))
 

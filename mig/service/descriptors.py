@@ -25,6 +25,8 @@ PIPES_PER_GPG: Final = 3
 FILES_PER_GPG: Final = 3
 """Text, signature and keyring; those of a batch are counted apart."""
 
+PIPES_PER_PARSER: Final = 3
+
 FILES_PER_SPOOL_THREAD: Final = 8
 
 
@@ -60,6 +62,7 @@ def count_needed_descriptors(limits: Limits, listener_count: int) -> int:
         database
         + gpg_processes * PIPES_PER_GPG
         + gpg_start
+        + (limits.large_actions + 1) * PIPES_PER_PARSER  # one is started, with both ends
         + limits.handoff_threads * FILES_PER_SPOOL_THREAD
         # a listener's own, and those it accepts before the ones that make room are closed
         + listener_count * (1 + MAX_ACCEPTS)

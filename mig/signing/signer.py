@@ -4,11 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mig.errors import BadSignatureError, InvalidInputError
+from mig.errors import BadSignatureError, InvalidInputError, drop_traceback
 from mig.openpgp.packet import Signature
 from mig.signing.canonical import SignedText
 from mig.signing.gpg.verify import Gpg
 from mig.signing.keyring import Signer, find_key_owners
+
+
+def find_active_signers(signers: Sequence[Signer], signature: Signature) -> list[Signer]:
+    """Return those of ``signers`` who may have made a signature, by the key that it names.
+
+    :raises InvalidInputError: when none of them has the key, or none of those is active.
+    """
+    candidates = find_key_owners(signers, signature.issuers)
+    active = [signer for signer in candidates if signer.is_active]
+    if not active:
+        names = ", ".join(f"{s.name!r} ({s.id})" for s in candidates)
+        raise InvalidInputError(
+            f"the investigator {names} is not active"
+            if candidates
+            else f"no investigator has the key {signature.issuers[0]}"
+        )
+    return active
 
 
 async def find_signer(
@@ -25,15 +42,7 @@ async def find_signer(
         not active, and when the signature is bad.
     :raises UnavailableError: when the signature cannot be checked now.
     """
-    candidates = find_key_owners(signers, signature.issuers)
-    active = [signer for signer in candidates if signer.is_active]
-    if not active:
-        names = ", ".join(f"{s.name!r} ({s.id})" for s in candidates)
-        raise InvalidInputError(
-            f"the investigator {names} is not active"
-            if candidates
-            else f"no investigator has the key {signature.issuers[0]}"
-        )
+    active = find_active_signers(signers, signature)
     return await _find_only_signer(gpg, active, signature, texts, client)
 
 
@@ -71,7 +80,8 @@ async def _find_text(
     for text in texts:
         try:
             await gpg.verify(signer.certificate, signature, text.text, client)
-        except BadSignatureError:
+        except BadSignatureError as reason:
+            drop_traceback(reason)
             continue
         return text
     raise BadSignatureError(

@@ -18,6 +18,8 @@ MAX_PARTS: Final = 16
 MAX_PART_HEADERS: Final = 8
 MAX_PART_HEADER_BYTES: Final = 4_096
 MAX_NAME_CHARACTERS: Final = 64
+MAX_FORM_VALUES: Final = 256
+"""JSON values of a body, beside those of the value that its form contains."""
 
 _PARAMETER = r"""[ \t]*;[ \t]*([\w!#$%&'*+.^`|~-]+)=("(?:[^"\\]|\\.)*"|[\w!#$%&'*+.^`|~-]+)"""
 _PARAMETERS = re.compile(_PARAMETER, re.ASCII)
@@ -62,25 +64,6 @@ def parse_content_type(headers: Headers) -> ContentType:
     return ContentType(media_type=media_type, parameters=parameters)
 
 
-class FormRequest(Protocol):
-    """A request whose body is complete."""
-
-    @property
-    def content_type(self) -> ContentType:
-        """The media type of the body."""
-
-    @property
-    def content(self) -> ReadableBody:
-        """The body."""
-
-
-class ReadableBody(Protocol):
-    """A body that can be read."""
-
-    def read(self) -> bytes:
-        """Return the whole body."""
-
-
 class FormField(Protocol):
     """One field of a form."""
 
@@ -102,7 +85,12 @@ class FormTemplate(Protocol):
 
 
 def parse_form(
-    request: FormRequest, template: FormTemplate, *, object_field: str = ""
+    content_type: ContentType,
+    body: bytes,
+    template: FormTemplate,
+    *,
+    object_field: str = "",
+    max_object_values: int = 0,
 ) -> dict[str, Any]:
     """Return the value of every field of ``template`` as a string.
 
@@ -111,11 +99,13 @@ def parse_form(
     :param object_field: the field whose value may also be a JSON object, which is returned as it
         was parsed. A JSON body that has neither a field of the template nor a ``template`` is the
         value of this field.
+    :param max_object_values: how many JSON values a body may have beside those of the form itself.
     :raises InvalidInputError: when the body is malformed, or a field is unknown, duplicate or
         missing or empty; the message names the field and says what is accepted.
     """
-    fields = _PARSERS[request.content_type.media_type](
-        request.content.read(), request.content_type, template, object_field
+    parse_fields = _PARSERS[content_type.media_type]
+    fields = parse_fields(
+        body, content_type, template, object_field, MAX_FORM_VALUES + max_object_values
     )
     prompts = {data.name: data.prompt for data in template.data}
     values: dict[str, Any] = {}
@@ -167,9 +157,9 @@ def _parse_urlencoded_form(body: bytes, *_: object) -> Iterator[FormItem]:
 
 
 def _parse_json_form(
-    body: bytes, _: ContentType, template: FormTemplate, object_field: str
+    body: bytes, _: ContentType, template: FormTemplate, object_field: str, max_values: int
 ) -> Iterator[FormItem]:
-    members = parse_json(_decode_text(body, "the body"), "the body")
+    members = parse_json(_decode_text(body, "the body"), "the body", max_values=max_values)
     if not isinstance(members, dict):
         raise InvalidInputError("the body must be a JSON object", "the body")
     if "template" in members:
@@ -276,7 +266,7 @@ def _unquote(value: str) -> str:
 
 
 _PARSERS: Final[
-    dict[str, Callable[[bytes, ContentType, FormTemplate, str], Iterator[FormItem]]]
+    dict[str, Callable[[bytes, ContentType, FormTemplate, str, int], Iterator[FormItem]]]
 ] = {
     "application/x-www-form-urlencoded": _parse_urlencoded_form,
     "multipart/form-data": _parse_multipart,

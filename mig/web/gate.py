@@ -93,7 +93,9 @@ class Gate:
         route = request.route = self._router.resolve(path, request.method.decode())
         if length != 0:
             budget = request.site.body_budget if route.keeps_body else None
-            request.body = RequestBody(route.max_body_bytes, budget, length, request.client_group)
+            request.body = RequestBody(
+                route.max_body_bytes, route.body_limit_key, budget, length, request.client_group
+            )
         if route.keeps_body:
             request.content_type = forms.parse_content_type(request.requestHeaders)
             self._check_origin(request, authority or host)

@@ -47,6 +47,10 @@ class Route(Protocol):
         """How many bytes the body of a request for the route may have."""
 
     @property
+    def body_limit_key(self) -> str:
+        """The configuration key that sets ``max_body_bytes``; empty if none does."""
+
+    @property
     def keeps_body(self) -> bool:
         """Whether the handler reads the body; otherwise it is dropped as it arrives."""
 

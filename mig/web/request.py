@@ -47,6 +47,7 @@ class RequestEnded(Struct, frozen=True, kw_only=True, gc=False):
     seconds: float
     rows: int
     sent_bytes: int
+    received_bytes: int
     outcome: str
 
 
@@ -296,6 +297,7 @@ class Request(server.Request):
                 seconds=self.site.clock.seconds() - self._started,
                 rows=self.rows,
                 sent_bytes=self.sentLength,
+                received_bytes=0 if self.body is None else self.body.received,
                 outcome=self.outcome,
             )
         )

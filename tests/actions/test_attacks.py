@@ -498,8 +498,13 @@ ROWS = [
     ),
     expect_refused(
         "10,000 signatures in one line",
-        "the body of this request must be at most 1048576 bytes",
+        FIRST + "a signature must have at most 4096 characters",
         sign_with(then=lambda s, _: encode_signature(decode_signature(s) * 10_000)),
+    ),
+    expect_refused(
+        "100,000 signatures in one line",
+        "the body of this request must be at most 10485760 bytes ([server] actionsize in the",
+        sign_with(then=lambda s, _: encode_signature(decode_signature(s) * 100_000)),
         413,
     ),
     expect_refused(

@@ -17,7 +17,9 @@ from mig.values import parse_json
 from tests.support.api import Answer, Api
 from tests.support.fleet import VECTORS, load_fleet
 from tests.support.json_types import Json, JsonObject
+from tests.support.keys import Keys
 from tests.support.postgres import TestDatabase
+from tests.support.submissions import Case, make_action
 
 ACTIONS = sorted((VECTORS / "actions").glob("*.json"))
 
@@ -120,3 +122,22 @@ async def test_a_recorded_action_is_refused_when_any_signed_part_is_changed(
     assert database.execute("select count(*) from submissions") == [(0,)]
     assert not list_spool(api)
     assert (await post_action(api, action)).code == 202
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_action_of_several_megabytes_is_handed_over_as_it_was_signed(
+    api: Api, database: TestDatabase, keys: Keys
+) -> None:
+    """Policies of MIG's own module scribe are larger than 1 MiB."""
+    case = Case(keys, database)
+    text = "".join(f"<rule {n}>é\U0001f510" for n in range(150_000))
+    operations = [{"module": "scribe", "parameters": {"policy": text}}]
+    action = case.sign_action(make_action(operations=operations))
+    response = await post_action(api, action)
+    assert response.code == 202, response.body
+    (item,) = response.document["items"]
+    assert item["data"][0]["value"]["operations"] == operations
+    (file,) = list_spool(api)
+    assert json.loads(file.read_text())["operations"] == operations
+    again = await post_action(api, action)
+    assert again.code == 200 and again.document["items"][0]["href"] == item["href"]

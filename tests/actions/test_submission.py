@@ -22,7 +22,12 @@ from tests.support.signables import signables
 
 def is_ambiguous(action: Signable, text: SignedText) -> bool:
     submission = Submission(
-        signable=action, description={}, threat={}, pgpsignatures=(), signatures=()
+        signable=action,
+        identity=action.identity,
+        description="{}",
+        threat="{}",
+        pgpsignatures=(),
+        signatures=(),
     )
     try:
         submission.check_signed_text(text, keeps_nanoseconds=True)
@@ -60,7 +65,7 @@ def test_an_accepted_text_reads_back_to_the_signed_action(action: Signable) -> N
             action.target,
             str(action.validfrom.unix_seconds),
             str(action.expireafter.unix_seconds),
-            action.operations_text,
+            action.operations.decode(),
         )
     if not is_ambiguous(action, gotime):
         assert read_gotime(gotime.text.decode()) == (
@@ -68,7 +73,7 @@ def test_an_accepted_text_reads_back_to_the_signed_action(action: Signable) -> N
             action.target,
             action.validfrom.go_string,
             action.expireafter.go_string,
-            action.operations_text,
+            action.operations.decode(),
         )
 
 
@@ -202,4 +207,4 @@ def test_an_operation_marked_uncompressed_equals_an_unmarked_one() -> None:
         [{"module": "a"}]
     )
     both = parse_operations([{**plain, "want_compressed": True, "is_compressed": True}])
-    assert encode_operations(both).endswith(',"is_compressed":true,"want_compressed":true}]')
+    assert encode_operations(both).endswith(b',"is_compressed":true,"want_compressed":true}]')

@@ -172,6 +172,7 @@ def test_each_request_is_logged_in_one_line() -> None:
         seconds=0.0125,
         rows=3,
         sent_bytes=99,
+        received_bytes=0,
         outcome="refused: " + "{x}" * 1000,
     )
     with record_log() as log:
@@ -194,6 +195,7 @@ def make_heartbeat(**members: Any) -> RequestEnded:
         "seconds": 0.0,
         "rows": 0,
         "sent_bytes": 2,
+        "received_bytes": 0,
         "outcome": "complete",
     }
     return RequestEnded(**{**event, **members})

@@ -83,8 +83,8 @@ def test_a_signed_action_is_never_the_text_of_a_token(action: Signable) -> None:
 
 def test_compression_is_signed_only_when_it_is_true() -> None:
     plain = Operation(module="a", parameters=None, is_compressed=False)
-    assert encode_operations([plain]) == '[{"module":"a","parameters":null}]'
+    assert encode_operations([plain]) == b'[{"module":"a","parameters":null}]'
     both = Operation(module="a", parameters=None, is_compressed=True, want_compressed=True)
     assert encode_operations([both]) == (
-        '[{"module":"a","parameters":null,"is_compressed":true,"want_compressed":true}]'
+        b'[{"module":"a","parameters":null,"is_compressed":true,"want_compressed":true}]'
     )

@@ -15,6 +15,7 @@ from twisted.web.http_headers import Headers
 
 from mig.actions.handoff import DatabaseHandoff, Handoff, NoHandoff
 from mig.actions.outbox import Outbox
+from mig.actions.parser import ActionParser
 from mig.actions.spool import Spool
 from mig.actions.store import ActionStore
 from mig.actions.submit import Submitter
@@ -63,6 +64,7 @@ class Api:
         # as in production, so that every test shows what this role needs
         self.database = Database(reactor, make_dsn(dsn, user=API_ROLE), limits=limits)
         self.gpg = Gpg(reactor, time.time)
+        self.parser = ActionParser(reactor, limits=limits)
         self.spool = spool
         if spool:
             Spool(spool).prepare_folders()
@@ -80,7 +82,9 @@ class Api:
             self.database,
             self.base,
             wall_clock=time.time,
-            actions=Submitter(time.time, query, self.gpg, keyring, store, self.handoff),
+            actions=Submitter(
+                time.time, self.parser, query, self.gpg, keyring, store, self.handoff
+            ),
             investigators=InvestigatorRegistry(self.database, self.gpg, keyring),
             limits=limits,
         )
@@ -104,6 +108,7 @@ class Api:
 
     async def stop(self) -> None:
         await stop_listening(self.port)
+        await self.parser.stop()
         await self.gpg.stop()
         await self.handoff.stop()
         self.database.stop()

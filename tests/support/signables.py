@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import strategies as st
 
 from mig.actions.submission import parse_operations, parse_signed_time
-from mig.signing.canonical import Signable
+from mig.signing.canonical import Signable, encode_operations
 
 characters = st.characters(codec="utf-8", exclude_characters="\0")
 words = st.text(characters, max_size=12) | st.text(
@@ -34,5 +34,5 @@ def signables(draw: st.DrawFn) -> Signable:
         target=draw(text),
         validfrom=parse_signed_time("validfrom", draw(times)),
         expireafter=parse_signed_time("expireafter", draw(times)),
-        operations=parse_operations(draw(modules.filter(bool))),
+        operations=encode_operations(parse_operations(draw(modules.filter(bool)))),
     )

@@ -75,9 +75,14 @@ class EchoRoutes:
     def _make_echo_handler(self, template: Template, object_field: str = "") -> Handler:
         async def handler(_: object, request: Request, caller: Caller) -> bytes:
             self.call_count += 1
-            return request.prepare_response(
-                json.dumps(parse_form(request, template, object_field=object_field)).encode()
+            fields = parse_form(
+                request.content_type,
+                request.content.getvalue(),
+                template,
+                object_field=object_field,
+                max_object_values=Limits().action_values,
             )
+            return request.prepare_response(json.dumps(fields).encode())
 
         return handler
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mig.actions.submission import parse_operations, parse_signed_time
-from mig.signing.canonical import Signable, build_signed_texts
+from mig.signing.canonical import Signable, build_signed_texts, encode_operations
 from tests.support.api import Answer, Api
 from tests.support.json_types import Json, JsonObject
 from tests.support.keys import Key, Keys
@@ -86,7 +86,7 @@ def build_text(action: JsonObject, form: str = "unix") -> bytes:
         target=action["target"],
         validfrom=parse_signed_time("validfrom", action["validfrom"]),
         expireafter=parse_signed_time("expireafter", action["expireafter"]),
-        operations=parse_operations(action["operations"]),
+        operations=encode_operations(parse_operations(action["operations"])),
     )
     return next(text.text for text in build_signed_texts(signable) if text.form == form)
 
@@ -126,15 +126,24 @@ def check_nothing_stored(api: Api, database: TestDatabase) -> None:
     assert list_spool(api) == []
 
 
-def list_processes() -> Iterator[tuple[int, list[bytes]]]:
-    """Yield the parent and the command line of each process."""
+def list_processes() -> Iterator[tuple[int, int, list[bytes]]]:
+    """Yield the number, the parent and the command line of each process."""
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             words = (folder / "cmdline").read_bytes().split(b"\0")
             parent = int((folder / "stat").read_bytes().rpartition(b")")[2].split()[1])
         except OSError:
             continue
-        yield parent, words
+        yield int(folder.name), parent, words
+
+
+def list_parsers(parent: int) -> list[int]:
+    """Return the processes that parse large actions for a service."""
+    return [
+        process
+        for process, of, words in list_processes()
+        if of == parent and b"mig.actions.parser_worker" in words
+    ]
 
 
 def check_nothing_left(temporary: Path) -> None:
@@ -142,7 +151,7 @@ def check_nothing_left(temporary: Path) -> None:
     assert list(temporary.iterdir()) == []
     opened = [path.readlink() for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
     assert not [path for path in opened if "memfd:keyring" in str(path)]
-    for parent, words in list_processes():
+    for _, parent, words in list_processes():
         gpg = Path(words[0].decode("latin-1")).name
         assert not (gpg.startswith("gpg") and parent == os.getpid()), words
         assert not (gpg == "gpg-agent" and b"/dev/null" in words), words

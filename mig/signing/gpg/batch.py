@@ -114,8 +114,11 @@ class BatchVerifier:
             self._cancel_empty_run(dropped.flow)
         if check in self._waiting and flow not in self._flows:
             Deferred.fromCoroutine(self._serve_flow(certificate, flow))
-        found = await check.answer
-        return found or await self._verify_single(certificate, check)
+        try:
+            found = await check.answer
+            return found or await self._verify_single(certificate, check)
+        finally:
+            check.text = b""  # it can be large, and a check and its answer refer to each other
 
     def _remove_check(self, check: _Check) -> None:
         """Forget a check that nobody waits for."""
@@ -146,16 +149,17 @@ class BatchVerifier:
 
     async def _run_batch(self, certificate: Certificate, flow: Flow, state: _FlowState) -> None:
         """Give every check of the next batch a result, whatever happens."""
-        results: Sequence[ValidSignature | Failure | None]
+        results: Sequence[ValidSignature | None]
         state.batch, state.running = (), []
         try:
             results = await self._check_batch(certificate, flow, state)
         except Exception:
             if not state.batch:  # its turn did not come
                 state.batch = self._waiting.pop_flow(flow, self._runner.max_waiting)
-            results = [Failure()] * len(state.batch)
-        for check, result in zip(state.batch, results, strict=True):
-            check.resolve(result)
+            # no variable here may hold it: it refers to this function's, and so to large texts
+            _resolve_checks(state.batch, [Failure()] * len(state.batch))
+        else:
+            _resolve_checks(state.batch, results)
 
     async def _check_batch(
         self, certificate: Certificate, flow: Flow, state: _FlowState
@@ -211,6 +215,13 @@ def _read_shared_verdicts(answer: GpgResult, count: int) -> Sequence[ValidSignat
             about = split_by_file(parse_status_lines(answer), names)
             found = [find_valid_signature(answer, lines) for lines in about]
     return found if found and None not in found else [None] * count
+
+
+def _resolve_checks(
+    checks: Sequence[_Check], results: Sequence[ValidSignature | Failure | None]
+) -> None:
+    for check, result in zip(checks, results, strict=True):
+        check.resolve(result)
 
 
 def _build_message(signature: Signature, text: bytes) -> bytes:

@@ -1,0 +1,62 @@
+"""The memory of large requests goes back to the operating system."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from twisted.internet.task import Clock
+
+from mig.service.memory import LARGE_BYTES, QUIET_SECONDS, MemoryTrimmer, return_free_memory
+from mig.web.request import RequestEnded
+
+
+def make_event(*, sent: int = 0, received: int = 0) -> RequestEnded:
+    return RequestEnded(
+        operation="1",
+        client="127.0.0.1",
+        method=b"GET",
+        uri=b"/",
+        route="/",
+        caller="anonymous",
+        status=200,
+        seconds=0.0,
+        rows=0,
+        sent_bytes=sent,
+        received_bytes=received,
+        outcome="complete",
+    )
+
+
+def test_memory_is_returned_once_large_requests_have_ended() -> None:
+    clock = Clock()
+    trims: list[float] = []
+    trimmer = MemoryTrimmer(clock, lambda: trims.append(clock.seconds()))
+    trimmer(make_event(sent=LARGE_BYTES, received=LARGE_BYTES))
+    clock.advance(10)
+    assert trims == []  # they were not large
+    trimmer(make_event(sent=LARGE_BYTES + 1))
+    clock.advance(QUIET_SECONDS / 2)
+    trimmer(make_event(received=LARGE_BYTES + 1))
+    clock.advance(QUIET_SECONDS / 2)
+    assert trims == []
+    clock.advance(QUIET_SECONDS / 2)
+    assert trims == [10 + 1.5 * QUIET_SECONDS]
+    trimmer(make_event(sent=LARGE_BYTES + 1))
+    trimmer.stop()
+    assert clock.getDelayedCalls() == []
+
+
+def read_resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_free_memory_between_small_values_is_returned() -> None:
+    """Each value of 100,000 bytes has a small one behind it, which stays."""
+    kept = [(b"x" * 100_000 * (n > 0), bytearray(2_000)) for n in range(500)]
+    small = [pair[1] for pair in kept]
+    kept.clear()
+    before = read_resident_bytes()
+    return_free_memory()
+    assert before - read_resident_bytes() > 20_000_000
+    assert len(small) == 2_000

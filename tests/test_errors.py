@@ -1,0 +1,47 @@
+"""Errors keep nothing that is large."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Iterator
+
+import pytest
+
+from mig.errors import InvalidInputError, drop_traceback
+
+
+class Large:
+    pass
+
+
+@pytest.fixture(autouse=True)
+def no_collection() -> Iterator[None]:
+    """Only references keep anything alive, and cycles for ever."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def test_an_error_keeps_no_variable_of_the_functions_that_raised_it() -> None:
+    alive: list[weakref.ref[Large]] = []
+
+    def check(large: Large) -> None:
+        alive.append(weakref.ref(large))
+        try:
+            raise InvalidInputError("first")
+        except InvalidInputError as reason:
+            kept = [reason, large]  # as a list of reasons does: a cycle
+            raise InvalidInputError(f"second after {len(kept)}") from None
+
+    def handle() -> None:
+        try:
+            check(Large())
+        except InvalidInputError as error:
+            assert alive[0]() is not None
+            drop_traceback(error)
+            assert alive[0]() is None
+            assert error.__context__ is not None
+            assert str(error) == "second after 2"
+
+    handle()
