@@ -36,6 +36,7 @@ from mig.errors import (
 )
 from mig.investigators.registry import DISABLED, InvestigatorRegistry
 from mig.model.investigator import ALL_INVESTIGATORS
+from mig.model.permissions import DEFAULT_PERMISSIONS, Permission, parse_permission_names
 from mig.reactor import get_reactor
 from mig.signing.gpg.verify import Gpg
 from mig.signing.keyring import ACTIVE, Keyring
@@ -89,23 +90,44 @@ def migrate_command(only_plan: bool, database: str) -> None:
     _run_on_database(database, _print_plan if only_plan else _run_migration)
 
 
+def _parse_permissions_option(
+    _context: click.Context, _option: click.Parameter, text: str | None
+) -> Permission | None:
+    try:
+        return None if text is None else parse_permission_names(text)
+    except InvalidInputError as reason:
+        raise click.BadParameter(f"{reason}.") from None
+
+
 @main.group()
 def investigator() -> None:
-    """Add, list, enable and disable investigators, directly in the database."""
+    """Add, list and change investigators, directly in the database."""
 
 
 @investigator.command("add")
 @click.argument("name")
 @click.argument("publickey", type=click.File("rb"))
+@click.option(
+    "--permissions",
+    metavar="NAME,…",
+    callback=_parse_permissions_option,
+    help="What the investigator may do; by default "
+    + ",".join(DEFAULT_PERMISSIONS.member_names)
+    + ".",
+)
 @_database_option
-def add_command(name: str, publickey: BinaryIO, database: str) -> None:
+def add_command(
+    name: str, publickey: BinaryIO, permissions: Permission | None, database: str
+) -> None:
     """Add the investigator NAME with the armored public key in the file PUBLICKEY (- for stdin)."""
     key = publickey.read(MAX_KEY_BYTES + 1)  # one more, to see that there is more
 
     async def add_investigator(opened: Database, gpg: Gpg) -> None:
         if len(key) > MAX_KEY_BYTES:
             raise InvalidInputError(f"publickey must have at most {MAX_KEY_BYTES} bytes")
-        investigator_id = await InvestigatorRegistry(opened, gpg, Keyring()).add(name, key)
+        registry = InvestigatorRegistry(opened, gpg, Keyring())
+        given = DEFAULT_PERMISSIONS if permissions is None else permissions
+        investigator_id = await registry.add(name, key, given)
         click.echo(f"added investigator {investigator_id}")
 
     _run_with_gpg(database, add_investigator)
@@ -114,13 +136,15 @@ def add_command(name: str, publickey: BinaryIO, database: str) -> None:
 @investigator.command("list")
 @_database_option
 def list_command(database: str) -> None:
-    """List the investigators: id, status, key fingerprint, name."""
+    """List the investigators: id, status, key fingerprint, name, permissions."""
 
     async def print_investigators(opened: Database) -> None:
         await ensure_schema(opened, upgrade=False)
         for row in await opened.query(ALL_INVESTIGATORS):
             fingerprint = row.pgpfingerprint or "-"
-            click.echo(f"{row.id}\t{row.status}\t{fingerprint}\t{_escape_unprintable(row.name)}")
+            permissions = ",".join(Permission(int(row.permissions)).member_names) or "-"
+            name = _escape_unprintable(row.name)
+            click.echo(f"{row.id}\t{row.status}\t{fingerprint}\t{name}\t{permissions}")
 
     _run_on_database(database, print_investigators)
 
@@ -141,6 +165,19 @@ def disable_command(investigator_id: str, database: str) -> None:
     _set_status(database, investigator_id, DISABLED)
 
 
+@investigator.command("permit")
+@click.argument("investigator_id", metavar="ID")
+@click.argument("permissions", metavar="NAME,…", callback=_parse_permissions_option)
+@_database_option
+def permit_command(investigator_id: str, permissions: Permission, database: str) -> None:
+    """Give the investigator ID exactly these permissions; "" takes all of them away."""
+
+    def describe(number: int) -> str:
+        return f"investigator {number} may: {', '.join(permissions.member_names) or 'nothing'}"
+
+    _update_investigator(database, investigator_id, describe, permissions=permissions)
+
+
 def _escape_unprintable(text: str) -> str:
     """Return ``text`` on one line, whatever the database holds."""
     # ascii() escapes a character and puts it in quotes, which the slice removes
@@ -148,12 +185,28 @@ def _escape_unprintable(text: str) -> str:
 
 
 def _set_status(database: str, text: str, status: str) -> None:
-    async def change_status(opened: Database, gpg: Gpg) -> None:
-        investigator_id = parse_id("ID", text)
-        await InvestigatorRegistry(opened, gpg, Keyring()).set_status(investigator_id, status)
-        click.echo(f"investigator {investigator_id} is {status}")
+    _update_investigator(
+        database, text, lambda number: f"investigator {number} is {status}", status=status
+    )
 
-    _run_with_gpg(database, change_status)
+
+def _update_investigator(
+    database: str,
+    text: str,
+    describe: Callable[[int], str],
+    *,
+    status: str | None = None,
+    permissions: Permission | None = None,
+) -> None:
+    """Change the investigator whose id is ``text``, and print what ``describe`` returns."""
+
+    async def update(opened: Database, gpg: Gpg) -> None:
+        investigator_id = parse_id("ID", text)
+        registry = InvestigatorRegistry(opened, gpg, Keyring())
+        await registry.update(investigator_id, status=status, permissions=permissions)
+        click.echo(describe(investigator_id))
+
+    _run_with_gpg(database, update)
 
 
 @main.command("demo")

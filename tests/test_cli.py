@@ -160,6 +160,8 @@ def test_an_interrupted_migration_says_so_and_can_be_repeated(old: TestDatabase)
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            # a shell lets its background jobs, and so this process, ignore the signal
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
         while "commands_newest" not in catalog.list_invalid_indexes(old):
             assert process.poll() is None

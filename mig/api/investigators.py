@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final
 
 from mig.access.caller import Caller
 from mig.api.errors import answer_refusal
@@ -16,18 +17,20 @@ from mig.api.responder import (
     refuse_parameters,
 )
 from mig.database.database import Database
-from mig.errors import ConflictError, NotFoundError
+from mig.errors import ConflictError, ForbiddenError, InvalidInputError, NotFoundError
 from mig.formats.collection_json import write_document
 from mig.hypermedia import templates
 from mig.hypermedia.document import Link, Template
 from mig.hypermedia.links import link_history
 from mig.investigators.registry import InvestigatorRegistry
 from mig.model.investigator import Investigator, find_investigator, find_public_key
+from mig.model.permissions import DEFAULT_PERMISSIONS, Permission, parse_permissions
 from mig.model.record import UnreadableRecord
 from mig.values import parse_id
 from mig.web.forms import parse_form
 from mig.web.request import Request
 
+PERMISSIONS_FIELD: Final = "permissions"
 FINGERPRINT_PATTERN: Final = re.compile(r"[0-9A-Fa-f]{40}", re.ASCII)
 
 
@@ -69,11 +72,21 @@ class InvestigatorResource:
         return _answer_template(request, templates.INVESTIGATOR_UPDATE)
 
     async def create_investigator(self, request: Request, caller: Caller) -> bytes | None:
-        """Add an investigator with a public key: 201, or 409 with a link to the key's owner."""
-        fields = _parse_fields(request, templates.INVESTIGATOR)
+        """Add an investigator: 201, or 409 with a link to the owner of the key."""
+        fields = _parse_fields(request, templates.INVESTIGATOR, "publickey", "isadmin")
+        permissions = _parse_permissions(fields)
+        if "publickey" not in fields and permissions is None:
+            raise InvalidInputError(
+                "the field publickey is missing or empty; only an account with permissions may have"
+                " no key",
+                "publickey",
+            )
+        _check_administrator_flag(fields.get("isadmin", "false"))
+        key = fields["publickey"].encode() if "publickey" in fields else None
+        given = DEFAULT_PERMISSIONS if permissions is None else permissions
         try:
             added = await self._registry.add(
-                fields["name"], fields["publickey"].encode(), request.client_group
+                fields["name"], key, given, client=request.client_group
             )
         except ConflictError as conflict:
             href = self._responder.urls.for_investigator(conflict.existing_id)
@@ -82,10 +95,16 @@ class InvestigatorResource:
         return await self._answer_stored_investigator(request, added, HTTPStatus.CREATED)
 
     async def update_investigator(self, request: Request, caller: Caller) -> bytes | None:
-        """Enable or disable an investigator."""
-        fields = _parse_fields(request, templates.INVESTIGATOR_UPDATE)
+        """Change the status or the permissions of an investigator, or both."""
+        fields = _parse_fields(request, templates.INVESTIGATOR_UPDATE, "status")
         investigator_id = parse_id("id", fields["id"])
-        await self._registry.set_status(investigator_id, fields["status"])
+        permissions = _parse_permissions(fields)
+        status = fields.get("status")
+        if status is None and permissions is None:
+            raise InvalidInputError(
+                "the fields status and permissions are both missing or empty", "status"
+            )
+        await self._registry.update(investigator_id, status=status, permissions=permissions)
         return await self._answer_stored_investigator(request, investigator_id, HTTPStatus.OK)
 
     async def _answer_stored_investigator(
@@ -109,8 +128,46 @@ class InvestigatorResource:
         return await self._responder.answer_record(request, investigator, links, status=status)
 
 
-def _parse_fields(request: Request, template: Template) -> dict[str, str]:
-    return parse_form(request.content_type, request.content.getvalue(), template)
+def _parse_fields(request: Request, template: Template, *optional: str) -> dict[str, Any]:
+    return parse_form(
+        request.content_type,
+        request.content.getvalue(),
+        template,
+        object_fields=(PERMISSIONS_FIELD,),
+        optional=(PERMISSIONS_FIELD, *optional),
+    )
+
+
+def _parse_permissions(fields: Mapping[str, Any]) -> Permission | None:
+    """Return the permissions in a form, ``None`` when it has none.
+
+    :raises ForbiddenError: for more than anyone may give over HTTP without authentication.
+    """
+    if PERMISSIONS_FIELD not in fields:
+        return None
+    permissions = parse_permissions(fields[PERMISSIONS_FIELD])
+    if beyond := permissions & ~DEFAULT_PERMISSIONS:
+        raise _make_forbidden_error(f"permissions.{beyond.member_names[0]}")
+    return permissions
+
+
+def _check_administrator_flag(text: str) -> None:
+    """Check the field isadmin, which clients of 2016 send; false means nothing.
+
+    :raises ForbiddenError: when it is true.
+    """
+    if text == "true":
+        raise _make_forbidden_error("isadmin")
+    if text != "false":
+        raise InvalidInputError("isadmin must be true or false", "isadmin")
+
+
+def _make_forbidden_error(what: str) -> ForbiddenError:
+    names = ", ".join(DEFAULT_PERMISSIONS.member_names)
+    return ForbiddenError(
+        f"{what} cannot be true here while there is no authentication; {names} can. For others use"
+        " `mig-api investigator` on the server"
+    )
 
 
 def _answer_template(request: Request, template: Template) -> bytes:

@@ -32,12 +32,23 @@ INVESTIGATOR: Final = Template(
     data=[
         Data(name="name", value="", prompt="The investigator's full name"),
         Data(name="publickey", value="", prompt="The investigator's armored PGP public key"),
+        Data(
+            name="permissions",
+            value="",
+            prompt="Optional: a JSON object of permissions to true or false. Then the key is"
+            " optional, too",
+        ),
     ],
 )
 INVESTIGATOR_UPDATE: Final = Template(
     data=[
         Data(name="id", value="", prompt="The id of the investigator"),
-        Data(name="status", value="", prompt="The new status, active or disabled"),
+        Data(name="status", value="", prompt="The new status, active or disabled; or none"),
+        Data(
+            name="permissions",
+            value="",
+            prompt="The new permissions, a JSON object of names to true or false; or none",
+        ),
     ],
 )
 

@@ -13,10 +13,10 @@ from mig.errors import (
     NotFoundError,
     UnavailableError,
 )
-from mig.model.permissions import DEFAULT_PERMISSIONS
+from mig.model.permissions import DEFAULT_PERMISSIONS, Permission
 from mig.model.row import id_sql, make_row_reader
 from mig.model.statement import Statement, select_ids
-from mig.openpgp import certificate
+from mig.openpgp import certificate as certificates
 from mig.openpgp.certificate import Certificate
 from mig.signing.gpg.verify import Gpg
 from mig.signing.keyring import ACTIVE, Keyring, Signer
@@ -77,9 +77,10 @@ _INSERT = """
     values (%s, %s, %s, %s, %s, now(), now(), %s)
 """
 # clock_timestamp(): the update may wait for a lock, and now() is the start of the transaction.
-_UPDATE_STATUS = """
+_UPDATE = """
     update investigators
-    set status = %s, lastmodified = clock_timestamp()
+    set status = coalesce(%s, status), permissions = coalesce(%s, permissions),
+        lastmodified = clock_timestamp()
     where id = %s
     returning id
 """
@@ -121,9 +122,17 @@ class InvestigatorRegistry:
         self._gpg = gpg
         self._keyring = keyring
 
-    async def add(self, name: str, publickey: bytes, client: str = "") -> int:
-        """Add an active investigator with an armored public key; return the new id.
+    async def add(
+        self,
+        name: str,
+        publickey: bytes | None,
+        permissions: Permission = DEFAULT_PERMISSIONS,
+        *,
+        client: str = "",
+    ) -> int:
+        """Add an active investigator; return the new id.
 
+        :param publickey: armored; without a key, the account can sign nothing.
         :param client: who adds it; clients share gpg fairly.
         :raises InvalidInputError: for a name or key that is not accepted.
         :raises ConflictError: when the key belongs to another investigator, whose id is
@@ -131,17 +140,23 @@ class InvestigatorRegistry:
         :raises UnavailableError: when the key cannot be checked or stored now.
         """
         name = parse_name(name)
-        key, armored = await self._check_key(publickey, client)
+        key = None if publickey is None else await self._check_key(publickey, client)
         try:
-            return await self._insert_investigator(name, key, armored)
+            return await self._insert_investigator(name, key, permissions)
         except DuplicateValueError:
             # inserted at the same time by a program without our lock; now its owner can be named
-            return await self._insert_investigator(name, key, armored)
+            return await self._insert_investigator(name, key, permissions)
 
-    async def _insert_investigator(self, name: str, key: Certificate, armored: str) -> int:
+    async def _insert_investigator(
+        self, name: str, key: tuple[Certificate, str] | None, permissions: Permission
+    ) -> int:
+        fingerprint = armored = None
         async with self._database.transaction() as transaction:
-            await transaction.query(_LOCK_KEYS, (_LOCK_KEY,))
-            await self._refuse_known_key(transaction, key)
+            if key is not None:
+                certificate, text = key
+                fingerprint, armored = certificate.fingerprint, text.encode()
+                await transaction.query(_LOCK_KEYS, (_LOCK_KEY,))
+                await self._refuse_known_key(transaction, certificate)
             free = await transaction.query(_SELECT_FREE_ID)
             if not free:
                 raise UnavailableError(
@@ -149,25 +164,33 @@ class InvestigatorRegistry:
                     "the sequence investigators_id_seq is far behind the ids in the table",
                 )
             new_id = int(free[0].id)
-            fields = (name, key.fingerprint, armored.encode(), ACTIVE, int(DEFAULT_PERMISSIONS))
+            fields = (name, fingerprint, armored, ACTIVE, int(permissions))
             await transaction.query(_INSERT, (new_id, *fields))
         return new_id
 
-    async def set_status(self, investigator_id: int, status: str) -> None:
-        """Enable or disable an investigator; this has effect from the next request on.
+    async def update(
+        self,
+        investigator_id: int,
+        *,
+        status: str | None = None,
+        permissions: Permission | None = None,
+    ) -> None:
+        """Change what is given; this has effect from the next request on.
 
         :raises NotFoundError: when no investigator has this id.
         :raises InvalidInputError: for a status other than ``active`` and ``disabled``.
         """
-        parse_status(status)
+        if status is not None:
+            parse_status(status)
+        number = None if permissions is None else int(permissions)
         async with self._database.transaction() as transaction:
-            changed = await transaction.query(_UPDATE_STATUS, (status, investigator_id))
+            changed = await transaction.query(_UPDATE, (status, number, investigator_id))
         if not changed:
             raise NotFoundError(f"there is no investigator {investigator_id}")
 
     async def _check_key(self, publickey: bytes, client: str) -> tuple[Certificate, str]:
         try:
-            key = certificate.parse_armored(publickey)
+            key = certificates.parse_armored(publickey)
             return await self._gpg.minimize_certificate(key, client)
         except InvalidInputError as reason:
             raise InvalidInputError(f"publickey: {reason}", "publickey") from None

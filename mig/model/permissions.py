@@ -5,6 +5,9 @@ from __future__ import annotations
 from enum import IntFlag
 from typing import Final
 
+from mig.errors import InvalidInputError
+from mig.values import parse_json, suggest_name
+
 
 class Permission(IntFlag):
     """What an investigator may do.
@@ -39,10 +42,54 @@ class Permission(IntFlag):
         return {name.lower(): permission in self for name, permission in members}
 
     @property
+    def label(self) -> str:
+        """The name of a single permission as clients use it."""
+        return str(self.name).lower()
+
+    @property
     def member_names(self) -> list[str]:
         """The names of these permissions as clients use them, in the order of the bits."""
         members = Permission.__members__.items()
         return [name.lower() for name, permission in members if permission in self]
+
+
+def parse_permissions(value: object, where: str = "permissions") -> Permission:
+    """Parse an object of permissions to booleans, as clients of 2017 send it.
+
+    :param value: the object, or its JSON text.
+    :raises InvalidInputError: for an unknown name, and for a value other than true and false.
+    """
+    names = parse_json(value, where) if isinstance(value, str) else value
+    if not isinstance(names, dict):
+        raise InvalidInputError(f"{where} must be a JSON object of names to true or false", where)
+    permissions = Permission(0)
+    for name, is_set in names.items():
+        permission = _find_permission(name, where)
+        if not isinstance(is_set, bool):
+            raise InvalidInputError(f"{where}.{permission.label} must be true or false", where)
+        permissions |= permission if is_set else Permission(0)
+    return permissions
+
+
+def parse_permission_names(text: str, where: str = "permissions") -> Permission:
+    """Parse the names of permissions, separated by commas.
+
+    :raises InvalidInputError: for an unknown name.
+    """
+    permissions = Permission(0)
+    for name in text.split(","):
+        if name.strip():
+            permissions |= _find_permission(name.strip(), where)
+    return permissions
+
+
+def _find_permission(name: str, where: str) -> Permission:
+    known = Permission.__members__
+    if name.upper() not in known or name != name.lower():
+        names = [other.lower() for other in known]
+        hint = suggest_name(name, names, f"the permissions are {', '.join(names)}")
+        raise InvalidInputError(f"{where} has an unknown name {name[:40]!r}; {hint}", where)
+    return known[name.upper()]
 
 
 DEFAULT_PERMISSIONS: Final = (

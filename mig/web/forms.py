@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -90,6 +90,8 @@ def parse_form(
     template: FormTemplate,
     *,
     object_field: str = "",
+    object_fields: Collection[str] = (),
+    optional: Collection[str] = (),
     max_object_values: int = 0,
 ) -> dict[str, Any]:
     """Return the value of every field of ``template`` as a string.
@@ -99,6 +101,9 @@ def parse_form(
     :param object_field: the field whose value may also be a JSON object, which is returned as it
         was parsed. A JSON body that has neither a field of the template nor a ``template`` is the
         value of this field.
+    :param object_fields: other fields whose value may also be a JSON object.
+    :param optional: fields that may be missing, in the template or beside it; empty, they are left
+        out.
     :param max_object_values: how many JSON values a body may have beside those of the form itself.
     :raises InvalidInputError: when the body is malformed, or a field is unknown, duplicate or
         missing or empty; the message names the field and says what is accepted.
@@ -110,16 +115,17 @@ def parse_form(
     prompts = {data.name: data.prompt for data in template.data}
     values: dict[str, Any] = {}
     for name, value in fields:
-        if name not in prompts:
+        if name not in prompts and name not in optional:
             raise _make_unknown_field_error(name, list(prompts))
         if name in values:
             raise InvalidInputError(f"the field {name} is given twice", name)
-        values[name] = _check_value(name, value, may_be_object=name == object_field)
+        may_be_object = name == object_field or name in object_fields
+        values[name] = _check_value(name, value, may_be_object=may_be_object)
     for name, prompt in prompts.items():
-        if values.get(name, "") == "":
+        if name not in optional and values.get(name, "") == "":
             what = "empty" if name in values else "missing"
             raise InvalidInputError(f"the field {name} is {what}; it accepts: {prompt}", name)
-    return values
+    return {name: value for name, value in values.items() if value != ""}
 
 
 def _make_unknown_field_error(name: str, known: list[str]) -> InvalidInputError:

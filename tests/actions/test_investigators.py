@@ -12,6 +12,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.threads import deferToThread
 
+from mig.model.permissions import DEFAULT_PERMISSIONS
 from mig.openpgp import certificate
 from mig.openpgp.packet import split_packets
 from tests.support.api import Answer, Api
@@ -241,7 +242,7 @@ REFUSED: dict[str, tuple[str, Make]] = {
         )
         for n in (2, 3, 5, 6, 99)
     },
-    "empty": ("the field publickey is empty", lambda _: ""),
+    "empty": ("the field publickey is missing or empty", lambda _: ""),
     "empty armor": ("the armor is empty", lambda _: encode_public_armor(b"")),
     "NUL": ("publickey contains a NUL character", lambda keys: keys.alice.armored + "\0"),
 }
@@ -502,7 +503,7 @@ async def test_a_status_can_be_changed_and_takes_effect_at_once(
         ({"id": str(2**64 - 1), "status": "active"}, 404, "there is no investigator"),
         ({"id": investigator_id, "status": "Active"}, 400, "status must be active or disabled"),
         ({"id": investigator_id, "status": "deleted"}, 400, "status must be active or disabled"),
-        ({"id": investigator_id}, 400, "the field status is missing"),
+        ({"id": investigator_id}, 400, "the fields status and permissions are both missing"),
         ({"status": "active"}, 400, "the field id is missing"),
         ({"id": "0", "status": "active"}, 400, "id must be a whole number from 1"),
         ({"id": "abc", "status": "active"}, 400, "id must be a whole number from 1"),
@@ -573,7 +574,8 @@ async def test_changes_from_the_command_line_take_effect_at_once(
     await assert_accepted(api, submission)
     assert await investigator("disable", "1") == (0, "investigator 1 is disabled\n", "")
     await assert_refused(api, submission, "the investigator 'Bob Kelso' (1) is not active")
-    line = f"1\tdisabled\t{keys.bob.fingerprint}\tBob Kelso\n"
+    permissions = ",".join(DEFAULT_PERMISSIONS.member_names)
+    line = f"1\tdisabled\t{keys.bob.fingerprint}\tBob Kelso\t{permissions}\n"
     assert await investigator("list") == (0, line, "")
     assert await investigator("enable", "1") == (0, "investigator 1 is active\n", "")
     await assert_accepted(api, submission, 200)

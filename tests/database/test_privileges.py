@@ -190,7 +190,8 @@ def test_the_command_line_works_as_the_limited_role(
         ("investigator", "add", "alice", str(key)): "added investigator 1",
         ("investigator", "disable", "1"): "investigator 1 is disabled",
         ("investigator", "enable", "1"): "investigator 1 is active",
-        ("investigator", "list"): f"1\tactive\t{keys.alice.fingerprint}\talice",
+        ("investigator", "permit", "1", "agent"): "investigator 1 may: agent",
+        ("investigator", "list"): f"1\tactive\t{keys.alice.fingerprint}\talice\tagent",
     }.items():
         assert run_cli(*arguments, "--database", dsn) == (0, f"{says}\n", "")
 
@@ -292,7 +293,6 @@ def test_the_limited_role_cannot_do_harm(
         "select loaderkey from loaders",
         "select count(*) from loaders",
         "update investigators set publickey = 'k'",
-        "update investigators set permissions = 63",
         "insert into investigators (name, privatekey, status, createdat, lastmodified)"
         " values ('n', 'k', 'active', now(), now())",
         "update actions set status = 'init'",

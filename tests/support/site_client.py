@@ -80,6 +80,8 @@ class EchoRoutes:
                 request.content.getvalue(),
                 template,
                 object_field=object_field,
+                object_fields=("permissions",),
+                optional=("permissions",),
                 max_object_values=Limits().action_values,
             )
             return request.prepare_response(json.dumps(fields).encode())

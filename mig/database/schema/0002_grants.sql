@@ -20,7 +20,7 @@ grant select (id, actionid, agentid, status, results, starttime, finishtime) on 
 grant
     select (id, name, pgpfingerprint, publickey, status, createdat, lastmodified, permissions),
     insert (id, name, pgpfingerprint, publickey, status, createdat, lastmodified, permissions),
-    update (status, lastmodified)
+    update (status, lastmodified, permissions)
     on investigators to migapi;
 grant usage on sequence investigators_id_seq to migapi;
 grant
@@ -44,7 +44,7 @@ revoke insert on actions, signatures, submissions from migapi;
 revoke
     select (apikey, apisalt),
     insert (apikey, apisalt),
-    update (permissions, apikey, apisalt)
+    update (apikey, apisalt)
     on investigators from migapi;
 -- granted before version 3:
 revoke update (document) on submissions from migapi;
