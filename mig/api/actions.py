@@ -49,7 +49,7 @@ class ActionResource:
         )
 
     async def create_action(self, request: Request, caller: Caller) -> bytes | None:
-        """Accept a signed action: 202 when it is new, 200 when it was accepted before."""
+        """Accept a signed action: 202, also when it was accepted before."""
         urls = self._responder.urls
         try:
             accepted = await self._submitter.submit(
@@ -63,13 +63,14 @@ class ActionResource:
             earlier = await find_action(self._database.query, accepted.id)
             if earlier is None:
                 raise make_deleted_error()
-            return await self._answer_action(request, accepted.id, earlier)
+            # clients of 2017 take any other status for a failure of an action that runs
+            return await self._answer_action(request, accepted.id, earlier, HTTPStatus.ACCEPTED)
         record = read_record(Action.noun, Action.from_row, accepted.new_row, {})
         return await self._responder.answer_record(request, record, status=HTTPStatus.ACCEPTED)
 
     async def _answer_action(
-        self, request: Request, action_id: int, found: LinkedAction
+        self, request: Request, action_id: int, found: LinkedAction, status: int = HTTPStatus.OK
     ) -> bytes | None:
         urls = self._responder.urls
         links = link_commands(urls, action_id, found.commands, has_more=found.has_more)
-        return await self._responder.answer_record(request, found.action, links)
+        return await self._responder.answer_record(request, found.action, links, status=status)

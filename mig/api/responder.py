@@ -61,12 +61,13 @@ class Responder:
         )
         request.rows = 1
         is_small = len(document) <= self._limits.whole_answer_bytes
-        # A stream has status 200 and no Content-Length, which a client of HTTP/1.0 needs.
-        if is_small or status != 200 or request.clientproto == b"HTTP/1.0":
+        # A stream has no Content-Length, which a client of HTTP/1.0 needs.
+        if is_small or request.clientproto == b"HTTP/1.0":
             return request.prepare_response(document, status)
         if self._large_documents >= self._limits.large_documents:
             raise UnavailableError("too many large documents are being sent at once")
         self._large_documents += 1
+        request.setResponseCode(status)
         try:
             await self.stream_document(request, _split_document(document))
         finally:

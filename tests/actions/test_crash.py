@@ -78,7 +78,7 @@ class Service:
             return None
 
     def is_accepted(self, action: str, base: str) -> bool:
-        return self.post(action, base) in (200, 202)
+        return self.post(action, base) == 202
 
     def list_files(self) -> list[str]:
         return [file.name for f in FOLDERS for file in (self.spool / "action" / f).iterdir()]
@@ -127,7 +127,7 @@ def test_an_action_survives_a_kill_between_any_two_steps(service: Service, point
     service.start()
     service.wait_until_handed_over()
     assert service.list_files() == [f"{action_id}.json" for action_id in there]
-    assert service.post() == (200 if there else 202)
+    assert service.post() == 202
     assert len(service.list_action_ids()) == 1
     assert service.list_files() == [f"{action_id}.json" for action_id in service.list_action_ids()]
     service.check_spool()
@@ -229,10 +229,10 @@ def test_an_action_survives_the_failure_of_any_file_system_call(service: Service
 
         def accepted(action: str = action, answers: set[int | None] = answers) -> bool:
             answers.add(service.post(action))
-            return 200 in answers
+            return 202 in answers
 
         wait_for(accepted)
-        assert answers == {200, 503}
+        assert answers == {202, 503}
     service.wait_until_handed_over()
     assert sorted(service.list_files()) == sorted(
         f"{action_id}.json" for action_id in service.list_action_ids()
@@ -310,7 +310,7 @@ def test_equal_posts_to_two_daemons_make_one_action(service: Service) -> None:
     finally:
         second.process.kill()
         second.process.wait()
-    assert answers == ["200"] * 23 + ["202"]
+    assert answers == ["202"] * 24
     service.wait_until_handed_over()
     assert service.list_files() == [f"{action_id}.json" for action_id in service.list_action_ids()]
     assert len(service.list_action_ids()) == 1

@@ -578,7 +578,7 @@ async def test_changes_from_the_command_line_take_effect_at_once(
     line = f"1\tdisabled\t{keys.bob.fingerprint}\tBob Kelso\t{permissions}\n"
     assert await investigator("list") == (0, line, "")
     assert await investigator("enable", "1") == (0, "investigator 1 is active\n", "")
-    await assert_accepted(api, submission, 200)
+    await assert_accepted(api, submission)
     file.write_text(keys.export_secret(keys.bob))
     for arguments, says in (
         (("add", "Bob", str(file)), "publickey: this is a secret key"),

@@ -100,10 +100,10 @@ async def post_submission(api: Api, submission: Json) -> Answer:
     return await api.request("POST", "/action/create/", data={"action": text})
 
 
-async def assert_accepted(api: Api, submission: Json, status: int = 202) -> Json:
+async def assert_accepted(api: Api, submission: Json) -> Json:
     """Check that a submission is accepted, and return the action in the answer."""
     response = await post_submission(api, submission)
-    assert response.code == status, response.document
+    assert response.code == 202, response.document
     return response.document["items"][0]["data"][0]["value"]
 
 
