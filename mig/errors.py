@@ -133,14 +133,14 @@ class DuplicateValueError(ConflictError):
 class BodyTooLargeError(RequestError):
     """The body of the request is larger than the route accepts.
 
-    ``limit`` is in bytes; ``key`` is the configuration key that raises it, if there is one.
+    ``limit`` is in bytes; ``advice`` is what the client can do.
     """
 
     status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
 
-    def __init__(self, limit: int, key: str = "") -> None:
-        set_by = f" ({key} in the service's configuration)" if key else ""
-        super().__init__(f"the body of this request must be at most {limit} bytes{set_by}")
+    def __init__(self, limit: int, advice: str = "") -> None:
+        message = f"the body of this request must be at most {limit} bytes"
+        super().__init__(f"{message}; {advice}" if advice else message)
 
 
 class UnsupportedMediaTypeError(RequestError):

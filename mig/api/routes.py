@@ -39,6 +39,15 @@ class BodyPolicy(Enum):
     ACTION = "action_body_bytes"
     KEY = "key_body_bytes"
 
+    @property
+    def advice(self) -> str:
+        """What a client whose body is too long can do; empty for nothing."""
+        key = find_limit_key(self.value)
+        advice = [f"{key} in the service's configuration raises this"] if key else []
+        if self is BodyPolicy.KEY:
+            advice.append("`gpg --export-options export-minimal` makes a key shorter")
+        return ", and ".join(advice)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Route:
@@ -168,7 +177,7 @@ class ServedRoute:
     path: str
     permission: Permission | None
     max_body_bytes: int
-    body_limit_key: str
+    body_limit_advice: str
     keeps_body: bool
     is_streamed: bool
     resource: IResource
@@ -234,7 +243,7 @@ class Router:
             path=route.path,
             permission=route.permission,
             max_body_bytes=getattr(self._limits, route.body_policy.value),
-            body_limit_key=find_limit_key(route.body_policy.value),
+            body_limit_advice=route.body_policy.advice,
             keeps_body=route.body_policy is not BodyPolicy.DISCARDED,
             is_streamed=route.is_streamed,
             resource=klein_resource,

@@ -13,7 +13,7 @@ class RequestBody:
     """The body of one request.
 
     :param limit: how many bytes it may have.
-    :param limit_key: the configuration key of the limit, for the message; empty if it has none.
+    :param limit_advice: what a client with a longer body can do, for the message.
     :param budget: counts the bytes that are kept; without a budget, none are kept.
     :param content_length: the announced length; ``None`` when the body arrives in chunks.
     :param client: who sends it; clients share the budget fairly.
@@ -23,7 +23,7 @@ class RequestBody:
     def __init__(
         self,
         limit: int,
-        limit_key: str,
+        limit_advice: str,
         budget: BodyBudget | None,
         content_length: int | None,
         client: str,
@@ -35,14 +35,14 @@ class RequestBody:
         self.is_complete = False
         self.send_refusal: Callable[[Exception], None] | None = None
         self._limit = limit
-        self._limit_key = limit_key
+        self._limit_advice = limit_advice
         self._budget = budget
         if content_length is not None:
             self._check_length(content_length)
 
     def _check_length(self, length: int) -> None:
         if length > self._limit:
-            raise BodyTooLargeError(self._limit, self._limit_key)
+            raise BodyTooLargeError(self._limit, self._limit_advice)
 
     def append(self, data: bytes) -> None:
         """Take the next piece of the body.

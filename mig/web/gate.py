@@ -94,7 +94,7 @@ class Gate:
         if length != 0:
             budget = request.site.body_budget if route.keeps_body else None
             request.body = RequestBody(
-                route.max_body_bytes, route.body_limit_key, budget, length, request.client_group
+                route.max_body_bytes, route.body_limit_advice, budget, length, request.client_group
             )
         if route.keeps_body:
             request.content_type = forms.parse_content_type(request.requestHeaders)

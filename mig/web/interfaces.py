@@ -47,8 +47,8 @@ class Route(Protocol):
         """How many bytes the body of a request for the route may have."""
 
     @property
-    def body_limit_key(self) -> str:
-        """The configuration key that sets ``max_body_bytes``; empty if none does."""
+    def body_limit_advice(self) -> str:
+        """What a client with a longer body can do, for the message; empty for nothing."""
 
     @property
     def keeps_body(self) -> bool:

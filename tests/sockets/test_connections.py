@@ -106,7 +106,7 @@ async def test_a_client_that_sends_40_mb_in_chunks_reads_why_it_is_refused(serve
 @pytest_twisted.ensureDeferred
 async def test_nothing_after_a_refused_request_is_read_as_a_request(server: Server) -> None:
     answer = await server.exchange_bytes(
-        build_post_head(CREATE, FORM, "Content-Length: 9999999") + HEARTBEAT * 9
+        build_post_head(CREATE, FORM, "Content-Length: 99999999") + HEARTBEAT * 9
     )
     assert parse_refusal(answer)[0] == 413
     assert answer.count(b"HTTP/1.1") == 1
@@ -114,7 +114,7 @@ async def test_nothing_after_a_refused_request_is_read_as_a_request(server: Serv
 
 def test_a_refused_client_that_keeps_sending_is_disconnected() -> None:
     site_client = SiteClient(limits=Limits(linger_bytes=1000))
-    site_client.send(build_post_head(CREATE, FORM, "Content-Length: 9999999"))
+    site_client.send(build_post_head(CREATE, FORM, "Content-Length: 99999999"))
     site_client.send(b"a" * 1000)
     assert not site_client.transport.disconnected
     site_client.send(b"a")
@@ -122,7 +122,7 @@ def test_a_refused_client_that_keeps_sending_is_disconnected() -> None:
 
 
 def test_a_refused_client_that_does_not_close_is_disconnected(site_client: SiteClient) -> None:
-    site_client.send(build_post_head(CREATE, FORM, "Content-Length: 9999999"))
+    site_client.send(build_post_head(CREATE, FORM, "Content-Length: 99999999"))
     site_client.advance(LIMITS.linger_seconds - 1)
     assert not site_client.transport.disconnected
     site_client.advance(1)
@@ -494,7 +494,7 @@ def test_each_request_is_reported_once_when_it_has_ended(site_client: SiteClient
 
 
 def test_a_refused_request_is_reported(site_client: SiteClient) -> None:
-    site_client.send(build_post_head(CREATE, FORM, "Content-Length: 9999999"))
+    site_client.send(build_post_head(CREATE, FORM, "Content-Length: 99999999"))
     site_client.connect()
     site_client.send(b"GET \xff\x1b")
     site_client.advance(LIMITS.header_seconds)
