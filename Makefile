@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find mig twisted typings -name '*.py' -o -name '*.sql' -o -name '*.pyi')
 
-.PHONY: demo test lint unit soak bench attacks clean
+.PHONY: demo test lint unit soak properties bench attacks clean
 
 demo: $(VENV)/installed
 	exec $(BIN)/mig-api demo $(DEMO)
@@ -27,8 +27,17 @@ PYTEST := $(BIN)/python -P -m pytest $(if $(TESTS),$(TESTS),--numprocesses auto 
 unit: $(VENV)/installed $(VENV)/test-tools
 	$(PYTEST)
 
-# Run the property tests with 50 times as many examples.
+# What is done to the service in docs/operations.md, often, and then each expensive request.
+FAULTS := $(addprefix tests/, \
+	actions/test_killed_daemons.py actions/test_two_services.py sockets/test_many_readers.py \
+	sockets/test_flood.py sockets/test_fairness.py service/test_clock_steps.py)
+
 soak: $(VENV)/installed $(VENV)/test-tools
+	REPETITIONS=50 $(BIN)/python -P -m pytest $(FAULTS)
+	$(MAKE) attacks
+
+# Run the property tests with 50 times as many examples.
+properties: $(VENV)/installed $(VENV)/test-tools
 	REPETITIONS=50 $(PYTEST)
 
 # The measured daemon is installed as by an operator, without the packages of the tests.
