@@ -75,6 +75,7 @@ with signer as (
             and expireafter >= to_timestamp(%(end)s) and expireafter < to_timestamp(%(end)s + 1)
             and name = %(name)s and target = %(target)s
             and id <> all (%(others)s)
+            and not exists (select from submissions where actionid = actions.id)
     ) as found
 ), claimed as (
     insert into submissions (identity, actionid, handedover, document)
@@ -168,6 +169,7 @@ _SELECT_ALIKE = Statement(
     where validfrom >= to_timestamp(%s) and validfrom < to_timestamp(%s + 1)
         and expireafter >= to_timestamp(%s) and expireafter < to_timestamp(%s + 1)
         and name = %s and target = %s
+        and not exists (select from submissions where actionid = actions.id)
     order by id
     """,
     make_row_reader(_AlikeRow),
@@ -286,6 +288,8 @@ class ActionStore:
 
     async def _find_similar_ids(self, action: Signable) -> str:
         """Return, as an array, the ids of actions that differ only in their operations.
+
+        Those that came through this API have an identity, and are not compared again.
 
         :raises ConflictError: when one has the same operations: it came into the database without
             this API.
