@@ -10,7 +10,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from mig.web.request import RequestEnded
 
-LARGE_BYTES: Final = 1_048_576
+LARGE_BYTES: Final = 262_144
 """A request is large when its body or its answer is longer."""
 
 QUIET_SECONDS: Final = 1.0

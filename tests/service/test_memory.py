@@ -59,4 +59,4 @@ def test_free_memory_between_small_values_is_returned() -> None:
     before = read_resident_bytes()
     return_free_memory()
     assert before - read_resident_bytes() > 20_000_000
-    assert len(small) == 2_000
+    assert len(small) == 500
