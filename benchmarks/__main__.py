@@ -77,9 +77,6 @@ def _parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--sign", type=int, default=200, help="actions to sign for each run")
     parser.add_argument(
-        "--against", metavar="URL", help="also measure the report of another server, at an http URL"
-    )
-    parser.add_argument(
         "--twistd",
         type=Path,
         default=Path(sys.executable).parent / "twistd",
@@ -105,7 +102,6 @@ def _make_plan(options: argparse.Namespace) -> run.Plan:
         seconds=options.seconds,
         sign=options.sign,
         processes=options.processes,
-        against=options.against,
     )
 
 
@@ -162,11 +158,6 @@ async def _measure_all(
         )
         _print_progress(str(machine))
         postmaster = int((postgres.folder / "data" / "postmaster.pid").read_text().split()[0])
-        if plan.against:
-            rows.append(
-                await deferToThread(run.measure_other_server, children, plan.against, plan.runs)
-            )
-            _print_measurement(rows[-1])
         environment = run.Environment(
             children=children,
             folder=folder,

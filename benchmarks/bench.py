@@ -21,6 +21,7 @@ EVERYTHING: Final = "after=2025-12-31T00:00:00-04:00&before=2100-01-01T00:00:00Z
 REPORT: Final = "/search?type=command&{filter}&report=complianceitems&limit=100000000&" + EVERYTHING
 FILTERS: Final = {
     "file": "status=success&threatfamily=compliance",
+    "alternating": "status=success&threatfamily=compliance",
     "mixed": "status=done",
     "distinct": "status=success&threatfamily=compliance",
 }

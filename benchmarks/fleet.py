@@ -21,9 +21,11 @@ import psycopg2
 from benchmarks.child_processes import PIPES, ChildProcesses
 from mig.demo.bulk_copy import copy_rows
 
-KINDS: Final = ("file", "mixed", "distinct")
-"""``file``: every command succeeded with results of the module file. ``mixed``: all modules and
-statuses. ``distinct``: as ``file``, with a different file in every result."""
+KINDS: Final = ("file", "alternating", "mixed", "distinct")
+"""``file``: every command succeeded with results of the module file; an action's commands are in a
+row. ``alternating``: as ``file``, but each command is of another action than the one before, and
+each action has searches of its own. ``mixed``: all modules and statuses. ``distinct``: as ``file``,
+with a different file in every result."""
 
 START: Final = datetime(2026, 1, 1, tzinfo=UTC)
 STATUSES: Final = ("success",) * 14 + (
@@ -234,14 +236,19 @@ COMMAND_COLUMNS: Final = "id, actionid, agentid, status, results, starttime, fin
 
 def _generate_commands(size: FleetSize, kind: str, part: range) -> Iterator[tuple[Any, ...]]:
     for n in part:
-        action = n * size.actions // size.commands
+        action, agent = n * size.actions // size.commands, n % size.agents
         started = START + timedelta(hours=action, milliseconds=n % 500)
+        if kind == "alternating":
+            # the numbers of action and agent must not go round together
+            action, agent = n % size.actions, (n + n // size.actions) % size.agents
+            started = START + timedelta(seconds=n)
         status = STATUSES[n % 20] if kind == "mixed" else "success"
-        results = _format_results(_choose_module(action, kind), action, n, kind == "distinct")
+        policy = action if kind == "alternating" else action % 20
+        results = _format_results(_choose_module(action, kind), policy, n, kind == "distinct")
         yield (
             FIRST_ID + n,
             FIRST_ID + action,
-            FIRST_ID + n % size.agents,
+            FIRST_ID + agent,
             status,
             results if status == "success" else "[]",
             started,
@@ -249,12 +256,12 @@ def _generate_commands(size: FleetSize, kind: str, part: range) -> Iterator[tupl
         )
 
 
-def _format_results(module: str, action: int, n: int, distinct: bool) -> str:
+def _format_results(module: str, policy: int, n: int, distinct: bool) -> str:
     statistics = f'{{"exectime": "{n % 9973}.{n % 997}us", "filescount": {n % 89}}}'
     if module == "file":
-        elements = _format_file_elements(action, n, distinct)
+        elements = _format_file_elements(policy, n, distinct)
     elif module == "filechecker":
-        elements = _format_filechecker_elements(action, n)
+        elements = _format_filechecker_elements(policy, n)
     else:
         elements = f'"listeningport": {{"631": [{{"localaddr": "10.0.0.{n % 250}"}}]}}'
     return (
@@ -263,12 +270,12 @@ def _format_results(module: str, action: int, n: int, distinct: bool) -> str:
     )
 
 
-def _format_file_elements(action: int, n: int, distinct: bool) -> str:
+def _format_file_elements(policy: int, n: int, distinct: bool) -> str:
     entries = []
     for check in range(CHECKS):
-        found = (n + check) % 4
         path = f"/srv/data/{n}/{check}.conf" if distinct else f"/etc/service{check}/main.conf"
         odd = hash_number(n * CHECKS + check)
+        found = odd % 4
         info = (
             f'{{"size": {odd % 99_991}, "mode": "-rw-r--r-{"-w"[odd % 2]}",'
             f' "lastmodified": "2025-{1 + odd % 12:02d}-{1 + odd % 28:02d}'
@@ -276,10 +283,10 @@ def _format_file_elements(action: int, n: int, distinct: bool) -> str:
             f' +0000 UTC"}}'
         )
         entries.append(
-            f'"policy {action % 20} check {check}": [{{"file": "{path if found else ""}",'
+            f'"policy {policy} check {check}": [{{"file": "{path if found else ""}",'
             f' "search": {{"paths": ["/etc/service{check}"], "names": ["^main\\\\.conf$"],'
             f' "contents": ["(?i)^setting{check} (yes|on)$"],'
-            f' "options": {{"maxdepth": {1 + action % 20}, "matchall": true}}}},'
+            f' "options": {{"maxdepth": {1 + policy}, "matchall": true}}}},'
             f' "fileinfo": {info}}}]'
         )
     return ", ".join(entries)
@@ -291,9 +298,9 @@ def hash_number(number: int) -> int:
     return number * 2_654_435_761 % 4_294_967_291
 
 
-def _format_filechecker_elements(action: int, n: int) -> str:
+def _format_filechecker_elements(policy: int, n: int) -> str:
     return ", ".join(
-        f'"/etc/service{check}/main.conf": {{"regex": {{"policy {action % 20} check {check}":'
+        f'"/etc/service{check}/main.conf": {{"regex": {{"policy {policy} check {check}":'
         f' {{"(?i)^setting{check} (yes|on)$": {{"filecount": 1, "matchcount": {(n + check) % 4},'
         f' "files": {{"/etc/service{check}/main.conf": {n % 13}}}}}}}}}}}'
         for check in range(CHECKS)

@@ -7,12 +7,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from urllib.parse import urlsplit
 
-from benchmarks.bench import ITEM, Bench, Scenario
+from benchmarks.bench import Bench, Scenario
 from benchmarks.child_processes import ChildProcesses
 from benchmarks.fleet import FleetSize
-from benchmarks.load import ClientGroup, Request, run_load
 from benchmarks.measurements import Measurement, take_medians
 from benchmarks.servers import Servers
 from benchmarks.signing import Signer
@@ -28,7 +26,6 @@ class Plan:
     seconds: float
     sign: int
     processes: int
-    against: str | None
 
     @property
     def kinds(self) -> list[str]:
@@ -106,37 +103,3 @@ def _measure_scenario(scenario: Scenario, bench: Bench, runs: int) -> list[Measu
 def _measure_medians(scenario: Scenario, bench: Bench, runs: int) -> list[Measurement]:
     measured = [scenario.measure(bench) for _ in range(runs)]
     return [take_medians(same) for same in zip(*measured, strict=True)]
-
-
-def measure_other_server(children: ChildProcesses, url: str, runs: int) -> Measurement:
-    """Measure the report of another server at ``url``, as a row beside ours."""
-    parts = urlsplit(url)
-    target = f"{parts.path or '/'}{'?' + parts.query if parts.query else ''}"
-    name = f"report of {parts.netloc}"
-    base = f"{parts.scheme}://{parts.netloc}"
-    rows = []
-    for run in range(runs + 1):
-        needle = ITEM if run == 0 else ""  # run 0 counts the items, which the others need not
-        group = ClientGroup(name=name, requests=[Request(target=target)], needle=needle)
-        [outcome] = run_load(children, base, group)
-        if run == 0:
-            items = outcome.found
-            continue
-        unit, each = ("items", items) if items else ("bytes", outcome.bytes)
-        rows.append(
-            Measurement(
-                scenario=name,
-                unit=unit,
-                count=each * outcome.answers,
-                rate=each * outcome.answers / outcome.seconds,
-                first_byte_ms=outcome.first_byte_ms,
-                p50_ms=outcome.p50_ms,
-                max_ms=outcome.max_ms,
-                megabytes=outcome.bytes / 1e6,
-                client_cpu_s=outcome.client_cpu_s,
-                failures=outcome.failures,
-                note=outcome.failure,
-                statuses=outcome.statuses,
-            )
-        )
-    return take_medians(rows)

@@ -255,6 +255,7 @@ SCENARIOS: Final = (
     _make_creation_scenario("create-action", 1),
     _make_creation_scenario("create-action-by-many", INVESTIGATORS),
     *SCALING_SCENARIOS,
+    _make_report_scenario("alternating"),
     _make_report_scenario("mixed"),
     _make_report_scenario("distinct"),
 )

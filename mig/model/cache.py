@@ -46,7 +46,7 @@ class RecordCache(Generic[RowType, ValueType]):
 
     async def load(self, query: QueryFunction, ids: Iterable[str | None]) -> None:
         """Load the values of ``ids``; :meth:`get` then has them until the next call."""
-        needed = {id_ for id_ in ids if id_ is not None}
+        needed = set(filter(None, ids))
         # set.difference(dict) takes time by the size of the set, dict.keys() - set by that of the
         # dict (docs/decisions/0016)
         new = needed.difference(self._values).difference(self._unreadable)

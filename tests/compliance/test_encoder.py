@@ -185,6 +185,51 @@ def test_checks_are_right_whatever_the_cache_has_dropped(
         assert json.loads(b"[%b]" % encoder.encode_row(row)) == expected
 
 
+some_searches: list[JsonObject] = [{"paths": ["/p"]}, {"names": ["n"]}, {"paths": ["/\0"]}]
+some_layouts = st.sampled_from(
+    [
+        [("a", 0), ("b", 1)],
+        [("b", 1), ("a", 0)],
+        [("a", 0), ("c", 1)],
+        [("a", 1), ("b", 1)],
+        [("a", 0), ("b", 2)],
+        [("a", 0)],
+        [("a\0b", 0)],
+        [],
+    ]
+)
+some_files = st.sampled_from([[""], ["/f"], ["/g"]] * 3 + [["/f", ""], ["/\0"], []])
+
+
+@st.composite
+def draw_elements(draw: st.DrawFn) -> JsonObject:
+    """Draw elements of one of a few layouts, mostly with one file, or none, for each search."""
+    return {
+        label: [{"file": file, "search": some_searches[n]} for file in draw(some_files)]
+        for label, n in draw(some_layouts)
+    }
+
+
+@given(
+    many=st.lists(st.lists(draw_elements(), max_size=2), min_size=4, max_size=12),
+    kept=st.sampled_from([1, 3, 4_096]),
+)
+def test_checks_are_right_whatever_the_commands_before_had_in_common(
+    many: list[list[Json]], kept: int
+) -> None:
+    command = {**COMMAND, "operations": json.dumps([{"module": "file"}] * 2)}
+    rows = [
+        make_row(
+            json.dumps([{"elements": elements} for elements in results]), COMMAND["finishtime"]
+        )
+        for results in many
+    ]
+    encoder = prepare_encoder(command, "x", rows[0], Limits(cached_checks=kept))
+    for row in rows + rows:
+        expected = encode_by_definition({**command, "results": row.results}, "x")
+        assert json.loads(b"[%b]" % encoder.encode_row(row)) == expected
+
+
 @pytest.mark.parametrize("name", ["file", "label", "search"])
 def test_checks_that_never_recur_take_a_bounded_amount_of_memory(name: str) -> None:
     def row(n: int) -> ResultsRow:
