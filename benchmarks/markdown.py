@@ -37,7 +37,22 @@ How to read it:
   measurement. Each figure is the median of {runs} run(s).
 - *Slow client* reads 4 MB/s and leaves after some seconds: the daemon's memory must not grow.
   *During reports* sends a request every 5 ms while one report follows another.
-{scaling}"""
+{scaling}
+## Beside other servers
+
+`python -m benchmarks.side_by_side` measures the report of this service beside that of other
+servers, which run already and read the same database, in turns and each after a floor of its own:
+
+    createdb fleet
+    mig-api migrate --database postgresql:///fleet
+    python -m benchmarks.side_by_side fill postgresql:///fleet --kind alternating
+    twistd -n mig-api --database postgresql:///fleet
+    python -m benchmarks.side_by_side measure postgresql:///fleet ours:PID=URL other:PID=URL
+
+`URL` is that of a whole report; `measure --help` has ours. `PID` is optional, for processor time
+and memory. `fill` is for an empty database; `measure` works with any that has the tables of MIG.
+Compare only servers that send the commands in the same order: docs/decisions/benchmark/0005.
+"""
 
 SCALING: Final = """\
 - *Growth*: first one daemon that shares one core with PostgreSQL and the clients, then one daemon

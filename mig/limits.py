@@ -136,7 +136,9 @@ class Limits:
     result_bytes: int = _define_limit(
         33_554_432, "the results of a command; larger ones are not read"
     )
-    cached_checks: int = _define_limit(4_096, "encoded checks of each kind that a report keeps")
+    cached_checks: int = _define_limit(
+        4_096, "searches and checks of each kind that a report keeps"
+    )
     cached_check_bytes: int = _define_limit(
         4_096, "the key under which a report keeps an encoded check"
     )
