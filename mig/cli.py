@@ -85,7 +85,8 @@ def migrate_command(only_plan: bool, database: str) -> None:
     tables. An interrupted run can be repeated.
 
     The exit status is 2 when some steps need another role. Then nothing is changed, and these steps
-    are printed as SQL, each role's below its name.
+    are printed as SQL, each role's below its name. Steps that only one feature needs are printed in
+    the same way, but the others are run, and the status is 0.
     """
     _run_on_database(database, _print_plan if only_plan else _run_migration)
 
@@ -231,7 +232,7 @@ def demo_command(folder: Path | None, port: int) -> None:
 async def _print_plan(database: Database) -> None:
     steps = await plan_migration(database)
     click.echo(format_script(steps) or "-- nothing to do")
-    if not all(step.runner.is_usable for step in steps):
+    if any(step.is_refused for step in steps):
         raise SystemExit(EXIT_OTHER_ROLE_NEEDED)
 
 
@@ -244,12 +245,16 @@ async def _run_migration(database: Database) -> None:
         click.echo(f"done: {step.description}")
 
     try:
-        await migrate(database, print_step)
+        left_out = await migrate(database, print_step)
     except OtherRoleNeededError as reason:
         click.echo(reason.sql)
         click.echo(f"mig-api: {reason}", err=True)
         raise SystemExit(EXIT_OTHER_ROLE_NEEDED) from None
     click.echo("the database is up to date" if steps else "nothing to do")
+    if left_out:
+        click.echo(format_script(left_out))
+        purposes = " and ".join(dict.fromkeys(step.purpose for step in left_out))
+        click.echo(f"mig-api: {purposes} need the steps above, of other roles", err=True)
 
 
 def _run_with_gpg(dsn: str, verb: Callable[[Database, Gpg], Awaitable[None]]) -> NoReturn:

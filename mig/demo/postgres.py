@@ -265,7 +265,8 @@ class EmbeddedPostgres:
         (new_data / "pg_ident.conf").write_text(
             f"mig {account} {OWNER_ROLE}\nmig {account} {API_ROLE}\n"
         )
-        statements = f"create role {API_ROLE} login;\ncreate database mig;\n".encode()
+        # noinherit: only conditions of clients run as the other role that it is a member of
+        statements = f"create role {API_ROLE} login noinherit;\ncreate database mig;\n".encode()
         _, single = self._spawn(
             "postgres", ["--single", "-D", str(new_data), "postgres"], statements
         )

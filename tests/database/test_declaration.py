@@ -94,6 +94,28 @@ def test_roles_and_grants_are_read() -> None:
     assert [membership.sql for membership in schema.memberships] == ["grant r to q", "grant r to p"]
 
 
+def test_what_only_one_feature_needs_is_read() -> None:
+    schema = parse_schema(f"""{T}
+        -- only for searches with target=:
+        create role r;
+        -- only for a limit:
+        alter role s set temp_file_limit = '1GB';
+        create role q;
+    """)
+    assert [(role.name, role.purpose) for role in schema.roles] == [
+        ("r", "searches with target="),
+        ("q", ""),
+    ]
+    [setting] = schema.settings
+    assert (setting.role, setting.parameter) == ("s", "temp_file_limit")
+    assert (setting.sql, setting.purpose) == (
+        "alter role s set temp_file_limit = '1GB'",
+        "a limit",
+    )
+    assert schema.role_names == ["r", "q", "s"]
+    assert not schema.without_roles().settings
+
+
 def test_data_steps_are_read() -> None:
     schema = parse_schema(f"""{T}
         -- when t.a is added:
@@ -162,6 +184,12 @@ def test_grants_of_earlier_versions_are_read() -> None:
         "-- granted before version 2:\ngrant select on t to r",
         "-- when each is created:\nrevoke select on t from r",
         "-- when each is created:\ngrant r to s",
+        "alter role r set work_mem = '1MB'",
+        "-- when t is created:\nalter role r set work_mem = '1MB'",
+        "-- only for a feature:\nalter role r superuser",
+        "-- only for a feature:\nupdate t set a = ''",
+        "-- only for a feature:\ngrant r to s",
+        "-- when each is created:\ncreate role r",
     ],
 )
 def test_a_statement_that_cannot_be_compared_is_refused(sql: str) -> None:

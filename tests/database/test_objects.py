@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import psycopg2
 import pytest
 import pytest_twisted
 
 from mig.database.schema.declaration import Schema, parse_schema
-from mig.database.schema.plan import ROLE_CREATOR, Step
+from mig.database.schema.plan import ROLE_CREATOR, Step, format_script
 from mig.errors import OtherRoleNeededError
 from tests.support.migration import (
+    MigrationKilledError,
     as_role,
     catch_schema_error,
     change_owner,
@@ -382,6 +385,95 @@ async def test_membership_is_granted_only_by_a_role_that_may_grant_it(
     assert told and not any(step in steps for steps in told)
     owner.execute(step)
     assert step not in [each.description for each in await plan_migration(empty, schema)]
+
+
+OPTIONAL = """
+-- only for a feature:
+create role READER;
+grant READER to WRITER;
+-- only for a feature:
+alter role WRITER set temp_file_limit = '1GB';
+grant select (id, text) on notes to READER;
+"""
+
+
+@pytest.fixture
+def optional(names: Names) -> Schema:
+    """Return a schema with a role that the service does not need in any case."""
+    sql = SCHEMA.partition("create role")[0] + OPTIONAL
+    sql = sql.replace("READER", names.reader).replace("WRITER", names.writer)
+    return parse_schema(sql, version=1)
+
+
+def run_sql(database: TestDatabase, script: str) -> None:
+    """Run what a migration has printed for psql."""
+    psql = ["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", database.dsn]
+    subprocess.run(psql, input=script, text=True, check=True)
+
+
+@pytest_twisted.ensureDeferred
+async def test_steps_for_one_feature_do_not_stop_a_migration(
+    empty: TestDatabase, optional: Schema, names: Names
+) -> None:
+    """The others run; these come last, and are left to a superuser, who can run all of them."""
+    empty.execute(f"create role {names.owner}; grant all on schema public to {names.owner}")
+    empty.execute(f"create role {names.writer}; alter schema public owner to {names.owner}")
+    owner = as_role(empty, names.owner)
+    for _ in range(2):  # in a database that has everything else, too
+        left_out: list[Step] = []
+        await run_migration(owner, schema=optional, left_out=left_out)
+        assert {step.purpose for step in left_out} == {"a feature"}
+        assert [step.description for step in left_out] == [
+            f"create role {names.reader}",
+            f"grant {names.reader} to {names.writer}",
+            f"grant select on notes to {names.reader}",
+            f"alter role {names.writer} set temp_file_limit = '1GB'",
+        ]
+        assert owner.execute("select count(*) from notes") == [(0,)]
+    assert await plan_migration(owner, optional) == left_out
+    run_sql(empty, format_script(left_out))
+    assert await plan_migration(owner, optional) == []
+    assert (
+        as_role(empty, names.writer).execute(f"set role {names.reader}; select id, text from notes")
+        == []
+    )
+    settings = "select rolconfig from pg_roles where rolname = %s"
+    assert empty.execute(settings, (names.writer,)) == [(["temp_file_limit=1GB"],)]
+    empty.execute(f"alter role {names.writer} set temp_file_limit = '2GB'")
+    assert await plan_migration(owner, optional) == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_superuser_runs_the_steps_for_one_feature_last(
+    empty: TestDatabase, optional: Schema, names: Names
+) -> None:
+    """Also after a run that was killed before each of them."""
+    empty.execute(f"create role {names.writer}")
+    done: list[str] = []
+    while await plan_migration(empty, optional):
+        with pytest.raises(MigrationKilledError):
+            await run_migration(empty, schema=optional, stop_after=1)
+        done.append("")
+    assert len(done) == 5
+    assert as_role(empty, names.reader).execute("select id, text from notes") == []
+    with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+        as_role(empty, names.reader).execute("select state from notes")
+
+
+@pytest_twisted.ensureDeferred
+async def test_needed_steps_of_another_role_are_printed_with_those_for_one_feature(
+    empty: TestDatabase, optional: Schema, names: Names
+) -> None:
+    """So an administrator is asked once."""
+    empty.execute(f"create role {names.owner}; revoke create on schema public from public")
+    with pytest.raises(OtherRoleNeededError) as refused:
+        await run_migration(as_role(empty, names.owner), schema=optional)
+    empty.execute(f"create role {names.writer}")
+    run_sql(empty, refused.value.sql)
+    assert [step.description for step in await plan_migration(empty, optional)] == [
+        f"grant {names.reader} to {names.writer}",
+        f"alter role {names.writer} set temp_file_limit = '1GB'",
+    ]
 
 
 @pytest_twisted.ensureDeferred

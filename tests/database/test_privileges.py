@@ -16,7 +16,7 @@ from psycopg2.extensions import cursor
 from twisted.internet.defer import Deferred
 
 from mig.database.connection import Connection
-from mig.database.schema.declaration import API_ROLE, SCHEMA_VERSION, load_schema
+from mig.database.schema.declaration import API_ROLE, READER_ROLE, SCHEMA_VERSION, load_schema
 from mig.database.schema.migrate import ensure_schema
 from mig.demo.postgres import EmbeddedPostgres
 from mig.model.statement import Parameters
@@ -53,8 +53,13 @@ grant update (handedover, document) on submissions to migapi;
 def list_granted_columns() -> set[tuple[str, str, str]]:
     """Return table, privilege and column of everything that is granted on tables."""
     grants = [grant for grant in load_schema().grants if grant.kind == "table"]
-    assert {grant.role for grant in grants} == {API_ROLE}
-    return {(g.relation, g.privilege, column) for g in grants for column in g.columns or ("*",)}
+    assert {grant.role for grant in grants} == {API_ROLE, READER_ROLE}
+    return {
+        (grant.relation, grant.privilege, column)
+        for grant in grants
+        if grant.role == API_ROLE
+        for column in grant.columns or ("*",)
+    }
 
 
 def test_the_documentation_names_every_granted_column_with_its_reason() -> None:
@@ -255,8 +260,8 @@ def is_needed(cursor: cursor, grant: tuple[str, str, str], plans: Sequence[bytes
     return False
 
 
-def list_privileges(database: TestDatabase) -> set[tuple[str, str, str]]:
-    """Return every privilege that the role has on a table or a column of it."""
+def list_privileges(database: TestDatabase, role: str = API_ROLE) -> set[tuple[str, str, str]]:
+    """Return every privilege that a role has on a table or a column of it."""
     on_columns = database.execute(
         "select c.relname, p.name, a.attname"
         " from pg_class c join pg_attribute a on a.attrelid = c.oid"
@@ -264,7 +269,7 @@ def list_privileges(database: TestDatabase) -> set[tuple[str, str, str]]:
         " where c.relnamespace = 'public'::regnamespace and c.relkind = 'r'"
         " and a.attnum > 0 and not a.attisdropped"
         " and has_column_privilege(%s, c.oid, a.attnum, p.name)",
-        (API_ROLE,),
+        (role,),
     )
     on_tables = database.execute(
         "select c.relname, p.name, '*' from pg_class c"
@@ -272,13 +277,50 @@ def list_privileges(database: TestDatabase) -> set[tuple[str, str, str]]:
         " 'trigger']) as p (name)"
         " where c.relnamespace = 'public'::regnamespace and c.relkind = 'r'"
         " and has_table_privilege(%s, c.oid, p.name)",
-        (API_ROLE,),
+        (role,),
     )
     return {(table, name, column) for table, name, column in [*on_columns, *on_tables]}
 
 
 def test_the_limited_role_has_no_other_privilege(migrated: TestDatabase) -> None:
     assert list_privileges(migrated) == list_granted_columns()
+
+
+def test_the_role_of_conditions_may_only_read(
+    migrated: TestDatabase, postgres: EmbeddedPostgres
+) -> None:
+    """The limited role is a member, and this is all that the membership adds."""
+    privileges = list_privileges(migrated, READER_ROLE)
+    assert {privilege for _, privilege, _ in privileges} == {"select"}
+    columns = {(table, column) for table, _, column in privileges}
+    assert columns >= {("agents", "os"), ("commands", "results"), ("investigators", "name")}
+    assert not columns & {
+        *(("investigators", c) for c in ("*", "privatekey", "permissions", "apikey", "apisalt")),
+        *(("loaders", c) for c in ("*", "loaderkey", "salt")),
+        *((table, "*") for table in ("submissions", "mig_schema")),
+    }
+    limited = as_api(postgres, migrated)
+    attributes = (
+        "select rolsuper, rolcreaterole, rolcreatedb, rolreplication, rolbypassrls, rolcanlogin"
+        " from pg_roles where rolname = %s"
+    )
+    assert limited.execute(attributes, (READER_ROLE,)) == [(False,) * 6]
+    roles = "select rolname from pg_roles where pg_has_role(%s, oid, 'member')"
+    assert set(limited.execute(roles, (API_ROLE,))) == {(API_ROLE,), (READER_ROLE,)}
+    assert limited.execute(roles, (READER_ROLE,)) == [(READER_ROLE,)]
+    assert limited.execute("select defaclrole from pg_default_acl") == []
+    for sql in (
+        "create table t ()",
+        "create function f() returns int language sql as 'select 1'",
+        "select nextval('investigators_id_seq')",
+        "update agents set status = ''",
+        "delete from agents",
+        "select privatekey from investigators",
+        "select pg_read_file('/etc/passwd')",
+    ):
+        with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+            limited.execute(f"set role {READER_ROLE}; {sql}")
+            pytest.fail(sql)
 
 
 def test_the_limited_role_cannot_do_harm(

@@ -39,8 +39,12 @@ async def run_migration(
     *,
     schema: Schema | None = None,
     policy: MigrationPolicy | None = None,
+    left_out: list[Step] | None = None,
 ) -> list[str]:
-    """Run a migration and return its steps; it is killed after *stop_after* of them."""
+    """Run a migration and return its steps; it is killed after *stop_after* of them.
+
+    Optional steps that it leaves out are added to *left_out*.
+    """
     done: list[str] = []
 
     def record_step(step: Step) -> None:
@@ -48,9 +52,11 @@ async def run_migration(
         if len(done) == stop_after:
             raise MigrationKilledError
 
-    await call_with_database(
+    skipped = await call_with_database(
         database.dsn, lambda d: migrate.migrate(d, record_step, schema=schema, policy=policy)
     )
+    if left_out is not None:
+        left_out += skipped
     return done
 
 

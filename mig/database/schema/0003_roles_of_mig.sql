@@ -17,13 +17,20 @@ grant insert on investigators to migscheduler;
 -- when each is created:
 grant usage on sequence investigators_id_seq to migscheduler;
 
--- migreadonly reads what the target of an action may name. migapi and migscheduler are members.
+-- migreadonly reads what the target of an action may name. migapi and migscheduler are members. Only
+-- searches with target= need it, so a migration works without it (docs/decisions/0057).
 
--- when each is created:
-grant select on actions, agents, agtmodreq, commands, invagtmodperm, modules, signatures
-    to migreadonly;
--- when each is created:
+-- only for searches with target=:
+create role migreadonly;
+grant migreadonly to migapi;
+grant select on agents, actions, commands, signatures to migreadonly;
 grant select (id, name, pgpfingerprint, publickey, status, createdat, lastmodified)
     on investigators to migreadonly;
+-- A condition cannot fill the disk of the server.
+-- only for searches with target=:
+alter role migapi set temp_file_limit = '1GB';
+
+-- when each is created:
+grant select on agtmodreq, invagtmodperm, modules to migreadonly;
 -- when each is created:
 grant select (id, env, expectenv, loadername, queueloc) on loaders to migreadonly;

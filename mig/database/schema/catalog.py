@@ -10,6 +10,7 @@ from mig.database.schema.declaration import (
     FunctionDefinition,
     Grant,
     Membership,
+    RoleSetting,
     Schema,
     normalize_function_setting,
 )
@@ -272,10 +273,25 @@ where x.grantor = o.owner and x.grantee = r.oid and lower(x.privilege_type) = g.
 """,
     make_row_reader(_PlaceRow),
 )
+# since PostgreSQL 16, a member WITH SET FALSE may not assume the role
 _MISSING_MEMBERSHIPS = Statement(
     """
 select m.place from unnest(%s::int[], %s::text[], %s::text[]) as m (place, role, member)
-where not pg_has_role(m.member::name, m.role::name, 'member')
+where not pg_has_role(
+    m.member::name, m.role::name,
+    case when current_setting('server_version_num')::int >= 160000 then 'set' else 'member' end
+)
+""",
+    make_row_reader(_PlaceRow),
+)
+_MISSING_SETTINGS = Statement(
+    """
+select s.place from unnest(%s::int[], %s::text[], %s::text[]) as s (place, role, parameter)
+join pg_roles r on r.rolname = s.role
+where not exists (
+    select from pg_db_role_setting d cross join unnest(d.setconfig) as each
+    where d.setrole = r.oid and split_part(each, '=', 1) = s.parameter
+)
 """,
     make_row_reader(_PlaceRow),
 )
@@ -350,9 +366,9 @@ class ExistingRole:
 class ExistingSchema:
     """The parts of the schema that a database has.
 
-    ``creators`` are the owners that may create objects in it. ``missing_grants`` and
-    ``missing_memberships`` are those of existing roles; ``former_grants`` are those that the
-    recorded version has made and the declared one has not.
+    ``creators`` are the owners that may create objects in it. ``missing_grants``,
+    ``missing_memberships`` and ``missing_settings`` are those of existing roles; ``former_grants``
+    are those that the recorded version has made and the declared one has not.
     """
 
     server: int
@@ -374,6 +390,7 @@ class ExistingSchema:
     missing_grants: frozenset[Grant]
     former_grants: frozenset[Grant]
     missing_memberships: frozenset[Membership]
+    missing_settings: frozenset[RoleSetting]
 
     @property
     def is_empty(self) -> bool:
@@ -451,6 +468,7 @@ async def inspect_schema(query: QueryFunction, schema: Schema) -> ExistingSchema
         ),
         former_grants=await _find_former_grants(query, schema, version),
         missing_memberships=await _find_missing_memberships(query, schema, roles),
+        missing_settings=await _find_missing_settings(query, schema),
     )
 
 
@@ -525,6 +543,14 @@ async def _find_missing_memberships(
     ]
     missing = await query(_MISSING_MEMBERSHIPS, _transpose_rows(each, 3))
     return frozenset(schema.memberships[row.place] for row in missing)
+
+
+async def _find_missing_settings(query: QueryFunction, schema: Schema) -> frozenset[RoleSetting]:
+    each = [
+        (place, setting.role, setting.parameter) for place, setting in enumerate(schema.settings)
+    ]
+    missing = await query(_MISSING_SETTINGS, _transpose_rows(each, 3))
+    return frozenset(schema.settings[row.place] for row in missing)
 
 
 def _transpose_rows(rows: Sequence[tuple[object, ...]], width: int) -> list[list[object]]:

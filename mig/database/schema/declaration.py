@@ -8,8 +8,13 @@ are in lower case:
     definer``, ``parallel``, or ``set NAME = VALUE``.
 ``create index NAME on TABLE (COLUMN, …)``
     ascending, over all rows of the table.
+``alter role NAME set PARAMETER = VALUE``
+    of a role that exists and has no value of its own for the parameter. Only a superuser can run
+    it, so it needs a comment ``-- only for PURPOSE:``.
 ``create role NAME [login | nologin]``
-    a role that a migration creates. The administrator creates all others.
+    a role that a migration creates. The administrator creates all others. Below a comment
+    ``-- only for PURPOSE:``, a migration leaves out this role, its grants and its members if the
+    user may not create it.
 ``create sequence NAME``
     the default of at most one column; the sequence belongs to the owner of that column's table.
 ``create table [if not exists] NAME (…)``
@@ -48,6 +53,9 @@ SCHEMA_VERSION: Final = 3
 API_ROLE: Final = "migapi"
 """The role that is granted what the service needs."""
 
+READER_ROLE: Final = "migreadonly"
+"""The role as which the conditions of clients run (:mod:`mig.database.restricted`)."""
+
 _NOT_COMPARABLE = "this statement cannot be compared with a database"
 # the alternatives of _TOKEN cover every character: a quote or a slash alone is a token of its own
 _TOKEN = re.compile(
@@ -57,11 +65,13 @@ _TOKEN = re.compile(
     re.DOTALL | re.VERBOSE,
 )
 _OCCASION = re.compile(
-    r"-- (?:when (\w+)(?:\.(\w+) is added| is created)|granted before version (?P<version>\d+)):"
+    r"-- (?:when (\w+)(?:\.(\w+) is added| is created)|granted before version (?P<version>\d+)"
+    r"|only for (?P<purpose>.+)):"
 )
 _EACH_IS_CREATED = "when each is created:"
 _DATA = re.compile(r"(?:insert into|update|delete from) (\w+)\s.+", re.DOTALL)
 _ROLE = re.compile(r"create role (\w+)(?: login| nologin)?")
+_SETTING = re.compile(r"alter role (\w+) set (\w+) = ('[^']*'|\w+)")
 _TABLE = re.compile(r"create table (if not exists )?(\w+) \((.+)\)", re.DOTALL)
 _INDEX = re.compile(r"create index (\w+) on (\w+) \(([\w, ]+)\)")
 _SEQUENCE = re.compile(r"create sequence (\w+)")
@@ -184,10 +194,24 @@ class Trigger:
 
 @dataclass(frozen=True, kw_only=True)
 class Role:
-    """A role that a migration creates when it is missing."""
+    """A role that a migration creates when it is missing.
+
+    ``purpose`` is empty when the service needs the role in any case.
+    """
 
     name: str
     sql: str
+    purpose: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoleSetting:
+    """The value of a parameter in the sessions of a role, and what it is for."""
+
+    role: str
+    parameter: str
+    sql: str
+    purpose: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,6 +290,7 @@ class Schema:
     version: int
     objects: list[str] = field(default_factory=list)
     roles: list[Role] = field(default_factory=list)
+    settings: list[RoleSetting] = field(default_factory=list)
     memberships: list[Membership] = field(default_factory=list)
     sequences: list[Sequence] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
@@ -281,6 +306,7 @@ class Schema:
     def role_names(self) -> list[str]:
         """Every role that the schema mentions, without duplicates."""
         names = [role.name for role in self.roles]
+        names += [setting.role for setting in self.settings]
         names += [name for each in self.memberships for name in (each.role, each.member)]
         names += [grant.role for grant in (*self.grants, *self.creation_grants)]
         names += [former.grant.role for former in self.former_grants]
@@ -289,7 +315,13 @@ class Schema:
     def without_roles(self) -> Schema:
         """Return the schema without roles, their memberships and what they may do."""
         return replace(
-            self, roles=[], memberships=[], grants=[], creation_grants=[], former_grants=[]
+            self,
+            roles=[],
+            settings=[],
+            memberships=[],
+            grants=[],
+            creation_grants=[],
+            former_grants=[],
         )
 
 
@@ -312,13 +344,12 @@ def parse_schema(sql: str, version: int = SCHEMA_VERSION) -> Schema:
     sequences = [found[1] for _, text in statements if (found := _SEQUENCE.fullmatch(text))]
     for occasion, text in statements:
         line = " ".join(text.split())
-        needs_occasion = bool(_DATA.fullmatch(text) or _REVOKE.fullmatch(line))
-        if (needs_occasion and occasion is None) or (
-            occasion is not None and not (needs_occasion or _GRANT.fullmatch(line))
-        ):
+        needs_occasion = any(each.fullmatch(line) for each in (_DATA, _REVOKE, _SETTING))
+        may_have_occasion = needs_occasion or _GRANT.fullmatch(line) or _ROLE.fullmatch(line)
+        if not may_have_occasion if occasion else needs_occasion:
             raise ValueError(
-                f"{_NOT_COMPARABLE}; a data step and a revocation need a comment that says when"
-                f" they run, a grant may have one, and nothing else: {text}"
+                f"{_NOT_COMPARABLE}; a data step, a revocation and a setting need a comment that"
+                f" says when they run, a grant and a role may have one, and nothing else: {text}"
             )
         if occasion is not None:
             _parse_conditional(schema, occasion, text)
@@ -440,10 +471,10 @@ def _parse_trigger(found: re.Match[str], text: str) -> Trigger:
     )
 
 
-def _parse_role(schema: Schema, line: str) -> None:
+def _parse_role(schema: Schema, line: str, purpose: str = "") -> None:
     if not (found := _ROLE.fullmatch(line)):
         raise ValueError(f"{_NOT_COMPARABLE}: {line}")
-    schema.roles.append(Role(name=found[1], sql=line))
+    schema.roles.append(Role(name=found[1], sql=line, purpose=purpose))
 
 
 def _parse_grant(schema: Schema, line: str) -> None:
@@ -478,13 +509,19 @@ def _parse_conditional(schema: Schema, occasion: re.Match[str], text: str) -> No
     """Parse a statement that runs only on the occasion in the comment above it."""
     line = " ".join(text.split())
     is_version, is_each = occasion["version"] is not None, occasion[0].endswith(_EACH_IS_CREATED)
-    if (found := _REVOKE.fullmatch(line)) and is_version:
+    purpose = occasion["purpose"]
+    if purpose and _ROLE.fullmatch(line):
+        _parse_role(schema, line, purpose)
+    elif purpose and (found := _SETTING.fullmatch(line)):
+        setting = RoleSetting(role=found[1], parameter=found[2], sql=line, purpose=purpose)
+        schema.settings.append(setting)
+    elif (found := _REVOKE.fullmatch(line)) and is_version:
         version = int(occasion["version"])
         former = (FormerGrant(grant=grant, version=version) for grant in _parse_privileges(found))
         schema.former_grants.extend(former)
     elif (found := _GRANT.fullmatch(line)) and is_each:
         schema.creation_grants.extend(_parse_privileges(found))
-    elif _DATA.fullmatch(text) and not is_version:
+    elif _DATA.fullmatch(text) and occasion[1]:
         _parse_data_step(schema, occasion, text)
     else:
         raise ValueError(f"{_NOT_COMPARABLE}; its comment is for another statement: {text}")

@@ -5,8 +5,9 @@ was killed can be repeated, and it sees whatever else has changed in the databas
 (docs/decisions/0002). Nothing is dropped or replaced except the invalid rest of one of our indexes,
 and our functions and triggers that differ.
 
-A run that needs another role changes nothing and says so (docs/decisions/0003). Each step runs as
-the role that it is for, so what a superuser adds belongs to the owner of the other tables.
+A run that needs another role changes nothing and says so (docs/decisions/0003); optional steps that
+need one are left out (docs/decisions/0057). Each step runs as the role that it is for, so what a
+superuser adds belongs to the owner of the other tables.
 
 A step that locks a table waits for the lock for a second at most, gives up, and tries again: others
 queue behind a waiting lock. An index is built concurrently, which blocks nobody. It must wait for
@@ -126,32 +127,33 @@ async def migrate(
     *,
     schema: Schema | None = None,
     policy: MigrationPolicy | None = None,
-) -> None:
+) -> Sequence[Step]:
     """Bring a database up to date; call ``on_step`` after each step.
 
-    :raises OtherRoleNeededError: when the current user cannot run all steps; nothing is changed.
+    :returns: the optional steps that the current user cannot run.
+    :raises OtherRoleNeededError: when the current user cannot run all others; nothing is changed.
     :raises SchemaError: when the database is newer or is not a MIG database, when another process
         is changing it, and when a step fails.
     :raises UnavailableError: when the database cannot be reached.
     """
-    await _run_migration(
+    return await _run_migration(
         database, schema or load_schema(), on_step, policy or MigrationPolicy(), set_up_only=False
     )
 
 
 def _check_runners(user: str, steps: Sequence[Step]) -> None:
-    """Check that the current user, ``user``, can run all ``steps``.
+    """Check that the current user, ``user``, can run all ``steps`` that are not optional.
 
     :raises OtherRoleNeededError: when it cannot.
     """
-    if others := [step for step in steps if not step.runner.is_usable]:
+    if others := [step for step in steps if step.is_refused]:
         plural = "s" if len(others) > 2 else ""
         more = f", and {len(others) - 1} more step{plural}" if len(others) > 1 else ""
         runners = "; ".join(dict.fromkeys(step.runner.title for step in others))
         raise OtherRoleNeededError(
             f"{user} may not {others[0].description}{more}: this must be run by {runners};"
             " `mig-api migrate --plan` prints it as SQL",
-            format_script(others),
+            format_script([step for step in steps if not step.runner.is_usable]),
         )
 
 
@@ -183,9 +185,9 @@ async def _run_migration(
     policy: MigrationPolicy,
     *,
     set_up_only: bool,
-) -> None:
+) -> Sequence[Step]:
     async with database.session() as connection:
-        await _Migration(database, connection, schema, on_step, policy).run(set_up_only)
+        return await _Migration(database, connection, schema, on_step, policy).run(set_up_only)
 
 
 class _Migration:
@@ -205,8 +207,8 @@ class _Migration:
         self._on_step = on_step
         self._policy = policy
 
-    async def run(self, set_up_only: bool) -> None:
-        """Run the steps one by one until none is needed.
+    async def run(self, set_up_only: bool) -> Sequence[Step]:
+        """Run the steps one by one until none is needed; return those that are left out.
 
         :param set_up_only: change a database only if it is empty.
         :raises OtherRoleNeededError: before the first step, when the current user cannot run all.
@@ -219,10 +221,13 @@ class _Migration:
             await self._execute("reset role")  # the last step may have changed the role
             existing = await inspect_schema(self._query, self._schema)
             steps = plan_steps(self._schema, existing)
-            if not steps or (set_up_only and not existing.is_empty):
-                return
+            usable = [step for step in steps if step.runner.is_usable]
+            if set_up_only and not existing.is_empty:
+                return steps
             _check_runners(existing.user.title, steps)
-            step = steps[0]
+            if not usable:
+                return steps
+            step = usable[0]
             if step == last:  # else it would be repeated for ever
                 raise SchemaError(f"{step.description}: PostgreSQL ran this, but nothing changed")
             last = step if await self._try_step(step, failures) else None

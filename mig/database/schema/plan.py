@@ -4,14 +4,15 @@ New objects belong to the *author*, the role that owns most of the declared tabl
 database that is the current user. The owner of an existing table changes that table.
 
 The order suits a person who runs the steps role by role: first those of a role that creates roles
-and of the owner of the schema, then those of the owners of single tables, last those of the author.
+and of the owner of the schema, then those of the owners of single tables, then those of the author.
+Last come the optional ones, which a migration leaves out if the current user cannot run them.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Final
 
@@ -33,6 +34,7 @@ from mig.database.schema.declaration import (
 from mig.database.schema.declaration import Sequence as DeclaredSequence
 from mig.errors import SchemaError
 
+SUPERUSER: Final = "a superuser"
 ROLE_CREATOR: Final = "a superuser or a role with CREATEROLE"
 
 MAX_SEQUENCE_START: Final = 2**53 - 2
@@ -63,7 +65,8 @@ class Step:
     """A change that takes effect as a whole or not at all.
 
     ``description`` is for people; ``runner`` is the role that can run ``sql``. A step that
-    ``creates_object`` also needs the privilege to create objects in the schema.
+    ``creates_object`` also needs the privilege to create objects in the schema. A step with a
+    ``purpose`` is optional: only what that names needs it.
     """
 
     description: str
@@ -71,6 +74,12 @@ class Step:
     runner: StepRunner
     is_concurrent: bool = False
     creates_object: bool = False
+    purpose: str = ""
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the service needs the step, and the current user cannot run it."""
+        return not (self.runner.is_usable or self.purpose)
 
     @property
     def psql_script(self) -> str:
@@ -87,9 +96,10 @@ def format_script(steps: Sequence[Step]) -> str:
     A superuser can run the whole script, with the same result.
     """
     parts = []
-    for runner, group in groupby(steps, key=lambda step: step.runner):
+    for (runner, purpose), group in groupby(steps, key=lambda step: (step.runner, step.purpose)):
         become = f"set role {runner.role};" if runner.role else "reset role;"
-        parts.append(f"-- as {runner.title}:\n{become}\n")
+        only = f", only for {purpose}" if purpose else ""
+        parts.append(f"-- as {runner.title}{only}:\n{become}\n")
         parts += [step.psql_script for step in group]
     return "\n".join(parts)
 
@@ -107,14 +117,22 @@ class _Planner:
         self._schema = schema
         self._existing = existing
         self._author = self._choose_author()
+        may_create = existing.is_superuser or existing.can_create_roles
+        self._creator = StepRunner(title=ROLE_CREATOR, role="", is_usable=may_create)
+        self._purposes = {role.name: role.purpose for role in schema.roles}
         self._new_roles = [role for role in schema.roles if role.name not in existing.roles]
-        present = {*existing.roles, *(role.name for role in self._new_roles)}
-        self._grants = [
+        # an optional role comes last: until then nothing may name it
+        present = {
+            *existing.roles,
+            *(role.name for role in self._new_roles if not role.purpose),
+        }
+        missing = [
             grant
             for grant in schema.grants
-            if grant.role in present
-            and (grant.role not in existing.roles or grant in existing.missing_grants)
+            if grant in existing.missing_grants or grant.role not in existing.roles
         ]
+        self._grants = [grant for grant in missing if grant.role in present]
+        self._optional_grants = [each for each in missing if self._is_optional_and_new(each.role)]
         created = [
             grant for grant in schema.creation_grants if not _find_object_owner(existing, grant)
         ]
@@ -122,7 +140,7 @@ class _Planner:
         self._memberships = [
             each
             for each in schema.memberships
-            if {each.role, each.member} <= present
+            if {each.role, each.member} <= {*present, *self._purposes}
             and (
                 not {each.role, each.member} <= set(existing.roles)
                 or each in existing.missing_memberships
@@ -143,12 +161,15 @@ class _Planner:
                 *map(self._make_grant_step, self._grants),
                 *self._revoke_former_grants(),
             ]
-        return [
+        steps = [
             *self._create_roles(),
             *self._grant_on_schema(objects),
             *self._sort_by_role(objects),
+            *map(self._make_grant_step, self._optional_grants),
             *self._record_version(),
+            *self._change_settings(),
         ]
+        return sorted(steps, key=lambda step: bool(step.purpose))
 
     def _choose_author(self) -> StepRunner:
         owners = Counter(table.owner for table in self._existing.tables.values())
@@ -179,24 +200,49 @@ class _Planner:
         )
 
     def _create_roles(self) -> Iterator[Step]:
-        existing = self._existing
-        may_create = existing.is_superuser or existing.can_create_roles
-        creator = StepRunner(title=ROLE_CREATOR, role="", is_usable=may_create)
         for role in self._new_roles:
-            yield Step(description=f"create role {role.name}", sql=role.sql, runner=creator)
+            yield Step(
+                description=f"create role {role.name}",
+                sql=role.sql,
+                runner=self._creator,
+                purpose=role.purpose,
+            )
         for membership in self._memberships:
-            granting = self._choose_membership_runner(membership, creator)
-            yield Step(description=membership.sql, sql=membership.sql, runner=granting)
+            yield Step(
+                description=membership.sql,
+                sql=membership.sql,
+                runner=self._choose_membership_runner(membership),
+                purpose=self._purposes.get(membership.role, ""),
+            )
 
-    def _choose_membership_runner(self, membership: Membership, creator: StepRunner) -> StepRunner:
+    def _choose_membership_runner(self, membership: Membership) -> StepRunner:
         role = self._existing.roles.get(membership.role)
         if role is None or self._existing.server < ADMIN_OPTION_SERVER_VERSION:
-            return creator
+            return self._creator
         return StepRunner(
             title=f"a superuser or a role with ADMIN OPTION on {membership.role}",
             role="",
             is_usable=self._existing.is_superuser or role.is_administered,
         )
+
+    def _change_settings(self) -> Iterator[Step]:
+        superuser = StepRunner(title=SUPERUSER, role="", is_usable=self._existing.is_superuser)
+        for setting in self._schema.settings:
+            if setting in self._existing.missing_settings:
+                yield Step(
+                    description=setting.sql,
+                    sql=setting.sql,
+                    runner=superuser,
+                    purpose=setting.purpose,
+                )
+
+    def _is_optional_and_new(self, role: str) -> bool:
+        return bool(self._purposes.get(role)) and role not in self._existing.roles
+
+    def _choose_granting_runner(self, owner: StepRunner, role: str) -> StepRunner:
+        """Return the owner, who can grant nothing to a role that nobody has created."""
+        is_lost = self._is_optional_and_new(role) and not self._creator.is_usable
+        return replace(owner, is_usable=False) if is_lost else owner
 
     def _grant_on_schema(self, steps: Sequence[Step]) -> Iterator[Step]:
         """Yield the grants on the schema, to roles that create objects or may use them."""
@@ -213,7 +259,12 @@ class _Planner:
 
     def _grant_schema(self, privilege: str, role: str) -> Step:
         sql = f"grant {privilege} on schema {self._existing.schema} to {role}"
-        return Step(description=sql, sql=sql, runner=self._existing.schema_owner)
+        return Step(
+            description=sql,
+            sql=sql,
+            runner=self._choose_granting_runner(self._existing.schema_owner, role),
+            purpose=self._purposes.get(role, ""),
+        )
 
     def _create_sequences(self) -> Iterator[Step]:
         for sequence in self._schema.sequences:
@@ -362,8 +413,12 @@ class _Planner:
                 )
 
     def _make_grant_step(self, grant: Grant) -> Step:
+        owner = self._find_owner_of_granted(grant)
         return Step(
-            description=grant.description, sql=grant.sql, runner=self._find_owner_of_granted(grant)
+            description=grant.description,
+            sql=grant.sql,
+            runner=self._choose_granting_runner(owner, grant.role),
+            purpose=self._purposes.get(grant.role, ""),
         )
 
     def _revoke_former_grants(self) -> Iterator[Step]:
