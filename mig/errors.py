@@ -92,6 +92,13 @@ class NotFoundError(RequestError):
     status = HTTPStatus.NOT_FOUND
 
 
+class NoResultsError(NotFoundError):
+    """A search finds nothing, for a client that expects an error then."""
+
+    def __init__(self) -> None:
+        super().__init__("no results found")
+
+
 class MethodNotAllowedError(RequestError):
     """The path does not allow the method; ``allowed`` lists those that it does."""
 
@@ -192,6 +199,18 @@ class HttpVersionError(RequestError):
 
 class UnreadableError(MigError):
     """A stored record cannot be read; the message is the reason, which clients may see."""
+
+
+class StatementError(MigError):
+    """PostgreSQL refuses a statement with SQL of a client; the message is PostgreSQL's own.
+
+    ``position`` is where in the statement, in characters from 1; ``None`` if PostgreSQL does not
+    say.
+    """
+
+    def __init__(self, message: str, position: int | None) -> None:
+        super().__init__(message)
+        self.position = position
 
 
 class ClientStalledError(MigError):

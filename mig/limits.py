@@ -131,6 +131,16 @@ class Limits:
     query_seconds: float = _define_limit(
         10, "how long a small query or a commit may take, until its answer is here"
     )
+    restricted_seconds: float = _define_limit(
+        5, "how long PostgreSQL evaluates the condition of a search with target="
+    )
+    restricted_wait_seconds: float = _define_limit(
+        5, "how long such a search waits for the condition of another one"
+    )
+    restricted_end_seconds: float = _define_limit(
+        60, "how long a condition that PostgreSQL does not stop keeps others waiting"
+    )
+    targeted_agents: int = _define_limit(1_000_000, "the agents that fulfil such a condition")
 
     # results and reports
     result_bytes: int = _define_limit(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, aclosing
+from dataclasses import replace
 from typing import Final
 
 from whenever import Instant
@@ -12,7 +13,7 @@ from mig.access.caller import Caller
 from mig.api.errors import answer_refusal
 from mig.api.responder import Responder
 from mig.database.database import Database, Snapshot
-from mig.errors import InvalidInputError, QueryCancelledError
+from mig.errors import InvalidInputError, NoResultsError, QueryCancelledError, RequestError
 from mig.formats.format import DocumentTail, Format
 from mig.hypermedia.document import Data, Item, Link
 from mig.limits import Limits
@@ -22,6 +23,8 @@ from mig.search.kinds import PagePosition
 from mig.search.parameters import Search, parse_search
 from mig.search.records import make_row_encoder
 from mig.search.stream import SearchStream
+from mig.search.targeted_agents import find_targeted_agents
+from mig.web.gate import check_origin
 from mig.web.request import Request
 
 RESUMPTION_PROMPT: Final = (
@@ -50,11 +53,26 @@ class SearchResource:
         try:
             search = parse_search(pairs, now)
         except InvalidInputError as refusal:
-            return _answer_invalid_search(request, refusal, parse_search([], now).echo_parameters())
+            return _answer_refused_search(request, refusal, parse_search([], now).echo_parameters())
         format_ = self._responder.choose_format(request)
+        if search.target is not None:  # its SQL runs before anything is answered
+            check_origin(request)
         if request.method == b"HEAD":  # the query would run only to be thrown away
             request.set_headers()
             return b""
+        try:
+            return await self._answer_search(request, format_, search)
+        except (InvalidInputError, NoResultsError) as refusal:
+            return _answer_refused_search(request, refusal, search.echo_parameters())
+
+    async def _answer_search(
+        self, request: Request, format_: Format, search: Search
+    ) -> bytes | None:
+        if search.target is not None:
+            agents = await find_targeted_agents(
+                self._database, search.target, client=request.client_group, limits=self._limits
+            )
+            search = replace(search, targeted_agents=agents)
         is_small = search.limit <= self._limits.short_search_rows
         if is_small and not self._database.can_stream():
             answer = await self._answer_if_short(request, format_, search)
@@ -128,7 +146,7 @@ class SearchResource:
             while not stream.is_complete:
                 head, pending = pending, b""
                 # without a name: it would keep a page in memory that waits for its client
-                yield head + await _read_page(request, stream)
+                yield head + await _read_page(request, search, stream)
         links = self._link_next_page(search, stream.next_position)
         is_first_page_of_records = not search.report and search.cursor is None
         yield format_.encode_tail(
@@ -163,15 +181,17 @@ class SearchResource:
         return self._responder.urls.for_search((n, text) for n, text in parameters.items() if text)
 
 
-async def _read_page(request: Request, stream: SearchStream) -> bytes:
+async def _read_page(request: Request, search: Search, stream: SearchStream) -> bytes:
     page = await stream.read_page()
     request.rows = stream.row_count
+    if search.must_find_something and stream.is_complete and not stream.row_count:
+        raise NoResultsError
     return page
 
 
-def _answer_invalid_search(
-    request: Request, refusal: InvalidInputError, parameters: SearchParameters
+def _answer_refused_search(
+    request: Request, refusal: RequestError, parameters: SearchParameters
 ) -> bytes:
-    """Refuse a search, with the default parameters as an item, which clients of 2014 expect."""
+    """Refuse a search, with parameters as an item, which existing clients expect."""
     data = [Data(name=parameters.noun, value=parameters)]
     return answer_refusal(request, refusal, items=[Item(href=request.build_url(), data=data)])

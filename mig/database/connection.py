@@ -23,6 +23,7 @@ from mig.database.failures import (
     join_lines,
     summarize_failure,
     translate_failure,
+    translate_restricted_failure,
 )
 from mig.database.resolver import list_servers
 from mig.errors import UnavailableError
@@ -32,6 +33,7 @@ from mig.reactor import Reactor
 
 Record = TypeVar("Record")
 Rows = list[Row]
+FailureTranslator = Callable[[Failure, str], Failure]
 
 LARGE_BYTES = 1_048_576
 """A statement or a row after which a connection is not used again."""
@@ -163,6 +165,23 @@ class Connection:
             return self._execute(statement.execute_sql, parameters, seconds, statement.read_records)
         return Deferred.fromCoroutine(self._prepare_and_execute(statement, parameters, seconds))
 
+    def execute_restricted(
+        self, statement: Statement[Record], *, seconds: float
+    ) -> Deferred[list[Record]]:
+        """Start a statement with SQL of a client, and return its records.
+
+        :raises StatementError: when PostgreSQL refuses it.
+        :raises QueryCancelledError: when the server cancelled it.
+        :raises UnavailableError: when the server does not answer in time or has gone.
+        """
+        return self._execute(
+            statement.execute_sql,
+            (),
+            seconds,
+            statement.read_records,
+            translate_restricted_failure,
+        )
+
     async def _prepare_and_execute(
         self, statement: Statement[Record], parameters: Parameters, seconds: float
     ) -> list[Record]:
@@ -182,12 +201,13 @@ class Connection:
         parameters: Parameters,
         seconds: float,
         read_records: Callable[[Rows], list[Record]],
+        translate: FailureTranslator = translate_failure,
     ) -> Deferred[list[Record]]:
         try:
             # None rather than (): with any parameters psycopg2 interprets each % in the SQL
             statement = self._connection.cursor().execute(sql, parameters or None)
         except psycopg2.Error:
-            return fail(self._explain_failure(Failure()))
+            return fail(self._explain_failure(Failure(), translate))
         self._running = Deferred()
         deadline = self._reactor.callLater(seconds, self._end_silence, seconds)
         answer: Deferred[list[Record]] = Deferred()
@@ -201,7 +221,7 @@ class Connection:
             if not isinstance(result, Failure):
                 self._warning = self._connection.take_notices()
             if not answer.called:
-                self._deliver_result(answer, result, read_records)
+                self._deliver_result(answer, result, read_records, translate)
             if running:
                 running.callback(None)
 
@@ -238,6 +258,7 @@ class Connection:
         answer: Deferred[list[Record]],
         result: Cursor | Failure,
         read_records: Callable[[Rows], list[Record]],
+        translate: FailureTranslator,
     ) -> None:
         """Pass a statement's records, or its failure, to the Deferred ``answer``."""
         try:
@@ -248,7 +269,7 @@ class Connection:
             self.has_grown = self.has_grown or _is_large(result.query, rows)
             records = read_records(cast(Rows, rows))
         except Exception:  # fetchall fails when the connection was closed since the rows arrived
-            answer.errback(self._explain_failure(Failure()))
+            answer.errback(self._explain_failure(Failure(), translate))
         else:
             answer.callback(records)
 
@@ -257,13 +278,13 @@ class Connection:
         self._silent_seconds = seconds
         self.close()
 
-    def _explain_failure(self, failure: Failure) -> Failure:
+    def _explain_failure(self, failure: Failure, translate: FailureTranslator) -> Failure:
         """Return the error of this project for the failure of a statement."""
         if self._silent_seconds:
             return Failure(_make_silence_error(self._silent_seconds))
         if self._connection.end_reason:  # the statement found the connection closed
             return Failure(UnavailableError(UNREACHABLE, self._connection.end_reason))
-        return translate_failure(failure, self._connection.take_notices())
+        return translate(failure, self._connection.take_notices())
 
 
 async def open_connection(reactor: Reactor, dsn: str, setup: str) -> Connection:

@@ -15,6 +15,7 @@ from twisted.logger import Logger
 
 from mig.database.connection import Connection, Rows
 from mig.database.pool import Pool
+from mig.database.restricted import RestrictedQueries
 from mig.errors import PoolerError, UnavailableError, describe_error
 from mig.limits import Limits
 from mig.model.statement import Parameters, Statement, select_ids
@@ -172,6 +173,9 @@ class Database:
         self._short_searches = make_pool(limits.short_connections, SESSION_SETTINGS)
         self._short_query_seconds = limits.short_query_seconds
         self._control = make_pool(1, setup)
+        self._restricted = RestrictedQueries(
+            reactor, dsn, SESSION_SETTINGS, limits, self._start_cancelling
+        )
 
     @overload
     async def query(
@@ -193,6 +197,17 @@ class Database:
             return records
         finally:
             self._release(connection)
+
+    async def query_restricted(self, statement: Statement[Record], *, client: str) -> list[Record]:
+        """Return all records of a statement in which a client has written SQL.
+
+        It has a connection of its own, in a read-only transaction of a role that may read little.
+
+        :raises StatementError: as :meth:`RestrictedQueries.query` raises it, like the others.
+        :raises QueryCancelledError: when it takes too long.
+        :raises UnavailableError: when it cannot run now.
+        """
+        return await self._restricted.query(statement, client)
 
     async def check_sessions(self) -> None:
         """Check that each connection has a session of its own.
@@ -357,10 +372,11 @@ class Database:
         notice that its client has gone, so these would use up the server's connections.
         """
         if connection.is_silent:
-            cancelling = Deferred.fromCoroutine(self._cancel_statement(connection.backend_pid))
-            cancelling.addErrback(
-                lambda failure: self.log.failure("could not cancel a query", failure)
-            )
+            self._start_cancelling(connection.backend_pid)
+
+    def _start_cancelling(self, backend_pid: int) -> None:
+        cancelling = Deferred.fromCoroutine(self._cancel_statement(backend_pid))
+        cancelling.addErrback(lambda failure: self.log.failure("could not cancel a query", failure))
 
     async def _cancel_statement(self, backend_pid: int) -> None:
         try:

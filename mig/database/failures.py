@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import psycopg2
 from psycopg2.errors import (
     DeadlockDetected,
@@ -21,9 +23,13 @@ from mig.errors import (
     DuplicateValueError,
     LockTimeoutError,
     QueryCancelledError,
+    StatementError,
     UnavailableError,
     ValueTooLongError,
 )
+
+CONFIGURATION_LIMIT_EXCEEDED = "53400"
+"""The SQLSTATE of a limit that an administrator has set, such as ``temp_file_limit``."""
 
 UNUSABLE_SESSION_ERRORS = (
     FeatureNotSupported,
@@ -64,6 +70,22 @@ def translate_failure(failure: Failure, notices: str = "") -> Failure:
             return Failure(UnavailableError("the database ended the query; try again", reason))
         return Failure(UnavailableError("the database cannot be reached", reason))
     return failure
+
+
+def translate_restricted_failure(failure: Failure, notices: str = "") -> Failure:
+    """Return the error of this project for the failure of a statement with SQL of a client.
+
+    Everything that the server says about the statement is for the client, who wrote it. Only what
+    says that the server has no memory or disk or ends is not.
+    """
+    code = getattr(failure.value, "pgcode", None) or ""
+    is_of_server = code.startswith(("08", "53", "57P")) and code != CONFIGURATION_LIMIT_EXCEEDED
+    if not code or is_of_server:
+        return translate_failure(failure, notices)
+    error = cast(psycopg2.Error, failure.value)
+    position = error.diag.statement_position
+    message = join_lines(error.diag.message_primary or "the statement failed")
+    return Failure(StatementError(message, int(position) if position else None))
 
 
 def summarize_failure(failure: Failure) -> str:

@@ -47,7 +47,8 @@ async def resolve_filters(query: QueryFunction, search: Search) -> Condition:
     commands = _build_condition(search, "commands")
     if search.type == "agent":
         commands &= await _match_actions(query, search)
-        return own & _match_subselect("id", "select agentid from commands", commands)
+        has_command = _match_subselect("id", "select agentid from commands", commands)
+        return own & _match_targeted_agents(search) & has_command
     commands &= await _match_agents(query, search)
     has_command = _match_subselect("id", "select actionid from commands", commands)
     if search.type == "action":
@@ -55,6 +56,12 @@ async def resolve_filters(query: QueryFunction, search: Search) -> Condition:
     actions = _build_condition(search, "actions") & has_command
     signed = await _match_ids(query, "actionid", "actions", actions)
     return own & _match_subselect("id", "select investigatorid from signatures", signed)
+
+
+def _match_targeted_agents(search: Search) -> Condition:
+    if search.targeted_agents is None:
+        return Condition()
+    return Condition("id = any(%s::numeric[])", (search.targeted_agents,))
 
 
 def _build_condition(search: Search, table: str) -> Condition:

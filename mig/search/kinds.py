@@ -11,6 +11,7 @@ from whenever import Instant
 
 from mig.errors import InvalidInputError
 from mig.search.condition import Condition
+from mig.search.target import MAX_TARGET_CHARACTERS, parse_target
 from mig.values import MAX_ID, parse_id, parse_time, quote_if_short, suggest_name
 
 MAX_COUNT: Final = 2**63 - 1  # of PostgreSQL's bigint, the type of limit and offset
@@ -207,6 +208,18 @@ class PagePosition:
 
     def __str__(self) -> str:
         return f"{self.time},{self.id}"
+
+
+class TargetKind(ParameterKind[str]):
+    """A condition on agents in SQL, as the target of an action."""
+
+    def parse_text(self, name: str, text: str) -> str:
+        """Return the condition."""
+        return parse_target(text)
+
+    def build_json_schema(self) -> JsonSchema:
+        """Return the JSON schema of a condition."""
+        return {"type": "string", "maxLength": MAX_TARGET_CHARACTERS}
 
 
 class CursorKind(ParameterKind[PagePosition]):

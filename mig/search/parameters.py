@@ -21,6 +21,7 @@ from mig.search.kinds import (
     ParameterKind,
     PatternKind,
     StatusKind,
+    TargetKind,
     TimeKind,
 )
 from mig.values import suggest_name
@@ -83,7 +84,7 @@ def _make_name_parameter(noun: str, article: str) -> Parameter:
 def _choose_default_after(type_: str, names: Collection[str], now: Instant) -> Instant | None:
     if type_ == "investigator":
         return now.subtract(hours=24 * 365.25 * INVESTIGATOR_WINDOW_YEARS)
-    if {"finishedafter", "finishedbefore"} & set(names):
+    if {"finishedafter", "finishedbefore", "target"} & set(names):
         return None
     if is_of_offset_client(names):
         return now.subtract(hours=OFFSET_CLIENT_WINDOW_HOURS)
@@ -226,6 +227,14 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         prompt="a status, as an ILIKE pattern; done means every finished status",
     ),
     Parameter(
+        name="target",
+        kind=TargetKind(),
+        types=("agent",),
+        prompt="a condition on agents in SQL, as the target of an action: the agents that are"
+        " online, idle or heartbeating and fulfil it, one for each queueloc. With it, after has no"
+        " default",
+    ),
+    Parameter(
         name="threatfamily",
         kind=PatternKind(),
         types=("action", "command"),
@@ -244,13 +253,15 @@ class Search:
     """A parsed search.
 
     ``raw_values`` are the parameters that were set, as text; ``parsed_values`` are their values,
-    and ``effective_values`` also has the defaults of the others.
+    and ``effective_values`` also has the defaults of the others. ``targeted_agents`` are the ids of
+    the agents that fulfil ``target``, as a PostgreSQL array, once they have been found.
     """
 
     type: str
     raw_values: Mapping[str, str]
     parsed_values: Mapping[str, Any]
     effective_values: Mapping[str, Any]
+    targeted_agents: str | None = None
 
     @property
     def after(self) -> Instant | None:
@@ -262,6 +273,17 @@ class Search:
     def is_of_offset_client(self) -> bool:
         """Whether a client of 2015 to 2017 sent the search: :func:`is_of_offset_client`."""
         return is_of_offset_client(self.parsed_values)
+
+    @property
+    def target(self) -> str | None:
+        """A condition on agents in SQL, or ``None``."""
+        target: str | None = self.parsed_values.get("target")
+        return target
+
+    @property
+    def must_find_something(self) -> bool:
+        """Whether the answer without any row is 404, as clients of 2015 to 2017 expect it."""
+        return self.is_of_offset_client or (self.target is not None and self.cursor is None)
 
     @property
     def limit(self) -> int:

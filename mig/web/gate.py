@@ -96,9 +96,10 @@ class Gate:
             request.body = RequestBody(
                 route.max_body_bytes, route.body_limit_advice, budget, length, request.client_group
             )
+        request.is_from_other_site = self._is_from_other_site(request, authority or host)
         if route.keeps_body:
             request.content_type = forms.parse_content_type(request.requestHeaders)
-            self._check_origin(request, authority or host)
+            check_origin(request)
         expected = request.requestHeaders.getRawHeaders(b"expect", ())
         if any(expectation.lower() != b"100-continue" for expectation in expected):
             raise ExpectationFailedError("the header Expect must be 100-continue")
@@ -149,24 +150,37 @@ class Gate:
                 "Host",
             )
 
-    def _check_origin(self, request: Request, authority: str) -> None:
-        """Refuse what a page of another site makes a browser send, without its user's consent.
+    def _is_from_other_site(self, request: Request, authority: str) -> bool:
+        """Return whether the browser says that a page of another site makes it send the request.
 
         :param authority: host and port by which the client addresses us.
-        :raises ForbiddenError: when the browser names another site.
         """
+        origins = request.requestHeaders.getRawHeaders(b"origin", [])
+        sites = request.requestHeaders.getRawHeaders(b"sec-fetch-site", [])
+        if any(site not in (b"same-origin", b"none") for site in sites):
+            return True
+        return any(
+            _normalize_origin(origin.decode("latin-1")) not in self._list_origins(authority)
+            for origin in origins
+        )
+
+    def _list_origins(self, authority: str) -> set[str]:
         own_origins = {self._public_origin}
         if authority:
             # A proxy may end TLS before us, so either scheme may be the one that the browser sees.
             own_origins |= {
                 _normalize_origin(f"{scheme}://{authority}") for scheme in _DEFAULT_PORTS
             }
-        origins = request.requestHeaders.getRawHeaders(b"origin", [])
-        sites = request.requestHeaders.getRawHeaders(b"sec-fetch-site", [])
-        if any(
-            _normalize_origin(origin.decode("latin-1")) not in own_origins for origin in origins
-        ) or any(site not in (b"same-origin", b"none") for site in sites):
-            raise ForbiddenError("a page of another site must not submit anything here")
+        return own_origins
+
+
+def check_origin(request: Request) -> None:
+    """Refuse what a page of another site makes a browser send, without its user's consent.
+
+    :raises ForbiddenError: when the browser names another site.
+    """
+    if request.is_from_other_site:
+        raise ForbiddenError("a page of another site must not submit anything here")
 
 
 def _has_fired(waiting: Deferred[None]) -> bool:

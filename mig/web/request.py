@@ -97,7 +97,8 @@ class Request(server.Request):
 
     ``rows`` and ``outcome`` are for the log: how many rows were served, and how the request ended.
     ``is_addressed`` tells that its target and its Host are sound, so that what follows on the
-    connection can be trusted to be a request; ``is_disconnected``, that the connection is lost.
+    connection can be trusted to be a request; ``is_disconnected``, that the connection is lost;
+    ``is_from_other_site``, that a page of another site made a browser send it.
     """
 
     site: BaseSite
@@ -120,6 +121,7 @@ class Request(server.Request):
         self.target = b""
         self.is_addressed = False
         self.is_disconnected = False
+        self.is_from_other_site = False
         self._error: BaseException | None = None
         self._is_decided = False
         self._is_complete = False

@@ -6,6 +6,7 @@ The queries are those of the service: each is explained before it runs.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
 
 import pytest
@@ -25,6 +26,7 @@ from mig.model.statement import Parameters, Statement, select_ids
 from mig.search.parameters import PARAMETERS, SEARCH_TYPES, parse_search
 from mig.search.records import make_row_encoder
 from mig.search.results import SearchResults
+from mig.search.targeted_agents import find_targeted_agents
 from tests.support.json_types import JsonObject
 from tests.support.postgres import TestDatabase
 from tests.support.reactor import reactor
@@ -89,6 +91,7 @@ VALUES = {
     "offset": ["100"],
     "report": ["complianceitems"],
     "status": ["done", "sent", "%e%", "none"],
+    "target": ["id = 4", "name like 'web10%'", "true", "false"],
     "threatfamily": ["compliance", "back%", "none"],
 }
 """For each parameter except the type: values that find one, several, all and none."""
@@ -197,6 +200,9 @@ def large_database(postgres: EmbeddedPostgres) -> Iterator[Database]:
 async def explain_search(database: Database, parameters: dict[str, str]) -> list[JsonObject]:
     """Return the plans of a search up to its first page."""
     search = parse_search(list(parameters.items()), NOW)
+    if search.target is not None:
+        agents = await find_targeted_agents(database, search.target, client="", limits=Limits())
+        search = replace(search, targeted_agents=agents)
     urls = Urls("http://x/api/v1")
     encoder = make_row_encoder(search, CollectionJson(urls), urls, Limits())
     async with database.snapshot("test") as snapshot:
