@@ -13,7 +13,7 @@ from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 
 from mig.database.connection import Connection, open_connection
 from mig.database.schema.declaration import READER_ROLE
-from mig.errors import QueryCancelledError, UnavailableError
+from mig.errors import QueryCancelledError, StatementError, UnavailableError
 from mig.fair_queue import FairSemaphore
 from mig.limits import Limits
 from mig.model.statement import Statement
@@ -35,6 +35,9 @@ set local statement_timeout = {{milliseconds}};
 set local role {READER_ROLE};
 select id, queueloc, status, heartbeattime from agents limit 0
 """  # noqa: S608 - a constant
+
+
+DECLARE: Final = "declare rows no scroll cursor for "
 
 
 class RestrictedQueries:
@@ -59,7 +62,9 @@ class RestrictedQueries:
         )
 
     async def query(self, statement: Statement[Record], client: str) -> list[Record]:
-        """Return all records of a statement, which has no parameters.
+        """Return all records of a statement, a select without parameters.
+
+        They are read one by one, since each may be large.
 
         :raises StatementError: when PostgreSQL refuses the statement.
         :raises QueryCancelledError: when it takes longer than ``restricted_seconds``.
@@ -79,7 +84,7 @@ class RestrictedQueries:
             raise
         try:
             await self._begin(connection)
-            return await self._execute(connection, statement)
+            return await self._read_records(connection, statement)
         finally:
             self._end(connection)
 
@@ -94,11 +99,29 @@ class RestrictedQueries:
                 " ".join(str(reason).split()),
             ) from None
 
-    async def _execute(self, connection: Connection, statement: Statement[Record]) -> list[Record]:
+    async def _read_records(
+        self, connection: Connection, statement: Statement[Record]
+    ) -> list[Record]:
+        deadline = self._reactor.seconds() + self._limits.restricted_seconds + ANSWER_GRACE_SECONDS
+        declare = Statement(f"{DECLARE}{statement.execute_sql}", statement.read_row)
+        try:
+            await self._execute(connection, declare, deadline)
+        except StatementError as reason:
+            position = None if reason.position is None else reason.position - len(DECLARE)
+            raise StatementError(str(reason), position) from None
+        fetch = Statement("fetch forward 1 from rows", statement.read_row)
+        records: list[Record] = []
+        while found := await self._execute(connection, fetch, deadline):
+            records += found
+        return records
+
+    async def _execute(
+        self, connection: Connection, statement: Statement[Record], deadline: float
+    ) -> list[Record]:
         answer = connection.execute_restricted(
             statement, seconds=self._limits.restricted_end_seconds
         )
-        answer.addTimeout(self._limits.restricted_seconds + ANSWER_GRACE_SECONDS, self._reactor)
+        answer.addTimeout(max(deadline - self._reactor.seconds(), 0), self._reactor)
         try:
             return await answer
         except DeferredTimeoutError:

@@ -35,7 +35,7 @@ class Statement(Generic[Record]):
         self.writes = writes
         self.execute_sql = sql
         self.prepare_sql = ""
-        self._read_row = reader.read_row if isinstance(reader, Columns) else reader
+        self.read_row = reader.read_row if isinstance(reader, Columns) else reader
         if name:
             types = types or {}
             numbers = {parameter: f"${n}" for n, parameter in enumerate(types, 1)}
@@ -45,7 +45,7 @@ class Statement(Generic[Record]):
 
     def read_records(self, rows: Iterable[Row]) -> list[Record]:
         """Return the records of all rows of an answer."""
-        return [self._read_row(row) for row in rows]
+        return [self.read_row(row) for row in rows]
 
 
 class QueryFunction(Protocol):

@@ -18,6 +18,10 @@ MAX_INLINE_IDS: Final = 20_000
 """If a filter matches more rows than this, it remains a subselect."""
 
 
+_SLICE_SETTING: Final = "mig_api.targeted_agents_"
+_KEEP_SLICE: Final = select_ids("select length(set_config(%s, %s, true))::text")
+
+
 @dataclass(frozen=True, kw_only=True)
 class SearchedTable:
     """The table of a type, and the column of the time that its rows are ordered by."""
@@ -48,7 +52,7 @@ async def resolve_filters(query: QueryFunction, search: Search) -> Condition:
     if search.type == "agent":
         commands &= await _match_actions(query, search)
         has_command = _match_subselect("id", "select agentid from commands", commands)
-        return own & _match_targeted_agents(search) & has_command
+        return own & await _match_targeted_agents(query, search) & has_command
     commands &= await _match_agents(query, search)
     has_command = _match_subselect("id", "select actionid from commands", commands)
     if search.type == "action":
@@ -58,10 +62,23 @@ async def resolve_filters(query: QueryFunction, search: Search) -> Condition:
     return own & _match_subselect("id", "select investigatorid from signatures", signed)
 
 
-def _match_targeted_agents(search: Search) -> Condition:
-    if search.targeted_agents is None:
+async def _match_targeted_agents(query: QueryFunction, search: Search) -> Condition:
+    slices = search.targeted_agents
+    if slices is None:
         return Condition()
-    return Condition("id = any(%s::numeric[])", (search.targeted_agents,))
+    if len(slices) <= 1:
+        return Condition("id = any(%s::numeric[])", (slices[0] if slices else id_array(()),))
+    # A large statement takes long to build, and a read-only transaction creates no table. So each
+    # slice becomes a setting of the transaction.
+    for number, ids in enumerate(slices):
+        await query(_KEEP_SLICE, (f"{_SLICE_SETTING}{number}", ids))
+    # coalesce keeps PostgreSQL from making a join of this, whose size it cannot estimate: it reads
+    # the agents in the order of the search, and looks up each one in a hash table of the ids
+    return Condition(
+        "coalesce(id in (select unnest(current_setting(%s || number)::numeric[])"
+        " from generate_series(0, %s) as number), false)",
+        (_SLICE_SETTING, len(slices) - 1),
+    )
 
 
 def _build_condition(search: Search, table: str) -> Condition:

@@ -254,14 +254,14 @@ class Search:
 
     ``raw_values`` are the parameters that were set, as text; ``parsed_values`` are their values,
     and ``effective_values`` also has the defaults of the others. ``targeted_agents`` are the ids of
-    the agents that fulfil ``target``, as a PostgreSQL array, once they have been found.
+    the agents that fulfil ``target``, as PostgreSQL arrays, once they have been found.
     """
 
     type: str
     raw_values: Mapping[str, str]
     parsed_values: Mapping[str, Any]
     effective_values: Mapping[str, Any]
-    targeted_agents: str | None = None
+    targeted_agents: Sequence[str] | None = None
 
     @property
     def after(self) -> Instant | None:

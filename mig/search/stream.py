@@ -59,6 +59,11 @@ class SearchStream:
         self.next_position: PagePosition | None = None
         self.resumption: Search | None = None
 
+    @property
+    def held_bytes(self) -> int:
+        """How much memory the ids of agents take that were found before the search."""
+        return sum(map(len, self._remaining_search.targeted_agents or ()))
+
     def should_suspend(self, paused_seconds: float) -> bool:
         """Return whether to give the connection back to a client that pauses.
 

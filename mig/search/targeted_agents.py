@@ -17,26 +17,32 @@ MAX_MESSAGE_CHARACTERS: Final = 500
 """The length of PostgreSQL's message for the client: it may repeat a stored value."""
 
 
-class _TargetedAgentsRow(NamedTuple):
+SLICE_AGENTS: Final = 40_000
+"""How many ids are read and sent at once: more would keep other requests waiting."""
+
+
+class _SliceRow(NamedTuple):
     agent_count: int
     ids: str
 
 
 # the table has no alias: conditions of 2014 say agents.os
 _BEFORE_CONDITION: Final = f"""
-select count(*), coalesce(array_agg({id_sql("id")})::text, '{{}}') from (
-    select distinct on (queueloc) id from agents where ("""  # noqa: S608 - a constant
-_AFTER_CONDITION: Final = """)
-    and status in ('online', 'idle', 'heartbeating')
-    order by queueloc, heartbeattime desc, id desc limit {limit:d}
-) found
+select count(*), array_agg({id_sql("id")})::text from (
+    select id, row_number() over () as place from (
+        select distinct on (queueloc) id from agents where ("""  # noqa: S608 - a constant
+_AFTER_CONDITION: Final = f""")
+        and status in ('online', 'idle', 'heartbeating')
+        order by queueloc, heartbeattime desc, id desc limit {{limit:d}}
+    ) found
+) numbered group by (place - 1) / {SLICE_AGENTS}
 """
 
 
 async def find_targeted_agents(
     database: Database, target: str, *, client: str, limits: Limits
-) -> str:
-    """Return the ids of the agents that fulfil ``target``, as a PostgreSQL array in text form.
+) -> list[str]:
+    """Return the ids of the agents that fulfil ``target``, as PostgreSQL arrays in text form.
 
     They are online, idle or heartbeating, and each is the one with the newest heartbeat of its
     queue.
@@ -47,9 +53,9 @@ async def find_targeted_agents(
     :raises UnavailableError: when it cannot be evaluated now.
     """
     sql = f"{_BEFORE_CONDITION}{target}{_AFTER_CONDITION.format(limit=limits.targeted_agents + 1)}"
-    statement = Statement(sql, make_row_reader(_TargetedAgentsRow))
+    statement = Statement(sql, make_row_reader(_SliceRow))
     try:
-        [found] = await database.query_restricted(statement, client=client)
+        slices = await database.query_restricted(statement, client=client)
     except QueryCancelledError:
         # not 503, which clients take as a reason to try again
         raise InvalidInputError(
@@ -57,11 +63,11 @@ async def find_targeted_agents(
         ) from None
     except StatementError as reason:
         raise InvalidInputError(f"target: {_describe_error(reason, target)}", "target") from None
-    if found.agent_count > limits.targeted_agents:
+    if sum(each.agent_count for each in slices) > limits.targeted_agents:
         raise InvalidInputError(
             f"target must be fulfilled by at most {limits.targeted_agents} agents", "target"
         )
-    return found.ids
+    return [each.ids for each in slices]
 
 
 def _describe_error(reason: StatementError, target: str) -> str:

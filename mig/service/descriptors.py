@@ -53,6 +53,7 @@ def count_needed_descriptors(limits: Limits, listener_count: int) -> int:
         limits.query_connections
         + limits.stream_connections
         + limits.short_connections
+        + 1  # runs the condition of a client
         + 1  # cancels statements
     )
     gpg_processes = limits.gpg_processes or len(os.sched_getaffinity(0))

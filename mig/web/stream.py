@@ -25,6 +25,10 @@ log = Logger()
 class ChunkSource(Protocol):
     """What makes the chunks of an answer, on a connection that others may need."""
 
+    @property
+    def held_bytes(self) -> int:
+        """How much it holds while it is suspended."""
+
     def should_suspend(self, paused_seconds: float) -> bool:
         """Return whether to give the connection back to a client that pauses."""
 
@@ -75,7 +79,8 @@ class ResponseWriter:
         waited = 0.0
         while self._source is not None and waited < patience:
             if self._should_suspend(self._source, waited):
-                with self._streams.count_suspended(self._request, self._size):
+                held_bytes = self._size + self._source.held_bytes
+                with self._streams.count_suspended(self._request, held_bytes):
                     await self._source.suspend()
                     await self._require_room(patience - waited)
                 return
@@ -88,11 +93,12 @@ class ResponseWriter:
     def _should_suspend(self, source: ChunkSource, waited: float) -> bool:
         if not source.should_suspend(waited):
             return False
-        if self._streams.can_suspend(self._size):
+        held_bytes = self._size + source.held_bytes
+        if self._streams.can_suspend(held_bytes):
             return True
         # Other streams are cut only when someone waits for the connection.
         is_wanted = source.should_suspend(min(waited, self._limits.wanted_pause_seconds))
-        return is_wanted and self._streams.make_room(self._request, self._size)
+        return is_wanted and self._streams.make_room(self._request, held_bytes)
 
     async def _require_room(self, seconds: float) -> None:
         if not await self._wait_for_room(seconds):

@@ -12,9 +12,11 @@ import pytest
 import pytest_twisted
 from twisted.internet.threads import deferToThread
 
+from mig.formats.collection_json import MEDIA_TYPES
 from mig.openpgp.certificate import parse_armored
 from tests.support.api import Api
 from tests.support.fleet import ANY_TIME, VECTORS, load_fleet
+from tests.support.json_types import Json
 from tests.support.postgres import TestDatabase
 
 BOB = (VECTORS / "keys" / "bob.asc").read_bytes()
@@ -93,3 +95,55 @@ async def test_a_console_of_2017_sees_the_permissions_of_investigators(
     action = await api.get_collection(f"/search?type=action&investigatorid=1&{ANY_TIME}")
     signer = action["items"][0]["data"][0]["value"]["investigators"][0]
     assert "permissions" not in signer
+
+
+PAGED_SEARCHES = (
+    "type=action&status=%25",
+    "type=agent",
+    "type=command&status=%25",
+    "type=investigator",
+    "type=command&report=complianceitems",
+)
+
+
+@pytest.mark.parametrize("query", PAGED_SEARCHES)
+@pytest_twisted.ensureDeferred
+async def test_clients_of_2017_page_until_nothing_is_found(
+    api: Api, database: TestDatabase, query: str
+) -> None:
+    """They ask for offset 0, then for the next ones, and end when they get 404."""
+    load_fleet(database.dsn)
+    path = f"/search?{query}&{ANY_TIME}"
+    found: list[Json] = []
+    offset = 0
+    while (answer := await api.get(f"{path}&limit=3&offset={offset}")).code == 200:
+        found += list_records(answer.document)
+        offset += 3
+    assert answer.code == 404
+    assert answer.document["error"]["message"] == "no results found"
+    assert found == list_records(await api.get_collection(path))
+    assert len(found) > 1
+
+
+def list_records(collection: Json) -> list[Json]:
+    """Return what was found, without the parameters at the end."""
+    data = [item["data"][0] for item in collection.get("items", [])]
+    return [each for each in data if each["name"] != "search parameters"]
+
+
+@pytest.mark.parametrize("query", PAGED_SEARCHES)
+@pytest_twisted.ensureDeferred
+async def test_no_result_is_404_for_clients_that_send_offset(api: Api, query: str) -> None:
+    """With the parameters of the search; for all others it is 200."""
+    status, media_type, body = await send(api, "GET", f"/api/v1/search?{query}&limit=37&offset=37")
+    assert (status, media_type) == (404, MEDIA_TYPES[0])
+    collection = json.loads(body)["collection"]
+    assert collection["error"]["message"] == "no results found"
+    [item] = collection["items"]
+    assert item["data"][0]["name"] == "search parameters"
+    assert item["data"][0]["value"]["limit"] == 37
+    cursor = "cursor=2020-01-01%2000:00:00%2B00,7"
+    for other in ("", "&offset=", f"&{cursor}", f"&{cursor}&offset=37"):
+        status, _, body = await send(api, "GET", f"/api/v1/search?{query}{other}")
+        assert status == 200 and "error" not in json.loads(body)["collection"]
+    assert (await send(api, "HEAD", f"/api/v1/search?{query}&offset=37"))[0] == 200

@@ -17,6 +17,7 @@ from mig.database.schema.declaration import API_ROLE, READER_ROLE
 from mig.errors import QueryCancelledError
 from mig.limits import Limits
 from mig.model.statement import select_ids
+from mig.search.targeted_agents import SLICE_AGENTS
 from tests.support import catalog, fleet
 from tests.support.api import Answer, Api
 from tests.support.json_types import Json
@@ -28,11 +29,14 @@ SLOW = (
     "exists (select 1 from agents a, agents b, agents c, agents d"
     " where a.pid + b.pid + c.pid + d.pid < 0)"
 )
-# the lexer would refuse it; it also has no time limit at the server
-ENDLESS = select_ids("set local statement_timeout = 0; select pg_sleep(600)::text")
+# It has no time limit at the server: the first function is called when the statement is planned.
+NO_TIMEOUT = """
+create function remove_timeout() returns text immutable
+    language sql as $$ select set_config('statement_timeout', '0', true) $$
+"""
+ENDLESS = select_ids("select pg_sleep(600)::text || remove_timeout()")
 FIND_ENDLESS = (
-    "select pid from pg_stat_activity where query like '%pg_sleep(600)%'"
-    " and state = 'active' and pid <> pg_backend_pid()"
+    "select pid from pg_stat_activity where wait_event = 'PgSleep' and datname = current_database()"
 )
 MAX_WAL_BYTES = 1_000_000
 """What a server with nothing to do may write during a test."""
@@ -360,8 +364,8 @@ async def test_a_slow_condition_is_cut(
     message = get_message(await launch(api, SLOW), 400)
     assert message == "target: the condition took more than 0.5 s"
     working = (
-        "select 1 from pg_stat_activity where query like '%from agents a,%'"
-        " and state = 'active' and pid <> pg_backend_pid()"
+        "select 1 from pg_stat_activity where query = 'fetch forward 1 from rows'"
+        " and state = 'active' and datname = current_database()"
     )
     await wait_until(lambda: not agents.execute(working))
 
@@ -369,6 +373,7 @@ async def test_a_slow_condition_is_cut(
 @asynccontextmanager
 async def run_stopped_statement(database: TestDatabase, api: Api) -> AsyncIterator[Deferred[Any]]:
     """Let a statement run during the block that does not end, even when it is cancelled."""
+    database.execute(NO_TIMEOUT)
     running = ensureDeferred(api.database.query_restricted(ENDLESS, client="other"))
     await wait_until(lambda: database.execute(FIND_ENDLESS))
     [[pid]] = database.execute(FIND_ENDLESS)
@@ -420,6 +425,7 @@ async def test_a_statement_that_never_ends_is_given_up(
 async def test_a_condition_of_a_client_that_leaves_is_cancelled(
     api: Api, agents: TestDatabase
 ) -> None:
+    agents.execute(NO_TIMEOUT)
     running = ensureDeferred(api.database.query_restricted(ENDLESS, client="other"))
     await wait_until(lambda: agents.execute(FIND_ENDLESS))
     running.addErrback(lambda _: None).cancel()
@@ -434,6 +440,20 @@ async def test_a_condition_may_be_fulfilled_by_a_bounded_number_of_agents(
     assert list_ids(await launch(start_api(Limits(targeted_agents=4)), "true")) == [1, 2, 3, 7]
     message = get_message(await launch(start_api(Limits(targeted_agents=3)), "true"), 400)
     assert message == "target must be fulfilled by at most 3 agents"
+
+
+@pytest_twisted.ensureDeferred
+async def test_many_agents_are_found_in_slices(api: Api, agents: TestDatabase) -> None:
+    """Each pause of the service is short, however many there are."""
+    agents.execute(
+        "insert into agents (id, name, queueloc, version, pid, starttime, heartbeattime, status)"
+        " select 1000 + n, 'many', 'q' || n, '1', 1, now(), now(), 'online'"
+        f" from generate_series(1, {SLICE_AGENTS + 2}) n"
+    )
+    answer = await api.get("/search?type=agent&agentname=m%25&limit=2&target=name%3D'many'")
+    assert list_ids(answer) == [1000 + SLICE_AGENTS + 1, 1000 + SLICE_AGENTS + 2]
+    answer = await api.get("/search?type=agent&agentname=web%25&target=true")
+    assert list_ids(answer) == [1, 2, 3, 7]
 
 
 @pytest.mark.parametrize(

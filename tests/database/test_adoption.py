@@ -14,7 +14,7 @@ import psycopg2
 import pytest
 import pytest_twisted
 
-from mig.database.schema.declaration import API_ROLE, load_schema
+from mig.database.schema.declaration import API_ROLE, READER_ROLE, load_schema
 from mig.hypermedia.urls import Urls
 from tests.support import catalog, fleet
 from tests.support.cli import run_cli
@@ -67,7 +67,7 @@ def adopt(server: MigServer, name: str) -> None:
     if status == 2:
         run_psql(server.open_as(SUPERUSER, name), output)
         status, output, _ = migrate(owner)
-    assert (status, output.splitlines()[-1]) == (0, "the database is up to date")
+    assert status == 0 and "the database is up to date" in output.splitlines()
 
 
 def count_served(base: str) -> dict[str, int]:
@@ -207,14 +207,41 @@ async def test_other_roles_keep_what_they_have_on_existing_objects(server: MigSe
 
 
 @contextmanager
-def without_api_role(server: MigServer) -> Iterator[None]:
-    """Let no role migapi be there during the block."""
+def without_role(server: MigServer, role: str) -> Iterator[None]:
+    """Let a role not be there during the block."""
     superuser = server.open_as(SUPERUSER)
-    superuser.execute(f"alter role {API_ROLE} rename to later")
+    superuser.execute(f"alter role {role} rename to later")
     try:
         yield
     finally:
-        superuser.execute(f"alter role later rename to {API_ROLE}")
+        superuser.execute(f"alter role later rename to {role}")
+
+
+def test_a_database_without_the_role_of_conditions_is_adopted(server: MigServer) -> None:
+    """What searches with target= need is printed, apart, and can be run at any time."""
+    name = server.create_as_documented(GENERATIONS["2014"])
+    superuser, owner = server.open_as(SUPERUSER, name), server.open_as("migadmin", name)
+    with without_role(server, READER_ROLE):
+        superuser.execute(f"alter role {API_ROLE} reset temp_file_limit")
+        status, output, errors = migrate(owner)
+        done, _, script = output.partition("the database is up to date\n")
+        assert (status, errors) == (
+            0,
+            "mig-api: searches with target= need the steps above, of other roles\n",
+        )
+        assert "done: record schema version" in done
+        assert READER_ROLE not in done
+        assert migrate(owner) == (0, f"nothing to do\n{script}", errors)
+        assert run_cli("migrate", "--plan", "--database", owner.dsn) == (0, script, "")
+        run_psql(superuser, script)
+        try:
+            assert migrate(owner) == (0, "nothing to do\n", "")
+            api = server.open_as(API_ROLE, name)
+            count = "select count(*) from agents"
+            assert api.execute(f"set role {READER_ROLE}; {count}") == [(2,)]
+            assert api.execute("show temp_file_limit") == [("1GB",)]
+        finally:
+            superuser.execute(f"drop owned by {READER_ROLE}; drop role {READER_ROLE}")
 
 
 def test_a_role_migapi_that_comes_later_does_not_stop_another_users_daemon(
@@ -223,10 +250,11 @@ def test_a_role_migapi_that_comes_later_does_not_stop_another_users_daemon(
     """It needs the privileges of the daemon's own user alone, and names one that is missing."""
     name = server.create_database("migadmin")
     owner = server.open_as("migadmin", name)
-    with without_api_role(server):
+    with without_role(server, API_ROLE):
         assert migrate(owner)[0] == 0
         for grant in load_schema().grants:
-            owner.execute(replace(grant, role=OTHER_USER).sql)
+            if grant.role == API_ROLE:
+                owner.execute(replace(grant, role=OTHER_USER).sql)
     with pytest.raises(psycopg2.errors.InsufficientPrivilege):
         server.open_as(API_ROLE, name).execute("select version from mig_schema")
     arguments = (

@@ -108,6 +108,18 @@ async def test_a_report_has_the_same_items_in_every_format(
     assert await get_lines(api, report) == expected
 
 
+@pytest.mark.usefixtures("add_lines_format")
+@pytest_twisted.ensureDeferred
+async def test_errors_have_one_format(api: Api) -> None:
+    """This includes a search of a client of 2017 that finds nothing."""
+    for query, status in (("limit=0", 400), ("offset=0", 404), ("type=agent&target=true", 404)):
+        answer = await api.get(f"/search?{query}", headers={"Accept": LINES})
+        assert answer.code == status
+        assert answer.get_header("content-type") == "application/vnd.collection+json"
+        assert answer.document["error"]["message"]
+    assert await get_lines(api, "/search") == []
+
+
 @pytest_twisted.ensureDeferred
 async def test_a_format_that_is_not_in_the_table_is_not_served(
     database: TestDatabase, api: Api

@@ -72,6 +72,14 @@ def test_a_search_by_finish_time_has_no_default_window(name: str) -> None:
     assert parse_search([*parameters, ("after", "2026-01-09T00:00:00Z")], NOW).after is not None
 
 
+def test_a_search_by_target_has_no_default_window() -> None:
+    parameters = [("type", "agent"), ("target", "status='online'")]
+    for others in ([], [("offset", "0")]):
+        search = parse_search([*parameters, *others], NOW)
+        assert (search.after, search.target) == (None, "status='online'")
+    assert parse_search([*parameters, ("after", "2026-01-09T00:00:00Z")], NOW).after is not None
+
+
 def test_investigators_are_found_whenever_they_were_created() -> None:
     after = parse_search([("type", "investigator")], NOW).after
     assert after is not None
