@@ -33,8 +33,8 @@ FAULTS := $(addprefix tests/, \
 	sockets/test_flood.py sockets/test_fairness.py service/test_clock_steps.py)
 
 soak: $(VENV)/installed $(VENV)/test-tools
-	REPETITIONS=50 $(BIN)/python -P -m pytest $(FAULTS)
-	$(MAKE) attacks
+	REPETITIONS=50 $(BIN)/python -P -m pytest $(or $(TESTS),$(FAULTS))
+	$(if $(TESTS),,$(MAKE) attacks)
 
 # Run the property tests with 50 times as many examples.
 properties: $(VENV)/installed $(VENV)/test-tools

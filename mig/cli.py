@@ -284,8 +284,8 @@ def _run_on_database(dsn: str, verb: Callable[[Database], Awaitable[None]]) -> N
         except InsufficientPrivilege as reason:
             # migadmin, say, may not use the sequences that MIG's scripts of 2017 made as postgres
             click.echo(
-                f"mig-api: {' '.join(str(reason).split())}; connect as {API_ROLE}, to whom `mig-api"
-                " migrate` grants what this needs",
+                f"mig-api: {' '.join(str(reason).split())}; connect as {API_ROLE}: `mig-api"
+                " migrate` grants it what this needs",
                 err=True,
             )
             raise SystemExit(1) from None

@@ -1,4 +1,4 @@
-"""Fair queuing: whoever waits most gets no more than the others, and is refused first.
+"""Fair queuing: a flow of many items gets no more than the others, and is refused first.
 
 A *flow* is what shares: a tuple such as ``(request.client_group,)``, or ``(certificate,
 client_group)`` when certificates share first and then, for each certificate, its clients. All

@@ -55,7 +55,7 @@ class ModelQueue:
 
 
 @given(ARRIVALS, st.integers(0, 20))
-def test_a_full_queue_drops_the_newest_of_whoever_has_most(
+def test_a_full_queue_drops_the_newest_of_the_longest_flow(
     arrivals: list[Flow], max_length: int
 ) -> None:
     model = ModelQueue(max_length)
@@ -160,7 +160,7 @@ def test_a_semaphore_bounds_what_runs_and_serves_flows_by_turns() -> None:
     assert not semaphore.acquire(("a",)).called
 
 
-def test_a_semaphore_refuses_the_newest_of_whoever_waits_most() -> None:
+def test_a_semaphore_refuses_the_newest_of_the_longest_flow() -> None:
     semaphore = make_semaphore(1, 3)
     waiters = Waiters(semaphore)
     for name in ("a0", "a1", "a2", "a3", "b1", "b2"):

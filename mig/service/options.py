@@ -94,7 +94,7 @@ def find_account(parent: Mapping[str, object]) -> Account:
 
 
 def _check_installation(account: Account) -> None:
-    """Refuse a user for whom the first module that is imported late would be missing.
+    """Refuse a user who could not import the first module that is imported late.
 
     :raises StartupError: naming the user and the file.
     """

@@ -53,7 +53,7 @@ async def _find_only_signer(
     texts: Sequence[SignedText],
     client: str,
 ) -> tuple[Signer, SignedText]:
-    """Return the only one of the ``active`` for whom the signature is good, and the text.
+    """Return the only one of the ``active`` whose signature is good, and the text.
 
     All of their certificates contain the key, but one may contain another's key without its
     consent. So every certificate is tried: docs/decisions/0026.

@@ -19,8 +19,8 @@ class FairScheduler:
     """Starts jobs at once, or by turns of their flows when jobs take most of the reactor's time.
 
     The reactor reads from all connections that are ready before it comes to other events. If every
-    request were handled as soon as it is read, whoever has most connections would have most of the
-    reactor (docs/decisions/0051).
+    request were handled as soon as it is read, the client with most connections would have most of
+    the reactor (docs/decisions/0051).
 
     :param clock: the reactor: it measures jobs, and comes to other events between two slices of
         them.

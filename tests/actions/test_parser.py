@@ -218,10 +218,9 @@ VALUES = 1_000
 
 def make_values(count: int) -> str:
     """Return an action of so many values."""
-    action = {"name": "[,{", "operations": [{"module": "file", "parameters": []}]}
-    # the action, its name, operations, operation, module, parameters
-    action["operations"][0]["parameters"] = [0] * (count - 6)  # type: ignore[index]
-    return json.dumps(action)
+    # beside these: the action, its name, operations, operation, module, parameters
+    operation = {"module": "file", "parameters": [0] * (count - 6)}
+    return json.dumps({"name": "[,{", "operations": [operation]})
 
 
 @pytest.mark.parametrize("form", range(5))

@@ -153,7 +153,7 @@ async def test_signatures_that_are_not_json_break_no_document(
 async def test_an_id_with_a_fraction_is_listed_as_unreadable(
     api: Api, database: TestDatabase
 ) -> None:
-    """Zeros after the point are no fraction: such rows are read, and linked, as whole numbers."""
+    """Zeros after the point do not count: such rows are read, and linked, as whole numbers."""
     load_commands(database, {})
     rows = [
         fleet.make_command("101.00000000000000000", 1, 1, results=GOOD),

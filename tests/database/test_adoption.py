@@ -291,7 +291,7 @@ def test_a_verb_that_the_user_may_not_run_ends_with_one_line(server: MigServer) 
     assert run_cli(*add, owner) == (
         1,
         "",
-        "mig-api: permission denied for sequence investigators_id_seq; connect as migapi, to whom"
-        " `mig-api migrate` grants what this needs\n",
+        "mig-api: permission denied for sequence investigators_id_seq; connect as migapi:"
+        " `mig-api migrate` grants it what this needs\n",
     )
     assert run_cli(*add, server.open_as(API_ROLE, name).dsn) == (0, "added investigator 4\n", "")

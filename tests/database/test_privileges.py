@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psycopg2
 import pytest
@@ -214,9 +215,9 @@ async def test_every_granted_column_is_needed(
     statements: dict[str, Parameters] = {}
     execute = Connection._execute
 
-    def record(self: Connection, sql: str, parameters: Parameters, *rest: object) -> object:
+    def record(self: Connection, sql: str, parameters: Parameters, *rest: Any) -> object:
         statements.setdefault(sql, parameters)
-        return execute(self, sql, parameters, *rest)  # type: ignore[arg-type]
+        return execute(self, sql, parameters, *rest)
 
     monkeypatch.setattr(Connection, "_execute", record)
     async with run_service(database, keys, tmp_path) as service:

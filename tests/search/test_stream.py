@@ -120,7 +120,7 @@ async def test_a_suspended_search_goes_on_where_it_was(streamer: Streamer) -> No
 
 
 @pytest_twisted.ensureDeferred
-async def test_rows_that_are_added_meanwhile_do_not_move_a_suspended_search(
+async def test_rows_that_are_added_do_not_move_a_suspended_search(
     streamer: Streamer, filled: TestDatabase
 ) -> None:
     parameters = {"after": "2026-01-01T00:00:00Z", "limit": "60", "offset": "3"}

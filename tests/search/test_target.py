@@ -12,6 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mig.database.schema.declaration import READER_ROLE
+from mig.demo.postgres import EmbeddedPostgres
 from mig.errors import InvalidInputError
 from mig.search.target import (
     CALLABLE_NAMES,
@@ -166,9 +167,9 @@ REFUSED = (
 
 
 @pytest.fixture(scope="module")
-def connection(postgres: object) -> Iterator[psycopg2.extensions.connection]:
+def connection(postgres: EmbeddedPostgres) -> Iterator[psycopg2.extensions.connection]:
     """Return a connection to the database that each test's database is a copy of."""
-    dsn = postgres.format_dsn(database="template1")  # type: ignore[attr-defined]
+    dsn = postgres.format_dsn(database="template1")
     with closing(psycopg2.connect(dsn)) as opened:
         opened.autocommit = True
         yield opened

@@ -1,4 +1,4 @@
-"""Whoever floods the service keeps nobody else out."""
+"""A client that floods the service keeps nobody else out."""
 
 from __future__ import annotations
 

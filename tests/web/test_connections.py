@@ -87,7 +87,7 @@ STEPS = st.lists(
 
 
 @given(STEPS)
-def test_an_eviction_takes_least_from_whoever_has_most(
+def test_an_eviction_takes_least_from_the_address_with_most(
     steps: list[tuple[str | int, Activity] | int],
 ) -> None:
     service = Service()
