@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import stat
 import sys
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,8 @@ from mig.account import Account
 from mig.errors import LogError
 from mig.service import logs
 from mig.service.config_file import Logging
-from mig.web.request import RequestEnded
 from tests.support.reactor import record_log
+from tests.support.request_events import make_request_ended
 
 FOREGROUND: dict[str, object] = {"nodaemon": True}
 ACCOUNT = Account.of_process()
@@ -161,18 +162,12 @@ def test_twist_logs_to_the_configured_file_unless_told_otherwise(tmp_path: Path)
 
 
 def test_each_request_is_logged_in_one_line() -> None:
-    event = RequestEnded(
-        operation="17",
-        client="127.0.0.1",
-        method=b"GET",
+    event = make_request_ended(
         uri=b"/search?{\xff\n",
-        route="/search",
-        caller="anonymous",
         status=400,
         seconds=0.0125,
         rows=3,
         sent_bytes=99,
-        received_bytes=0,
         outcome="refused: " + "{x}" * 1000,
     )
     with record_log() as log:
@@ -183,22 +178,7 @@ def test_each_request_is_logged_in_one_line() -> None:
     assert len(line) == len(head) - len("refused: {x}{x}") + logs.MAX_OUTCOME_CHARACTERS
 
 
-def make_heartbeat(**members: Any) -> RequestEnded:
-    event: dict[str, Any] = {
-        "operation": "17",
-        "client": "127.0.0.1",
-        "method": b"GET",
-        "uri": b"/api/v1/heartbeat",
-        "route": "/heartbeat",
-        "caller": "anonymous",
-        "status": 200,
-        "seconds": 0.0,
-        "rows": 0,
-        "sent_bytes": 2,
-        "received_bytes": 0,
-        "outcome": "complete",
-    }
-    return RequestEnded(**{**event, **members})
+make_heartbeat = partial(make_request_ended, uri=b"/api/v1/heartbeat", route="/heartbeat")
 
 
 def test_successful_heartbeats_are_logged_only_on_demand() -> None:

@@ -8,41 +8,24 @@ import sys
 from twisted.internet.task import Clock
 
 from mig.service.memory import LARGE_BYTES, QUIET_SECONDS, MemoryTrimmer
-from mig.web.request import RequestEnded
-
-
-def make_event(*, sent: int = 0, received: int = 0) -> RequestEnded:
-    return RequestEnded(
-        operation="1",
-        client="127.0.0.1",
-        method=b"GET",
-        uri=b"/",
-        route="/",
-        caller="anonymous",
-        status=200,
-        seconds=0.0,
-        rows=0,
-        sent_bytes=sent,
-        received_bytes=received,
-        outcome="complete",
-    )
+from tests.support.request_events import make_request_ended
 
 
 def test_memory_is_returned_once_large_requests_have_ended() -> None:
     clock = Clock()
     trims: list[float] = []
     trimmer = MemoryTrimmer(clock, lambda: trims.append(clock.seconds()))
-    trimmer(make_event(sent=LARGE_BYTES, received=LARGE_BYTES))
+    trimmer(make_request_ended(sent_bytes=LARGE_BYTES, received_bytes=LARGE_BYTES))
     clock.advance(10)
     assert trims == []  # they were not large
-    trimmer(make_event(sent=LARGE_BYTES + 1))
+    trimmer(make_request_ended(sent_bytes=LARGE_BYTES + 1))
     clock.advance(QUIET_SECONDS / 2)
-    trimmer(make_event(received=LARGE_BYTES + 1))
+    trimmer(make_request_ended(received_bytes=LARGE_BYTES + 1))
     clock.advance(QUIET_SECONDS / 2)
     assert trims == []
     clock.advance(QUIET_SECONDS / 2)
     assert trims == [10 + 1.5 * QUIET_SECONDS]
-    trimmer(make_event(sent=LARGE_BYTES + 1))
+    trimmer(make_request_ended(sent_bytes=LARGE_BYTES + 1))
     trimmer.stop()
     assert clock.getDelayedCalls() == []
 
