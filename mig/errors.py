@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from http import HTTPStatus
+from math import ceil
 from typing import ClassVar, Final
 
 INTERNAL_ERROR_MESSAGE: Final = "the service failed; its log has the reason under this error's code"
@@ -78,6 +79,32 @@ class ValueTooLongError(InvalidInputError):
 
 class BadSignatureError(InvalidInputError):
     """The signature is of another text, or has been changed."""
+
+
+class UnauthorizedError(RequestError):
+    """The request has no valid credentials; the message says what is wrong or what is taken."""
+
+    status = HTTPStatus.UNAUTHORIZED
+
+    @property
+    def headers(self) -> tuple[tuple[bytes, bytes], ...]:
+        """The header WWW-Authenticate (RFC 9110, 11.6.1)."""
+        return ((b"www-authenticate", b'Bearer realm="mig-api"'),)
+
+
+class TooManyRequestsError(RequestError):
+    """The client has to wait ``seconds`` before the same request can succeed."""
+
+    status = HTTPStatus.TOO_MANY_REQUESTS
+
+    def __init__(self, message: str, seconds: float) -> None:
+        super().__init__(message)
+        self.seconds = seconds
+
+    @property
+    def headers(self) -> tuple[tuple[bytes, bytes], ...]:
+        """The header Retry-After."""
+        return ((b"retry-after", b"%d" % ceil(self.seconds)),)
 
 
 class ForbiddenError(RequestError):

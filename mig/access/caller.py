@@ -10,11 +10,30 @@ from mig.model.permissions import ALL_PERMISSIONS, Permission
 
 @dataclass(frozen=True, kw_only=True)
 class Caller:
-    """Who sent a request: their name in the log, and their permissions."""
+    """Who sent a request: an investigator, by a token or a key, or anyone.
+
+    ``name`` is that of the investigator. ``permissions`` are those of this request: those of the
+    key, if there is one, as far as the investigator has them, too.
+
+    ``investigator_id`` is ``None`` for a caller who needed no credentials. ``key_id`` is that of
+    the API key, and ``key_expiry`` when it expires, in Unix seconds, if it does.
+    """
 
     name: str
     permissions: Permission
+    investigator_id: int | None = None
+    key_id: int | None = None
+    key_expiry: float | None = None
+
+    @property
+    def label(self) -> str:
+        """The caller in the log, in one word: ``NAME/ID``, or ``NAME/ID/KEY``; ``-`` for anyone."""
+        if self.investigator_id is None:
+            return "-"
+        name = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in self.name)
+        key = "" if self.key_id is None else f"/{self.key_id}"
+        return f"{name.replace(' ', '_')}/{self.investigator_id}{key}"
 
 
 ANONYMOUS: Final = Caller(name="anonymous", permissions=ALL_PERMISSIONS)
-"""Anyone who can reach a service that does not require credentials."""
+"""Anyone who can reach a service that does not require credentials, or asks for an open route."""

@@ -72,21 +72,23 @@ def parse_permissions(value: object, where: str = "permissions") -> Permission:
 
 
 def parse_permission_names(text: str, where: str = "permissions") -> Permission:
-    """Parse the names of permissions, separated by commas.
+    """Parse the names of permissions, and of sets of them, separated by commas.
 
     :raises InvalidInputError: for an unknown name.
     """
     permissions = Permission(0)
     for name in text.split(","):
         if name.strip():
-            permissions |= _find_permission(name.strip(), where)
+            permissions |= PERMISSION_SETS.get(name.strip()) or _find_permission(
+                name.strip(), where, also=tuple(PERMISSION_SETS)
+            )
     return permissions
 
 
-def _find_permission(name: str, where: str) -> Permission:
+def _find_permission(name: str, where: str, *, also: tuple[str, ...] = ()) -> Permission:
     known = Permission.__members__
     if name.upper() not in known or name != name.lower():
-        names = [other.lower() for other in known]
+        names = [*also, *(other.lower() for other in known)]
         hint = suggest_name(name, names, f"the permissions are {', '.join(names)}")
         raise InvalidInputError(f"{where} has an unknown name {name[:40]!r}; {hint}", where)
     return known[name.upper()]
@@ -129,3 +131,16 @@ ALL_PERMISSIONS: Final = (
     DEFAULT_PERMISSIONS | LOADER_PERMISSIONS | MANIFEST_PERMISSIONS | ADMIN_PERMISSIONS
 )
 """The permissions of every caller while the service does not require credentials."""
+
+READONLY_PERMISSIONS: Final = DEFAULT_PERMISSIONS & ~Permission.ACTION_CREATE
+"""What reads everything about agents and actions, and changes nothing."""
+
+PERMISSION_SETS: Final = {
+    "admin": ALL_PERMISSIONS,
+    "default": DEFAULT_PERMISSIONS,
+    "readonly": READONLY_PERMISSIONS,
+}
+"""The sets that have a name, for the command line."""
+
+ANY_CALLER: Final = Permission(0)
+"""The permission of a route for every caller with valid credentials."""

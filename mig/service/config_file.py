@@ -61,7 +61,6 @@ _OBSOLETE_KEYS: Final = {
 }
 """Keys of older files that this program accepts and ignores."""
 _RESERVED_KEYS: Final = {
-    ("authentication", "tokenduration"),
     ("manifest", "requiredsignatures"),
     ("maxmind", "path"),
 }
@@ -148,17 +147,14 @@ def _parse_level(text: str) -> str:
         raise ValueError(_join_choices(("debug", "info", "warning", "error", "critical"))) from None
 
 
-def _parse_boolean(text: str) -> bool:
+def parse_boolean(text: str) -> bool:
+    """Parse the value of a switch.
+
+    :raises ValueError: with what is accepted.
+    """
     if text.lower() not in _BOOLEANS:
         raise ValueError("on or off")
     return _BOOLEANS[text.lower()]
-
-
-def _parse_enabled(text: str) -> bool:
-    if _parse_boolean(text):
-        # Accepted in silence, "on" would let an operator believe that the API is protected.
-        raise ValueError("off: there is no authentication yet")
-    return False
 
 
 def _parse_duration(text: str) -> timedelta:
@@ -273,14 +269,17 @@ class Logging:
     protocol: str = field(
         default="udp", metadata=_with_parser(_choice_parser("udp", "tcp", "unix"))
     )
-    heartbeat: bool = field(default=False, metadata=_with_parser(_parse_boolean))
+    heartbeat: bool = field(default=False, metadata=_with_parser(parse_boolean))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Authentication:
-    """Authentication, which does not exist yet."""
+    """Whether callers need credentials, and how long a token is valid.
 
-    enabled: bool = field(default=False, metadata=_with_parser(_parse_enabled))
+    When ``enabled`` is ``None``, the listeners decide.
+    """
+
+    enabled: bool | None = field(default=None, metadata=_with_parser(parse_boolean))
     tokenduration: timedelta = field(
         default=timedelta(minutes=10), metadata=_with_parser(_parse_duration)
     )

@@ -298,7 +298,7 @@ def _write_access_line_unless_heartbeat(event: RequestEnded) -> None:
 def write_access_line(event: RequestEnded) -> None:
     """Write the line of a request that has ended."""
     line = (
-        f"{event.operation} {event.client} {escape_bytes(event.method)}"
+        f"{event.operation} {event.client} {event.caller or '-'} {escape_bytes(event.method)}"
         f" {escape_bytes(event.uri)} {event.status} {event.seconds:.3f}s"
         f" {event.rows} rows {event.sent_bytes} bytes: {event.outcome[:MAX_OUTCOME_CHARACTERS]}"
     )

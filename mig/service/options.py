@@ -20,9 +20,9 @@ EMBEDDED_PREFIX: Final = "embedded:"
 class Options(usage.Options):
     """The options of the command line, which take precedence over the configuration file.
 
-    ``listen`` is a list, empty without the option; ``config``, ``database``, ``spool`` and
-    ``public-url`` are ``None`` without theirs. Paths are absolute: twistd may change its working
-    directory later.
+    ``listen`` is a list, empty without the option; ``config``, ``database``, ``spool``,
+    ``authentication`` and ``public-url`` are ``None`` without theirs. Paths are absolute: twistd
+    may change its working directory later.
     """
 
     synopsis = "[options]"
@@ -31,6 +31,7 @@ class Options(usage.Options):
         ["config", None, None, "The configuration file, an api.cfg of MIG"],
         ["database", None, None, "postgresql://USER@HOST/NAME, or embedded:FOLDER for a demo"],
         ["spool", None, None, "The folder from which the scheduler takes new actions"],
+        ["authentication", None, None, "on, or off while only this host can reach the listeners"],
         ["public-url", None, None, "The URL that clients use for the server, without a path"],
     )
 

@@ -29,6 +29,8 @@ class Settings:
     the option or the keys that set the endpoints, for messages. ``public_url`` is the server's URL
     for clients; when it is ``None``, the listeners determine it. ``handoff`` is ``spool``,
     ``database`` or ``none``; when it is ``None``, the generation of the database decides.
+    ``authentication`` is whether callers need credentials; when it is ``None``, the listeners
+    decide. A token is valid for ``token_seconds``.
     """
 
     database: str = field(repr=False)
@@ -40,6 +42,8 @@ class Settings:
     spool: Path | None
     limits: Limits
     clients: ClientIdentifier
+    authentication: bool | None
+    token_seconds: float
 
 
 def read_settings(options: Options, configuration: Config) -> Settings:
@@ -58,6 +62,12 @@ def read_settings(options: Options, configuration: Config) -> Settings:
             public_url = config_file.parse_public_url(options["public-url"])
         except ValueError as accepted:
             raise StartupError(f"--public-url must be {accepted}") from None
+    authentication = configuration.authentication.enabled
+    if options["authentication"]:
+        try:
+            authentication = config_file.parse_boolean(options["authentication"])
+        except ValueError as accepted:
+            raise StartupError(f"--authentication must be {accepted}") from None
     spool = Path(options["spool"]) if options["spool"] else configuration.directories.spool
     handoff = configuration.scheduler.handoff or ("spool" if spool else None)
     if handoff == "spool" and spool is None:
@@ -75,5 +85,7 @@ def read_settings(options: Options, configuration: Config) -> Settings:
         handoff=handoff,
         spool=spool if handoff == "spool" else None,
         clients=ClientIdentifier(server.trustedproxies, server.clientpublicip),
+        authentication=authentication,
+        token_seconds=configuration.authentication.tokenduration.total_seconds(),
         limits=Limits(action_body_bytes=server.actionsize, key_body_bytes=server.keysize),
     )

@@ -78,8 +78,8 @@ class Caller(Protocol):
     """The sender of a request."""
 
     @property
-    def name(self) -> str:
-        """The name of the caller in the log."""
+    def label(self) -> str:
+        """The caller in the log."""
 
     @property
     def permissions(self) -> IntFlag:

@@ -294,7 +294,7 @@ class Request(server.Request):
                 method=self.method,
                 uri=self.uri,
                 route=None if self.route is None else self.route.path,
-                caller=None if self.caller is None else self.caller.name,
+                caller=None if self.caller is None else self.caller.label,
                 status=self.code,
                 seconds=self.site.clock.seconds() - self._started,
                 rows=self.rows,

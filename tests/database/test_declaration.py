@@ -113,7 +113,7 @@ def test_what_only_one_feature_needs_is_read() -> None:
         "a limit",
     )
     assert schema.role_names == ["r", "q", "s"]
-    assert not schema.without_roles().settings
+    assert not schema.without_upkeep().settings
 
 
 def test_data_steps_are_read() -> None:
@@ -235,3 +235,22 @@ def test_adopted_investigators_get_the_permissions_of_new_ones() -> None:
     [step] = load_schema().data
     assert (step.table, step.column) == ("investigators", "permissions")
     assert f"set permissions = {int(DEFAULT_PERMISSIONS)} where" in step.sql
+
+
+def test_partitions_by_month_are_read() -> None:
+    """The check of the schema, unlike a migration, does not look at which months exist."""
+    schema = parse_schema(
+        "create table t (\n    at timestamptz not null,\n    primary key (at)\n)"
+        " partition by range (at);\n"
+        "create table t_default partition of t default;\n"
+        "select create_months('t', 12);\n"
+    )
+    table, default = schema.tables
+    assert (table.columns, default.name, default.is_fixed) == (
+        {"at": "timestamptz not null"},
+        "t_default",
+        True,
+    )
+    [months] = schema.months
+    assert (months.table, months.count) == ("t", 12)
+    assert not schema.without_upkeep().months

@@ -396,7 +396,9 @@ async def test_a_daemon_refuses_an_old_database(old: TestDatabase) -> None:
     line = await catch_schema_error(
         call_with_database(old.dsn, lambda d: ensure_schema(d, upgrade=False))
     )
-    assert line.startswith("the database has no schema version; version 3 is needed; to do: ")
+    assert line.startswith(
+        f"the database has no schema version; version {SCHEMA_VERSION} is needed; to do: "
+    )
     assert "; run `mig-api migrate` as the owner of the tables" in line
     assert catalog.describe_all(old) == before
 

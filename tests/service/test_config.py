@@ -10,6 +10,7 @@ from psycopg2.extensions import parse_dsn
 
 from mig.errors import ConfigError
 from mig.service.config_file import (
+    Authentication,
     Config,
     Directories,
     Logging,
@@ -71,9 +72,9 @@ def test_the_sample_holds_every_key_with_its_default() -> None:
         directories=Directories(spool=Path("/var/cache/mig")),
         scheduler=Scheduler(handoff="spool"),
         logging=Logging(file=Path("/var/log/mig-api/api.log")),
+        authentication=Authentication(enabled=True),
         maxmind=Maxmind(path=Path("/var/lib/mig/GeoLite2-City.mmdb")),
         ineffective_keys=(
-            "[authentication] tokenduration",
             "[manifest] requiredsignatures",
             "[maxmind] path",
         ),
@@ -141,7 +142,7 @@ sslmode = on
 mode = file
 level = loud
 [authentication]
-enabled = on
+enabled = maybe
 tokenduration = 10
 [manifest]
 requiredsignatures = 0
@@ -162,7 +163,7 @@ path = "open
         "[postgres] port must be a whole number from 1 to 65535",
         "[postgres] sslmode must be disable, allow, prefer, require, verify-ca or verify-full",
         "[logging] level must be debug, info, warning, error or critical",
-        "[authentication] enabled must be off: there is no authentication yet",
+        "[authentication] enabled must be on or off",
         "[authentication] tokenduration must be a duration such as 10m, 600s or 1h30m",
         "[manifest] requiredsignatures must be a whole number from 1 to 1000",
         "[logging] file must be set when mode is file",

@@ -173,7 +173,7 @@ def test_each_request_is_logged_in_one_line() -> None:
     with record_log() as log:
         logs.write_access_line(event)
     [line] = log.lines
-    head = "17 127.0.0.1 GET /search?{\\xff\\n 400 0.013s 3 rows 99 bytes: refused: {x}{x}"
+    head = "17 127.0.0.1 - GET /search?{\\xff\\n 400 0.013s 3 rows 99 bytes: refused: {x}{x}"
     assert line.startswith(head), line
     assert len(line) == len(head) - len("refused: {x}{x}") + logs.MAX_OUTCOME_CHARACTERS
 

@@ -482,7 +482,7 @@ def test_each_request_is_reported_once_when_it_has_ended(site_client: SiteClient
     site_client.channel.connectionLost()
     answered, abandoned = site_client.ended
     assert (answered.method, answered.uri) == (b"GET", b"/api/v1/heartbeat")
-    assert (answered.route, answered.caller) == ("/heartbeat", "anonymous")
+    assert (answered.route, answered.caller) == ("/heartbeat", "-")
     assert (answered.client, answered.status, answered.outcome) == ("127.0.0.1", 200, "complete")
     assert (answered.rows, answered.sent_bytes > 100) == (0, True)
     assert (abandoned.route, abandoned.outcome, abandoned.seconds) == (

@@ -117,6 +117,82 @@ $$;
 create trigger submissions_close before update of handedover on submissions
     for each row execute function close_submission();
 
+-- API keys. A key has its id in its text, and only its SHA-256 is stored; permissions are limited to
+-- those that its investigator has at each use. No row is deleted: the audit names keys by id.
+create sequence apikeys_id_seq;
+create table apikeys (
+    id             bigint primary key default nextval('apikeys_id_seq'),
+    investigatorid numeric not null references investigators (id),
+    name           varchar(256) not null,
+    keyhash        bytea not null unique,
+    permissions    bigint not null,
+    createdat      timestamptz not null default now(),
+    expiresat      timestamptz,
+    revokedat      timestamptz
+);
+create index apikeys_of_investigator on apikeys (investigatorid);
+
+-- When each key was used last, apart from the keys: it is written after the answer, once a minute.
+create table apikeyuses (
+    keyid    bigint primary key references apikeys (id),
+    lastused timestamptz not null
+);
+
+-- Who changed what, and what was refused to whom. The daemon only adds rows; the owner detaches old
+-- months. No foreign keys: it outlives what it names. caller is null for who needed no credentials.
+create sequence audit_id_seq;
+create table audit (
+    at         timestamptz not null,
+    id         bigint not null default nextval('audit_id_seq'),
+    operation  varchar(64) not null,
+    caller     numeric,
+    callername varchar(1024) not null,
+    key        bigint,
+    client     varchar(64),
+    method     varchar(32),
+    path       varchar(256),
+    object     varchar(64) not null,
+    objectid   numeric,
+    before     json,
+    after      json,
+    outcome    varchar(256) not null,
+    count      integer not null default 1,
+    primary key (at, id)
+) partition by range (at);
+create table audit_default partition of audit default;
+
+-- The partitions of a table by its column "at": for the current month (in UTC) and the next ones.
+-- Rows that are already in the default partition move to their month.
+create function create_months(relation text, months integer) returns void language plpgsql as $$
+declare
+    fallback text := relation || '_default';
+    begins timestamp;
+    month text;
+    low timestamptz;
+    high timestamptz;
+begin
+    for n in 0..months loop
+        begins := date_trunc('month', now() at time zone 'UTC') + n * interval '1 month';
+        month := relation || to_char(begins, '_YYYY_MM');
+        continue when to_regclass(month) is not null;
+        low := begins at time zone 'UTC';
+        high := (begins + interval '1 month') at time zone 'UTC';
+        execute format('lock table %I', fallback);
+        execute format('create table %I (like %I including all)', month, relation);
+        execute format(
+            'with moved as (delete from %I where at >= %L and at < %L returning *)'
+            ' insert into %I select * from moved',
+            fallback, low, high, month
+        );
+        execute format(
+            'alter table %I attach partition %I for values from (%L) to (%L)',
+            relation, month, low, high
+        );
+    end loop;
+end
+$$;
+select create_months('audit', 24);
+
 create table if not exists modules (
     id   numeric primary key,
     name varchar(256) not null

@@ -10,6 +10,7 @@ from mig.database.schema.declaration import (
     FunctionDefinition,
     Grant,
     Membership,
+    Months,
     RoleSetting,
     Schema,
     normalize_function_setting,
@@ -296,6 +297,20 @@ where not exists (
     make_row_reader(_PlaceRow),
 )
 
+_MISSING_MONTHS = Statement(
+    """
+select m.place
+from unnest(%s::int[], %s::text[], %s::int[]) as m (place, relation, count)
+where to_regclass(m.relation) is null or exists (
+    select from generate_series(0, m.count) as n
+    where to_regclass(
+        m.relation || to_char(now() at time zone 'UTC' + n * interval '1 month', '_YYYY_MM')
+    ) is null
+)
+""",
+    make_row_reader(_PlaceRow),
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class StepRunner:
@@ -368,7 +383,8 @@ class ExistingSchema:
 
     ``creators`` are the owners that may create objects in it. ``missing_grants``,
     ``missing_memberships`` and ``missing_settings`` are those of existing roles; ``former_grants``
-    are those that the recorded version has made and the declared one has not.
+    are those that the recorded version has made and the declared one has not. ``missing_months``
+    are the partitions by month that are not all there.
     """
 
     server: int
@@ -391,6 +407,7 @@ class ExistingSchema:
     former_grants: frozenset[Grant]
     missing_memberships: frozenset[Membership]
     missing_settings: frozenset[RoleSetting]
+    missing_months: frozenset[Months]
 
     @property
     def is_empty(self) -> bool:
@@ -469,6 +486,7 @@ async def inspect_schema(query: QueryFunction, schema: Schema) -> ExistingSchema
         former_grants=await _find_former_grants(query, schema, version),
         missing_memberships=await _find_missing_memberships(query, schema, roles),
         missing_settings=await _find_missing_settings(query, schema),
+        missing_months=await _find_missing_months(query, schema),
     )
 
 
@@ -551,6 +569,12 @@ async def _find_missing_settings(query: QueryFunction, schema: Schema) -> frozen
     ]
     missing = await query(_MISSING_SETTINGS, _transpose_rows(each, 3))
     return frozenset(schema.settings[row.place] for row in missing)
+
+
+async def _find_missing_months(query: QueryFunction, schema: Schema) -> frozenset[Months]:
+    each = [(place, months.table, months.count) for place, months in enumerate(schema.months)]
+    missing = await query(_MISSING_MONTHS, _transpose_rows(each, 3))
+    return frozenset(schema.months[row.place] for row in missing)
 
 
 def _transpose_rows(rows: Sequence[tuple[object, ...]], width: int) -> list[list[object]]:

@@ -17,9 +17,11 @@ are in lower case:
     user may not create it.
 ``create sequence NAME``
     the default of at most one column; the sequence belongs to the owner of that column's table.
-``create table [if not exists] NAME (…)``
+``create table [if not exists] NAME (…) [partition by range (COLUMN)]``
     each column on a line of its own. An existing table gets the columns that it lacks, unless it
     is declared with ``if not exists``.
+``create table NAME partition of TABLE default``
+    the partition for what belongs to no other one.
 ``create trigger NAME before | after EVENT [or EVENT…] on TABLE for each row | statement execute
 function NAME()``
     an event may be ``update of COLUMN, …``. A condition belongs in the function: the text that
@@ -36,6 +38,9 @@ function NAME()``
 ``insert into``, ``update`` and ``delete from``
     a data step, below a comment ``-- when TABLE is created:`` or ``-- when TABLE.COLUMN is
     added:``. It changes that table once, in the transaction that creates the table or the column.
+``select create_months('TABLE', COUNT)``
+    makes the partitions of the current month and of the next ``COUNT`` months, where they are
+    missing. A migration runs it whenever one is; the check of the schema does not look at months.
 """
 
 from __future__ import annotations
@@ -47,7 +52,7 @@ from functools import cache
 from importlib import resources
 from typing import Final
 
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 """The schema that this program needs. Add one whenever the SQL files change the schema."""
 
 API_ROLE: Final = "migapi"
@@ -72,7 +77,11 @@ _EACH_IS_CREATED = "when each is created:"
 _DATA = re.compile(r"(?:insert into|update|delete from) (\w+)\s.+", re.DOTALL)
 _ROLE = re.compile(r"create role (\w+)(?: login| nologin)?")
 _SETTING = re.compile(r"alter role (\w+) set (\w+) = ('[^']*'|\w+)")
-_TABLE = re.compile(r"create table (if not exists )?(\w+) \((.+)\)", re.DOTALL)
+_TABLE = re.compile(
+    r"create table (if not exists )?(\w+) \((.+?)\)(?: partition by range \(\w+\))?", re.DOTALL
+)
+_PARTITION = re.compile(r"create table (\w+) partition of (\w+) default")
+_MONTHS = re.compile(r"select create_months\('(\w+)', (\d+)\)")
 _INDEX = re.compile(r"create index (\w+) on (\w+) \(([\w, ]+)\)")
 _SEQUENCE = re.compile(r"create sequence (\w+)")
 _FUNCTION = re.compile(
@@ -280,6 +289,15 @@ class DataStep:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Months:
+    """The partitions of a table for the current month and the next ``count`` ones."""
+
+    table: str
+    count: int
+    sql: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Schema:
     """The whole schema.
 
@@ -297,6 +315,7 @@ class Schema:
     indexes: list[Index] = field(default_factory=list)
     functions: list[Function] = field(default_factory=list)
     triggers: list[Trigger] = field(default_factory=list)
+    months: list[Months] = field(default_factory=list)
     data: list[DataStep] = field(default_factory=list)
     grants: list[Grant] = field(default_factory=list)
     creation_grants: list[Grant] = field(default_factory=list)
@@ -312,10 +331,11 @@ class Schema:
         names += [former.grant.role for former in self.former_grants]
         return list(dict.fromkeys(names))
 
-    def without_roles(self) -> Schema:
-        """Return the schema without roles, their memberships and what they may do."""
+    def without_upkeep(self) -> Schema:
+        """Return what the service needs: not which months exist, nor roles and their privileges."""
         return replace(
             self,
+            months=[],
             roles=[],
             settings=[],
             memberships=[],
@@ -385,6 +405,10 @@ def _parse_object(schema: Schema, text: str, line: str) -> None:
         columns = _parse_columns(found[3])
         table = Table(name=found[2], columns=columns, sql=text, is_fixed=bool(found[1]))
         schema.tables.append(table)
+    elif found := _PARTITION.fullmatch(line):
+        schema.tables.append(Table(name=found[1], columns={}, sql=text, is_fixed=True))
+    elif found := _MONTHS.fullmatch(line):
+        schema.months.append(Months(table=found[1], count=int(found[2]), sql=text))
     elif found := _INDEX.fullmatch(line):
         index = Index(name=found[1], table=found[2], columns=_split_list(found[3]))
         schema.indexes.append(index)

@@ -107,7 +107,7 @@ async def ensure_schema(database: Database, *, upgrade: bool, schema: Schema | N
             f"{existing.user.title} may not read the table mig_schema;"
             f" connect as {API_ROLE} or as the owner of the tables"
         )
-    if missing := plan_steps(schema.without_roles(), existing):
+    if missing := plan_steps(schema.without_upkeep(), existing):
         raise SchemaError(_describe_missing(schema, existing.version, missing))
 
 

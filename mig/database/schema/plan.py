@@ -158,6 +158,7 @@ class _Planner:
                 *self._create_functions(),
                 *self._create_triggers(),
                 *self._create_indexes(),
+                *self._create_months(),
                 *map(self._make_grant_step, self._grants),
                 *self._revoke_former_grants(),
             ]
@@ -409,6 +410,16 @@ class _Planner:
                     f" ({', '.join(index.columns)})",
                     runner=owner,
                     is_concurrent=True,
+                    creates_object=True,
+                )
+
+    def _create_months(self) -> Iterator[Step]:
+        for months in self._schema.months:
+            if months in self._existing.missing_months:
+                yield Step(
+                    description=f"create the months of {months.table}",
+                    sql=months.sql,
+                    runner=self._find_owner(months.table),
                     creates_object=True,
                 )
 
