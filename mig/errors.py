@@ -228,6 +228,10 @@ class UnreadableError(MigError):
     """A stored record cannot be read; the message is the reason, which clients may see."""
 
 
+class GuardFailedError(MigError):
+    """The condition of a :class:`mig.model.statement.Guard` does not hold; nothing was done."""
+
+
 class StatementError(MigError):
     """PostgreSQL refuses a statement with SQL of a client; the message is PostgreSQL's own.
 

@@ -157,6 +157,24 @@ class Limits:
     )
     count_age_seconds: float = _define_limit(300, "how old a count on the dashboard may be")
 
+    # credentials
+    failures_per_minute: int = _define_limit(
+        20, "wrong credentials of an address, or of one key from it, before it has to wait"
+    )
+    counted_failures: int = _define_limit(
+        10_000, "addresses, and pairs of address and key, whose wrong credentials are counted"
+    )
+    cached_credentials: int = _define_limit(
+        4_096, "tokens and API keys that are known to be good, and tokens known to be bad"
+    )
+    adopted_keys: int = _define_limit(
+        20, "investigators with a key of an earlier API; with more, no such key is accepted"
+    )
+    waiting_adopted_keys: int = _define_limit(
+        64, "credentials that wait to be compared with the keys of an earlier API"
+    )
+    key_use_seconds: float = _define_limit(60, "how often the last use of API keys is written")
+
     # signatures
     gpg_processes: int = _define_limit(
         0, "gpg processes at the same time; 0 means one for each core of this process"

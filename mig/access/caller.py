@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from mig.model.permissions import ALL_PERMISSIONS, Permission
+from mig.model.statement import Guard
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +18,9 @@ class Caller:
 
     ``investigator_id`` is ``None`` for a caller who needed no credentials. ``key_id`` is that of
     the API key, and ``key_expiry`` when it expires, in Unix seconds, if it does.
+
+    ``guard`` is set while nobody has checked that all this still holds: the statement of the answer
+    checks it. No handler gets such a caller without the means to do that.
     """
 
     name: str
@@ -24,6 +28,7 @@ class Caller:
     investigator_id: int | None = None
     key_id: int | None = None
     key_expiry: float | None = None
+    guard: Guard | None = None
 
     @property
     def label(self) -> str:
@@ -36,4 +41,7 @@ class Caller:
 
 
 ANONYMOUS: Final = Caller(name="anonymous", permissions=ALL_PERMISSIONS)
-"""Anyone who can reach a service that does not require credentials, or asks for an open route."""
+"""Anyone who can reach a service that does not require credentials."""
+
+UNKNOWN: Final = Caller(name="anonymous", permissions=Permission(0))
+"""Anyone who asks for an open route of a service that requires credentials for the others."""

@@ -22,6 +22,7 @@ from mig.hypermedia.document import Link
 from mig.hypermedia.links import link_commands
 from mig.model.action import Action, LinkedAction, find_action
 from mig.model.record import read_record
+from mig.model.statement import QueryFunction
 from mig.web.request import Request
 
 
@@ -33,10 +34,12 @@ class ActionResource:
         self._responder = responder
         self._submitter = submitter
 
-    async def get_action(self, request: Request, caller: Caller) -> bytes | None:
+    async def get_action(
+        self, request: Request, caller: Caller, query: QueryFunction
+    ) -> bytes | None:
         """Return one action by its id, with links to its commands."""
         action_id = parse_id_parameter(Action.noun, request)
-        found = await find_action(self._database.query, action_id)
+        found = await find_action(query, action_id)
         if found is None:
             raise make_not_found_error(Action.noun, action_id)
         return await self._answer_action(request, action_id, found)

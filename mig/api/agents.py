@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from mig.access.caller import Caller
 from mig.api.responder import Responder, make_not_found_error, parse_id_parameter
-from mig.database.database import Database
 from mig.model.agent import Agent, find_agent
+from mig.model.statement import QueryFunction
 from mig.web.request import Request
 
 
 class AgentResource:
     """The handler of agents."""
 
-    def __init__(self, database: Database, responder: Responder) -> None:
-        self._database = database
+    def __init__(self, responder: Responder) -> None:
         self._responder = responder
 
-    async def get_agent(self, request: Request, caller: Caller) -> bytes | None:
+    async def get_agent(
+        self, request: Request, caller: Caller, query: QueryFunction
+    ) -> bytes | None:
         """Return one agent by its id."""
         agent_id = parse_id_parameter(Agent.noun, request)
-        found = await find_agent(self._database.query, agent_id)
+        found = await find_agent(query, agent_id)
         if found is None:
             raise make_not_found_error(Agent.noun, agent_id)
         return await self._responder.answer_record(request, found)

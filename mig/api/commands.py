@@ -4,26 +4,26 @@ from __future__ import annotations
 
 from mig.access.caller import Caller
 from mig.api.responder import Responder, make_not_found_error, parse_id_parameter
-from mig.database.database import Database
 from mig.hypermedia.links import link_action
 from mig.limits import Limits
 from mig.model.command import Command, find_command
+from mig.model.statement import QueryFunction
 from mig.web.request import Request
 
 
 class CommandResource:
     """The handler of commands."""
 
-    def __init__(self, database: Database, responder: Responder, limits: Limits) -> None:
-        self._database = database
+    def __init__(self, responder: Responder, limits: Limits) -> None:
         self._responder = responder
         self._limits = limits
 
-    async def get_command(self, request: Request, caller: Caller) -> bytes | None:
+    async def get_command(
+        self, request: Request, caller: Caller, query: QueryFunction
+    ) -> bytes | None:
         """Return one command by its id, with its action and its agent."""
         command_id = parse_id_parameter(Command.noun, request)
-        query, max_bytes = self._database.query, self._limits.result_bytes
-        found = await find_command(query, command_id, max_bytes=max_bytes)
+        found = await find_command(query, command_id, max_bytes=self._limits.result_bytes)
         if found is None:
             raise make_not_found_error(Command.noun, command_id)
         links = link_action(self._responder.urls, found.actionid)

@@ -26,6 +26,7 @@ from mig.investigators.registry import InvestigatorRegistry
 from mig.model.investigator import Investigator, find_investigator, find_public_key
 from mig.model.permissions import DEFAULT_PERMISSIONS, Permission, parse_permissions
 from mig.model.record import UnreadableRecord
+from mig.model.statement import QueryFunction
 from mig.values import parse_id
 from mig.web.forms import parse_form
 from mig.web.request import Request
@@ -44,10 +45,12 @@ class InvestigatorResource:
         self._responder = responder
         self._registry = registry
 
-    async def get_investigator(self, request: Request, caller: Caller) -> bytes | None:
+    async def get_investigator(
+        self, request: Request, caller: Caller, query: QueryFunction
+    ) -> bytes | None:
         """Return one investigator by its id, with the public key."""
         investigator_id = parse_id_parameter(Investigator.noun, request)
-        found = await find_investigator(self._database.query, investigator_id)
+        found = await find_investigator(query, investigator_id)
         if found is None:
             raise make_not_found_error(Investigator.noun, investigator_id)
         return await self._answer_investigator(request, investigator_id, found, HTTPStatus.OK)

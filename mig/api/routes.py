@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import partial
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
 
@@ -20,6 +21,7 @@ from mig.api.actions import ActionResource
 from mig.api.agents import AgentResource
 from mig.api.commands import CommandResource
 from mig.api.dashboard import DashboardResource
+from mig.api.guarded import CallerChecker, GuardedDatabase, make_guarded_endpoint
 from mig.api.home import HomeResource
 from mig.api.investigators import InvestigatorResource
 from mig.api.search import SearchResource
@@ -27,6 +29,7 @@ from mig.errors import MethodNotAllowedError, NotFoundError
 from mig.hypermedia import urls
 from mig.limits import Limits, find_limit_key
 from mig.model.permissions import Permission
+from mig.model.statement import QueryFunction
 from mig.web.request import Request
 
 DEFAULT_LIMITS: Final = Limits()
@@ -53,7 +56,10 @@ class BodyPolicy(Enum):
 class Route:
     """One method of one path: the permission that the caller needs, and the handler.
 
+    :param permission: ``None`` for an open route, which ignores credentials.
     :param resource_class: the class that the handler is a method of.
+    :param handler: one that is guarded has another argument, the function by which it queries.
+    :param is_guarded: whether the handler's first query checks the caller (docs/decisions/0060).
     :param is_streamed: whether a client that closes its sending side ends the request; otherwise it
         gets its answer (docs/decisions/0043).
     """
@@ -63,8 +69,9 @@ class Route:
     permission: Permission | None
     body_policy: BodyPolicy
     resource_class: type
-    handler: Callable[[Any, Request, Caller], Awaitable[bytes | None]]
+    handler: Callable[..., Awaitable[bytes | None]]
     is_streamed: bool = False
+    is_guarded: bool = False
 
 
 Resource = TypeVar("Resource")
@@ -91,6 +98,24 @@ def _define_get(
     )
 
 
+def _define_guarded_get(
+    path: str,
+    permission: Permission,
+    resource_class: type[Resource],
+    handler: Callable[[Resource, Request, Caller, QueryFunction], AnswerCoroutine],
+) -> Route:
+    """Return a route whose handler makes its whole answer by the query function that it gets."""
+    return Route(
+        path=path,
+        method="GET",
+        permission=permission,
+        body_policy=BodyPolicy.DISCARDED,
+        resource_class=resource_class,
+        handler=handler,
+        is_guarded=True,
+    )
+
+
 def _define_post(
     path: str,
     permission: Permission,
@@ -114,10 +139,12 @@ ROUTES: Final = (
     _define_get(
         urls.DASHBOARD, Permission.DASHBOARD, DashboardResource, DashboardResource.get_dashboard
     ),
-    _define_get(urls.ACTION, Permission.ACTION, ActionResource, ActionResource.get_action),
-    _define_get(urls.AGENT, Permission.AGENT, AgentResource, AgentResource.get_agent),
-    _define_get(urls.COMMAND, Permission.COMMAND, CommandResource, CommandResource.get_command),
-    _define_get(
+    _define_guarded_get(urls.ACTION, Permission.ACTION, ActionResource, ActionResource.get_action),
+    _define_guarded_get(urls.AGENT, Permission.AGENT, AgentResource, AgentResource.get_agent),
+    _define_guarded_get(
+        urls.COMMAND, Permission.COMMAND, CommandResource, CommandResource.get_command
+    ),
+    _define_guarded_get(
         urls.INVESTIGATOR,
         Permission.INVESTIGATOR,
         InvestigatorResource,
@@ -132,13 +159,18 @@ ROUTES: Final = (
         SearchResource.run_search,
         is_streamed=True,
     ),
-    _define_get(urls.CREATE_ACTION, None, ActionResource, ActionResource.get_template),
     _define_get(
-        urls.CREATE_INVESTIGATOR, None, InvestigatorResource, InvestigatorResource.get_template
+        urls.CREATE_ACTION, Permission.ACTION_CREATE, ActionResource, ActionResource.get_template
+    ),
+    _define_get(
+        urls.CREATE_INVESTIGATOR,
+        Permission.INVESTIGATOR_CREATE,
+        InvestigatorResource,
+        InvestigatorResource.get_template,
     ),
     _define_get(
         urls.UPDATE_INVESTIGATOR,
-        None,
+        Permission.INVESTIGATOR_UPDATE,
         InvestigatorResource,
         InvestigatorResource.get_update_template,
     ),
@@ -180,6 +212,7 @@ class ServedRoute:
     body_limit_advice: str
     keeps_body: bool
     is_streamed: bool
+    is_guarded: bool
     resource: IResource
     endpoint: Endpoint
 
@@ -188,15 +221,21 @@ class Router:
     """The Klein application that serves ``routes`` below ``base_path``.
 
     :param resources: an instance of every resource class in ``routes``.
+    :param queries: runs the queries of guarded handlers.
+    :param callers: checks callers again when a guard fails; ``None`` if there are no guards.
     """
 
     def __init__(
         self,
         base_path: str,
         resources: Iterable[object],
+        queries: GuardedDatabase,
         routes: Iterable[Route] = ROUTES,
         limits: Limits = DEFAULT_LIMITS,
+        callers: CallerChecker | None = None,
     ) -> None:
+        self._queries = queries
+        self._callers = callers
         self._resources = {type(resource): resource for resource in resources}
         self._limits = limits
         self._klein = Klein()
@@ -229,6 +268,7 @@ class Router:
             permission=None,
             body_policy=BodyPolicy.DISCARDED,
             is_streamed=False,
+            is_guarded=False,
         )
         allowed = ", ".join([*served, "OPTIONS"])
         served["OPTIONS"] = self._make_served_route(
@@ -246,12 +286,15 @@ class Router:
             body_limit_advice=route.body_policy.advice,
             keeps_body=route.body_policy is not BodyPolicy.DISCARDED,
             is_streamed=route.is_streamed,
+            is_guarded=route.is_guarded,
             resource=klein_resource,
             endpoint=endpoint,
         )
 
     def _bind_endpoint(self, route: Route) -> Endpoint:
         handler, resource = route.handler, self._resources[route.resource_class]
+        if route.is_guarded:
+            return make_guarded_endpoint(partial(handler, resource), self._queries, self._callers)
 
         def endpoint(request: Request) -> Awaitable[bytes | None]:
             caller = request.caller

@@ -7,7 +7,7 @@ another one, which can be cancelled and has a deadline (docs/decisions/0005).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar, cast, overload
 
 import psycopg2
@@ -23,12 +23,13 @@ from mig.database.failures import (
     join_lines,
     summarize_failure,
     translate_failure,
+    translate_guarded_failure,
     translate_restricted_failure,
 )
 from mig.database.resolver import list_servers
 from mig.errors import UnavailableError
 from mig.model.row import Row, make_row_reader
-from mig.model.statement import Parameters, Statement
+from mig.model.statement import Guard, Parameters, Statement
 from mig.reactor import Reactor
 
 Record = TypeVar("Record")
@@ -165,6 +166,32 @@ class Connection:
             return self._execute(statement.execute_sql, parameters, seconds, statement.read_records)
         return Deferred.fromCoroutine(self._prepare_and_execute(statement, parameters, seconds))
 
+    async def execute_guarded(
+        self,
+        guard: Guard,
+        statement: Statement[Record],
+        parameters: Mapping[str, object],
+        *,
+        seconds: float,
+    ) -> list[Record]:
+        """Run a prepared statement if the condition of ``guard`` holds, and return its records.
+
+        Both are in one message and one transaction, the condition first.
+
+        :raises GuardFailedError: when the condition does not hold.
+        :raises UnavailableError: as by :meth:`execute`, like the other errors.
+        """
+        for needed in (guard.condition, statement):
+            if needed.name not in self._prepared:
+                await self._prepare(needed, seconds)
+        return await self._execute(
+            f"{guard.condition.execute_sql}; {statement.execute_sql}",
+            {**guard.parameters, **parameters},
+            seconds,
+            statement.read_records,
+            translate_guarded_failure,
+        )
+
     def execute_restricted(
         self, statement: Statement[Record], *, seconds: float
     ) -> Deferred[list[Record]]:
@@ -185,15 +212,18 @@ class Connection:
     async def _prepare_and_execute(
         self, statement: Statement[Record], parameters: Parameters, seconds: float
     ) -> list[Record]:
+        await self._prepare(statement, seconds)
+        return await self._execute(
+            statement.execute_sql, parameters, seconds, statement.read_records
+        )
+
+    async def _prepare(self, statement: Statement[Any], seconds: float) -> None:
         try:
             await self._execute(statement.prepare_sql, (), seconds, list)
         except BaseException:  # also when cancelled: the server may have prepared it or not
             self.close()
             raise
         self._prepared.add(statement.name)
-        return await self._execute(
-            statement.execute_sql, parameters, seconds, statement.read_records
-        )
 
     def _execute(
         self,

@@ -6,7 +6,7 @@ connection: psycopg2's own ``cancel()`` blocks the process while the server does
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, TypeVar, overload
 
@@ -18,7 +18,7 @@ from mig.database.pool import Pool
 from mig.database.restricted import RestrictedQueries
 from mig.errors import PoolerError, UnavailableError, describe_error
 from mig.limits import Limits
-from mig.model.statement import Parameters, Statement, select_ids
+from mig.model.statement import Guard, Parameters, Statement, select_ids
 from mig.reactor import Reactor
 
 Record = TypeVar("Record")
@@ -195,6 +195,22 @@ class Database:
             if isinstance(statement, Statement) and statement.writes:
                 connection.check_commit()
             return records
+        finally:
+            self._release(connection)
+
+    async def query_guarded(
+        self, guard: Guard, statement: Statement[Record], parameters: Mapping[str, object]
+    ) -> list[Record]:
+        """Return all records of a prepared statement, if the condition of ``guard`` holds.
+
+        :raises GuardFailedError: when it does not.
+        :raises UnavailableError: as :meth:`query` raises it.
+        """
+        connection = await self._queries.acquire()
+        try:
+            return await connection.execute_guarded(
+                guard, statement, parameters, seconds=self._query_seconds
+            )
         finally:
             self._release(connection)
 

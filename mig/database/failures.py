@@ -7,6 +7,7 @@ from typing import cast
 import psycopg2
 from psycopg2.errors import (
     DeadlockDetected,
+    DivisionByZero,
     DuplicatePreparedStatement,
     FeatureNotSupported,
     InvalidSqlStatementName,
@@ -21,6 +22,7 @@ from twisted.python.failure import Failure
 
 from mig.errors import (
     DuplicateValueError,
+    GuardFailedError,
     LockTimeoutError,
     QueryCancelledError,
     StatementError,
@@ -70,6 +72,13 @@ def translate_failure(failure: Failure, notices: str = "") -> Failure:
             return Failure(UnavailableError("the database ended the query; try again", reason))
         return Failure(UnavailableError("the database cannot be reached", reason))
     return failure
+
+
+def translate_guarded_failure(failure: Failure, notices: str = "") -> Failure:
+    """Return the error of this project for the failure of a statement with a guard."""
+    if failure.check(DivisionByZero):
+        return Failure(GuardFailedError("the condition does not hold"))
+    return translate_failure(failure, notices)
 
 
 def translate_restricted_failure(failure: Failure, notices: str = "") -> Failure:

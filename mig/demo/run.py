@@ -90,5 +90,5 @@ def run_demo(folder: Path, port: int) -> NoReturn:
     twistd = str(Path(sys.executable).parent / "twistd")
     listen = f"tcp:{port}:interface=127.0.0.1"
     options = ["--listen", listen, "--database", f"embedded:{folder}"]
-    options += ["--spool", str(folder / "spool")]
+    options += ["--spool", str(folder / "spool"), "--authentication", "off"]
     os.execv(twistd, [twistd, "-n", "mig-api", *options])  # noqa: S606

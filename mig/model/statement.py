@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from mig.model.row import Columns, Row, make_row_reader
@@ -46,6 +47,26 @@ class Statement(Generic[Record]):
     def read_records(self, rows: Iterable[Row]) -> list[Record]:
         """Return the records of all rows of an answer."""
         return [self.read_row(row) for row in rows]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guard:
+    """A condition that must hold for a prepared statement to run.
+
+    It is sent in one message with that statement and runs just before it, so it costs no round trip
+    (docs/decisions/0060).
+
+    :param condition: a prepared statement that divides by zero when the condition does not hold.
+    :param parameters: its parameters; no guarded statement may have one of the same name.
+    """
+
+    condition: Statement[None]
+    parameters: Mapping[str, object]
+
+
+def make_condition(sql: str, *, name: str, types: Mapping[str, str]) -> Statement[None]:
+    """Return the condition of a guard: that ``sql``, which begins with ``from``, finds a row."""
+    return Statement(f"select 1 / count(*) {sql}", lambda _: None, name=name, types=types)
 
 
 class QueryFunction(Protocol):

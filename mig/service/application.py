@@ -21,6 +21,8 @@ from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 from twisted.python.failure import Failure
 
+from mig.access.authenticator import Authenticator
+from mig.access.tokenverifier import limit_token_processes
 from mig.account import Account
 from mig.actions.handoff import (
     NO_HANDOFF,
@@ -54,6 +56,11 @@ from mig.errors import (
 from mig.investigators.registry import InvestigatorRegistry
 from mig.reactor import Reactor, get_reactor
 from mig.service import config_file, logs
+from mig.service.authentication import (
+    OFF_WARNING,
+    choose_authentication,
+    describe_administrators,
+)
 from mig.service.config_file import Config
 from mig.service.descriptors import fit_limits
 from mig.service.listeners import Listener, bind_listeners
@@ -222,6 +229,8 @@ class ApiService(Service):
         self._settings = settings
         self._spool = spool
         self._gpg: Gpg | None = None
+        self._token_gpg: Gpg | None = None
+        self._authenticator: Authenticator | None = None
         self._parser: ActionParser | None = None
         self._trimmer: MemoryTrimmer | None = None
         self._handoff: Handoff | None = None
@@ -267,6 +276,12 @@ class ApiService(Service):
         await ensure_privileges(self._database)
         self._handoff = await self._choose_handoff(reactor, self._database)
         site = self._build_site(reactor, self._database, self._handoff)
+        if self._authenticator is None:
+            self.log.warn("{warning}", warning=OFF_WARNING)
+        else:
+            administrators = await describe_administrators(self._database.query)
+            self.log.info("{administrators}", administrators=administrators)
+            self._authenticator.start()
         self._ports.extend(
             listener.start_accepting(
                 reactor, site, on_exhaustion=site.connections.handle_exhaustion
@@ -319,6 +334,8 @@ class ApiService(Service):
             self.log.warn("{reason}", reason=NO_GPG)
         handoff.start()
         keyring = Keyring()
+        if choose_authentication(self._settings.authentication, self._listeners):
+            self._authenticator = self._build_authenticator(reactor, database, keyring)
         store = ActionStore(database, handoff)
         return make_site(
             reactor,
@@ -330,8 +347,24 @@ class ApiService(Service):
             ),
             investigators=InvestigatorRegistry(database, self._gpg, keyring),
             limits=limits,
+            authenticator=self._authenticator,
             clients=self._settings.clients,
             observers=[*self._observers, self._trimmer],
+        )
+
+    def _build_authenticator(
+        self, reactor: Reactor, database: Database, keyring: Keyring
+    ) -> Authenticator:
+        limits = self._settings.limits
+        self._token_gpg = Gpg(reactor, time.time, limits=limit_token_processes(limits))
+        return Authenticator(
+            reactor,
+            time.time,
+            database,
+            keyring,
+            self._token_gpg,
+            token_seconds=self._settings.token_seconds,
+            limits=limits,
         )
 
     async def _prepare_database(self, reactor: Reactor) -> str:
@@ -387,10 +420,13 @@ class ApiService(Service):
             await self._parser.stop()
         if self._trimmer:
             self._trimmer.stop()
-        if self._gpg:
-            await self._gpg.stop()
+        for gpg in (self._gpg, self._token_gpg):
+            if gpg:
+                await gpg.stop()
         if self._handoff:
             await self._handoff.stop()
+        if self._authenticator:
+            await self._authenticator.stop()
         if self._database:
             self._database.stop()
         if isinstance(self._database_source, EmbeddedPostgres):

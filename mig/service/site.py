@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from twisted.internet.interfaces import IReactorTime
 
+from mig.access.authenticator import Authenticator
 from mig.access.caller import ANONYMOUS, Caller
 from mig.access.clientaddress import ClientIdentifier
 from mig.actions.submit import Submitter
@@ -26,7 +27,7 @@ from mig.hypermedia.urls import Urls
 from mig.investigators.registry import InvestigatorRegistry
 from mig.limits import Limits
 from mig.reactor import WallClock
-from mig.web.gate import Authenticator
+from mig.web.gate import Authenticator as GateAuthenticator
 from mig.web.request import Request
 from mig.web.site import ApiSite, RequestObserver
 
@@ -46,19 +47,24 @@ def make_site(
     investigators: InvestigatorRegistry,
     limits: Limits = DEFAULT_LIMITS,
     routes: Iterable[Route] = ROUTES,
-    authenticate: Authenticator = authenticate_anonymously,
+    authenticate: GateAuthenticator = authenticate_anonymously,
+    authenticator: Authenticator | None = None,
     clients: ClientIdentifier | None = None,
     observers: Sequence[RequestObserver] = (),
 ) -> ApiSite:
-    """Return the site that serves ``routes`` at the public URL ``base``."""
+    """Return the site that serves ``routes`` at the public URL ``base``.
+
+    :param authenticator: finds the caller of each request.
+    :param authenticate: does so if there is no authenticator.
+    """
     urls = Urls(base)
     responder = Responder(reactor, urls, limits)
     resources = (
         HomeResource(urls),
         DashboardResource(reactor, database.query, urls, limits),
         ActionResource(database, responder, actions),
-        AgentResource(database, responder),
-        CommandResource(database, responder, limits),
+        AgentResource(responder),
+        CommandResource(responder, limits),
         InvestigatorResource(database, responder, investigators),
         SearchResource(wall_clock, database, responder, limits),
     )
@@ -66,8 +72,10 @@ def make_site(
         reactor,
         base,
         wall_clock=wall_clock,
-        router=Router(urlsplit(base).path.rstrip("/"), resources, routes, limits),
-        authenticate=authenticate,
+        router=Router(
+            urlsplit(base).path.rstrip("/"), resources, database, routes, limits, authenticator
+        ),
+        authenticate=authenticator.authenticate if authenticator else authenticate,
         clients=clients or ClientIdentifier(),
         render_error=errors.answer_exception,
         media_types=MEDIA_TYPES,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
 
 from mig.errors import BadSignatureError, InvalidInputError, drop_traceback
 from mig.openpgp.packet import Signature
 from mig.signing.canonical import SignedText
 from mig.signing.gpg.verify import Gpg
 from mig.signing.keyring import Signer, find_key_owners
+
+Result = TypeVar("Result")
 
 
 def find_active_signers(signers: Sequence[Signer], signature: Signature) -> list[Signer]:
@@ -42,18 +45,33 @@ async def find_signer(
         not active, and when the signature is bad.
     :raises UnavailableError: when the signature cannot be checked now.
     """
-    active = find_active_signers(signers, signature)
-    return await _find_only_signer(gpg, active, signature, texts, client)
+
+    async def find_text(signer: Signer) -> SignedText:
+        return await _find_text(gpg, signer, signature, texts, client)
+
+    return await _find_only_signer(find_active_signers(signers, signature), find_text)
+
+
+async def find_signer_of_text(
+    gpg: Gpg, signers: Sequence[Signer], signature: Signature, text: bytes, client: str = ""
+) -> Signer:
+    """Return the one of ``signers`` who made a signature over ``text``.
+
+    :raises InvalidInputError: as by :func:`find_signer`.
+    :raises UnavailableError: when the signature cannot be checked now.
+    """
+
+    async def verify(signer: Signer) -> None:
+        await gpg.verify(signer.certificate, signature, text, client)
+
+    signer, _ = await _find_only_signer(find_active_signers(signers, signature), verify)
+    return signer
 
 
 async def _find_only_signer(
-    gpg: Gpg,
-    active: Sequence[Signer],
-    signature: Signature,
-    texts: Sequence[SignedText],
-    client: str,
-) -> tuple[Signer, SignedText]:
-    """Return the only one of the ``active`` whose signature is good, and the text.
+    active: Sequence[Signer], verify: Callable[[Signer], Awaitable[Result]]
+) -> tuple[Signer, Result]:
+    """Return the only one of the ``active`` whose signature is good, and what ``verify`` returns.
 
     All of their certificates contain the key, but one may contain another's key without its
     consent. So every certificate is tried: docs/decisions/0026.
@@ -62,7 +80,7 @@ async def _find_only_signer(
     reasons = []
     for signer in active:
         try:
-            found.append((signer, await _find_text(gpg, signer, signature, texts, client)))
+            found.append((signer, await verify(signer)))
         except InvalidInputError as reason:
             reasons.append(reason)
     if len(found) > 1:

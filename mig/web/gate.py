@@ -67,19 +67,11 @@ class Gate:
         if isinstance(caller, Awaitable):
             waiting = Deferred.fromCoroutine(self._check_awaited_caller(request, caller))
             return None if _has_fired(waiting) else waiting
-        self._check_permission(request, caller)
+        admit_caller(request, caller)
         return None
 
     async def _check_awaited_caller(self, request: Request, caller: Awaitable[Caller]) -> None:
-        self._check_permission(request, await caller)
-
-    def _check_permission(self, request: Request, caller: Caller) -> None:
-        request.caller = caller
-        permission = None if request.route is None else request.route.permission
-        if permission is not None and permission not in caller.permissions:
-            raise ForbiddenError(
-                f"this request needs the permission {str(permission.name).lower()}"
-            )
+        admit_caller(request, await caller)
 
     def _check_head(self, request: Request, length: int | None) -> None:
         """Check the request line and the headers."""
@@ -172,6 +164,18 @@ class Gate:
                 _normalize_origin(f"{scheme}://{authority}") for scheme in _DEFAULT_PORTS
             }
         return own_origins
+
+
+def admit_caller(request: Request, caller: Caller) -> None:
+    """Set the caller of a request.
+
+    :raises ForbiddenError: when they do not have the permission that the route needs.
+    """
+    request.caller = caller
+    assert request.route is not None
+    permission = request.route.permission
+    if permission is not None and permission not in caller.permissions:
+        raise ForbiddenError(f"this request needs the permission {str(permission.name).lower()}")
 
 
 def check_origin(request: Request) -> None:

@@ -43,6 +43,10 @@ class Route(Protocol):
         """The permission that the caller must have; ``None`` when anyone may call."""
 
     @property
+    def is_guarded(self) -> bool:
+        """Whether the handler's statement checks that its caller is still as it was known."""
+
+    @property
     def max_body_bytes(self) -> int:
         """How many bytes the body of a request for the route may have."""
 

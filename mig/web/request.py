@@ -248,6 +248,9 @@ class Request(server.Request):
         self.setHeader(b"server", b"mig-api")
         self.setHeader(b"content-type", media_type.encode())
         self.setHeader(b"vary", b"Accept")
+        if self.route is not None and self.route.permission is not None:
+            # a cache for several users knows only Authorization as a credential (RFC 9111, 3.5)
+            self.setHeader(b"cache-control", b"private")
 
     def prepare_response(self, document: bytes, status: int = 200) -> bytes:
         """Set the status and headers of a complete document, and return it to be written."""

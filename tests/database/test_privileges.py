@@ -16,6 +16,7 @@ import pytest_twisted
 from psycopg2.extensions import cursor
 from twisted.internet.defer import Deferred
 
+from mig.access.apikeys import make_key
 from mig.database.connection import Connection
 from mig.database.schema.declaration import API_ROLE, READER_ROLE, SCHEMA_VERSION, load_schema
 from mig.database.schema.migrate import ensure_schema
@@ -24,6 +25,13 @@ from mig.model.statement import Parameters
 from mig.search.kinds import FlagKind, TimeKind
 from mig.search.parameters import PARAMETERS, SEARCH_TYPES
 from tests.support.api import Api
+from tests.support.callers import (
+    add_investigator,
+    make_token,
+    set_old_key,
+    with_key,
+    with_token,
+)
 from tests.support.cli import run_cli
 from tests.support.fleet import ANY_TIME, load_fleet
 from tests.support.generations import GENERATIONS
@@ -94,6 +102,20 @@ class Service:
         await self._read_documents()
         await self._change_investigators()
         await self._submit_actions()
+        await self._use_credentials()
+
+    async def _use_credentials(self) -> None:
+        set_old_key(self.database, add_investigator(self.database, "automation"), "an old key")
+        add_investigator(self.database, "signer", self.keys.bob)
+        token = make_token(self.keys, self.keys.bob)
+        api = Api(self.database.dsn, authentication=True)
+        try:
+            for headers in (with_key("an old key"), with_key(make_key(7)), with_token(token)):
+                for path in ("/search?type=agent", "/agent?agentid=99", "/agent?agentid=99"):
+                    answer = await api.get(path, headers=headers)
+                    assert answer.code in (200, 404, 401), answer.body
+        finally:
+            await api.stop()
 
     async def _read_documents(self) -> None:
         for path in ("/", "/dashboard", "/heartbeat", *self._list_documents(), *list_searches()):
@@ -331,10 +353,12 @@ def test_the_limited_role_cannot_do_harm(
     tables = [table.name for table in load_schema().tables]
     for sql in (
         "select privatekey from investigators",
-        "select apikey from investigators",
         "select * from investigators",
         "select loaderkey from loaders",
         "select count(*) from loaders",
+        "update apikeys set keyhash = 'k'",
+        "update apikeys set permissions = 1",
+        "update audit set outcome = ''",
         "update investigators set publickey = 'k'",
         "insert into investigators (name, privatekey, status, createdat, lastmodified)"
         " values ('n', 'k', 'active', now(), now())",

@@ -13,6 +13,9 @@ from psycopg2.extensions import make_dsn
 from twisted.web.client import HTTPConnectionPool
 from twisted.web.http_headers import Headers
 
+from mig.access.authenticator import Authenticator
+from mig.access.clientaddress import ClientIdentifier
+from mig.access.tokenverifier import limit_token_processes
 from mig.actions.handoff import DatabaseHandoff, Handoff, NoHandoff
 from mig.actions.outbox import Outbox
 from mig.actions.parser import ActionParser
@@ -23,10 +26,12 @@ from mig.database.database import Database
 from mig.database.schema.declaration import API_ROLE
 from mig.investigators.registry import InvestigatorRegistry
 from mig.limits import Limits
+from mig.reactor import WallClock
 from mig.service.listeners import bind_listener
 from mig.service.site import make_site
 from mig.signing.gpg.verify import Gpg
 from mig.signing.keyring import Keyring
+from mig.web.request import RequestEnded
 from tests.support.json_types import Json
 from tests.support.reactor import reactor, stop_listening
 
@@ -52,7 +57,10 @@ class Answer:
 
 
 class Api:
-    """The API of a database, on a real socket, and a client for it."""
+    """The API of a database, on a real socket, and a client for it.
+
+    The header X-Forwarded-For names the client. ``ended`` lists the requests that have ended.
+    """
 
     def __init__(
         self,
@@ -60,11 +68,16 @@ class Api:
         spool: Path | None = None,
         handoff: str = "spool",
         limits: Limits = Limits(),  # noqa: B008 - it is frozen
+        *,
+        authentication: bool = False,
+        wall_clock: WallClock = time.time,
     ) -> None:
         # as in production, so that every test shows what this role needs
         self.database = Database(reactor, make_dsn(dsn, user=API_ROLE), limits=limits)
-        self.gpg = Gpg(reactor, time.time)
+        self.gpg = Gpg(reactor, wall_clock)
+        self.token_gpg = Gpg(reactor, wall_clock, limits=limit_token_processes(limits))
         self.parser = ActionParser(reactor, limits=limits)
+        self.ended: list[RequestEnded] = []
         self.spool = spool
         if spool:
             Spool(spool).prepare_folders()
@@ -77,16 +90,31 @@ class Api:
         self.base = f"{self.root}/api/v1"
         query, keyring = self.database.query, Keyring()
         store = ActionStore(self.database, self.handoff)
+        self.authenticator = None
+        if authentication:
+            self.authenticator = Authenticator(
+                reactor,
+                wall_clock,
+                self.database,
+                keyring,
+                self.token_gpg,
+                token_seconds=600.0,
+                limits=limits,
+            )
+            self.authenticator.start()
         site = make_site(
             reactor,
             self.database,
             self.base,
-            wall_clock=time.time,
+            wall_clock=wall_clock,
             actions=Submitter(
-                time.time, self.parser, query, self.gpg, keyring, store, self.handoff
+                wall_clock, self.parser, query, self.gpg, keyring, store, self.handoff
             ),
             investigators=InvestigatorRegistry(self.database, self.gpg, keyring),
             limits=limits,
+            authenticator=self.authenticator,
+            clients=ClientIdentifier(forwarded_entry=0),
+            observers=[self.ended.append],
         )
         self.port = listener.start_accepting(reactor, site)
 
@@ -110,6 +138,9 @@ class Api:
         await stop_listening(self.port)
         await self.parser.stop()
         await self.gpg.stop()
+        await self.token_gpg.stop()
+        if self.authenticator:
+            await self.authenticator.stop()
         await self.handoff.stop()
         self.database.stop()
         await self.pool.closeCachedConnections()

@@ -18,9 +18,10 @@ grant
     on actions to migapi;
 grant select (id, actionid, agentid, status, results, starttime, finishtime) on commands to migapi;
 grant
-    select (id, name, pgpfingerprint, publickey, status, createdat, lastmodified, permissions),
+    select (id, name, pgpfingerprint, publickey, status, createdat, lastmodified, permissions,
+        apikey, apisalt),
     insert (id, name, pgpfingerprint, publickey, status, createdat, lastmodified, permissions),
-    update (status, lastmodified, permissions)
+    update (status, lastmodified, permissions, apikey, apisalt)
     on investigators to migapi;
 grant usage on sequence investigators_id_seq to migapi;
 grant
@@ -32,6 +33,21 @@ grant
     insert (identity, actionid, handedover, document),
     update (handedover)
     on submissions to migapi;
+grant
+    select (id, investigatorid, keyhash, permissions, expiresat, revokedat),
+    insert (investigatorid, name, keyhash, permissions)
+    on apikeys to migapi;
+grant usage on sequence apikeys_id_seq to migapi;
+grant
+    select (keyid, lastused),
+    insert (keyid, lastused),
+    update (lastused)
+    on apikeyuses to migapi;
+grant
+    insert (at, operation, caller, callername, key, client, method, path, object, objectid, before,
+        after, outcome)
+    on audit to migapi;
+grant usage on sequence audit_id_seq to migapi;
 
 -- granted before version 3:
 revoke select on
@@ -41,10 +57,6 @@ revoke select on
 -- granted before version 3:
 revoke insert on actions, signatures, submissions from migapi;
 -- granted before version 3:
-revoke
-    select (apikey, apisalt),
-    insert (apikey, apisalt),
-    update (apikey, apisalt)
-    on investigators from migapi;
+revoke insert (apikey, apisalt) on investigators from migapi;
 -- granted before version 3:
 revoke update (document) on submissions from migapi;

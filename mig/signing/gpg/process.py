@@ -141,7 +141,7 @@ class GpgRunner:
         self.max_waiting = limits.waiting_checks
         self.timeout_seconds = limits.gpg_seconds
         self._slots = FairSemaphore(
-            limits.gpg_processes or len(os.sched_getaffinity(0)),
+            count_processes(limits),
             max_waiting=self.max_waiting,
             make_overload_error=make_overload_error,
         )
@@ -253,6 +253,11 @@ class GpgRunner:
         self._processes.add(process)
         process.exited.addCallback(lambda _: self._processes.discard(process))
         return process
+
+
+def count_processes(limits: Limits) -> int:
+    """Return how many gpg processes may run at the same time."""
+    return limits.gpg_processes or len(os.sched_getaffinity(0))
 
 
 @contextmanager
