@@ -289,7 +289,7 @@ def list_privileges(database: TestDatabase, role: str = API_ROLE) -> set[tuple[s
         "select c.relname, p.name, a.attname"
         " from pg_class c join pg_attribute a on a.attrelid = c.oid"
         " cross join unnest(array['select', 'insert', 'update', 'references']) as p (name)"
-        " where c.relnamespace = 'public'::regnamespace and c.relkind = 'r'"
+        " where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p')"
         " and a.attnum > 0 and not a.attisdropped"
         " and has_column_privilege(%s, c.oid, a.attnum, p.name)",
         (role,),
@@ -298,7 +298,7 @@ def list_privileges(database: TestDatabase, role: str = API_ROLE) -> set[tuple[s
         "select c.relname, p.name, '*' from pg_class c"
         " cross join unnest(array['select', 'insert', 'update', 'delete', 'truncate', 'references',"
         " 'trigger']) as p (name)"
-        " where c.relnamespace = 'public'::regnamespace and c.relkind = 'r'"
+        " where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p')"
         " and has_table_privilege(%s, c.oid, p.name)",
         (role,),
     )

@@ -114,7 +114,7 @@ FAULTS: dict[str, tuple[list[str], str]] = {
     "bad file": (
         ["--config", "bad.cfg"],
         "FOLDER/bad.cfg: [server] port must be a whole number from 1 to 65535;"
-        " [authentication] enabled must be off: there is no authentication yet",
+        " [authentication] enabled must be on or off",
     ),
     "no file": (["--config", "no.cfg"], "cannot read FOLDER/no.cfg: No such file or directory"),
     "log file": (
@@ -135,7 +135,7 @@ FAULTS: dict[str, tuple[list[str], str]] = {
 def test_a_start_that_cannot_work_ends_with_one_line(
     program: list[str], fault: str, folder: Path, in_use: Daemon, embedded: Path
 ) -> None:
-    (folder / "bad.cfg").write_text("[server]\nport = x\n[authentication]\nenabled = on\n")
+    (folder / "bad.cfg").write_text("[server]\nport = x\n[authentication]\nenabled = maybe\n")
     (folder / "public.cfg").write_text("[server]\nip = 0.0.0.0\n")
     (folder / "spool.cfg").write_text("[scheduler]\nhandoff = spool\n")
     (folder / "log.cfg").write_text("[logging]\nmode = file\nfile = no/log\n")
@@ -315,7 +315,7 @@ file = mig.log
     daemon.stop()
     log = daemon.log.read_text()
     assert "have no effect: [maxmind] path" in log
-    assert " 192.0.2.7 GET /mig/ 200 " in log
+    assert " 192.0.2.7 - GET /mig/ 200 " in log
     assert "GET" not in daemon.output.read_text()
 
 

@@ -128,7 +128,7 @@ def test_a_caller_without_permission_is_refused_before_the_body(when: str) -> No
         authenticator.accept_next(NOBODY)
         answer = site_client.take_output()
     assert parse_refusal(answer) == (403, "this request needs the permission action_create")
-    assert site_client.ended[0].caller == "nobody"
+    assert site_client.ended[0].caller == "-"
     assert site_client.echo_routes.call_count == 0
 
 
