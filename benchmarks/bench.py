@@ -44,6 +44,8 @@ class Bench:
     """How many daemons, on as many cores, the growth scenarios compare with one."""
     start_daemons: Callable[[int], Servers]
     """Starts the given number of daemons on one socket."""
+    start_closed_daemon: Callable[[], Servers]
+    """Starts one daemon that requires credentials."""
     servers: Servers
     baseline: Servers
 

@@ -34,11 +34,13 @@ class Request:
     method: str = "GET"
     body: str = ""
     media_type: str = ""
+    headers: dict[str, str] = field(default_factory=dict)
 
     def encode(self, host: str) -> bytes:
         """Return the bytes of the request."""
         body = self.body.encode()
         lines = [f"{self.method} {self.target} HTTP/1.1", f"Host: {host}"]
+        lines += [f"{name}: {value}" for name, value in self.headers.items()]
         if body:
             lines += [f"Content-Type: {self.media_type}", f"Content-Length: {len(body)}"]
         return "\r\n".join([*lines, "", ""]).encode() + body

@@ -86,6 +86,7 @@ def _start_bench(plan: Plan, environment: Environment, kind: str, dsn: str) -> I
             signer=signer,
             processes=plan.processes,
             start_daemons=start_daemons,
+            start_closed_daemon=partial(start_daemons, 1, authentication=True),
             servers=stack.enter_context(start_daemons(1)),
             baseline=stack.enter_context(
                 Servers.start_baseline(environment.children, environment.folder, dsn)

@@ -14,6 +14,7 @@ from benchmarks.bench import (
     make_id_requests,
     make_measurement,
 )
+from benchmarks.credentials import CREDENTIAL_SCENARIOS
 from benchmarks.floor import ALL_RESULTS, NEWEST_COMMANDS
 from benchmarks.load import ClientGroup, Outcome, Request
 from benchmarks.measurements import Measurement
@@ -252,6 +253,7 @@ SCENARIOS: Final = (
         kind="file",
         measure=partial(_measure_search, "agent"),
     ),
+    *CREDENTIAL_SCENARIOS,
     _make_creation_scenario("create-action", 1),
     _make_creation_scenario("create-action-by-many", INVESTIGATORS),
     *SCALING_SCENARIOS,

@@ -53,7 +53,14 @@ class Servers:
 
     @classmethod
     def start_daemons(
-        cls, children: ChildProcesses, folder: Path, twistd: Path, dsn: str, count: int
+        cls,
+        children: ChildProcesses,
+        folder: Path,
+        twistd: Path,
+        dsn: str,
+        count: int,
+        *,
+        authentication: bool = False,
     ) -> Self:
         """Start ``twistd -n mig-api`` ``count`` times, each as it would run alone."""
         for name in SPOOL:
@@ -61,9 +68,8 @@ class Servers:
         configuration = folder / "api.cfg"
         configuration.write_text(CONFIGURATION.format(folder=folder))
         command = [twistd, "-n", "mig-api", "--config", configuration, "--database", dsn]
-        return cls(children, folder)._start_processes(
-            [*command, "--listen", "fd:{fd}"], count, folder
-        )
+        command += ["--authentication", "on" if authentication else "off", "--listen", "fd:{fd}"]
+        return cls(children, folder)._start_processes(command, count, folder)
 
     @classmethod
     def start_baseline(cls, children: ChildProcesses, folder: Path, dsn: str) -> Self:
@@ -77,7 +83,8 @@ class Servers:
             listening.listen(BACKLOG)
             number = listening.fileno()
             command = [str(word).replace("{fd}", str(number)) for word in command]
-            logs = [self._logs / f"{Path(command[0]).name}-{n}.log" for n in range(count)]
+            name = f"{Path(command[0]).name}-{listening.getsockname()[1]}"
+            logs = [self._logs / f"{name}-{n}.log" for n in range(count)]
             for path in logs:
                 with path.open("wb") as log:
                     self._processes.append(

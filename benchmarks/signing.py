@@ -28,8 +28,8 @@ _FINGERPRINT: Final = re.compile(r"^fpr:+([0-9A-F]{40}):", re.MULTILINE)
 _SIGNERS_AT_ONCE: Final = 2
 _INSERT_INVESTIGATOR: Final = """
     insert into investigators
-        (id, name, pgpfingerprint, publickey, status, createdat, lastmodified)
-    values (%s, %s, %s, %s, 'active', now(), now())
+        (id, name, pgpfingerprint, publickey, status, permissions, createdat, lastmodified)
+    values (%s, %s, %s, %s, 'active', 63, now(), now())
 """
 
 
@@ -104,6 +104,16 @@ class Signer:
         self._children.run([*self._gpg, *options, "--armor", "--detach-sign", text])
         action["pgpsignatures"] = [join_lines(signature.read_text())]
         return SignedAction(body=json.dumps(action), signature=signature, text=text)
+
+    def sign_token(self) -> str:
+        """Return a token of the first investigator, as clients send it in X-PGPAUTHORIZATION."""
+        self._made += 1
+        text, signature = self._home / "token.txt", self._home / f"token-{self._made}.asc"
+        token = f"1;{_format_time(int(time.time()))};{self._made}"
+        text.write_text(f"{token}\n")
+        options = ["--local-user", self._fingerprints[0], "--output", signature]
+        self._children.run([*self._gpg, *options, "--armor", "--detach-sign", text])
+        return f"{token};{join_lines(signature.read_text())}"
 
     def time_verification(self, actions: Iterable[SignedAction], at_once: int) -> float:
         """Measure the seconds in which gpg verifies the actions, ``at_once`` processes at a time.

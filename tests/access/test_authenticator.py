@@ -96,7 +96,9 @@ async def test_a_request_without_credentials_is_told_what_is_accepted(closed_api
 async def test_anything_but_one_credential_is_refused_and_told_why(
     closed_api: Api, headers: dict[str, list[str]], says: str
 ) -> None:
-    raw = RawHeaders({name: [v.encode("latin-1") for v in vs] for name, vs in headers.items()})
+    raw: RawHeaders = RawHeaders()
+    for name, values in headers.items():
+        raw.setRawHeaders(name.encode(), [value.encode("latin-1") for value in values])
     answer = await closed_api.get(SEARCH, headers=raw)
     assert (answer.code, says in read_message(answer)) == (401, True), answer.body
 
