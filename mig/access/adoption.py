@@ -15,7 +15,6 @@ from typing import Annotated, Final, NamedTuple
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
-from mig.access.apikeys import hash_key
 from mig.access.audit import Actor, record_change
 from mig.access.failures import FailureCounter
 from mig.access.shared import BatchLoader, SharedJobs
@@ -111,16 +110,22 @@ class KeyAdopter:
         :raises TooManyRequestsError: when the client has failed too often.
         :raises UnavailableError: when it cannot be checked or stored now.
         """
-        await self._jobs.run((digest, client), lambda: self._adopt(text, client, actor))
+        await self._jobs.run(
+            (digest, client), lambda: self._adopt(digest, text.encode("latin-1"), client, actor)
+        )
 
-    async def _adopt(self, text: str, client: str, actor: Actor) -> None:
+    async def _adopt(self, digest: bytes, key: bytes, client: str, actor: Actor) -> None:
         self._failures.check(client, None)
-        rows = await self._old_keys.find(None) or ()
-        owner = await self._find_owner(rows, text, client) if rows else None
-        if owner is not None:
-            await self._store_key(owner, text, actor)
-        else:
-            self._failures.record_failure(client, None)
+        await self._turns.acquire((client,))
+        try:
+            self._failures.check(client, None)  # it may have failed while it waited
+            owner = await self._find_owner(key)
+            if owner is None:
+                self._failures.record_failure(client, None)
+                return
+        finally:
+            self._turns.release()
+        await self._store_key(owner, digest, actor)
 
     async def _load_old_keys(self, _: Sequence[None]) -> Mapping[None, Sequence[_OldKeyRow]]:
         rows = await self._database.query(_OLD_KEYS, (self._max_keys + 1,))
@@ -136,30 +141,21 @@ class KeyAdopter:
             )
         return {}
 
-    async def _find_owner(
-        self, rows: Sequence[_OldKeyRow], text: str, client: str
-    ) -> _OldKeyRow | None:
-        await self._turns.acquire((client,))
-        try:
-            self._failures.check(client, None)  # it may have failed while it waited
-            return await deferToThreadPool(
-                self._reactor,
-                self._reactor.getThreadPool(),
-                _compare_with_all,
-                rows,
-                text.encode("latin-1"),  # the bytes that were sent
-            )
-        finally:
-            self._turns.release()
+    async def _find_owner(self, key: bytes) -> _OldKeyRow | None:
+        rows = await self._old_keys.find(None)
+        if not rows:
+            return None
+        pool = self._reactor.getThreadPool()
+        return await deferToThreadPool(self._reactor, pool, _compare_with_all, rows, key)
 
-    async def _store_key(self, owner: _OldKeyRow, text: str, actor: Actor) -> None:
+    async def _store_key(self, owner: _OldKeyRow, digest: bytes, actor: Actor) -> None:
         """Move a key into ``apikeys``, unless another daemon has just done so."""
         owner_id = int(owner.id)
         try:
             async with self._database.transaction() as transaction:
                 if not await transaction.query(_CLEAR_OLD_KEY, (owner_id, bytes(owner.apikey))):
                     return
-                values = (owner_id, ADOPTED_NAME, hash_key(text), int(ALL_PERMISSIONS))
+                values = (owner_id, ADOPTED_NAME, digest, int(ALL_PERMISSIONS))
                 [key] = await transaction.query(_INSERT_KEY, values)
                 await record_change(
                     transaction,

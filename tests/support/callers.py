@@ -57,7 +57,7 @@ def add_api_key(
 def set_old_key(database: TestDatabase, investigator_id: int, text: str) -> None:
     """Give an investigator a key as the API of 2017 stores it."""
     salt = hash_key(f"{investigator_id}{text}")[:16]
-    hashed = pbkdf2_hmac("sha256", text.encode("latin-1"), salt, 4096, 32)
+    hashed = pbkdf2_hmac("sha256", text.encode(), salt, 4096, 32)
     database.execute(
         "update investigators set apikey = %s, apisalt = %s where id = %s",
         (hashed, salt, investigator_id),
