@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import pytest_twisted
-from twisted.internet.defer import DeferredSemaphore, gatherResults
+from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
 
 from mig.access.apikeys import make_key
 from mig.access.tokenverifier import TOKENS_AT_ONCE
@@ -73,14 +73,11 @@ def statements(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 async def get_all(api: Api, requests: list[Headers], path: str = SEARCH) -> list[Answer]:
     """Send all requests, at most 50 at the same time."""
     turns = DeferredSemaphore(50)
-    return await gatherResults(
-        [
-            turns.run(
-                lambda headers=headers: Deferred.fromCoroutine(api.get(path, headers=headers))
-            )
-            for headers in requests
-        ]
-    )
+
+    def get(headers: Headers) -> Deferred[Answer]:
+        return Deferred.fromCoroutine(api.get(path, headers=headers))
+
+    return await gatherResults([turns.run(get, headers) for headers in requests])
 
 
 def count_codes(answers: list[Answer]) -> dict[int, int]:
