@@ -12,24 +12,32 @@ import threading
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass
+from ipaddress import IPv4Address
 from typing import Final
 from urllib.parse import urlsplit
 
 from benchmarks.child_processes import ChildProcesses
 from benchmarks.load import Request
 
+LOOPBACK: Final = int(IPv4Address("127.0.0.0"))
 TIMEOUT_SECONDS: Final = 60.0
 PAUSE_AFTER_REFUSAL_SECONDS: Final = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
 class Attack:
-    """Requests that ``connections`` clients repeat in turn."""
+    """Requests that ``connections`` clients repeat in turn.
+
+    They have as many ``addresses`` of 127.0.0.0/8 together. With ``is_closed`` the daemon requires
+    credentials.
+    """
 
     name: str
     about: str
     requests: list[Request]
     connections: int = 2
+    addresses: int = 1
+    is_closed: bool = False
 
 
 def run_attack(
@@ -65,15 +73,20 @@ class _Attackers:
         n = first
         while time.monotonic() < self._end:
             request = self._attack.requests[n % len(self._attack.requests)]
-            answer = self._send(request)
+            answer = self._send(request, 2 + n % self._attack.addresses)
             self.seen[answer] += 1
             n += 1
             if not answer.isdigit():
                 time.sleep(PAUSE_AFTER_REFUSAL_SECONDS)
 
-    def _send(self, request: Request) -> str:
-        connection = http.client.HTTPConnection(*self._address, timeout=TIMEOUT_SECONDS)
-        headers = {"Content-Type": request.media_type} if request.body else {}
+    def _send(self, request: Request, address: int) -> str:
+        source = (str(IPv4Address(LOOPBACK + address)), 0)
+        connection = http.client.HTTPConnection(
+            *self._address, timeout=TIMEOUT_SECONDS, source_address=source
+        )
+        headers = dict(request.headers)
+        if request.body:
+            headers["Content-Type"] = request.media_type
         try:
             connection.request(
                 request.method, self._path + request.target, request.body.encode(), headers

@@ -1,7 +1,8 @@
 """``python -m benchmarks.attacks``: expensive requests, and what other clients notice of them.
 
-While some clients repeat an expensive request, another one asks for /heartbeat every 20 ms. The
-table has its times, and the memory of the daemon before, at its peak, and after.
+While some clients repeat an expensive request, another one asks for /heartbeat every 20 ms, or for
+an agent with an API key where the attack is on the check of credentials. The table has its times,
+and the memory of the daemon before, at its peak, and after.
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
+from hashlib import pbkdf2_hmac
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
+import psycopg2
 from twisted.internet import task
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
@@ -30,6 +34,8 @@ from benchmarks.child_processes import ChildProcesses
 from benchmarks.load import ClientGroup, Outcome, Request, run_load
 from benchmarks.servers import Servers
 from benchmarks.signing import Signer
+from mig.access.adoption import HASH_BYTES, ROUNDS
+from mig.access.apikeys import hash_key, make_key
 from mig.demo.postgres import EmbeddedPostgres
 from mig.limits import Limits
 from mig.openpgp.packet import compute_crc24
@@ -52,6 +58,21 @@ WARM_UP: Final = [
     Request(target="/dashboard"),
     Request(target=f"/search?type=command&limit=1000&{EVERYTHING}"),
 ]
+
+
+WRONG_CREDENTIALS: Final = 10_000
+MANY_ADDRESSES: Final = 10_000
+SMALL_SEARCH: Final = "/search?type=agent&limit=1"
+AGENT: Final = f"/agent?agentid={fleet.FIRST_ID}"
+_INSERT_CALLER: Final = """
+    insert into investigators
+        (id, name, status, permissions, apikey, apisalt, createdat, lastmodified)
+    values (%s, %s, 'active', 63, %s, %s, now(), now())
+"""
+_INSERT_KEY: Final = """
+    insert into apikeys (id, investigatorid, name, keyhash, permissions)
+    values (1, 2000, 'other', %s, 63)
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,16 +196,56 @@ def _add_bad_signatures(signed: str, count: int) -> str:
     return json.dumps(action)
 
 
+def list_credentials(token: str) -> Iterator[Attack]:
+    """Yield the attacks with wrong credentials, each first from one address and then from many.
+
+    :param token: of an investigator; with another nonce it is bad.
+    """
+    head, nonce, signature = token.rsplit(";", 2)
+    tokens = [f"{head};{nonce}{n:05};{signature}" for n in range(WRONG_CREDENTIALS)]
+    yield from _present("T1", "bad tokens", "X-PGPAUTHORIZATION", tokens)
+    yield from _present("T2", "the same bad token", "X-PGPAUTHORIZATION", tokens[:1])
+    keys = [make_key(n) for n in range(1, 1 + WRONG_CREDENTIALS)]
+    yield from _present("T3", "wrong API keys", "X-MIGAPIKEY", keys)
+    texts = [f"text {n}" for n in range(WRONG_CREDENTIALS)]
+    yield from _present("T4", "wrong keys of an earlier API", "X-MIGAPIKEY", texts)
+
+
+def _present(name: str, about: str, header: str, values: list[str]) -> Iterator[Attack]:
+    requests = [Request(target=SMALL_SEARCH, headers={header: value}) for value in values]
+    for addresses in (1, MANY_ADDRESSES):
+        yield Attack(
+            name=name if addresses == 1 else f"{name} many",
+            about=about,
+            requests=requests,
+            connections=16,
+            addresses=addresses,
+            is_closed=True,
+        )
+
+
+def enroll_callers(dsn: str) -> str:
+    """Insert an investigator with an API key, which is returned, and others with old keys."""
+    with closing(psycopg2.connect(dsn)) as connection, connection, connection.cursor() as cursor:
+        for n in range(Limits().adopted_keys):
+            salt = hash_key(str(n))[:16]
+            hashed = pbkdf2_hmac("sha256", b"old key %d" % n, salt, ROUNDS, HASH_BYTES)
+            cursor.execute(_INSERT_CALLER, (2_000 + n, f"caller {n}", hashed, salt))
+        text = make_key(1)
+        cursor.execute(_INSERT_KEY, (hash_key(text),))
+    return text
+
+
 def measure_attack(
-    children: ChildProcesses, servers: Servers, attack: Attack, seconds: float
+    children: ChildProcesses, servers: Servers, attack: Attack, other: Request, seconds: float
 ) -> Row:
-    """Run one attack, and the heartbeats beside it."""
+    """Run one attack, and beside it another client's requests."""
     [pid] = servers.pids
     before = procfs.read_megabytes(pid)
     procfs.reset_peak(pid)
     heartbeats = ClientGroup(
-        name="heartbeat",
-        requests=[Request(target="/heartbeat")],
+        name="other",
+        requests=[other],
         seconds=seconds,
         pause=PAUSE_SECONDS,
     )
@@ -270,18 +331,24 @@ def _measure_all(
             *list_searches(),
             *list_submissions(signed.body, options.bytes),
             _submit("V1", "valid actions of the largest size", *(one.body for one in large)),
+            *list_credentials(signer.sign_token()),
         ]
+        agent = Request(target=AGENT, headers={"X-MIGAPIKEY": enroll_callers(dsn)})
+        heartbeat = Request(target="/heartbeat")
         print(HEADINGS)
         for attack in attacks:
             if not options.attacks or attack.name in options.attacks:
                 for twistd in options.twistd or [Path(sys.executable).parent / "twistd"]:
                     with Servers.start_daemons(
-                        children, folder, twistd.absolute(), dsn, 1
+                        *(children, folder, twistd.absolute(), dsn, 1),
+                        authentication=attack.is_closed,
                     ) as servers:
                         # the connections to the database are open, with all their buffers
-                        warm = ClientGroup(name="warm", requests=WARM_UP * 8, connections=8)
+                        requests = [replace(one, headers=agent.headers) for one in WARM_UP * 8]
+                        warm = ClientGroup(name="warm", requests=requests, connections=8)
                         run_load(children, servers.base, warm)
-                        row = measure_attack(children, servers, attack, options.seconds)
+                        other = agent if attack.is_closed else heartbeat
+                        row = measure_attack(children, servers, attack, other, options.seconds)
                     print(format_row(row), flush=True)
 
 

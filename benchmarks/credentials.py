@@ -1,4 +1,4 @@
-"""What the check of credentials costs a small request."""
+"""What the check of credentials costs a small request, and actions beside many new tokens."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ from typing import Final
 
 import psycopg2
 
-from benchmarks.bench import Bench, Scenario, make_id_requests, make_measurement
+from benchmarks.bench import (
+    Bench,
+    Scenario,
+    make_form_request,
+    make_id_requests,
+    make_measurement,
+)
 from benchmarks.load import ClientGroup, Request
 from benchmarks.measurements import Measurement
 from benchmarks.signing import INVESTIGATOR
@@ -16,6 +22,9 @@ from mig.access.apikeys import hash_key, make_key
 from mig.model.permissions import ALL_PERMISSIONS
 
 CONNECTIONS: Final = (1, 16, 256)
+CONSOLES: Final = 50
+SUBMITTERS: Final = 4
+TOKENS_FOR_EACH_ACTION: Final = 5
 FLOOR: Final = "the same without authentication"
 _INSERT_KEY: Final = """
     insert into apikeys (id, investigatorid, name, keyhash, permissions)
@@ -73,12 +82,47 @@ def _measure_agents(bench: Bench) -> list[Measurement]:
     return _measure_credentials("agent", bench)
 
 
+def _measure_consoles(bench: Bench) -> list[Measurement]:
+    """Measure 50 clients with a new token for each request, beside posts of actions."""
+    if bench.signer is None:
+        raise RuntimeError("there is no signer")
+    key = {"X-MIGAPIKEY": _insert_api_key(bench.dsn)}
+    posts = [
+        replace(make_form_request("action", one.body, "/action/create/"), headers=key)
+        for one in bench.signer.sign_actions(bench.sign)
+    ]
+    tokens = bench.signer.sign_tokens(TOKENS_FOR_EACH_ACTION * bench.sign)
+    plain = make_id_requests("/agent", bench.sample_ids("agent"))
+    searches = [
+        replace(plain[n % len(plain)], headers={"X-PGPAUTHORIZATION": token})
+        for n, token in enumerate(tokens)
+    ]
+    groups = [
+        ClientGroup(name="consoles", requests=searches, connections=CONSOLES),
+        ClientGroup(name="actions-beside", requests=posts, connections=SUBMITTERS, expect=202),
+    ]
+    with bench.start_closed_daemon() as servers:
+        closed = replace(bench, servers=servers)
+        outcomes, usage = closed.load_daemons(*groups)
+    return [
+        make_measurement(closed, group, outcome, usage, note="new tokens beside new actions")
+        for group, outcome in zip(groups, outcomes, strict=True)
+    ]
+
+
 CREDENTIAL_SCENARIOS: Final = (
     Scenario(
         name="agent-with-credentials",
         about="GET /agent with an API key, and with a token that is known",
         kind="file",
         measure=_measure_agents,
+        signs=True,
+    ),
+    Scenario(
+        name="consoles-beside-actions",
+        about=f"{CONSOLES} clients with a new token for each request, beside new actions",
+        kind="file",
+        measure=_measure_consoles,
         signs=True,
     ),
 )

@@ -107,11 +107,20 @@ class Signer:
 
     def sign_token(self) -> str:
         """Return a token of the first investigator, as clients send it in X-PGPAUTHORIZATION."""
-        self._made += 1
-        text, signature = self._home / "token.txt", self._home / f"token-{self._made}.asc"
-        token = f"1;{_format_time(int(time.time()))};{self._made}"
+        return self.sign_tokens(1)[0]
+
+    def sign_tokens(self, count: int) -> list[str]:
+        """Return ``count`` new tokens, by all investigators in turn."""
+        first, self._made = self._made, self._made + count
+        with ThreadPoolExecutor(_SIGNERS_AT_ONCE) as pool:
+            return list(pool.map(self._sign_token, range(count), range(first, first + count)))
+
+    def _sign_token(self, number: int, nonce: int) -> str:
+        fingerprint = self._fingerprints[number % len(self._fingerprints)]
+        text, signature = self._home / f"{nonce}.token", self._home / f"{nonce}.token.asc"
+        token = f"1;{_format_time(int(time.time()))};{nonce + 1}"
         text.write_text(f"{token}\n")
-        options = ["--local-user", self._fingerprints[0], "--output", signature]
+        options = ["--local-user", fingerprint, "--output", signature]
         self._children.run([*self._gpg, *options, "--armor", "--detach-sign", text])
         return f"{token};{join_lines(signature.read_text())}"
 

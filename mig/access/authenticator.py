@@ -37,7 +37,7 @@ from mig.web.request import Request
 INVALID_KEY: Final = "the API key is not valid"
 
 _NO_DIGEST: Final = bytes(32)
-"""What is compared with the key of a request when there is no row: the work is the same."""
+"""What is compared with the key of a request while there are no keys."""
 
 
 def _has_permission(caller: WebCaller, permission: IntFlag) -> bool:
@@ -199,10 +199,10 @@ class Authenticator:
         key_id = parse_key(credential.text)
         if key_id is None:
             raise self._count_failure(request, None, INVALID_KEY)
-        found = await self._lookup.by_key_id.find(key_id)
-        stored = _NO_DIGEST if found is None else found.secret_digest
-        if hmac.compare_digest(stored, credential.digest) and found is not None:
-            return found
+        row = await self._lookup.by_key_id.find(key_id)
+        stored = _NO_DIGEST if row is None else bytes(row.keyhash)
+        if hmac.compare_digest(stored, credential.digest) and row is not None and row.is_valid:
+            return FoundCaller.from_key(row)
         if known is not None:  # it was valid before, so it is not a guess
             raise UnauthorizedError(INVALID_KEY)
         raise self._count_failure(request, str(key_id), INVALID_KEY)
@@ -210,11 +210,11 @@ class Authenticator:
     async def _find_owner_of_text(self, request: Request, credential: Credential) -> FoundCaller:
         """Return the owner of a key that an earlier API made."""
         digest, client = credential.digest, request.client_group
-        found = await self._lookup.by_key_hash.find(digest)
-        if found is None:
+        row = await self._lookup.by_key_hash.find(digest)
+        if row is None:
             actor = Actor.of_request(request, UNKNOWN)
             await self._adopter.adopt(digest, credential.text, client, actor)
-            found = await self._lookup.by_key_hash.find(digest)
-        if found is None:
+            row = await self._lookup.by_key_hash.find(digest)
+        if row is None or not row.is_valid:
             raise UnauthorizedError(INVALID_KEY)
-        return found
+        return FoundCaller.from_key(row)

@@ -1,8 +1,7 @@
 """The rows of callers: API keys and investigators as the database has them now.
 
-A row that is found is valid: of an active investigator, and of a key that is neither revoked nor
-expired. Each look-up is also the condition of a :class:`~mig.model.statement.Guard`, which checks
-that such a row is still as it was.
+What each look-up demands of a row is also the condition of a :class:`~mig.model.statement.Guard`,
+which checks that the row is still as it was.
 """
 
 from __future__ import annotations
@@ -23,7 +22,10 @@ _IS_VALID_KEY: Final = (
 _IS_VALID_SIGNER: Final = "i.status = 'active' and i.publickey is not null"
 
 
-class _KeyRow(NamedTuple):
+class KeyRow(NamedTuple):
+    """A key, with its investigator; ``is_valid`` is whether it may be used now."""
+
+    asked: Annotated[int, "n.id"]
     id: Annotated[int, "k.id"]
     keyhash: Annotated[bytes, "k.keyhash"]
     permissions: Annotated[int, "k.permissions"]
@@ -31,6 +33,7 @@ class _KeyRow(NamedTuple):
     investigatorid: Annotated[str, id_sql("i.id")]
     name: Annotated[str, "i.name"]
     granted: Annotated[int, "i.permissions"]
+    is_valid: Annotated[bool, _IS_VALID_KEY]
 
 
 class _SignerRow(NamedTuple):
@@ -40,20 +43,36 @@ class _SignerRow(NamedTuple):
     digest: Annotated[bytes, "sha256(i.publickey)"]
 
 
-_KEY: Final = Columns(_KeyRow)
+_KEY: Final = Columns(KeyRow)
 _SIGNER: Final = Columns(_SignerRow)
 
-_SELECT_KEY: Final = f"""
-select {_KEY.sql}
-from apikeys k
-join investigators i on i.id = k.investigatorid
-where {_IS_VALID_KEY}
-"""
+# An id that nobody has costs the same as any other: the key before it is read, and its hash is
+# compared with that of the request (docs/decisions/0063).
 _KEYS_BY_IDS: Final = Statement(
-    f"{_SELECT_KEY} and k.id = any(%(ids)s)", _KEY, name="keys_by_ids", types={"ids": "bigint[]"}
+    f"""
+    select {_KEY.sql}
+    from unnest(%(ids)s) as n (id)
+    cross join lateral (
+        select id, investigatorid, keyhash, permissions, expiresat, revokedat
+        from apikeys
+        where id <= n.id
+        order by id desc
+        limit 1
+    ) k
+    join investigators i on i.id = k.investigatorid
+    """,
+    _KEY,
+    name="keys_by_ids",
+    types={"ids": "bigint[]"},
 )
 _KEYS_BY_HASHES: Final = Statement(
-    f"{_SELECT_KEY} and k.keyhash = any(%(hashes)s)",
+    f"""
+    select {_KEY.sql}
+    from apikeys k
+    join investigators i on i.id = k.investigatorid
+    cross join (select 0) as n (id)
+    where k.keyhash = any(%(hashes)s)
+    """,
     _KEY,
     name="keys_by_hashes",
     types={"hashes": "bytea[]"},
@@ -107,7 +126,7 @@ class FoundCaller:
     secret_digest: bytes
 
     @classmethod
-    def from_key(cls, row: _KeyRow) -> Self:
+    def from_key(cls, row: KeyRow) -> Self:
         """Return the caller with an API key, who has the permissions of key and investigator."""
         keyhash = bytes(row.keyhash)
         guard = Guard(
@@ -161,7 +180,11 @@ def _read_permissions(stored: int) -> Permission:
 
 
 class CallerLookup:
-    """Finds callers in the database; requests that wait at the same time share the queries."""
+    """Finds callers in the database; requests that wait at the same time share the queries.
+
+    ``by_key_id`` finds a key or, when there is none with the id, another one: the hash decides.
+    ``by_signer_id`` finds active investigators alone.
+    """
 
     def __init__(self, query: QueryFunction) -> None:
         self._query = query
@@ -169,13 +192,13 @@ class CallerLookup:
         self.by_key_hash = BatchLoader(self._load_by_key_hash)
         self.by_signer_id = BatchLoader(self._load_by_signer_id)
 
-    async def _load_by_key_id(self, ids: Sequence[int]) -> Mapping[int, FoundCaller]:
+    async def _load_by_key_id(self, ids: Sequence[int]) -> Mapping[int, KeyRow]:
         rows = await self._query(_KEYS_BY_IDS, {"ids": list(ids)})
-        return {row.id: FoundCaller.from_key(row) for row in rows}
+        return {row.asked: row for row in rows}
 
-    async def _load_by_key_hash(self, hashes: Sequence[bytes]) -> Mapping[bytes, FoundCaller]:
+    async def _load_by_key_hash(self, hashes: Sequence[bytes]) -> Mapping[bytes, KeyRow]:
         rows = await self._query(_KEYS_BY_HASHES, {"hashes": list(hashes)})
-        return {bytes(row.keyhash): FoundCaller.from_key(row) for row in rows}
+        return {bytes(row.keyhash): row for row in rows}
 
     async def _load_by_signer_id(self, ids: Sequence[int]) -> Mapping[int, FoundCaller]:
         rows = await self._query(_SIGNERS_BY_IDS, {"ids": list(ids)})
