@@ -1,8 +1,7 @@
 """The configuration file of the API, the ``api.cfg`` that MIG has always had.
 
-Each dataclass is a section and each field a key, whose metadata names the function that parses
-its text. Such a function raises a ValueError that completes "KEY must be …". It never quotes the
-text itself, which may be a password in the wrong place.
+Each dataclass is a section and each field a key, whose metadata names the function of
+:mod:`mig.service.config_values` that parses its text.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from configparser import ConfigParser, ParsingError
 from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,36 +20,31 @@ from psycopg2.extensions import make_dsn
 
 from mig.access.clientaddress import TrustedProxies, parse_trusted_proxies
 from mig.errors import ConfigError
+from mig.service.config_values import (
+    DEFAULT_IP,
+    join_choices,
+    make_choice_parser,
+    make_integer_parser,
+    parse_base_route,
+    parse_boolean,
+    parse_client_ip_source,
+    parse_duration,
+    parse_ip,
+    parse_level,
+    parse_path,
+    parse_public_url,
+    parse_secret,
+    parse_text,
+)
 from mig.values import suggest_name
 
-DEFAULT_IP: Final = "127.0.0.1"
 DEFAULT_PORT: Final = 1664
 DEFAULT_BASEROUTE: Final = "/api/v1"
-PUBLIC_URL_FORM: Final = "http://NAME or https://NAME, with or without :PORT, and no path"
 
-_PUBLIC_URL = re.compile(
-    r"https?://(?:[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*|\[([0-9A-Fa-f:.]+)\])(?::([0-9]{1,5}))?/?",
-    re.ASCII,
-)
-_BASEROUTE = re.compile(r"(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~-]+)*", re.ASCII)
-_DURATION = re.compile(r"(?:([0-9]{1,6})h)?(?:([0-9]{1,6})m)?(?:([0-9]{1,9})s)?", re.ASCII)
-_CLIENT_IP_SOURCE = re.compile(r"peer|x-forwarded-for:([0-9]{1,3})", re.ASCII)
 _BEFORE_COMMENT = re.compile(r'(?:"(?:\\.|[^"\\])*"|\\.|[^"\\;#])*')
 _SECTION_HEADER = re.compile(r"\[.+\]")
 _QUOTE_OR_ESCAPE = re.compile(r'\\([\\"])|"')
 _KNOWN_ESCAPES = re.compile(r'(?:\\[\\"]|[^\\])*')
-_BOOLEANS: Final = {
-    **dict.fromkeys(("on", "yes", "true", "1"), True),
-    **dict.fromkeys(("off", "no", "false", "0"), False),
-}
-_LEVELS: Final = {
-    **{name: name for name in ("debug", "info", "warning", "error", "critical")},
-    "emerg": "critical",
-    "alert": "critical",
-    "crit": "critical",
-    "err": "error",
-    "notice": "info",
-}
 _OBSOLETE_KEYS: Final = {
     ("pgp", "pubring"),
     ("postgres", "maxconn"),
@@ -65,110 +58,6 @@ _RESERVED_KEYS: Final = {
     ("maxmind", "path"),
 }
 """Keys that are checked, but belong to a part that does not exist yet."""
-
-
-def parse_public_url(text: str) -> str:
-    """Return the public URL of the server without a slash at its end.
-
-    :raises ValueError: with what is accepted.
-    """
-    match = _PUBLIC_URL.fullmatch(text)
-    if match and 0 < int(match[2] or 1) <= 65535 and (match[1] is None or _is_ipv6(match[1])):
-        return text.removesuffix("/")
-    raise ValueError(PUBLIC_URL_FORM)
-
-
-def _is_ipv6(text: str) -> bool:
-    try:
-        return ip_address(text).version == 6
-    except ValueError:
-        return False
-
-
-def _parse_ip(text: str) -> str:
-    try:
-        return str(ip_address(DEFAULT_IP if text == "localhost" else text.strip("[]")))
-    except ValueError:
-        raise ValueError("an IP address, for example 127.0.0.1 or ::1") from None
-
-
-def _integer_parser(low: int, high: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if re.fullmatch(r"[0-9]{1,9}", text, re.ASCII) and low <= int(text) <= high:
-            return int(text)
-        raise ValueError(f"a whole number from {low} to {high}")
-
-    return parse
-
-
-def _parse_base_route(text: str) -> str:
-    text = text.rstrip("/")
-    if not _BASEROUTE.fullmatch(text):
-        raise ValueError("a path such as /api/v1, made of letters, digits and . _ ~ -")
-    return text
-
-
-def _parse_client_ip_source(text: str) -> int | None:
-    match = _CLIENT_IP_SOURCE.fullmatch(text)
-    if not match:
-        raise ValueError("peer or x-forwarded-for:NUMBER")
-    return None if match[1] is None else int(match[1])
-
-
-def _parse_text(text: str) -> str:
-    if not text or not text.isprintable():
-        raise ValueError("one line of text, not empty")
-    return text
-
-
-def _parse_secret(text: str) -> str:
-    if "\0" in text:
-        raise ValueError("text without NUL characters")
-    return text
-
-
-def _parse_path(text: str) -> Path:
-    return Path(_parse_text(text)).absolute()
-
-
-def _choice_parser(*accepted: str) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if text.lower() in accepted:
-            return text.lower()
-        raise ValueError(_join_choices(accepted))
-
-    return parse
-
-
-def _parse_level(text: str) -> str:
-    try:
-        return _LEVELS[text.lower()]
-    except KeyError:
-        raise ValueError(_join_choices(("debug", "info", "warning", "error", "critical"))) from None
-
-
-def parse_boolean(text: str) -> bool:
-    """Parse the value of a switch.
-
-    :raises ValueError: with what is accepted.
-    """
-    if text.lower() not in _BOOLEANS:
-        raise ValueError("on or off")
-    return _BOOLEANS[text.lower()]
-
-
-def _parse_duration(text: str) -> timedelta:
-    match = _DURATION.fullmatch(text)
-    hours, minutes, seconds = (int(part or 0) for part in match.groups()) if match else (0, 0, 0)
-    duration = timedelta(hours=hours, minutes=minutes, seconds=seconds)
-    if not duration:
-        raise ValueError("a duration such as 10m, 600s or 1h30m")
-    return duration
-
-
-def _join_choices(names: Iterable[str]) -> str:
-    *most, last = names
-    return f"{', '.join(most)} or {last}" if most else last
 
 
 def _with_parser(parser: Callable[[str], object]) -> Mapping[str, object]:
@@ -186,18 +75,20 @@ class Server:
     peer's address.
     """
 
-    ip: str | None = field(default=None, metadata=_with_parser(_parse_ip))
-    port: int | None = field(default=None, metadata=_with_parser(_integer_parser(1, 65535)))
+    ip: str | None = field(default=None, metadata=_with_parser(parse_ip))
+    port: int | None = field(default=None, metadata=_with_parser(make_integer_parser(1, 65535)))
     host: str | None = field(default=None, metadata=_with_parser(parse_public_url))
-    baseroute: str = field(default=DEFAULT_BASEROUTE, metadata=_with_parser(_parse_base_route))
-    clientpublicip: int | None = field(default=None, metadata=_with_parser(_parse_client_ip_source))
+    baseroute: str = field(default=DEFAULT_BASEROUTE, metadata=_with_parser(parse_base_route))
+    clientpublicip: int | None = field(default=None, metadata=_with_parser(parse_client_ip_source))
     trustedproxies: TrustedProxies = field(
         default=TrustedProxies(), metadata=_with_parser(parse_trusted_proxies)
     )
     actionsize: int = field(
-        default=10_485_760, metadata=_with_parser(_integer_parser(1024, 67_108_864))
+        default=10_485_760, metadata=_with_parser(make_integer_parser(1024, 67_108_864))
     )
-    keysize: int = field(default=65_536, metadata=_with_parser(_integer_parser(1024, 1_048_576)))
+    keysize: int = field(
+        default=65_536, metadata=_with_parser(make_integer_parser(1024, 1_048_576))
+    )
 
     @property
     def endpoint(self) -> str | None:
@@ -214,15 +105,15 @@ class Server:
 class Postgres:
     """The database; libpq and its environment decide about what is ``None``."""
 
-    host: str | None = field(default=None, metadata=_with_parser(_parse_text))
-    port: int | None = field(default=None, metadata=_with_parser(_integer_parser(1, 65535)))
-    dbname: str | None = field(default=None, metadata=_with_parser(_parse_text))
-    user: str | None = field(default=None, metadata=_with_parser(_parse_text))
-    password: str | None = field(default=None, repr=False, metadata=_with_parser(_parse_secret))
+    host: str | None = field(default=None, metadata=_with_parser(parse_text))
+    port: int | None = field(default=None, metadata=_with_parser(make_integer_parser(1, 65535)))
+    dbname: str | None = field(default=None, metadata=_with_parser(parse_text))
+    user: str | None = field(default=None, metadata=_with_parser(parse_text))
+    password: str | None = field(default=None, repr=False, metadata=_with_parser(parse_secret))
     sslmode: str | None = field(
         default=None,
         metadata=_with_parser(
-            _choice_parser("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+            make_choice_parser("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
         ),
     )
 
@@ -237,7 +128,7 @@ class Postgres:
 class Directories:
     """The folder in which the scheduler finds actions."""
 
-    spool: Path | None = field(default=None, metadata=_with_parser(_parse_path))
+    spool: Path | None = field(default=None, metadata=_with_parser(parse_path))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,7 +139,7 @@ class Scheduler:
     """
 
     handoff: str | None = field(
-        default=None, metadata=_with_parser(_choice_parser("spool", "database", "none"))
+        default=None, metadata=_with_parser(make_choice_parser("spool", "database", "none"))
     )
 
 
@@ -260,14 +151,14 @@ class Logging:
     """
 
     mode: str = field(
-        default="stdout", metadata=_with_parser(_choice_parser("stdout", "file", "syslog"))
+        default="stdout", metadata=_with_parser(make_choice_parser("stdout", "file", "syslog"))
     )
-    level: str = field(default="info", metadata=_with_parser(_parse_level))
-    file: Path | None = field(default=None, metadata=_with_parser(_parse_path))
-    host: str = field(default="localhost", metadata=_with_parser(_parse_text))
-    port: int = field(default=514, metadata=_with_parser(_integer_parser(1, 65535)))
+    level: str = field(default="info", metadata=_with_parser(parse_level))
+    file: Path | None = field(default=None, metadata=_with_parser(parse_path))
+    host: str = field(default="localhost", metadata=_with_parser(parse_text))
+    port: int = field(default=514, metadata=_with_parser(make_integer_parser(1, 65535)))
     protocol: str = field(
-        default="udp", metadata=_with_parser(_choice_parser("udp", "tcp", "unix"))
+        default="udp", metadata=_with_parser(make_choice_parser("udp", "tcp", "unix"))
     )
     heartbeat: bool = field(default=False, metadata=_with_parser(parse_boolean))
 
@@ -281,7 +172,7 @@ class Authentication:
 
     enabled: bool | None = field(default=None, metadata=_with_parser(parse_boolean))
     tokenduration: timedelta = field(
-        default=timedelta(minutes=10), metadata=_with_parser(_parse_duration)
+        default=timedelta(minutes=10), metadata=_with_parser(parse_duration)
     )
 
 
@@ -289,14 +180,14 @@ class Authentication:
 class Manifest:
     """The number of investigators who must sign a manifest."""
 
-    requiredsignatures: int = field(default=1, metadata=_with_parser(_integer_parser(1, 1000)))
+    requiredsignatures: int = field(default=1, metadata=_with_parser(make_integer_parser(1, 1000)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Maxmind:
     """The database that maps addresses to places."""
 
-    path: Path | None = field(default=None, metadata=_with_parser(_parse_path))
+    path: Path | None = field(default=None, metadata=_with_parser(parse_path))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -458,7 +349,7 @@ def _check_combinations(logging: Mapping[str, object]) -> Iterator[str]:
 
 def _suggest_names(name: str, known: Iterable[str]) -> str:
     names = list(known)
-    return suggest_name(name, names, f"it must be {_join_choices(names)}")
+    return suggest_name(name, names, f"it must be {join_choices(names)}")
 
 
 def _escape_name(name: str) -> str:

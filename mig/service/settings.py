@@ -10,7 +10,7 @@ from typing import Final
 from mig.access.clientaddress import ClientIdentifier
 from mig.errors import StartupError
 from mig.limits import Limits
-from mig.service import config_file
+from mig.service import config_values
 from mig.service.config_file import Config
 from mig.service.endpoints import DEFAULT_ENDPOINT
 from mig.service.options import Options
@@ -59,13 +59,13 @@ def read_settings(options: Options, configuration: Config) -> Settings:
     public_url = server.host
     if options["public-url"]:
         try:
-            public_url = config_file.parse_public_url(options["public-url"])
+            public_url = config_values.parse_public_url(options["public-url"])
         except ValueError as accepted:
             raise StartupError(f"--public-url must be {accepted}") from None
     authentication = configuration.authentication.enabled
     if options["authentication"]:
         try:
-            authentication = config_file.parse_boolean(options["authentication"])
+            authentication = config_values.parse_boolean(options["authentication"])
         except ValueError as accepted:
             raise StartupError(f"--authentication must be {accepted}") from None
     spool = Path(options["spool"]) if options["spool"] else configuration.directories.spool
