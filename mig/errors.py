@@ -259,6 +259,10 @@ class ListenerError(MigError, ValueError):
     """The text does not name a listener that can be used."""
 
 
+class CertificateError(MigError):
+    """The certificate of a listener, or its key, cannot be used."""
+
+
 class LogError(MigError):
     """The log cannot be written to its destination."""
 

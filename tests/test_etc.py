@@ -60,9 +60,8 @@ def test_the_daemons_share_the_socket_of_the_unit() -> None:
     _, _, arguments = unit["ExecStart"].partition(" mig-api ")
     options = Options()
     options.parseOptions(arguments.split())
-    assert [parse_endpoint(text) for text in options["listen"]] == [
-        ("systemd", {"domain": "INET", "index": "0"})
-    ]
+    [endpoint] = map(parse_endpoint, options["listen"])
+    assert (endpoint.kind, endpoint.arguments) == ("systemd", {"domain": "INET", "index": "0"})
 
 
 class Daemons:

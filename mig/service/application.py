@@ -7,8 +7,9 @@ import gc
 import os
 import sys
 import time
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +17,7 @@ from psycopg2 import ProgrammingError
 from psycopg2.extensions import parse_dsn
 from twisted.application.service import IService, IServiceCollection, Service
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
-from twisted.internet.interfaces import IListeningPort
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 from twisted.python.failure import Failure
@@ -42,6 +43,7 @@ from mig.database.schema.migrate import ensure_schema
 from mig.database.schema.privileges import ensure_privileges
 from mig.demo.postgres import EmbeddedPostgres
 from mig.errors import (
+    CertificateError,
     ConfigError,
     ListenerError,
     LogError,
@@ -56,13 +58,12 @@ from mig.errors import (
 from mig.investigators.registry import InvestigatorRegistry
 from mig.reactor import Reactor, get_reactor
 from mig.service import config_file, logs
-from mig.service.authentication import (
-    OFF_WARNING,
-    choose_authentication,
-    describe_administrators,
-)
+from mig.service.authentication import OFF_WARNING, describe_administrators
+from mig.service.certificates import CertificateFiles, ServerCertificate
 from mig.service.config_file import Config
 from mig.service.descriptors import fit_limits
+from mig.service.endpoints import parse_endpoint
+from mig.service.exposure import choose_authentication
 from mig.service.listeners import Listener, bind_listeners
 from mig.service.memory import MemoryTrimmer
 from mig.service.options import EMBEDDED_PREFIX, Options, find_account
@@ -71,6 +72,7 @@ from mig.service.site import make_site
 from mig.signing.gpg.verify import Gpg
 from mig.signing.keyring import Keyring
 from mig.web.site import ApiSite, RequestObserver
+from mig.web.tls import TlsFactory
 
 NO_GPG: Final = (
     "gpg is not in PATH: until it is installed, actions and new investigators are answered by 503"
@@ -104,14 +106,16 @@ def make_service(
         spool = _prepare_spool(settings, system_calls, account)
         limits = fit_limits(settings.limits, len(settings.endpoints))
         settings = replace(settings, limits=limits)
-        listeners = _bind_listeners(settings)
+        listeners, authentication = _bind_listeners(settings)
+        settings = replace(settings, authentication=authentication)
+        certificates = _load_certificates(listeners, account)
         # last, because twistd.log must not appear when the start is refused
         log = logs.configure_log(configuration.logging, parent, account)
-    except (ConfigError, LogError, PostgresError, SpoolError) as reason:
+    except (CertificateError, ConfigError, LogError, PostgresError, SpoolError) as reason:
         for listener in listeners:
             listener.close()
         raise StartupError(str(reason)) from None
-    logs.handle_signals(reactor, log)
+    logs.handle_signals(reactor, log, [each.reload for each in certificates.values()])
     base = (settings.public_url or _make_local_url(listeners)) + settings.base_route
     return ApiService(
         database,
@@ -119,7 +123,11 @@ def make_service(
         base,
         settings,
         spool,
-        warnings=_list_warnings(options, configuration),
+        certificates=certificates,
+        warnings=[
+            *_list_warnings(options, configuration),
+            *filter(None, (each.find_fault() for each in certificates.values())),
+        ],
         log_observer=log.observer,
         observers=[logs.make_access_logger(configuration.logging)],
         database_class=database_class,
@@ -134,6 +142,10 @@ def _list_warnings(options: Options, configuration: Config) -> list[str]:
         warnings.append(f"keys in the configuration file that have no effect: {keys}")
     if configuration.exposes_password:
         warnings.append(f"everyone can read the password in {options['config']}: chmod o-r")
+    if configuration.server.tlscert is not None and options["listen"]:
+        warnings.append(
+            "[server] tlscert has no effect: --listen sets the listeners (certKey=FILE)"
+        )
     return warnings
 
 
@@ -177,16 +189,39 @@ def _prepare_spool(
     return spool
 
 
-def _bind_listeners(settings: Settings) -> list[Listener]:
+def _bind_listeners(settings: Settings) -> tuple[list[Listener], bool]:
+    """Return the bound listeners, and whether callers need credentials.
+
+    :raises StartupError: also for listeners that other machines must not reach.
+    """
+    listeners: list[Listener] = []
+    choose = partial(choose_authentication, settings.authentication, cleartext=settings.cleartext)
     try:
-        return bind_listeners(settings.endpoints)
+        endpoints = [parse_endpoint(text) for text in settings.endpoints]
+        choose(endpoints)  # before any is bound; of an inherited socket only the listener can tell
+        listeners = bind_listeners(endpoints)
+        return listeners, choose(listeners)
     except ListenerError as reason:
+        for listener in listeners:
+            listener.close()
         raise StartupError(f"{settings.endpoints_source}: {reason}") from None
 
 
+def _load_certificates(
+    listeners: Sequence[Listener], account: Account
+) -> Mapping[CertificateFiles, ServerCertificate]:
+    """Load each certificate once, also for several listeners.
+
+    :raises CertificateError: when one cannot be used.
+    """
+    files = {listener.certificate_files for listener in listeners} - {None}
+    return {each: ServerCertificate(each, account, time.time) for each in files if each}
+
+
 def _make_local_url(listeners: Sequence[Listener]) -> str:
+    scheme = "https" if listeners[0].certificate_files else "http"
     ports = [listener.port for listener in listeners if listener.port is not None]
-    return f"http://localhost:{ports[0] if ports else config_file.DEFAULT_PORT}"
+    return f"{scheme}://localhost:{ports[0] if ports else config_file.DEFAULT_PORT}"
 
 
 def _exit_with_failure() -> None:
@@ -203,6 +238,7 @@ class ApiService(Service):
     :param base: the public URL of the API.
     :param settings: the other settings of the daemon.
     :param spool: the scheduler's spool, if actions go through one.
+    :param certificates: those of the listeners that have TLS.
     :param warnings: what the log says about the configuration at the start.
     :param log_observer: the observer that writes the log; ``None`` leaves the choice to twistd.
     :param observers: what is called when a request has ended.
@@ -220,6 +256,7 @@ class ApiService(Service):
         settings: Settings,
         spool: Spool | None,
         *,
+        certificates: Mapping[CertificateFiles, ServerCertificate],
         warnings: Sequence[str] = (),
         log_observer: ILogObserver | None = None,
         observers: Sequence[RequestObserver] = (),
@@ -235,6 +272,7 @@ class ApiService(Service):
         self._trimmer: MemoryTrimmer | None = None
         self._handoff: Handoff | None = None
         self._listeners = listeners
+        self._certificates = certificates
         self._base = base
         self._warnings = warnings
         self._log_observer = log_observer
@@ -284,7 +322,9 @@ class ApiService(Service):
             self._authenticator.start()
         self._ports.extend(
             listener.start_accepting(
-                reactor, site, on_exhaustion=site.connections.handle_exhaustion
+                reactor,
+                self._add_tls(reactor, listener, site),
+                on_exhaustion=site.connections.handle_exhaustion,
             )
             for listener in self._listeners
         )
@@ -297,6 +337,12 @@ class ApiService(Service):
                 self._watch_postgres(reactor, self._database_source)
             )
             self._watching.addErrback(self._log_end_of_watch)
+
+    def _add_tls(self, reactor: Reactor, listener: Listener, site: ApiSite) -> IProtocolFactory:
+        """Return the site, with TLS around it if the listener has a certificate."""
+        if listener.certificate_files is None:
+            return site
+        return TlsFactory(reactor, self._certificates[listener.certificate_files], site)
 
     async def _watch_postgres(self, reactor: Reactor, postgres: EmbeddedPostgres) -> None:
         """End the daemon when its PostgreSQL has ended: it could only answer 503."""
@@ -334,7 +380,7 @@ class ApiService(Service):
             self.log.warn("{reason}", reason=NO_GPG)
         handoff.start()
         keyring = Keyring()
-        if choose_authentication(self._settings.authentication, self._listeners):
+        if self._settings.authentication:
             self._authenticator = self._build_authenticator(reactor, database, keyring)
         store = ActionStore(database, handoff)
         return make_site(

@@ -1,14 +1,12 @@
-"""Whether callers need credentials, and what the log says about it at the start."""
+"""What the log says at the start about who needs credentials."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated, Final, NamedTuple
 
 from mig.model.permissions import Permission
 from mig.model.row import Columns, id_sql
 from mig.model.statement import QueryFunction, Statement
-from mig.service.listeners import Listener
 
 OFF_WARNING: Final = (
     "authentication is off: every account of this host that can connect acts with all permissions;"
@@ -33,11 +31,6 @@ _ADMINISTRATORS: Final = Statement(
     """,
     _ADMINISTRATOR,
 )
-
-
-def choose_authentication(wanted: bool | None, listeners: Sequence[Listener]) -> bool:
-    """Return whether callers need credentials: as ``wanted``, if that is set, or by default not."""
-    return bool(wanted)
 
 
 async def describe_administrators(query: QueryFunction) -> str:

@@ -33,9 +33,11 @@ from mig.service.config_values import (
     parse_level,
     parse_path,
     parse_public_url,
+    parse_root_certificate,
     parse_secret,
     parse_text,
 )
+from mig.service.endpoints import quote_argument
 from mig.values import suggest_name
 
 DEFAULT_PORT: Final = 1664
@@ -67,9 +69,11 @@ def _with_parser(parser: Callable[[str], object]) -> Mapping[str, object]:
 
 @dataclass(frozen=True, kw_only=True)
 class Server:
-    """The listening address, and the URL that clients use.
+    """The listening address, its certificate, and the URL that clients use.
 
-    ``ip`` and ``port`` are ``None`` when the file does not set them. ``actionsize`` and ``keysize``
+    ``ip`` and ``port`` are ``None`` when the file does not set them. With ``tlscert`` the listener
+    has TLS; the key is in ``tlskey``, or else in the same file. ``cleartext`` is whether listeners
+    that other machines can reach may be without TLS. ``actionsize`` and ``keysize``
     are the maximum sizes, in bytes, of requests that submit an action and a key. ``clientpublicip``
     is the entry of X-Forwarded-For that names the client, counted from the end; ``None`` means the
     peer's address.
@@ -77,6 +81,9 @@ class Server:
 
     ip: str | None = field(default=None, metadata=_with_parser(parse_ip))
     port: int | None = field(default=None, metadata=_with_parser(make_integer_parser(1, 65535)))
+    tlscert: Path | None = field(default=None, metadata=_with_parser(parse_path))
+    tlskey: Path | None = field(default=None, metadata=_with_parser(parse_path))
+    cleartext: bool = field(default=False, metadata=_with_parser(parse_boolean))
     host: str | None = field(default=None, metadata=_with_parser(parse_public_url))
     baseroute: str = field(default=DEFAULT_BASEROUTE, metadata=_with_parser(parse_base_route))
     clientpublicip: int | None = field(default=None, metadata=_with_parser(parse_client_ip_source))
@@ -92,18 +99,25 @@ class Server:
 
     @property
     def endpoint(self) -> str | None:
-        """The endpoint text of ``ip`` and ``port``; ``None`` when neither is set."""
-        if self.ip is None and self.port is None:
+        """The endpoint text of the listener; ``None`` when no key of it is set."""
+        if self.ip is None and self.port is None and self.tlscert is None:
             return None
         ip, port = self.ip or DEFAULT_IP, self.port or DEFAULT_PORT
-        if ":" in ip:
-            return f"tcp6:{port}:interface=" + ip.replace(":", "\\:")
-        return f"tcp:{port}:interface={ip}"
+        address = f"{port}:interface={quote_argument(ip)}"
+        if self.tlscert is not None:
+            certificate, key = (
+                quote_argument(str(path)) for path in (self.tlscert, self.tlskey or self.tlscert)
+            )
+            return f"ssl:{address}:certKey={certificate}:privateKey={key}"
+        return f"tcp6:{address}" if ":" in ip else f"tcp:{address}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Postgres:
-    """The database; libpq and its environment decide about what is ``None``."""
+    """The database; libpq and its environment decide about what is ``None``.
+
+    libpq reads the files of ``sslrootcert``, ``sslcert`` and ``sslkey`` for each connection.
+    """
 
     host: str | None = field(default=None, metadata=_with_parser(parse_text))
     port: int | None = field(default=None, metadata=_with_parser(make_integer_parser(1, 65535)))
@@ -116,12 +130,15 @@ class Postgres:
             make_choice_parser("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
         ),
     )
+    sslrootcert: str | None = field(default=None, metadata=_with_parser(parse_root_certificate))
+    sslcert: Path | None = field(default=None, metadata=_with_parser(parse_path))
+    sslkey: Path | None = field(default=None, metadata=_with_parser(parse_path))
 
     @property
     def dsn(self) -> str | None:
         """The connection string; ``None`` when the section sets nothing."""
-        parameters = {f.name: getattr(self, f.name) for f in fields(self)}
-        return make_dsn(**parameters) or None
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return make_dsn(**{name: str(v) for name, v in values.items() if v is not None}) or None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,7 +274,7 @@ def parse_config(text: str) -> Config:
                 values[section][key] = _parse_value(section, key, raw)
             except ValueError as fault:
                 faults.append(str(fault))
-    faults.extend(_check_combinations(values["logging"]))
+    faults.extend(_check_combinations(values))
     if faults:
         raise ConfigError("; ".join(dict.fromkeys(faults)))
     sections = {name: kind(**values[name]) for name, kind in SECTIONS.items()}
@@ -336,8 +353,11 @@ def _unquote(raw: str) -> str:
     return _QUOTE_OR_ESCAPE.sub(lambda match: match[1] or "", raw)
 
 
-def _check_combinations(logging: Mapping[str, object]) -> Iterator[str]:
+def _check_combinations(values: Mapping[str, Mapping[str, object]]) -> Iterator[str]:
     """Generate the faults of keys that are valid each on its own, but not together."""
+    server, logging = values["server"], values["logging"]
+    if "tlskey" in server and "tlscert" not in server:
+        yield "[server] tlscert must be set when tlskey is"
     if logging.get("mode") == "file" and "file" not in logging:
         yield "[logging] file must be set when mode is file"
     if logging.get("mode") == "syslog" and logging.get("protocol") == "tcp":

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 DEFAULT_IP: Final = "127.0.0.1"
+SYSTEM_CERTIFICATES: Final = "system"
 PUBLIC_URL_FORM: Final = "http://NAME or https://NAME, with or without :PORT, and no path"
 
 _PUBLIC_URL = re.compile(
@@ -104,6 +105,11 @@ def parse_secret(text: str) -> str:
 def parse_path(text: str) -> Path:
     """Return an absolute path: twistd may change its working directory later."""
     return Path(parse_text(text)).absolute()
+
+
+def parse_root_certificate(text: str) -> str:
+    """Return an absolute path, or libpq's word for the certificates of the system."""
+    return text if text == SYSTEM_CERTIFICATES else str(parse_path(text))
 
 
 def make_choice_parser(*accepted: str) -> Callable[[str], str]:

@@ -12,15 +12,16 @@ import socket
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
+from dataclasses import dataclass, replace
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IReactorFDSet
 
 from mig.errors import ListenerError
-from mig.service.endpoints import parse_endpoint, parse_number
+from mig.service.certificates import CertificateFiles
+from mig.service.endpoints import MAX_PORT, Endpoint, is_loopback, parse_number
 from mig.service.shared_port import PAUSE_SECONDS, TcpPort, UnixPort
 
 DEFAULT_BACKLOG: Final = 511
@@ -38,12 +39,14 @@ FAMILIES: Final = {
 class Listener:
     """A bound, listening socket.
 
-    ``socket_file`` is the file that was made for it, if any. ``is_shared`` is true for an inherited
-    socket, on which other daemons may accept, too.
+    ``certificate_files`` are those of a listener with TLS. ``socket_file`` is the file that was
+    made for it, if any. ``is_shared`` is true for an inherited socket, on which other daemons may
+    accept, too.
     """
 
     text: str
     socket: socket.socket
+    certificate_files: CertificateFiles | None = None
     socket_file: _SocketFile | None = None
     is_shared: bool = False
 
@@ -53,6 +56,13 @@ class Listener:
         if self.socket.family == socket.AF_UNIX:
             return None
         return int(self.socket.getsockname()[1])
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this host can reach it."""
+        if self.socket.family == socket.AF_UNIX:
+            return True
+        return is_loopback(ip_address(self.socket.getsockname()[0]))
 
     def start_accepting(
         self,
@@ -106,16 +116,15 @@ class _SocketFile:
                 self.path.unlink()
 
 
-def bind_listeners(texts: Iterable[str]) -> list[Listener]:
-    """Bind all listeners that endpoint texts describe, or none.
+def bind_listeners(endpoints: Iterable[Endpoint]) -> list[Listener]:
+    """Bind the listeners of all endpoints, or none.
 
-    :raises ListenerError: for text of another form, for a listener that is not allowed, and when an
-        address cannot be bound.
+    :raises ListenerError: for a wrong argument, and when an address cannot be bound.
     """
     bound: list[Listener] = []
     try:
-        for text in texts:
-            bound.append(bind_listener(text))
+        for endpoint in endpoints:
+            bound.append(bind_listener(endpoint))
     except BaseException:
         for listener in bound:
             listener.close()
@@ -123,47 +132,39 @@ def bind_listeners(texts: Iterable[str]) -> list[Listener]:
     return bound
 
 
-def bind_listener(text: str) -> Listener:
-    """Bind the listener that an endpoint text describes.
+def bind_listener(endpoint: Endpoint) -> Listener:
+    """Bind the listener of an endpoint.
 
     :raises ListenerError: as :func:`bind_listeners` does.
     """
-    kind, arguments = parse_endpoint(text)
     try:
-        return _BINDERS[kind](text, arguments)
+        listener = _BINDERS[endpoint.kind](endpoint)
     except OSError as reason:
-        raise ListenerError(f"cannot listen on {text}: {reason.strerror or reason}") from None
+        raise ListenerError(
+            f"cannot listen on {endpoint.text}: {reason.strerror or reason}"
+        ) from None
     except ValueError as reason:
-        raise ListenerError(f"{text}: {reason}") from None
+        raise ListenerError(f"{endpoint.text}: {reason}") from None
+    return replace(listener, certificate_files=endpoint.certificate_files)
 
 
-def _bind_tcp(text: str, arguments: Mapping[str, str]) -> Listener:
-    address = IPv4Address(arguments.get("interface") or "127.0.0.1")
-    return _bind_internet(text, socket.AF_INET, str(address), arguments)
-
-
-def _bind_tcp6(text: str, arguments: Mapping[str, str]) -> Listener:
-    address = IPv6Address(arguments.get("interface") or "::1")
-    return _bind_internet(text, socket.AF_INET6, str(address), arguments)
-
-
-def _bind_internet(
-    text: str, family: socket.AddressFamily, address: str, arguments: Mapping[str, str]
-) -> Listener:
-    port = parse_number("port", arguments.get("port", ""), 65535)
-    backlog = _parse_backlog(arguments)
-    _refuse_public(address)  # before the bind: whether the port is free does not matter then
+def _bind_internet(endpoint: Endpoint) -> Listener:
+    assert endpoint.address is not None
+    family = socket.AF_INET if endpoint.address.version == 4 else socket.AF_INET6
+    port = parse_number("port", endpoint.arguments.get("port", ""), MAX_PORT)
+    backlog = _parse_backlog(endpoint.arguments)
     with _close_on_failure(socket.socket(family, socket.SOCK_STREAM)) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        listening.bind((address, port))
+        listening.bind((str(endpoint.address), port))
         listening.listen(backlog)
         listening.setblocking(False)
-    return Listener(text=text, socket=listening)
+    return Listener(text=endpoint.text, socket=listening)
 
 
-def _bind_unix(text: str, arguments: Mapping[str, str]) -> Listener:
+def _bind_unix(endpoint: Endpoint) -> Listener:
+    arguments = endpoint.arguments
     if not arguments.get("address"):
         raise ValueError("the path of the socket is missing")
     if arguments.get("lockfile", "1") not in {"0", "1"}:
@@ -184,10 +185,11 @@ def _bind_unix(text: str, arguments: Mapping[str, str]) -> Listener:
             socket_file.remove()
             raise
         listening.setblocking(False)
-    return Listener(text=text, socket=listening, socket_file=socket_file)
+    return Listener(text=endpoint.text, socket=listening, socket_file=socket_file)
 
 
-def _bind_systemd(text: str, arguments: Mapping[str, str]) -> Listener:
+def _bind_systemd(endpoint: Endpoint) -> Listener:
+    arguments = endpoint.arguments
     if ("index" in arguments) == ("name" in arguments):
         raise ValueError("either index or name must be set, and not both")
     count, names = _read_systemd_sockets()
@@ -199,7 +201,9 @@ def _bind_systemd(text: str, arguments: Mapping[str, str]) -> Listener:
         index = parse_number("index", arguments["index"], 1000)
     if index >= count:
         raise ValueError(f"systemd has passed {count} sockets to this process")
-    return _adopt_descriptor(text, FIRST_INHERITED_DESCRIPTOR + index, arguments.get("domain", ""))
+    return _adopt_descriptor(
+        endpoint.text, FIRST_INHERITED_DESCRIPTOR + index, arguments.get("domain", "")
+    )
 
 
 def _read_systemd_sockets() -> tuple[int, list[str]]:
@@ -226,11 +230,11 @@ def _read_initial_environment() -> Mapping[str, str]:
     return {name: value for name, _, value in pairs}
 
 
-def _bind_fd(text: str, arguments: Mapping[str, str]) -> Listener:
-    number = parse_number("number", arguments.get("number", ""), 2**31 - 1)
+def _bind_fd(endpoint: Endpoint) -> Listener:
+    number = parse_number("number", endpoint.arguments.get("number", ""), 2**31 - 1)
     if number < FIRST_INHERITED_DESCRIPTOR:
         raise ValueError(f"number must be {FIRST_INHERITED_DESCRIPTOR} or greater")
-    return _adopt_descriptor(text, number, arguments.get("domain"))
+    return _adopt_descriptor(endpoint.text, number, endpoint.arguments.get("domain"))
 
 
 def _adopt_descriptor(text: str, number: int, domain: str | None) -> Listener:
@@ -248,8 +252,6 @@ def _adopt_descriptor(text: str, number: int, domain: str | None) -> Listener:
             raise ValueError(f"the socket of descriptor {number} is not listening")
         if domain is not None and inherited.family != FAMILIES[domain]:
             raise ValueError(f"the socket of descriptor {number} is not in the domain {domain}")
-        if inherited.family != socket.AF_UNIX:
-            _refuse_public(str(inherited.getsockname()[0]))
         inherited.setblocking(False)
     return Listener(text=text, socket=inherited, is_shared=True)
 
@@ -261,26 +263,6 @@ def _close_on_failure(opened: socket.socket) -> Iterator[socket.socket]:
     except BaseException:
         opened.close()
         raise
-
-
-def _refuse_public(address: str) -> None:
-    """Refuse an address that other machines can reach.
-
-    :raises ValueError: with what to do instead.
-    """
-    if _is_loopback(address):
-        return
-    raise ValueError(
-        "other machines could reach it, and there is no authentication yet; listen on 127.0.0.1,"
-        " ::1 or a Unix socket, and let a reverse proxy on this host authenticate and forward"
-    )
-
-
-def _is_loopback(address: str) -> bool:
-    if ":" not in address:
-        return IPv4Address(address).is_loopback
-    parsed = IPv6Address(address)
-    return (parsed.ipv4_mapped or parsed).is_loopback
 
 
 def _remove_stale_socket(path: Path) -> None:
@@ -316,9 +298,10 @@ def _parse_backlog(arguments: Mapping[str, str]) -> int:
     return parse_number("backlog", arguments.get("backlog", str(DEFAULT_BACKLOG)), 65535)
 
 
-_BINDERS: Final[Mapping[str, Callable[[str, Mapping[str, str]], Listener]]] = {
-    "tcp": _bind_tcp,
-    "tcp6": _bind_tcp6,
+_BINDERS: Final[Mapping[str, Callable[[Endpoint], Listener]]] = {
+    "tcp": _bind_internet,
+    "tcp6": _bind_internet,
+    "ssl": _bind_internet,
     "unix": _bind_unix,
     "systemd": _bind_systemd,
     "fd": _bind_fd,

@@ -7,7 +7,7 @@ import signal
 import socket
 import stat
 import sys
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -180,16 +180,25 @@ def _explain_failure(path: Path, account: Account, reason: OSError) -> str:
     return f"{who}cannot open {path}: {reason.strerror}"
 
 
-def handle_signals(reactor: IReactorFromThreads, log: Log) -> None:
+def handle_signals(
+    reactor: IReactorFromThreads, log: Log, reloads: Sequence[Callable[[], None]] = ()
+) -> None:
     """Have SIGHUP reopen the log file, and SIGUSR1 rotate it; neither ends the process.
 
     twistd installs a handler of SIGUSR1 only for a log of its own: docs/decisions/0047.
+
+    :param reloads: what SIGHUP does, too, and says in the reopened log.
     """
-    for number, change in ((signal.SIGHUP, log.reopen), (signal.SIGUSR1, log.rotate)):
+    signals: dict[signal.Signals, list[Callable[[], None]]] = {
+        signal.SIGHUP: [partial(_change_file, log.reopen), *reloads],
+        signal.SIGUSR1: [partial(_change_file, log.rotate)],
+    }
 
-        def schedule(_number: int, _frame: object, change: Callable[[], None] = change) -> None:
-            reactor.callFromThread(_change_file, change)
+    def schedule(number: int, _frame: object) -> None:
+        for call in signals[signal.Signals(number)]:
+            reactor.callFromThread(call)
 
+    for number in signals:
         signal.signal(number, schedule)
 
 

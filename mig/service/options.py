@@ -41,7 +41,9 @@ class Options(usage.Options):
 
     def opt_listen(self, endpoint: str) -> None:
         """Listen on this endpoint; may be repeated. Accepted are tcp:PORT:interface=IPV4,
-        tcp6:PORT:interface=IPV6, unix:PATH:mode=660, systemd:domain=INET:index=0 and fd:NUMBER.
+        tcp6:PORT:interface=IPV6, ssl:PORT:interface=ADDRESS:certKey=FILE:privateKey=FILE,
+        unix:PATH:mode=660, systemd:domain=INET:index=0 and fd:NUMBER. An address that other
+        machines can reach needs authentication, and TLS or [server] cleartext = on.
 
         Default: tcp:1664:interface=127.0.0.1
         """

@@ -20,14 +20,17 @@ NO_DATABASE: Final = (
     " for a demo, or [postgres] in the file of --config"
 )
 
+FILE_SOURCE: Final = "[server] ip, port"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """The settings of the daemon.
 
     ``database`` is a connection string, or ``embedded:`` and a folder. ``endpoints_source`` names
-    the option or the keys that set the endpoints, for messages. ``public_url`` is the server's URL
-    for clients; when it is ``None``, the listeners determine it. ``handoff`` is ``spool``,
+    the option or the keys that set the endpoints, for messages. ``cleartext`` is whether listeners
+    that other machines can reach may be without TLS. ``public_url`` is the server's URL for
+    clients; when it is ``None``, the listeners determine it. ``handoff`` is ``spool``,
     ``database`` or ``none``; when it is ``None``, the generation of the database decides.
     ``authentication`` is whether callers need credentials; when it is ``None``, the listeners
     decide. A token is valid for ``token_seconds``.
@@ -36,6 +39,7 @@ class Settings:
     database: str = field(repr=False)
     endpoints: Sequence[str]
     endpoints_source: str
+    cleartext: bool
     public_url: str | None
     base_route: str
     handoff: str | None
@@ -79,7 +83,8 @@ def read_settings(options: Options, configuration: Config) -> Settings:
     return Settings(
         database=database,
         endpoints=options["listen"] or [server.endpoint or DEFAULT_ENDPOINT],
-        endpoints_source="[server] ip, port" if is_from_file else "--listen",
+        endpoints_source=FILE_SOURCE if is_from_file else "--listen",
+        cleartext=server.cleartext,
         public_url=public_url,
         base_route=server.baseroute,
         handoff=handoff,

@@ -98,7 +98,7 @@ class Channel(BaseChannel):
     def evict(self, activity: Activity) -> None:
         """Close the connection, on which there is ``activity``, to make room for another one."""
         if activity is Activity.IDLE:
-            self.transport.loseConnection()
+            self.loseConnection()
         elif activity is Activity.HANDLING and self.requests:
             self.requests[0].abort("closed to make room")
         else:
@@ -298,8 +298,7 @@ class Channel(BaseChannel):
             return
         self._networkProducer.unregisterProducer()
         self._start_abort(self.site.limits.linger_seconds)
-        # Only a plain socket can be closed for writing alone; TLS ends both directions.
-        if ITCPTransport.providedBy(self.transport) and not self.isSecure():
+        if ITCPTransport.providedBy(self.transport):
             self.transport.loseWriteConnection()
         else:
             self.transport.loseConnection()

@@ -152,17 +152,17 @@ class Gate:
         if any(site not in (b"same-origin", b"none") for site in sites):
             return True
         return any(
-            _normalize_origin(origin.decode("latin-1")) not in self._list_origins(authority)
+            _normalize_origin(origin.decode("latin-1"))
+            not in self._list_origins(authority, request.isSecure())
             for origin in origins
         )
 
-    def _list_origins(self, authority: str) -> set[str]:
+    def _list_origins(self, authority: str, has_tls: bool) -> set[str]:
         own_origins = {self._public_origin}
         if authority:
-            # A proxy may end TLS before us, so either scheme may be the one that the browser sees.
-            own_origins |= {
-                _normalize_origin(f"{scheme}://{authority}") for scheme in _DEFAULT_PORTS
-            }
+            # A proxy may end TLS before us: without it, the browser may see either scheme.
+            schemes = ("https",) if has_tls else tuple(_DEFAULT_PORTS)
+            own_origins |= {_normalize_origin(f"{scheme}://{authority}") for scheme in schemes}
         return own_origins
 
 

@@ -6,7 +6,7 @@ import re
 from functools import lru_cache
 from io import BytesIO
 from random import Random
-from typing import Protocol
+from typing import Final, Protocol
 
 from msgspec import Struct
 from twisted.internet.defer import Deferred
@@ -26,6 +26,9 @@ from mig.web.interfaces import Caller, Client, ClientIdentifier, Route
 from mig.web.negotiation import choose_media_type
 from mig.web.turns import FairScheduler
 from mig.web.urlencoded import NameValuePairs, parse_pairs
+
+HSTS: Final = b"max-age=31536000"
+"""Tells browsers to use nothing but TLS for a year (RFC 6797)."""
 
 _operations = Random()  # noqa: S311 - the ids name requests and keep no secret
 
@@ -139,6 +142,8 @@ class Request(server.Request):
         self.set_target(target if target.startswith(b"/") else b"/")
         self.setHeader(b"date", _format_date(int(self.site.wall_clock())))
         self.setHeader(b"x-request-id", self.operation.encode())
+        if self.channel.isSecure():
+            self.setHeader(b"strict-transport-security", HSTS)
         self.notifyFinish().addErrback(self._record_disconnect)
 
     def set_target(self, target: bytes) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import fields
 from datetime import timedelta
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from psycopg2.extensions import parse_dsn
 
 from mig.errors import ConfigError
 from mig.service.config_file import (
+    SECTIONS,
     Authentication,
     Config,
     Directories,
@@ -21,6 +24,7 @@ from mig.service.config_file import (
     parse_config,
     read_config_file,
 )
+from mig.service.endpoints import parse_endpoint
 
 SAMPLE = Path(__file__).parents[2] / "etc" / "api.cfg"
 
@@ -81,6 +85,24 @@ def test_the_sample_holds_every_key_with_its_default() -> None:
     )
 
 
+def test_the_sample_has_examples_for_the_keys_of_tls() -> None:
+    """They are comments, so that the sample needs no files."""
+    sample = SAMPLE.read_text()
+    config = parse_config(re.sub(r"^    ;(\w+ = )", r"\1", sample, flags=re.MULTILINE))
+    assert (config.server.tlscert, config.server.tlskey) == (
+        Path("/etc/mig/tls.pem"),
+        Path("/etc/mig/tls.key"),
+    )
+    assert (config.postgres.sslrootcert, config.postgres.sslcert, config.postgres.sslkey) == (
+        "/etc/mig/postgres-ca.pem",
+        Path("/etc/mig/migapi.pem"),
+        Path("/etc/mig/migapi.key"),
+    )
+    for section in SECTIONS.values():
+        for key in fields(section):
+            assert re.search(rf"^    ;?{key.name} = ", sample, re.MULTILINE), key.name
+
+
 def test_an_existing_2014_file_is_accepted_unchanged() -> None:
     """Keys may be indented and quoted, and there may be comments and keys that are ignored."""
     config = parse_config(OF_2014.replace("\n", "\r\n"))
@@ -114,6 +136,19 @@ def test_a_password_that_everyone_can_read_is_noticed(mode: int, text: str, tmp_
     file.write_text(text)
     file.chmod(mode)
     assert read_config_file(file).exposes_password == ("hunter2" in text and mode == 0o644)
+
+
+def test_files_of_postgres_are_passed_to_libpq_as_absolute_paths() -> None:
+    """The word system is libpq's own, for the certificates of the host."""
+    config = parse_config("[postgres]\nsslrootcert = ca.pem\nsslcert = c.pem\nsslkey = /k")
+    assert config.postgres.dsn is not None
+    assert parse_dsn(config.postgres.dsn) == {
+        "sslrootcert": str(Path("ca.pem").absolute()),
+        "sslcert": str(Path("c.pem").absolute()),
+        "sslkey": "/k",
+    }
+    config = parse_config("[postgres]\nsslrootcert = system")
+    assert config.postgres.dsn == "sslrootcert=system"
 
 
 def test_a_password_is_never_shown() -> None:
@@ -182,6 +217,8 @@ path = "open
         ("[logging]\nmode = syslog\nprotocol = tcp", "[logging] protocol must be udp or unix"),
         ("[server]\nport = ٣", "[server] port must be"),
         ("[server]\nbaseroute = /a/../b", "[server] baseroute must be"),
+        ("[server]\ntlskey = /k", "[server] tlscert must be set when tlskey is"),
+        ("[postgres]\nsslkey =", "[postgres] sslkey must be one line of text, not empty"),
         ("[server]\nbaseroute = //", ""),
     ],
 )
@@ -227,10 +264,18 @@ def test_a_malformed_public_url_is_refused(url: str) -> None:
         ("ip = localhost", "tcp:1664:interface=127.0.0.1"),
         ('ip = "::1"\nport = 80', "tcp6:80:interface=\\:\\:1"),
         ('ip = "[::1]"', "tcp6:1664:interface=\\:\\:1"),
+        ("tlscert = /c", "ssl:1664:interface=127.0.0.1:certKey=/c:privateKey=/c"),
+        (
+            'ip = ::1\ntlscert = "/a:\\\\b"\ntlskey = /k',
+            "ssl:1664:interface=\\:\\:1:certKey=/a\\:\\\\b:privateKey=/k",
+        ),
     ],
 )
 def test_ip_and_port_make_a_listener(keys: str, listener: str) -> None:
-    assert parse_config(f"[server]\n{keys}").server.endpoint == listener
+    server = parse_config(f"[server]\n{keys}").server
+    assert server.endpoint == listener
+    files = parse_endpoint(listener).certificate_files
+    assert (files and files.certificate) == server.tlscert
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,8 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 
-from mig.service.listeners import bind_listener
 from mig.service.shared_port import MAX_PAUSES, PAUSE_SECONDS
-from tests.support.reactor import reactor, stop_listening
+from tests.support.reactor import listen_on, reactor, stop_listening
 
 
 class Connections(Factory):
@@ -53,7 +52,7 @@ class Daemons:
         self._family = listening.family
         self.two = [Connections(), Connections()]
         for one in self.two:
-            one.port = bind_listener(f"fd:{listening.fileno()}").start_accepting(
+            one.port = listen_on(f"fd:{listening.fileno()}").start_accepting(
                 reactor, one, pause_seconds=pause_seconds
             )
         listening.close()

@@ -24,6 +24,7 @@ import pytest
 from psycopg2.extensions import parse_dsn
 
 from mig import __version__
+from mig.account import find_user_name
 from tests.support.daemon import BIN, Daemon, run_program, wait_for
 from tests.support.fleet import VECTORS
 from tests.support.postgres import TestDatabase
@@ -99,13 +100,29 @@ FAULTS: dict[str, tuple[list[str], str]] = {
         "--listen: cannot listen on tcp:PORT: Address already in use",
     ),
     "no such listener": (
-        [*UNREACHABLE, "--listen", "ssl:1"],
-        "--listen: 'ssl:1' is not a listener; accepted are tcp:PORT:interface=IPV4, ",
+        [*UNREACHABLE, "--listen", "sctp:1"],
+        "--listen: 'sctp:1' is not a listener; accepted are tcp:PORT:interface=IPV4, ",
     ),
     "public listener": (
-        [*UNREACHABLE, "--listen", "tcp:0:interface=0.0.0.0"],
-        "--listen: tcp:0:interface=0.0.0.0: other machines could reach it, and there is no"
-        " authentication yet; listen on 127.0.0.1, ::1 or a Unix socket, and let a reverse proxy",
+        [*UNREACHABLE, "--listen", "unix:s", "--listen", "tcp:PORT:interface=0.0.0.0"],
+        "--listen: tcp:PORT:interface=0.0.0.0: other machines could reach it, which needs"
+        " [authentication] enabled = on (--authentication on) and TLS (ssl:PORT:interface=ADDRESS",
+    ),
+    "public listener without TLS": (
+        [*UNREACHABLE, "--authentication", "on", "--listen", "tcp:0:interface=0.0.0.0"],
+        "--listen: tcp:0:interface=0.0.0.0: other machines could reach it, which needs TLS"
+        " (ssl:PORT:interface=ADDRESS:certKey=FILE:privateKey=FILE, or [server] tlscert) or,"
+        " without it, [server] cleartext = on; or listen on 127.0.0.1, ::1 or a Unix socket, and"
+        " let a reverse proxy with TLS forward",
+    ),
+    "public TLS listener without authentication": (
+        [*UNREACHABLE, "--config", "public-tls.cfg"],
+        "[server] ip, port: ssl:1664:interface=0.0.0.0:certKey=FOLDER/no.pem:privateKey=FOLDER/no.k"
+        "ey: other machines could reach it, which needs [authentication] enabled = on",
+    ),
+    "no certificate": (
+        [*UNREACHABLE, "--listen", "unix:s", "--listen", "ssl:0:certKey=no.pem"],
+        "the user USER cannot read FOLDER/no.pem: No such file or directory",
     ),
     "public listener in the file": (
         [*UNREACHABLE, "--config", "public.cfg"],
@@ -114,7 +131,8 @@ FAULTS: dict[str, tuple[list[str], str]] = {
     "bad file": (
         ["--config", "bad.cfg"],
         "FOLDER/bad.cfg: [server] port must be a whole number from 1 to 65535;"
-        " [authentication] enabled must be on or off",
+        " [authentication] enabled must be on or off;"
+        " [server] tlscert must be set when tlskey is",
     ),
     "no file": (["--config", "no.cfg"], "cannot read FOLDER/no.cfg: No such file or directory"),
     "log file": (
@@ -135,17 +153,26 @@ FAULTS: dict[str, tuple[list[str], str]] = {
 def test_a_start_that_cannot_work_ends_with_one_line(
     program: list[str], fault: str, folder: Path, in_use: Daemon, embedded: Path
 ) -> None:
-    (folder / "bad.cfg").write_text("[server]\nport = x\n[authentication]\nenabled = maybe\n")
+    (folder / "bad.cfg").write_text(
+        "[server]\nport = x\ntlskey = k\n[authentication]\nenabled = x\n"
+    )
+    (folder / "public-tls.cfg").write_text(
+        "[server]\nip = 0.0.0.0\ntlscert = no.pem\ntlskey = no.key\n"
+    )
     (folder / "public.cfg").write_text("[server]\nip = 0.0.0.0\n")
     (folder / "spool.cfg").write_text("[scheduler]\nhandoff = spool\n")
     (folder / "log.cfg").write_text("[logging]\nmode = file\nfile = no/log\n")
     port = in_use.base.split(":")[2].partition("/")[0]
 
+    arguments, line = FAULTS[fault]
+
     def fill_in(text: str) -> str:
         text = text.replace("EMBEDDED", str(embedded)).replace("FOLDER/", f"{folder}/")
-        return text.replace("PORT", port) if fault == "port in use" else text
+        text = text.replace("USER cannot", f"{find_user_name(os.geteuid())} cannot")
+        if fault in ("port in use", "public listener"):
+            return text.replace("tcp:PORT", f"tcp:{port}")
+        return text
 
-    arguments, line = FAULTS[fault]
     before = set(folder.iterdir())
     status, output = fail_to_start(program, folder, [fill_in(text) for text in arguments])
     assert status == 1

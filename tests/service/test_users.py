@@ -23,6 +23,7 @@ import pytest
 import mig
 from mig.account import Account, find_user_name
 from mig.actions.spool import Spool
+from tests.support.certificates import issue_certificate
 from tests.support.daemon import BIN, Daemon, wait_for
 from tests.support.fleet import VECTORS, load_fleet
 
@@ -86,13 +87,18 @@ def describe_owner(path: Path) -> tuple[str, str, int]:
 
 
 def test_actions_reach_a_spool_that_root_made_for_the_user(folder: Path) -> None:
-    """The log file can be reopened, and the embedded PostgreSQL runs as that user, too."""
+    """The log file can be reopened, the certificate loaded again, and the embedded PostgreSQL
+    runs as that user, too.
+    """
     python, environment = find_readable_python()
     log, spool, database = folder / "api.log", folder / "cache" / "mig", folder / "db"
     (folder / "api.cfg").write_text(f"[logging]\nmode = file\nfile = {log}\n")
+    for path in issue_certificate().write(folder):
+        os.chown(path, NOBODY.uid, NOBODY.gid)
     daemon = Daemon(
         *("--config", "api.cfg", "--database", f"embedded:{database}"),
         *("--spool", str(spool), "--listen", "tcp:0"),
+        *("--listen", "ssl:0:certKey=server.pem:privateKey=server.key"),
         cwd=folder,
         log=log,
         environment=environment,
@@ -124,6 +130,7 @@ def test_actions_reach_a_spool_that_root_made_for_the_user(folder: Path) -> None
         os.close(rotated)
         daemon.process.send_signal(signal.SIGHUP)
         wait_for(lambda: urllib.request.urlopen(daemon.base).status and log.read_text())
+        wait_for(lambda: f"{folder}/server.pem was loaded" in log.read_text())
     finally:
         daemon.stop()
 
@@ -155,6 +162,21 @@ def test_a_log_file_that_the_user_cannot_open_is_refused(folder: Path) -> None:
     (folder / "api.cfg").write_text(f"[logging]\nmode = file\nfile = {log}\n")
     status, output = start_as_nobody(folder, ["--config", "api.cfg", "--listen", "unix:s"])
     line = f"mig-api: [logging] the user {USER} cannot open {log}: Permission denied\n"
+    assert (status, output) == (1, line)
+    assert not (folder / "s").exists()
+
+
+@pytest.mark.parametrize("name", ["server.pem", "server.key"])
+def test_a_certificate_that_the_user_cannot_load_again_is_refused(name: str, folder: Path) -> None:
+    """Root could read it, but it would be too late to notice at the next SIGHUP."""
+    for path in issue_certificate().write(folder):
+        os.chown(path, NOBODY.uid, NOBODY.gid)
+    closed = folder / name
+    os.chown(closed, 0, 0)
+    closed.chmod(0o640)
+    listen = "ssl:0:certKey=server.pem:privateKey=server.key"
+    status, output = start_as_nobody(folder, ["--listen", "unix:s", "--listen", listen])
+    line = f"mig-api: the user {USER} cannot read {closed}: Permission denied\n"
     assert (status, output) == (1, line)
     assert not (folder / "s").exists()
 

@@ -3,30 +3,19 @@
 from __future__ import annotations
 
 import socket
-import ssl
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 import pytest_twisted
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
-from twisted.internet import ssl as twisted_ssl
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.threads import deferToThread
-from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from mig.limits import Limits
-from mig.service.listeners import bind_listener
 from tests.support import fleet
 from tests.support.api import Api
 from tests.support.echo_server import HEARTBEAT, Server
 from tests.support.postgres import TestDatabase
-from tests.support.reactor import port_number, reactor, stop_listening
+from tests.support.reactor import port_number, stop_listening
 from tests.support.site_client import (
     CREATE,
     FORM,
@@ -132,47 +121,3 @@ def test_a_client_that_does_not_read_its_answer_is_disconnected() -> None:
     assert client.transport.disconnecting and not client.transport.disconnected
     client.advance(LIMITS.idle_seconds)
     assert client.transport.disconnected
-
-
-def make_certificate(folder: Path) -> Path:
-    """Return a file with a new key and its certificate for localhost."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .sign(key, SHA256())
-    )
-    pem = Encoding.PEM
-    path = folder / "tls.pem"
-    path.write_bytes(
-        key.private_bytes(pem, PrivateFormat.PKCS8, NoEncryption()) + certificate.public_bytes(pem)
-    )
-    return path
-
-
-@pytest_twisted.ensureDeferred
-async def test_tls_has_no_half_close_and_works_as_before(server: Server, tmp_path: Path) -> None:
-    pem = make_certificate(tmp_path)
-    options = twisted_ssl.PrivateCertificate.loadPEM(pem.read_text()).options()
-    port = bind_listener("tcp:0").start_accepting(
-        reactor, TLSMemoryBIOFactory(options, False, server.site)
-    )
-
-    def exchange_by_tls() -> bytes:
-        context = ssl.create_default_context(cafile=str(pem))
-        with (
-            socket.create_connection(("127.0.0.1", port_number(port)), timeout=20) as raw,
-            context.wrap_socket(raw, server_hostname="localhost") as client,
-        ):
-            client.sendall(POST)
-            answer = client.recv(65536)
-            client.unwrap()  # the service ends its side, too
-            return answer
-
-    answer = await deferToThread(exchange_by_tls)
-    assert answer.startswith(b"HTTP/1.1 200 ")
-    await stop_listening(port)

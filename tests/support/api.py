@@ -27,13 +27,12 @@ from mig.database.schema.declaration import API_ROLE
 from mig.investigators.registry import InvestigatorRegistry
 from mig.limits import Limits
 from mig.reactor import WallClock
-from mig.service.listeners import bind_listener
 from mig.service.site import make_site
 from mig.signing.gpg.verify import Gpg
 from mig.signing.keyring import Keyring
 from mig.web.request import RequestEnded
 from tests.support.json_types import Json
-from tests.support.reactor import reactor, stop_listening
+from tests.support.reactor import listen_on, reactor, stop_listening
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +84,7 @@ class Api:
         else:
             self.handoff = DatabaseHandoff() if handoff == "database" else NoHandoff()
         self.pool = HTTPConnectionPool(reactor, persistent=False)
-        listener = bind_listener("tcp:0")
+        listener = listen_on("tcp:0")
         self.root = f"http://localhost:{listener.port}"
         self.base = f"{self.root}/api/v1"
         query, keyring = self.database.query, Keyring()
@@ -116,6 +115,7 @@ class Api:
             clients=ClientIdentifier(forwarded_entry=0),
             observers=[self.ended.append],
         )
+        self.site = site
         self.port = listener.start_accepting(reactor, site)
 
     async def request(self, method: str, path: str, **options: Any) -> Answer:

@@ -6,8 +6,7 @@ import socket
 
 from twisted.internet.threads import deferToThread
 
-from mig.service.listeners import bind_listener
-from tests.support.reactor import port_number, reactor
+from tests.support.reactor import listen_on, port_number, reactor
 from tests.support.site_client import BASE, EchoRoutes, make_echo_site
 
 HEARTBEAT = b"GET /api/v1/heartbeat HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -19,7 +18,7 @@ class Server:
     def __init__(self) -> None:
         self.echo_routes = EchoRoutes()
         self.site = make_echo_site(reactor, BASE, self.echo_routes)
-        self.port = bind_listener("tcp:0").start_accepting(reactor, self.site)
+        self.port = listen_on("tcp:0").start_accepting(reactor, self.site)
 
     async def exchange_bytes(self, *data: bytes) -> bytes:
         """Send *data* and return the whole answer; the client closes only after its end."""

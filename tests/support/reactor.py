@@ -19,6 +19,8 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mig.reactor import get_reactor
+from mig.service.endpoints import parse_endpoint
+from mig.service.listeners import Listener, bind_listener
 
 Result = TypeVar("Result")
 
@@ -64,6 +66,11 @@ def port_number(port: IListeningPort) -> int:
     host = port.getHost()
     assert isinstance(host, IPv4Address | IPv6Address)
     return host.port
+
+
+def listen_on(text: str) -> Listener:
+    """Bind the listener that an endpoint text names."""
+    return bind_listener(parse_endpoint(text))
 
 
 async def stop_listening(port: IListeningPort) -> None:

@@ -17,10 +17,16 @@ from mig.access.caller import ANONYMOUS, Caller
 from mig.errors import ForbiddenError
 from mig.limits import Limits
 from mig.model.permissions import Permission
-from mig.service.listeners import bind_listener
 from mig.web.gate import Authenticator
 from mig.web.request import Request
-from tests.support.reactor import LogRecorder, port_number, reactor, record_log, stop_listening
+from tests.support.reactor import (
+    LogRecorder,
+    listen_on,
+    port_number,
+    reactor,
+    record_log,
+    stop_listening,
+)
 from tests.support.site_client import (
     BASE,
     CREATE,
@@ -342,7 +348,7 @@ class Server:
         self.authenticator = PendingAuthenticator()
         self.echo_routes = EchoRoutes()
         site = make_echo_site(reactor, BASE, self.echo_routes, authenticate=self.authenticator)
-        self.port = bind_listener("tcp:0").start_accepting(reactor, site)
+        self.port = listen_on("tcp:0").start_accepting(reactor, site)
 
     def connect(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", port_number(self.port)), timeout=20)
