@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -59,12 +58,12 @@ from mig.investigators.registry import InvestigatorRegistry
 from mig.reactor import Reactor, get_reactor
 from mig.service import config_file, logs
 from mig.service.authentication import OFF_WARNING, describe_administrators
-from mig.service.certificates import CertificateFiles, ServerCertificate
+from mig.service.certificates import ServerCertificate, check_database_files, load_certificates
 from mig.service.config_file import Config
 from mig.service.descriptors import fit_limits
-from mig.service.endpoints import parse_endpoint
-from mig.service.exposure import choose_authentication
-from mig.service.listeners import Listener, bind_listeners
+from mig.service.endpoints import CertificateFiles
+from mig.service.exposure import open_listeners
+from mig.service.listeners import Listener
 from mig.service.memory import MemoryTrimmer
 from mig.service.options import EMBEDDED_PREFIX, Options, find_account
 from mig.service.settings import Settings, read_settings
@@ -102,13 +101,17 @@ def make_service(
             configuration = config_file.read_config_file(Path(options["config"]))
         settings = read_settings(options, configuration)
         account = find_account(parent)
+        if not options["database"]:
+            check_database_files(configuration.postgres, account)
         database = _resolve_database(reactor, settings.database, account)
         spool = _prepare_spool(settings, system_calls, account)
         limits = fit_limits(settings.limits, len(settings.endpoints))
         settings = replace(settings, limits=limits)
-        listeners, authentication = _bind_listeners(settings)
+        listeners, authentication = _open_listeners(settings)
         settings = replace(settings, authentication=authentication)
-        certificates = _load_certificates(listeners, account)
+        certificates = load_certificates(
+            [each.certificate_files for each in listeners], account, time.time
+        )
         # last, because twistd.log must not appear when the start is refused
         log = logs.configure_log(configuration.logging, parent, account)
     except (CertificateError, ConfigError, LogError, PostgresError, SpoolError) as reason:
@@ -189,33 +192,14 @@ def _prepare_spool(
     return spool
 
 
-def _bind_listeners(settings: Settings) -> tuple[list[Listener], bool]:
-    """Return the bound listeners, and whether callers need credentials.
-
-    :raises StartupError: also for listeners that other machines must not reach.
-    """
-    listeners: list[Listener] = []
-    choose = partial(choose_authentication, settings.authentication, cleartext=settings.cleartext)
+def _open_listeners(settings: Settings) -> tuple[list[Listener], bool]:
+    """Return the listeners, and whether callers need credentials."""
     try:
-        endpoints = [parse_endpoint(text) for text in settings.endpoints]
-        choose(endpoints)  # before any is bound; of an inherited socket only the listener can tell
-        listeners = bind_listeners(endpoints)
-        return listeners, choose(listeners)
+        return open_listeners(
+            settings.endpoints, settings.authentication, cleartext=settings.cleartext
+        )
     except ListenerError as reason:
-        for listener in listeners:
-            listener.close()
         raise StartupError(f"{settings.endpoints_source}: {reason}") from None
-
-
-def _load_certificates(
-    listeners: Sequence[Listener], account: Account
-) -> Mapping[CertificateFiles, ServerCertificate]:
-    """Load each certificate once, also for several listeners.
-
-    :raises CertificateError: when one cannot be used.
-    """
-    files = {listener.certificate_files for listener in listeners} - {None}
-    return {each: ServerCertificate(each, account, time.time) for each in files if each}
 
 
 def _make_local_url(listeners: Sequence[Listener]) -> str:

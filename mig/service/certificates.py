@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,14 +21,9 @@ from zope.interface import implementer
 from mig.account import Account
 from mig.errors import CertificateError
 from mig.reactor import WallClock
-
-
-@dataclass(frozen=True, kw_only=True)
-class CertificateFiles:
-    """The files of a certificate, which may have its chain after it, and of its private key."""
-
-    certificate: Path
-    key: Path
+from mig.service.config_file import Postgres
+from mig.service.config_values import SYSTEM_CERTIFICATES
+from mig.service.endpoints import CertificateFiles
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +93,34 @@ class ServerCertificate:
 
     def _get_time(self) -> datetime:
         return datetime.fromtimestamp(self._wall_clock(), UTC)
+
+
+def load_certificates(
+    files: Iterable[CertificateFiles | None], account: Account, wall_clock: WallClock
+) -> dict[CertificateFiles, ServerCertificate]:
+    """Load the certificates of listeners, each once; ``None`` is a listener without one.
+
+    :raises CertificateError: when one cannot be used.
+    """
+    return {each: ServerCertificate(each, account, wall_clock) for each in set(files) if each}
+
+
+def check_database_files(postgres: Postgres, account: Account) -> None:
+    """Check that the daemon can read the files of ``[postgres]``, which libpq reads later.
+
+    libpq goes on without a certificate that is missing, and the server's refusal names no file.
+
+    :raises CertificateError: naming key, user and file.
+    """
+    for key in ("sslrootcert", "sslcert", "sslkey"):
+        path = getattr(postgres, key)
+        if path is None or path == SYSTEM_CERTIFICATES:
+            continue
+        try:
+            with account.act():
+                _read_file(Path(path))
+        except CertificateError as reason:
+            raise CertificateError(f"[postgres] {key}: {reason}") from None
 
 
 def _load_certificate(files: CertificateFiles) -> _LoadedCertificate:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Final
 
 from mig.errors import ListenerError
-from mig.service.certificates import CertificateFiles
 
 DEFAULT_ENDPOINT: Final = "tcp:1664:interface=127.0.0.1"
 ACCEPTED_FORMS: Final = (
@@ -34,6 +33,14 @@ ARGUMENT_NAMES: Final[Mapping[str, tuple[str, ...]]] = {
 """The names of each kind's arguments, in the order of their positions."""
 
 _TOKEN = re.compile(r"\\(.)|([:=])|([^\\:=]+)", re.DOTALL)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CertificateFiles:
+    """The files of a certificate, which may have its chain after it, and of its private key."""
+
+    certificate: Path
+    key: Path
 
 
 @dataclass(frozen=True, kw_only=True)

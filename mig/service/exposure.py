@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from mig.errors import ListenerError
-from mig.service.certificates import CertificateFiles
+from mig.service.endpoints import CertificateFiles, parse_endpoint
+from mig.service.listeners import Listener, bind_listeners
 
 TLS_FORM = (
     "TLS (ssl:PORT:interface=ADDRESS:certKey=FILE:privateKey=FILE, or [server] tlscert) or, without"
@@ -31,6 +32,27 @@ class Reachable(Protocol):
     @property
     def certificate_files(self) -> CertificateFiles | None:
         """The files of its certificate, if it has TLS."""
+
+
+def open_listeners(
+    texts: Iterable[str], wanted: bool | None, *, cleartext: bool = False
+) -> tuple[list[Listener], bool]:
+    """Bind the listeners that endpoint texts name, or none.
+
+    :returns: the listeners, and whether callers need credentials.
+    :raises ListenerError: for a wrong text, for a listener that lacks something, and when an
+        address cannot be bound.
+    """
+    endpoints = [parse_endpoint(text) for text in texts]
+    choose_authentication(wanted, endpoints, cleartext=cleartext)  # before any is bound
+    listeners = bind_listeners(endpoints)
+    try:
+        # again, because only an inherited socket itself tells its address
+        return listeners, choose_authentication(wanted, listeners, cleartext=cleartext)
+    except ListenerError:
+        for listener in listeners:
+            listener.close()
+        raise
 
 
 def choose_authentication(

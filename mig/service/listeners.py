@@ -20,8 +20,7 @@ from typing import Final
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IReactorFDSet
 
 from mig.errors import ListenerError
-from mig.service.certificates import CertificateFiles
-from mig.service.endpoints import MAX_PORT, Endpoint, is_loopback, parse_number
+from mig.service.endpoints import MAX_PORT, CertificateFiles, Endpoint, is_loopback, parse_number
 from mig.service.shared_port import PAUSE_SECONDS, TcpPort, UnixPort
 
 DEFAULT_BACKLOG: Final = 511

@@ -13,7 +13,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from mig.account import Account, find_user_name
 from mig.errors import CertificateError
-from mig.service.certificates import CertificateFiles, ServerCertificate
+from mig.service.certificates import ServerCertificate
+from mig.service.endpoints import CertificateFiles
 from tests.support.certificates import Certificate, issue_certificate
 from tests.support.reactor import record_log
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from mig.errors import ListenerError
 from mig.service.endpoints import parse_endpoint
-from mig.service.exposure import choose_authentication
-from tests.support.reactor import listen_on
+from mig.service.exposure import choose_authentication, open_listeners
 
 PRIVATE = (
     *("tcp:0", "tcp:0:interface=127.8.9.1", "tcp6:0", "tcp6:0:interface=\\:\\:ffff\\:127.0.0.1"),
@@ -26,6 +25,12 @@ TLS = (
     "TLS (ssl:PORT:interface=ADDRESS:certKey=FILE:privateKey=FILE, or [server] tlscert) or, without"
 )
 PROXY = "; or listen on 127.0.0.1, ::1 or a Unix socket, and let a reverse proxy with TLS forward"
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Change to a folder, so that the relative path of a socket is short enough."""
+    monkeypatch.chdir(tmp_path)
 
 
 def choose(wanted: bool | None, *texts: str, cleartext: bool = False) -> bool:
@@ -96,14 +101,25 @@ def test_an_inherited_socket_is_judged_by_its_address(
     family: socket.AddressFamily, address: str, is_local: bool, tls: str
 ) -> None:
     number = open_descriptor(family, address)
-    listener = listen_on(f"fd:{number}{tls}")
-    decide: Callable[[], bool] = lambda: choose_authentication(None, [listener])  # noqa: E731
-    assert listener.is_local is is_local
+    text = f"fd:{number}{tls}"
     if is_local:
-        assert decide() is False
+        [listener], authentication = open_listeners([text], None)
+        assert listener.is_local and not authentication
+        listener.close()
     else:
-        with pytest.raises(ListenerError, match=f"^fd:{number}"):
-            decide()
-        assert choose_authentication(True, [listener], cleartext=not tls)
-    listener.close()
+        with pytest.raises(ListenerError, match=f"^{text}: other machines could reach it"):
+            open_listeners(["unix:s", text], None)
+        assert not Path("s").exists()
+        [listener], authentication = open_listeners([text], True, cleartext=not tls)
+        assert authentication and not listener.is_local
+        listener.close()
     os.close(number)
+
+
+def test_nothing_is_bound_when_a_text_names_a_public_address() -> None:
+    """So it does not matter whether the port is free."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ListenerError, match="other machines could reach it"):
+            open_listeners(["unix:s", f"tcp:{port}", f"tcp:{port}:interface=0.0.0.0"], None)
+    assert not Path("s").exists()

@@ -19,7 +19,8 @@ from twisted.internet.threads import deferToThread
 
 from mig.account import Account
 from mig.limits import Limits
-from mig.service.certificates import CertificateFiles, ServerCertificate
+from mig.service.certificates import ServerCertificate
+from mig.service.endpoints import CertificateFiles
 from mig.web.site import ApiSite
 from mig.web.tls import TlsFactory
 from tests.support import fleet
