@@ -17,12 +17,16 @@ from mig.service.descriptors import count_needed_descriptors
 from mig.service.endpoints import parse_endpoint
 from mig.service.options import Options
 from tests.support import fleet
+from tests.support.callers import add_api_key, add_investigator, make_token
+from tests.support.certificates import issue_certificate
+from tests.support.cluster import find_free_port
 from tests.support.daemon import BIN, Daemon, wait_for
+from tests.support.keys import Keys
 from tests.support.postgres import MANY_COMMANDS, TestDatabase
 from tests.support.programs import find_program
 
 ETC = Path(__file__).parent.parent / "etc"
-PROXIES = ("nginx", "haproxy")
+PROXIES = {"nginx": "nginx.conf", "haproxy": "haproxy.cfg"}
 REPORT = f"search?type=command&report=complianceitems&limit=100000&{fleet.ANY_TIME}"
 
 
@@ -72,17 +76,37 @@ class Daemons:
         self._folder = folder
         self.running: list[Daemon] = []
 
-    def start_behind_proxy(self) -> int:
-        """Start a daemon with the proxies' URL as its public URL, and return its port."""
-        with socket.create_server(("127.0.0.1", 0)) as listening:
-            fd = listening.fileno()
-            self.start(f"fd:{fd}", [fd], "--public-url", "https://mig.example.net")
-            return int(listening.getsockname()[1])
+    def start_behind(self, proxy: str) -> int:
+        """Start a daemon with the api.cfg that the file of a proxy describes; return its port."""
+        port = find_free_port()
+        lines = [line[4:] for line in (ETC / proxy).read_text().splitlines() if line[:4] == "#   "]
+        text = "\n".join(lines)
+        for old, new in (
+            ("192.0.2.11", "127.0.0.1"),
+            ("1664", str(port)),
+            ("/etc/mig", str(self._folder)),
+            ("192.0.2.10", "127.0.0.1"),
+        ):
+            assert old in text, old
+            text = text.replace(old, new)
+        self._start("--config", self._write(f"api-{port}.cfg", text))
+        return port
 
-    def start(self, listener: str, inherited: Sequence[int] = (), *options: str) -> Daemon:
+    def _write(self, name: str, text: str) -> str:
+        (self._folder / name).write_text(text)
+        return str(self._folder / name)
+
+    def read_log(self) -> str:
+        """Return what all daemons that still run have logged."""
+        return "".join(daemon.log.read_text() for daemon in self.running)
+
+    def start(self, listener: str, inherited: Sequence[int] = ()) -> Daemon:
+        return self._start("--listen", listener, inherited=inherited)
+
+    def _start(self, *options: str, inherited: Sequence[int] = ()) -> Daemon:
         folder = self._folder / f"daemon{len(self.running)}"
         folder.mkdir()
-        arguments = ("--listen", listener, "--database", self._database, *options)
+        arguments = ("--database", self._database, *options)
         self.running.append(Daemon(*arguments, cwd=folder, inherited=inherited))
         return self.running[-1]
 
@@ -119,29 +143,25 @@ def fetch_status(url: str, *options: str) -> int:
 
 
 class Proxy:
-    """A proxy in front of two daemons, configured by the file in etc/."""
+    """A proxy in front of daemons, configured by the file in etc/."""
 
-    OPTIONS = ("-k", "-u", "bob:secret")
     STATUS = "status"  # relative to its folder: the path of a socket must be short
 
-    def __init__(self, name: str, folder: Path, ports: Sequence[int]) -> None:
+    def __init__(self, name: str, folder: Path, api_key: str) -> None:
+        self._options = ("-k", "-H", f"X-MIGAPIKEY: {api_key}")
         self._checks = name == "haproxy"
         self._folder = folder
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self._port = free.getsockname()[1]
+        self._port = find_free_port()
         self.base = f"https://127.0.0.1:{self._port}/api/v1"
-        self._make_certificate()
-        self._command = (
-            self._configure_nginx(ports) if name == "nginx" else self._configure_haproxy(ports)
-        )
+        self._write_certificates()
 
-    def _make_certificate(self) -> None:
-        make = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=mig"
-        files = ["-keyout", "key", "-out", "certificate"]
-        openssl = [find_program("openssl"), *make.split(), *files]
-        subprocess.run(openssl, cwd=self._folder, check=True, capture_output=True)
-        both = (self._folder / "key").read_text() + (self._folder / "certificate").read_text()
-        (self._folder / "both").write_text(both)
+    def _write_certificates(self) -> None:
+        """Write the certificates of the proxy and of the daemons."""
+        own, authority = issue_certificate("mig.example.net"), issue_certificate("authority")
+        own.write(self._folder, "proxy")
+        (self._folder / "both").write_text(own.key_pem + own.pem)
+        issue_certificate("mig.example.net", authority).write(self._folder, "tls")
+        authority.write(self._folder, "mig-ca")
 
     def _write_configuration(self, name: str, changes: dict[str, str]) -> str:
         """Write the file with this machine's ports and paths, and return its path."""
@@ -154,16 +174,15 @@ class Proxy:
 
     def _configure_nginx(self, ports: Sequence[int]) -> list[str]:
         folder = self._folder
-        (folder / "passwords").write_text("bob:{PLAIN}secret\n")
         kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
         own = "".join(f"{kind}_temp_path {folder}/{kind}; " for kind in kinds)
         changes = {
             "server 192.0.2.11:1664": f"server 127.0.0.1:{ports[0]}",
             "server 192.0.2.12:1664": f"server 127.0.0.1:{ports[1]}",
             "listen 443 ssl": f"listen 127.0.0.1:{self._port} ssl",
-            "/etc/ssl/certs/mig.example.net.pem": f"{folder}/certificate",
-            "/etc/ssl/private/mig.example.net.key": f"{folder}/key",
-            "/etc/nginx/mig.htpasswd": f"{folder}/passwords",
+            "/etc/ssl/certs/mig.example.net.pem": f"{folder}/proxy.pem",
+            "/etc/ssl/private/mig.example.net.key": f"{folder}/proxy.key",
+            "/etc/nginx/mig-ca.pem": f"{folder}/mig-ca.pem",
             "http {": f"http {{ access_log off; {own}",
         }
         main = f"daemon off; pid {folder}/pid;" + (" user root;" if os.geteuid() == 0 else "")
@@ -176,7 +195,7 @@ class Proxy:
             "server api2 192.0.2.12:1664": f"server api2 127.0.0.1:{ports[1]}",
             "bind :443": f"bind 127.0.0.1:{self._port}",
             "/etc/haproxy/mig.example.net.pem": f"{self._folder}/both",
-            "password $6$examplesalt$ChangeMe": "insecure-password secret",
+            "/etc/haproxy/mig-ca.pem": f"{self._folder}/mig-ca.pem",
             "maxconn 1024": f"maxconn 1024\n    stats socket unix@{self.STATUS}",
         }
         return [
@@ -186,7 +205,7 @@ class Proxy:
             self._write_configuration("haproxy.cfg", changes),
         ]
 
-    def check_configuration(self) -> None:
+    def _check_configuration(self) -> None:
         """Let the program check the file."""
         test = "-t" if "nginx" in self._command[0] else "-c"
         done = subprocess.run(
@@ -195,13 +214,16 @@ class Proxy:
         assert done.returncode == 0, done.stderr
         assert "warn" not in done.stderr.lower()
 
-    def start(self) -> None:
+    def start(self, ports: Sequence[int]) -> None:
         """Start it, and return when it forwards to both daemons."""
+        configure = self._configure_haproxy if self._checks else self._configure_nginx
+        self._command = configure(ports)
+        self._check_configuration()
         with (self._folder / "log").open("wb") as log:
             self._process = subprocess.Popen(
                 self._command, cwd=self._folder, stdout=log, stderr=log
             )
-        wait_for(lambda: fetch_status(self.base, "-k") == 401)
+        wait_for(lambda: fetch_status(self.base, "-k") == 200)
         if self._checks:
             wait_for(lambda: self._read_health_checks() == ["L7OK", "L7OK"])
         wait_for(lambda: self.fetch_status("heartbeat") == 200)
@@ -224,35 +246,73 @@ class Proxy:
         self._process.wait(30)
 
     def fetch_status(self, path: str) -> int:
-        return fetch_status(f"{self.base}/{path}", *self.OPTIONS)
+        return fetch_status(f"{self.base}/{path}", *self._options)
+
+    def fetch(self, path: str, *options: str) -> str:
+        """Return the answer to a request with other credentials, or none."""
+        command = ["curl", "-ski", "--http1.1", *options, f"{self.base}/{path}"]
+        return subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=60).stdout
 
     def start_reading(self, path: str) -> subprocess.Popen[bytes]:
         """Start a client that reads as long as the test reads from it."""
         url = f"{self.base}/{path}"
-        return subprocess.Popen(["curl", "-sN", *self.OPTIONS, url], stdout=subprocess.PIPE)
+        return subprocess.Popen(["curl", "-sN", *self._options, url], stdout=subprocess.PIPE)
 
 
-@pytest.mark.parametrize("name", PROXIES)
+@pytest.fixture
+def api_key(database: TestDatabase) -> str:
+    return add_api_key(database, add_investigator(database))
+
+
+@pytest.fixture(params=PROXIES)
+def proxy(
+    request: pytest.FixtureRequest, daemons: Daemons, api_key: str, tmp_path: Path
+) -> Iterator[Proxy]:
+    """Run a proxy in front of two daemons."""
+    proxy = Proxy(request.param, tmp_path, api_key)
+    proxy.start([daemons.start_behind(PROXIES[request.param]) for _ in range(2)])
+    yield proxy
+    proxy.stop()
+
+
 def test_a_proxy_forwards_and_never_makes_a_cut_report_look_complete(
-    name: str, large_database: TestDatabase, daemons: Daemons, tmp_path: Path
+    large_database: TestDatabase, daemons: Daemons, proxy: Proxy
 ) -> None:
-    proxy = Proxy(name, tmp_path, [daemons.start_behind_proxy() for _ in range(2)])
-    proxy.check_configuration()
-    proxy.start()
-    try:
-        assert fetch_status(f"{proxy.base}/heartbeat", "-k") == 401
-        assert {proxy.fetch_status("heartbeat") for _ in range(4)} == {200}
-        whole, _ = proxy.start_reading(REPORT).communicate(timeout=120)
-        assert whole.count(b'"name":"compliance item"') == MANY_COMMANDS * 5
-        assert whole.endswith(b"]}}\n")
-        daemons.kill_first()
-        assert {proxy.fetch_status("heartbeat") for _ in range(4)} == {200}
-        reading = proxy.start_reading(REPORT)
-        assert reading.stdout
-        reading.stdout.read(300_000)
-        daemons.kill_first()
-        reading.communicate(timeout=60)
-        assert reading.returncode not in (0, None)
-        assert proxy.fetch_status("heartbeat") in (502, 503)
-    finally:
-        proxy.stop()
+    assert {proxy.fetch_status("heartbeat") for _ in range(4)} == {200}
+    whole, _ = proxy.start_reading(REPORT).communicate(timeout=120)
+    assert whole.count(b'"name":"compliance item"') == MANY_COMMANDS * 5
+    assert whole.endswith(b"]}}\n")
+    daemons.kill_first()
+    assert {proxy.fetch_status("heartbeat") for _ in range(4)} == {200}
+    reading = proxy.start_reading(REPORT)
+    assert reading.stdout
+    reading.stdout.read(300_000)
+    daemons.kill_first()
+    reading.communicate(timeout=60)
+    assert reading.returncode not in (0, None)
+    assert proxy.fetch_status("heartbeat") in (502, 503)
+
+
+def test_credentials_pass_a_proxy_and_a_client_cannot_choose_its_address(
+    database: TestDatabase, keys: Keys, daemons: Daemons, proxy: Proxy, api_key: str
+) -> None:
+    """A request without credentials gets the answer of the daemon."""
+    bob = add_investigator(database, "Bob", keys.bob)
+    answer = proxy.fetch("search?type=agent")
+    assert answer.startswith("HTTP/1.1 401 ")
+    assert 'www-authenticate: bearer realm="mig-api"' in answer.lower()
+    assert answer.lower().count("strict-transport-security: max-age=31536000") == 1
+    for number, (credential, caller) in enumerate(
+        (
+            (f"X-PGPAUTHORIZATION: {make_token(keys, keys.bob)}", f"Bob/{bob}"),
+            (f"X-MIGAPIKEY: {api_key}", "automation/"),
+            (f"Authorization: Bearer {api_key}", "automation/"),
+        )
+    ):
+        path = f"search?type=agent&limit={number + 1}"
+        forged = ("-H", "X-Forwarded-For: 203.0.113.9", "--interface", "127.0.0.5")
+        answer = proxy.fetch(path, "-H", credential, *forged)
+        assert answer.startswith("HTTP/1.1 200 "), answer
+        [line] = [line for line in daemons.read_log().splitlines() if path in line]
+        assert f" 127.0.0.5 {caller}" in line and " 200 " in line
+    assert "203.0.113.9" not in daemons.read_log()
