@@ -4,18 +4,47 @@ from __future__ import annotations
 
 import os
 import pwd
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from typing import Final, Self
 
 import msgspec
+import psycopg2
 
 from mig.access.caller import Caller
 from mig.database.database import Transaction
+from mig.errors import UnavailableError
 from mig.values import generate_id
 from mig.web.request import Request
 
 DONE: Final = "done"
 """The outcome of a change."""
+
+REPEATED: Final = "accepted before"
+"""The outcome of an action that was accepted before, now with the signature of somebody else."""
+
+ACTOR_TYPES: Final = {
+    "operation": "text",
+    "caller": "numeric",
+    "callername": "text",
+    "key": "bigint",
+    "client": "text",
+    "method": "text",
+    "path": "text",
+}
+"""The parameters of :data:`INSERT_SQL` with their types, for a prepared statement."""
+
+INSERT_SQL: Final = """
+    insert into audit (
+        at, operation, caller, callername, key, client, method, path,
+        object, objectid, before, after, outcome
+    )
+    select
+        clock_timestamp(), %(operation)s, %(caller)s, %(callername)s, %(key)s, %(client)s,
+        %(method)s, %(path)s,
+"""
+"""The beginning of a statement that adds a row; the values from ``object`` on follow."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +62,10 @@ class Actor:
     client: str | None
     method: str | None
     path: str | None
+
+    def to_parameters(self) -> dict[str, object]:
+        """Return the parameters of :data:`INSERT_SQL`."""
+        return asdict(self)
 
     @classmethod
     def of_request(cls, request: Request, caller: Caller) -> Self:
@@ -66,12 +99,8 @@ class Actor:
         )
 
 
-_INSERT: Final = """
-    insert into audit (
-        at, operation, caller, callername, key, client, method, path, object, objectid, before,
-        after, outcome
-    )
-    values (clock_timestamp(), %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+_INSERT_CHANGE: Final = f"""
+    {INSERT_SQL} %(object)s, %(objectid)s, %(before)s::json, %(after)s::json, '{DONE}'
 """
 
 
@@ -88,24 +117,34 @@ async def record_change(
 
     :param noun: what was changed, such as ``investigator`` or ``apikey``.
     :param before: what is to be known of its former state, as a value for JSON, without secrets.
+    :raises UnavailableError: when the row cannot be added; then the change must not be made.
     """
-    await transaction.query(
-        _INSERT,
-        (
-            actor.operation,
-            actor.caller,
-            actor.callername,
-            actor.key,
-            actor.client,
-            actor.method,
-            actor.path,
-            noun,
-            object_id,
-            _encode(before),
-            _encode(after),
-            DONE,
-        ),
-    )
+    change = {
+        "object": noun,
+        "objectid": object_id,
+        "before": _encode(before),
+        "after": _encode(after),
+    }
+    with explain_missing_audit():
+        await transaction.query(_INSERT_CHANGE, actor.to_parameters() | change)
+
+
+@contextmanager
+def explain_missing_audit() -> Iterator[None]:
+    """Make the error of a statement that adds a row of the audit one that clients may see.
+
+    :raises UnavailableError: when PostgreSQL names the audit, a part of it, or its sequence as what
+        it cannot use.
+    """
+    try:
+        yield
+    except psycopg2.Error as reason:
+        named = f"{reason.diag.table_name} {reason.diag.message_primary}"
+        if "audit" not in named:
+            raise
+        raise UnavailableError(
+            "this cannot be recorded in the audit, so it is not done", " ".join(str(reason).split())
+        ) from None
 
 
 def _encode(value: object) -> str | None:

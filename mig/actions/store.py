@@ -7,6 +7,16 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Annotated, Final, NamedTuple
 
+from msgspec import Raw
+
+from mig.access.audit import (
+    ACTOR_TYPES,
+    DONE,
+    INSERT_SQL,
+    REPEATED,
+    Actor,
+    explain_missing_audit,
+)
 from mig.actions.handoff import Handoff
 from mig.actions.submission import (
     NOT_FINISHED,
@@ -17,8 +27,9 @@ from mig.actions.submission import (
 )
 from mig.database.database import Database
 from mig.errors import ConflictError, InvalidInputError, UnavailableError, ValueTooLongError
-from mig.model.action import ActionRow
+from mig.model.action import Action, ActionRow
 from mig.model.investigator import SIGNER_SQL
+from mig.model.record import encode_json
 from mig.model.row import Columns, id_sql, make_row_reader
 from mig.model.statement import Statement, id_array
 from mig.signing.canonical import Signable, encode_go_json, encode_operations
@@ -54,6 +65,7 @@ _ACTION = _OUTCOME.make_next(ActionRow)
 #     identity; the intervals, instead of date_trunc, can use an index.
 # claimed: the primary key of submissions decides between submissions at the same time.
 # stored: without the operations, which may be large; they are known here.
+# audited: here, so that there is neither an action without its row nor a row without its action.
 # The left join returns a row also when nothing was stored.
 _STORE = Statement(
     f"""
@@ -104,6 +116,9 @@ with signer as (
     insert into signatures (actionid, investigatorid, pgpsignature)
     select claimed.actionid, signer.id, signer.pgpsignature
     from claimed, signer
+), audited as (
+    {INSERT_SQL} '{Action.noun}', actionid, null, %(audited)s::json, '{DONE}'
+    from claimed
 )
 select {_OUTCOME.sql}, {_ACTION.sql}
 from valid
@@ -137,6 +152,8 @@ left join stored a on true
         "status": "text",
         "all_signatures": "text",
         "syntaxversion": "integer",
+        "audited": "text",
+        **ACTOR_TYPES,
     },
 )
 
@@ -144,16 +161,26 @@ left join stored a on true
 class _ClaimedRow(NamedTuple):
     actionid: str
     exists: bool
+    has_signers: bool
 
 
 _SELECT_CLAIMED = Statement(
     f"""
-    select {id_sql("s.actionid")}, a.id is not null
+    select {id_sql("s.actionid")}, a.id is not null,
+        %(signers)s::numeric[] <@ array(
+            select g.investigatorid from signatures g where g.actionid = s.actionid
+        )
     from submissions s
     left join actions a on a.id = s.actionid
-    where s.identity = %s
+    where s.identity = %(identity)s
     """,
     make_row_reader(_ClaimedRow),
+)
+
+_AUDIT_REPETITION = Statement(
+    f"{INSERT_SQL} '{Action.noun}', %(actionid)s, null, %(audited)s::json, '{REPEATED}'",
+    make_row_reader(tuple),
+    writes=True,
 )
 
 
@@ -195,13 +222,14 @@ class ActionStore:
         self._handoff = handoff
 
     async def store_action(
-        self, submission: Submission, signers: Sequence[Signer]
+        self, submission: Submission, signers: Sequence[Signer], actor: Actor
     ) -> AcceptedAction | None:
         """Store an action, unless it was accepted before; return it, or the one accepted before.
 
         Return ``None`` when the rows of the signers have changed since they were verified.
 
         :param signers: one for each signature, in the same order.
+        :param actor: who posts the action, for the audit.
         :raises InvalidInputError: when the signatures do not fit into the database.
         :raises ConflictError: when it was accepted before and has been deleted since, or exists but
             was not created through this API.
@@ -209,6 +237,7 @@ class ActionStore:
         """
         action_id = generate_id()
         parameters = self._build_parameters(action_id, submission, signers)
+        parameters |= actor.to_parameters()
         for _ in range(MAX_ATTEMPTS):
             outcome, stored = await self._run_statement(parameters)
             if not outcome.valid:
@@ -216,7 +245,7 @@ class ActionStore:
             if stored is not None:
                 operations = submission.signable.operations.decode()
                 return AcceptedAction(id=action_id, new_row=stored._replace(operations=operations))
-            earlier = await self._find_accepted(submission.identity)
+            earlier = await self._find_accepted(parameters, submission, signers)
             if earlier is not None:
                 return earlier
             if outcome.alike:
@@ -255,6 +284,7 @@ class ActionStore:
             "not_finished": NOT_FINISHED,
             "status": self._handoff.initial_status,
             "syntaxversion": SYNTAX_VERSION,
+            "audited": _describe_action(action_id, submission, signers),
         }
 
     async def _run_statement(
@@ -262,7 +292,8 @@ class ActionStore:
     ) -> tuple[_Outcome, ActionRow | None]:
         """Run :data:`_STORE`; return its outcome, and the row of the action if it was stored."""
         try:
-            ((outcome, stored),) = await self._database.query(_STORE, parameters)
+            with explain_missing_audit():
+                ((outcome, stored),) = await self._database.query(_STORE, parameters)
         except ValueTooLongError:
             raise InvalidInputError(
                 "pgpsignatures must have at most 4096 characters together in this database",
@@ -273,16 +304,30 @@ class ActionStore:
         # a statement does not see the rows of signatures that it inserts itself
         return outcome, stored._replace(signers=outcome.signers)
 
-    async def _find_accepted(self, identity: bytes) -> AcceptedAction | None:
-        """Return the action of this ``identity`` if it was accepted earlier.
+    async def _find_accepted(
+        self,
+        parameters: dict[str, object],
+        submission: Submission,
+        signers: Sequence[Signer],
+    ) -> AcceptedAction | None:
+        """Return the action of the same identity if it was accepted earlier.
 
+        When it was not signed by all of ``signers`` then, their signatures are not stored, but the
+        audit gets a row.
+
+        :param parameters: those of :data:`_STORE`.
         :raises ConflictError: when it was accepted and has been deleted since.
         """
-        for row in await self._database.query(_SELECT_CLAIMED, (identity,)):
+        for row in await self._database.query(_SELECT_CLAIMED, parameters):
             if not row.exists:
                 raise ConflictError(
                     f"this action was accepted as {row.actionid} and has been deleted since"
                 )
+            if not row.has_signers:
+                audited = _describe_action(row.actionid, submission, signers)
+                earlier = {"actionid": row.actionid, "audited": audited}
+                with explain_missing_audit():
+                    await self._database.query(_AUDIT_REPETITION, parameters | earlier)
             return AcceptedAction(id=int(row.actionid))
         return None
 
@@ -306,6 +351,19 @@ class ActionStore:
                 )
             others.append(row.id)
         return id_array(others)
+
+
+def _describe_action(
+    action_id: int | str, submission: Submission, signers: Sequence[Signer]
+) -> str:
+    """Return what the audit says of an action, as JSON."""
+    audited = {
+        "id": int(action_id),
+        "name": submission.signable.name,
+        "signers": [Raw(signer_id) for signer_id in dict.fromkeys(s.id for s in signers)],
+        "identity": submission.identity.hex(),
+    }
+    return encode_json(audited).decode()
 
 
 def _encode_stored_operations(stored: str | None) -> bytes | None:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from io import BytesIO
 from typing import Final
 
+from mig.access.audit import Actor
 from mig.actions.handoff import Handoff
 from mig.actions.parser import ActionParser, OpenedAction
 from mig.actions.store import AcceptedAction, ActionStore
@@ -54,14 +55,15 @@ class Submitter:
         self._handoff = handoff
 
     async def submit(
-        self, content_type: ContentType, content: BytesIO, client: str
+        self, content_type: ContentType, content: BytesIO, client: str, actor: Actor
     ) -> AcceptedAction:
         """Accept the action in a body.
 
         What is cheap is checked first: the signatures' form and their keys, before the rest of the
         action is looked at and long before gpg runs.
 
-        :param client: who submits it; clients share the parser and gpg fairly.
+        :param client: whose share of the parser and of gpg is used.
+        :param actor: who submits it, for the audit.
         :raises InvalidInputError: when the action or one of its signatures is not accepted.
         :raises ConflictError: when it was accepted before and has been deleted since, or exists but
             was not created through this API.
@@ -70,17 +72,17 @@ class Submitter:
         """
         try:
             async with self._parser.open(content_type, content, client) as opened:
-                return await self._accept(opened, client)
+                return await self._accept(opened, client, actor)
         except RequestError as reason:
             drop_traceback(reason)
             raise
 
-    async def _accept(self, opened: OpenedAction, client: str) -> AcceptedAction:
+    async def _accept(self, opened: OpenedAction, client: str, actor: Actor) -> AcceptedAction:
         await self._check_keys(opened.signatures)
         submission = await opened.parse()
         submission.check_not_expired(self._wall_clock())
         self._handoff.check_available()
-        accepted = await self._verify_and_store(submission, client)
+        accepted = await self._verify_and_store(submission, client, actor)
         if accepted.new_row is not None:
             await self._handoff.flush(accepted.id)
         return accepted
@@ -99,7 +101,9 @@ class Submitter:
                 raise
             _find_owners(signers, signatures)
 
-    async def _verify_and_store(self, submission: Submission, client: str) -> AcceptedAction:
+    async def _verify_and_store(
+        self, submission: Submission, client: str, actor: Actor
+    ) -> AcceptedAction:
         """Verify with the cached keys, and with freshly loaded ones before anything is refused."""
         fresh = not self._keyring.cached_signers
         for _ in range(MAX_ATTEMPTS):
@@ -110,7 +114,7 @@ class Submitter:
                 if fresh or await self._load_signers() == candidates:
                     raise
                 continue
-            accepted = await self._store.store_action(submission, signers)
+            accepted = await self._store.store_action(submission, signers, actor)
             if accepted is not None:
                 return accepted
             fresh = True

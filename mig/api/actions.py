@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from http import HTTPStatus
 
+from mig.access.audit import Actor
 from mig.access.caller import Caller
 from mig.actions.submit import Submitter
 from mig.api.errors import answer_refusal
@@ -54,9 +55,10 @@ class ActionResource:
     async def create_action(self, request: Request, caller: Caller) -> bytes | None:
         """Accept a signed action: 202, also when it was accepted before."""
         urls = self._responder.urls
+        actor = Actor.of_request(request, caller)
         try:
             accepted = await self._submitter.submit(
-                request.content_type, request.content, request.client_group
+                request.content_type, request.content, request.client_group, actor
             )
         except ConflictError as conflict:
             link = Link(rel="action", href=urls.for_action(conflict.existing_id))

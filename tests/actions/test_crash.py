@@ -22,6 +22,7 @@ from psycopg2.extensions import make_dsn
 
 from mig.database.schema.declaration import API_ROLE
 from tests.support import faulty_daemon
+from tests.support.audit import list_audited_actions
 from tests.support.daemon import TWISTD, Daemon, wait_for
 from tests.support.faulty_daemon import POINTS
 from tests.support.fleet import VECTORS, load_fleet
@@ -118,17 +119,22 @@ def service(database: TestDatabase, tmp_path: Path) -> Iterator[Service]:
 
 @pytest.mark.parametrize("point", POINTS)
 def test_an_action_survives_a_kill_between_any_two_steps(service: Service, point: str) -> None:
-    """It is handed over once if it was committed, and can be posted again otherwise."""
+    """It is handed over once if it was committed, and can be posted again otherwise.
+
+    The audit has its row if and only if it was committed.
+    """
     service.start("--kill-at", point)
     assert service.post() is None
     assert service.daemon and service.daemon.process.wait(10) == -9
     there = service.list_action_ids()
     assert len(there) == (POINTS.index(point) >= DURABLE)
+    assert list_audited_actions(service.database) == there
     service.start()
     service.wait_until_handed_over()
     assert service.list_files() == [f"{action_id}.json" for action_id in there]
     assert service.post() == 202
     assert len(service.list_action_ids()) == 1
+    assert list_audited_actions(service.database) == service.list_action_ids()
     assert service.list_files() == [f"{action_id}.json" for action_id in service.list_action_ids()]
     service.check_spool()
 
@@ -296,6 +302,7 @@ def test_a_failed_transaction_leaves_no_part_of_an_action(service: Service) -> N
     assert (
         not service.list_action_ids() and not service.list_files() and not service.count_waiting()
     )
+    assert list_audited_actions(service.database) == []
     assert service.post() == 202
     assert len(service.list_files()) == 1
 

@@ -23,6 +23,7 @@ from mig.database.schema.declaration import API_ROLE
 from mig.errors import UnavailableError
 from mig.limits import Limits
 from tests.support.api import Api
+from tests.support.audit import list_audited_actions
 from tests.support.cluster import Cluster, Server, make_cluster
 from tests.support.daemon import Daemon, wait_for
 from tests.support.json_types import JsonObject
@@ -270,6 +271,7 @@ def test_a_synchronous_standby_has_every_acknowledged_action(
     stored = sorted(row[0] for row in standby.database.execute("select id::text from actions"))
     assert sorted(action_id for ids in load.ids for action_id in ids) == stored
     assert len(stored) == ACTIONS
+    assert sorted(list_audited_actions(standby.database)) == stored
     assert list_names(tmp_path / "spool") == stored
     assert "Traceback" not in daemon.log.read_text()
 

@@ -25,6 +25,7 @@ from psycopg2.extensions import make_dsn
 from mig.actions.spool import Spool
 from mig.database.schema.declaration import API_ROLE
 from tests.support import faulty_daemon
+from tests.support.audit import list_audited_actions
 from tests.support.daemon import wait_for
 from tests.support.faulty_daemon import POINTS
 from tests.support.keys import Keys
@@ -173,7 +174,10 @@ def post(base: str, body: bytes) -> bool:
 def test_actions_are_handed_over_once_while_daemons_are_killed_at_every_step(
     empty_database: TestDatabase, keys: Keys, tmp_path: Path
 ) -> None:
-    """None is lost and none appears twice, though the scheduler deletes each at once."""
+    """None is lost and none appears twice, though the scheduler deletes each at once.
+
+    The audit has one row of each.
+    """
     spool = tmp_path / "spool"
     Spool(spool).prepare_folders()
     dsn = make_dsn(empty_database.dsn, user=API_ROLE)
@@ -202,3 +206,4 @@ def test_actions_are_handed_over_once_while_daemons_are_killed_at_every_step(
     assert {name for _, name in accepted} >= {f"action {n}" for n in range(1, MIN_ACTIONS + 1)}
     assert len({name for _, name in accepted}) == len(accepted)
     assert scheduler.taken == Counter(action_id for action_id, _ in accepted)
+    assert Counter(list_audited_actions(empty_database)) == scheduler.taken

@@ -27,9 +27,10 @@ from mig.database.schema.declaration import API_ROLE
 from mig.investigators.registry import InvestigatorRegistry
 from mig.limits import Limits
 from mig.reactor import WallClock
-from mig.service.site import make_site
+from mig.service.site import authenticate_anonymously, make_site
 from mig.signing.gpg.verify import Gpg
 from mig.signing.keyring import Keyring
+from mig.web.gate import Authenticator as GateAuthenticator
 from mig.web.request import RequestEnded
 from tests.support.json_types import Json
 from tests.support.reactor import listen_on, reactor, stop_listening
@@ -70,6 +71,7 @@ class Api:
         *,
         authentication: bool = False,
         wall_clock: WallClock = time.time,
+        authenticate: GateAuthenticator = authenticate_anonymously,
     ) -> None:
         # as in production, so that every test shows what this role needs
         self.database = Database(reactor, make_dsn(dsn, user=API_ROLE), limits=limits)
@@ -111,6 +113,7 @@ class Api:
             ),
             investigators=InvestigatorRegistry(self.database, self.gpg, keyring),
             limits=limits,
+            authenticate=authenticate,
             authenticator=self.authenticator,
             clients=ClientIdentifier(forwarded_entry=0),
             observers=[self.ended.append],

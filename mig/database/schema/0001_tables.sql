@@ -160,6 +160,8 @@ create table audit (
     primary key (at, id)
 ) partition by range (at);
 create table audit_default partition of audit default;
+create index audit_of_id on audit (id);
+create index audit_of_caller on audit (caller, at, id);
 
 -- The partitions of a table by its column "at": for the current month (in UTC) and the next ones.
 -- Rows that are already in the default partition move to their month.

@@ -43,6 +43,7 @@ grant
     insert (keyid, lastused),
     update (lastused)
     on apikeyuses to migapi;
+-- Rows of the audit are only added: no update, no delete, and nothing on the partitions.
 grant
     insert (at, operation, caller, callername, key, client, method, path, object, objectid, before,
         after, outcome)

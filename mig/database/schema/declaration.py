@@ -131,6 +131,11 @@ class Table:
     sql: str
     is_fixed: bool
 
+    @property
+    def is_partitioned(self) -> bool:
+        """Whether its rows are in partitions."""
+        return ") partition by range (" in self.sql
+
 
 @dataclass(frozen=True, kw_only=True)
 class Index:

@@ -394,7 +394,10 @@ class _Planner:
 
     def _create_indexes(self) -> Iterator[Step]:
         existing = self._existing.indexes
+        # PostgreSQL builds no index of a partitioned table concurrently, and leaves none unfinished
+        partitioned = {table.name for table in self._schema.tables if table.is_partitioned}
         for index in self._schema.indexes:
+            is_concurrent = index.table not in partitioned
             owner = self._find_owner(index.table)
             if any(each.name == index.name and not each.is_valid for each in existing):
                 yield Step(
@@ -406,10 +409,10 @@ class _Planner:
             if not any(_is_equivalent(each, index) for each in existing):
                 yield Step(
                     description=f"create index {index.name}",
-                    sql=f"create index concurrently {index.name} on {index.table}"
-                    f" ({', '.join(index.columns)})",
+                    sql=f"create index {'concurrently ' if is_concurrent else ''}{index.name}"
+                    f" on {index.table} ({', '.join(index.columns)})",
                     runner=owner,
-                    is_concurrent=True,
+                    is_concurrent=is_concurrent,
                     creates_object=True,
                 )
 
