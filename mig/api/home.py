@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from http import HTTPStatus
 
 from mig.access.caller import Caller
@@ -10,7 +11,8 @@ from mig.formats.collection_json import write_document
 from mig.hypermedia import templates
 from mig.hypermedia.document import Data, Item, Link
 from mig.hypermedia.urls import Urls
-from mig.search.parameters import PARAMETERS
+from mig.search.audit import AUDIT_PARAMETERS
+from mig.search.parameters import PARAMETERS, Parameter
 from mig.web.request import Request
 
 
@@ -23,11 +25,12 @@ class HomeResource:
     async def get_home(self, request: Request, caller: Caller) -> bytes:
         """Return links to every resource and search, for clients that know nothing of MIG."""
         refuse_parameters(request)
-        search = [Data(name=p.name, value="", prompt=p.prompt) for p in PARAMETERS]
         document = write_document(
             self._urls.for_home(),
             links=templates.list_home_links(self._urls),
-            queries=templates.list_home_queries(self._urls, search),
+            queries=templates.list_home_queries(
+                self._urls, search=_list_fields(PARAMETERS), audit=_list_fields(AUDIT_PARAMETERS)
+            ),
         )
         return request.prepare_response(document)
 
@@ -51,3 +54,8 @@ class HomeResource:
         data = [Data(name="heartbeat", value="gatorz say hi")]
         item = Item(href=request.build_url(), data=data)
         return request.prepare_response(write_document(request.build_url(), items=[item]))
+
+
+def _list_fields(parameters: Iterable[Parameter]) -> list[Data]:
+    """Return parameters as the fields of a query, which are all empty."""
+    return [Data(name=p.name, value="", prompt=p.prompt) for p in parameters]

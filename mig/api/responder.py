@@ -53,13 +53,22 @@ class Responder:
         :raises UnavailableError: when too many large documents are being sent.
         """
         format_ = self.choose_format(request)
+        request.rows = 1
         tail = DocumentTail(href=request.build_url(), is_empty=False)
         document = (
             format_.encode_head(request.build_url())
             + format_.encode_record(record, links)
             + format_.encode_tail(tail)
         )
-        request.rows = 1
+        return await self.answer_document(request, document, status=status)
+
+    async def answer_document(
+        self, request: Request, document: bytes, *, status: int = 200
+    ) -> bytes | None:
+        """Answer with a whole document, in pieces if it is large.
+
+        :raises UnavailableError: when too many large documents are being sent.
+        """
         is_small = len(document) <= self._limits.whole_answer_bytes
         # A stream has no Content-Length, which a client of HTTP/1.0 needs.
         if is_small or request.clientproto == b"HTTP/1.0":

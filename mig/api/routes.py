@@ -19,6 +19,7 @@ from mig.access.caller import Caller
 from mig.api import errors
 from mig.api.actions import ActionResource
 from mig.api.agents import AgentResource
+from mig.api.audit import AuditResource
 from mig.api.commands import CommandResource
 from mig.api.dashboard import DashboardResource
 from mig.api.guarded import CallerChecker, GuardedDatabase, make_guarded_endpoint
@@ -159,6 +160,7 @@ ROUTES: Final = (
         SearchResource.run_search,
         is_streamed=True,
     ),
+    _define_get(urls.AUDIT, Permission.INVESTIGATOR_UPDATE, AuditResource, AuditResource.get_audit),
     _define_get(
         urls.CREATE_ACTION, Permission.ACTION_CREATE, ActionResource, ActionResource.get_template
     ),

@@ -7,6 +7,7 @@ from typing import Final
 
 from mig.hypermedia.document import Data, Link, Query, Template
 from mig.hypermedia.urls import (
+    AUDIT,
     CREATE_ACTION,
     CREATE_INVESTIGATOR,
     DASHBOARD,
@@ -58,8 +59,8 @@ def list_home_links(urls: Urls) -> list[Link]:
     return [Link(rel=rel, href=urls.base + path, prompt=prompt) for rel, path, prompt in _LINKS]
 
 
-def list_home_queries(urls: Urls, search: Sequence[Data]) -> list[Query]:
-    """Return a query by id for each noun, and the search with its parameters."""
+def list_home_queries(urls: Urls, search: Sequence[Data], audit: Sequence[Data]) -> list[Query]:
+    """Return a query by id for each noun, the search and the audit with their parameters."""
     single = [
         Query(
             rel=noun,
@@ -69,5 +70,18 @@ def list_home_queries(urls: Urls, search: Sequence[Data]) -> list[Query]:
         )
         for noun in NOUNS
     ]
-    prompt = "Actions, commands, agents or investigators, newest first"
-    return [*single, Query(rel="search", href=urls.base + SEARCH, prompt=prompt, data=search)]
+    return [
+        *single,
+        Query(
+            rel="search",
+            href=urls.base + SEARCH,
+            prompt="Actions, commands, agents or investigators, newest first",
+            data=search,
+        ),
+        Query(
+            rel="audit",
+            href=urls.base + AUDIT,
+            prompt="Who changed what, and what was refused to whom, newest first",
+            data=audit,
+        ),
+    ]

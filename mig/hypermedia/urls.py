@@ -12,6 +12,7 @@ COMMAND = "/command"
 INVESTIGATOR = "/investigator"
 SEARCH = "/search"
 DASHBOARD = "/dashboard"
+AUDIT = "/audit"
 HEARTBEAT = "/heartbeat"
 CREATE_ACTION = "/action/create/"
 CREATE_INVESTIGATOR = "/investigator/create/"
@@ -32,7 +33,7 @@ class Urls:
         return self.base + HOME
 
     def for_record(self, noun: str, record_id: int | str) -> str:
-        """Return the URL of an action, command, agent or investigator."""
+        """Return the URL of an action, command, agent, investigator or entry of the audit."""
         return f"{self.base}/{noun}?{noun}id={record_id}"
 
     def for_action(self, record_id: int | str) -> str:
@@ -58,6 +59,10 @@ class Urls:
     def for_search(self, parameters: Iterable[tuple[str, str]]) -> str:
         """Return the URL of a search."""
         return f"{self.base}{SEARCH}?{encode_query_string(parameters)}"
+
+    def for_audit(self, parameters: Iterable[tuple[str, str]]) -> str:
+        """Return the URL of a page of the audit."""
+        return f"{self.base}{AUDIT}?{encode_query_string(parameters)}"
 
 
 def encode_query_string(parameters: Iterable[tuple[str, str]]) -> str:

@@ -180,23 +180,24 @@ class FlagKind(ParameterKind[bool]):
 
 @dataclass(frozen=True)
 class CountKind(ParameterKind[int]):
-    """A whole number that is not less than ``minimum``."""
+    """A whole number from ``minimum`` to ``maximum``."""
 
     minimum: int
+    maximum: int = MAX_COUNT
 
     def parse_text(self, name: str, text: str) -> int:
         """Return the number in ``text``."""
-        if _WHOLE_NUMBER.fullmatch(text) and self.minimum <= int(text) <= MAX_COUNT:
+        if _WHOLE_NUMBER.fullmatch(text) and self.minimum <= int(text) <= self.maximum:
             return int(text)
         raise InvalidInputError(
-            f"{name} must be a whole number from {self.minimum} to {MAX_COUNT}"
+            f"{name} must be a whole number from {self.minimum} to {self.maximum}"
             f"{quote_if_short(text)}",
             name,
         )
 
     def build_json_schema(self) -> JsonSchema:
         """Return the JSON schema of the number."""
-        return {"type": "integer", "minimum": self.minimum, "maximum": MAX_COUNT}
+        return {"type": "integer", "minimum": self.minimum, "maximum": self.maximum}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -324,27 +324,37 @@ class Search:
         return SearchParameters(**{**echoed, "type": self.type})
 
 
-def parse_search(pairs: Sequence[tuple[str, str]], now: Instant) -> Search:
-    """Return the search of the ``pairs`` of a query string; an empty value sets nothing.
+def parse_values(
+    pairs: Sequence[tuple[str, str]], parameters: Mapping[str, Parameter]
+) -> tuple[dict[str, str], dict[str, Any]]:
+    """Return the texts and the values of those ``parameters`` that have one in a query string.
 
-    :raises InvalidInputError: for a parameter that is unknown, repeated or not for the searched
-        type, and for a value that it does not accept; the message names the parameter.
+    :raises InvalidInputError: for a parameter that is unknown or repeated, and for a value that it
+        does not accept; the message names the parameter.
     """
     texts: dict[str, str] = {}
     values: dict[str, Any] = {}
     for name, text in pairs:
-        if name not in PARAMETERS_BY_NAME:
+        if name not in parameters:
             hint = suggest_name(
-                name.lower(),
-                PARAMETERS_BY_NAME,
-                f"the parameters are {', '.join(PARAMETERS_BY_NAME)}",
+                name.lower(), parameters, f"the parameters are {', '.join(parameters)}"
             )
             raise InvalidInputError(f"unknown parameter {name!r}; {hint}", name)
         if name in texts:
             raise InvalidInputError(f"{name} is given twice", name)
         texts[name] = text
         if text:
-            values[name] = PARAMETERS_BY_NAME[name].kind.parse_text(name, text)
+            values[name] = parameters[name].kind.parse_text(name, text)
+    return {name: text for name, text in texts.items() if text}, values
+
+
+def parse_search(pairs: Sequence[tuple[str, str]], now: Instant) -> Search:
+    """Return the search of the ``pairs`` of a query string; an empty value sets nothing.
+
+    :raises InvalidInputError: for a parameter that is unknown, repeated or not for the searched
+        type, and for a value that it does not accept; the message names the parameter.
+    """
+    raw_values, values = parse_values(pairs, PARAMETERS_BY_NAME)
     type_ = values.get("type", "action")
     for name in values:
         if type_ not in PARAMETERS_BY_NAME[name].types:
@@ -353,7 +363,7 @@ def parse_search(pairs: Sequence[tuple[str, str]], now: Instant) -> Search:
     defaults = {p.name: p.default(type_, values, now) for p in PARAMETERS if p.default is not None}
     return Search(
         type=type_,
-        raw_values={name: text for name, text in texts.items() if text},
+        raw_values=raw_values,
         parsed_values=values,
         effective_values=defaults | values,
     )

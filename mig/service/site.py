@@ -14,6 +14,7 @@ from mig.actions.submit import Submitter
 from mig.api import errors
 from mig.api.actions import ActionResource
 from mig.api.agents import AgentResource
+from mig.api.audit import AuditResource
 from mig.api.commands import CommandResource
 from mig.api.dashboard import DashboardResource
 from mig.api.home import HomeResource
@@ -67,6 +68,7 @@ def make_site(
         CommandResource(responder, limits),
         InvestigatorResource(database, responder, investigators),
         SearchResource(wall_clock, database, responder, limits),
+        AuditResource(wall_clock, database, responder),
     )
     return ApiSite(
         reactor,

@@ -77,8 +77,9 @@ class Walker:
         values = {d["name"]: d["value"] for d in query["data"]}
         if f"{query['rel']}id" in values and len(values) == 1:
             return  # needs an id; single documents are reached as items
-        for type_ in ("action", "command", "agent", "investigator", ""):
-            filled = {**values, "type": type_, "after": "2014-05-01T00:00:00Z"}
+        types = ("action", "command", "agent", "investigator", "") if "type" in values else ()
+        for choice in [{"type": type_} for type_ in types] or [{}]:
+            filled = {**values, **choice, "after": "2014-05-01T00:00:00Z"}
             pairs = "&".join(f"{name}={quote(value)}" for name, value in filled.items())
             self.waiting.append(f"{query['href']}?{pairs}")
 
@@ -93,9 +94,14 @@ async def test_a_client_finds_every_record_and_no_link_is_broken(
     api: Api, database: TestDatabase
 ) -> None:
     fleet.load_fleet(database.dsn)
+    database.execute(
+        "insert into audit (at, operation, callername, object, outcome)"
+        " values (now(), '1', 'Carol', 'action', 'done')"
+    )
     walker = Walker(api)
     await walker.walk()
-    assert {"action", "command", "agent", "investigator", "active agents"} <= walker.names
+    nouns = {"action", "command", "agent", "investigator", "audit"}
+    assert {*nouns, "active agents"} <= walker.names
     for kind in ("agents", "actions", "commands", "investigators"):
         noun = kind[:-1]
         for row in fleet.FLEET[kind]:

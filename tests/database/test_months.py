@@ -34,10 +34,12 @@ def test_a_new_database_has_the_months_of_two_years(database: TestDatabase) -> N
 
 
 def test_rows_go_to_the_partition_of_their_month_in_utc(database: TestDatabase) -> None:
+    """Those of the far past or future go to the default partition."""
     database.execute("set timezone = 'America/New_York'")
     database.execute(
         f"{INSERT} (date_trunc('month', now() at time zone 'UTC') at time zone 'UTC',"
-        " '1', 'x', 'y', 'done'), ('2020-01-01', '1', 'x', 'y', 'done')"
+        " '1', 'x', 'y', 'done'), ('2020-01-01', '1', 'x', 'y', 'done'),"
+        " ('9999-12-31', '1', 'x', 'y', 'done')"
     )
     [[current]] = database.execute(
         "select 'audit' || to_char(now() at time zone 'UTC', '_YYYY_MM')"
@@ -45,6 +47,7 @@ def test_rows_go_to_the_partition_of_their_month_in_utc(database: TestDatabase) 
     assert database.execute("select tableoid::regclass::text from audit order by at") == [
         ("audit_default",),
         (current,),
+        ("audit_default",),
     ]
 
 

@@ -118,7 +118,8 @@ class Service:
             await api.stop()
 
     async def _read_documents(self) -> None:
-        for path in ("/", "/dashboard", "/heartbeat", *self._list_documents(), *list_searches()):
+        fixed = ("/", "/dashboard", "/heartbeat", "/audit?investigatorid=7")
+        for path in (*fixed, *self._list_documents(), *list_searches()):
             answer = await self.api.get(path)
             assert answer.code == 200, (path, answer.body)
 
@@ -351,6 +352,7 @@ def test_the_limited_role_cannot_do_harm(
 ) -> None:
     limited = as_api(postgres, database)
     tables = [table.name for table in load_schema().tables]
+    [[month]] = database.execute("select to_char(now() at time zone 'UTC', '\"audit_\"YYYY_MM')")
     for sql in (
         "select privatekey from investigators",
         "select * from investigators",
@@ -372,6 +374,18 @@ def test_the_limited_role_cannot_do_harm(
         "insert into mig_schema values (99)",
         "alter sequence investigators_id_seq restart",
         "alter table submissions disable trigger submissions_close",
+        "update audit set outcome = 'refused'",
+        "insert into audit (id, at, operation, callername, object, outcome)"
+        " values (1, now(), '1', 'x', 'y', 'done')",
+        "select setval('audit_id_seq', 1)",
+        "alter table audit add column note text",
+        f"alter table audit detach partition {month}",
+        "select create_months('audit', 30)",
+        *(f"select count(*) from {part}" for part in (month, "audit_default")),
+        *(f"update {part} set count = 2" for part in (month, "audit_default")),
+        *(f"delete from {part}" for part in (month, "audit_default")),
+        *(f"truncate {part}" for part in (month, "audit_default")),
+        *(f"drop table {part}" for part in (month, "audit_default")),
         *(f"delete from {table}" for table in tables),
         *(f"truncate {table} cascade" for table in tables),
         *(f"drop table {table} cascade" for table in tables),

@@ -9,6 +9,7 @@ from msgspec import Raw
 
 from mig.model.action import Action
 from mig.model.agent import Agent, AgentRow
+from mig.model.audit import AuditEntry
 from mig.model.command import Command
 from mig.model.compliance import ComplianceItem
 from mig.model.investigator import Investigator
@@ -19,6 +20,7 @@ from mig.values import MAX_ID
 RECORDS: list[type[Record]] = [
     Action,
     Agent,
+    AuditEntry,
     Command,
     ComplianceItem,
     Investigator,

@@ -45,6 +45,8 @@ grant
     on apikeyuses to migapi;
 -- Rows of the audit are only added: no update, no delete, and nothing on the partitions.
 grant
+    select (id, at, operation, caller, callername, key, client, method, path, object, objectid,
+        before, after, outcome, count),
     insert (at, operation, caller, callername, key, client, method, path, object, objectid, before,
         after, outcome)
     on audit to migapi;

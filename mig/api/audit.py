@@ -1,0 +1,56 @@
+"""Read the audit."""
+
+from __future__ import annotations
+
+from whenever import Instant
+
+from mig.access.caller import Caller
+from mig.api.responder import Responder, make_not_found_error
+from mig.database.database import Database
+from mig.formats.format import DocumentTail
+from mig.hypermedia.document import Link
+from mig.model.audit import AuditEntry
+from mig.model.record import read_record
+from mig.reactor import WallClock
+from mig.search.audit import load_page, parse_audit_search
+from mig.web.request import Request
+
+
+class AuditResource:
+    """The handler of the audit.
+
+    :param wall_clock: the time of day, at which the default window ends.
+    """
+
+    def __init__(self, wall_clock: WallClock, database: Database, responder: Responder) -> None:
+        self._wall_clock = wall_clock
+        self._database = database
+        self._responder = responder
+
+    async def get_audit(self, request: Request, caller: Caller) -> bytes | None:
+        """Return a page of the audit, the newest entry first."""
+        now = Instant.from_timestamp(self._wall_clock())
+        search = parse_audit_search(request.parse_query(), now)
+        page = await load_page(self._database.query, search, search.values.get("cursor"))
+        if search.entry_id is not None and not page.rows:
+            raise make_not_found_error(AuditEntry.noun, search.entry_id)
+        format_ = self._responder.choose_format(request)
+        entries = [
+            format_.encode_record(read_record(AuditEntry.noun, AuditEntry.from_row, row))
+            for row in page.rows
+        ]
+        links = []
+        if page.next_position is not None:
+            href = self._responder.urls.for_audit(search.list_parameters(page.next_position))
+            links.append(Link(rel="next", href=href))
+        href = request.build_url()
+        tail = DocumentTail(href=href, is_empty=not entries, links=links)
+        request.rows = len(entries)
+        document = b"".join(
+            (
+                format_.encode_head(href),
+                format_.separator.join(entries),
+                format_.encode_tail(tail),
+            )
+        )
+        return await self._responder.answer_document(request, document)

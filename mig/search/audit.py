@@ -1,0 +1,171 @@
+"""Searches in the audit: their parameters, and pages of its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from psycopg2 import DataError
+from whenever import Instant
+
+from mig.errors import InvalidInputError
+from mig.model.audit import AUDIT, AuditRow
+from mig.model.statement import QueryFunction, Statement
+from mig.search.condition import Condition
+from mig.search.kinds import MAX_COUNT, CountKind, CursorKind, IdKind, PagePosition, TimeKind
+from mig.search.parameters import Parameter, parse_values
+
+DEFAULT_LIMIT: Final = 100
+MAX_LIMIT: Final = 1_000
+DEFAULT_WINDOW_HOURS: Final = 24
+
+_TABLE: Final = "audit"
+NEWEST_FIRST: Final = "desc"
+OLDEST_FIRST: Final = "asc"
+
+
+def _choose_default_after(_type: str, names: Collection[str], now: Instant) -> Instant | None:
+    return None if "auditid" in names else now.subtract(hours=DEFAULT_WINDOW_HOURS)
+
+
+AUDIT_PARAMETERS: Final[tuple[Parameter, ...]] = (
+    Parameter(
+        name="auditid",
+        kind=CountKind(1),
+        conditions={_TABLE: "id = %s"},
+        prompt=f"an entry's id, 1 to {MAX_COUNT}; with it, after has no default",
+    ),
+    Parameter(
+        name="after",
+        kind=TimeKind("ceil"),
+        conditions={_TABLE: "at >= %s"},
+        default=_choose_default_after,
+        prompt=f"an RFC 3339 date; default {DEFAULT_WINDOW_HOURS} hours ago",
+    ),
+    Parameter(
+        name="before",
+        kind=TimeKind("floor"),
+        conditions={_TABLE: "at <= %s"},
+        prompt="an RFC 3339 date; no bound by default",
+    ),
+    Parameter(
+        name="investigatorid",
+        kind=IdKind(),
+        conditions={_TABLE: "caller = %s"},
+        prompt="the id of the investigator who called, 1 to 18446744073709551615",
+    ),
+    Parameter(
+        name="limit",
+        kind=CountKind(1, MAX_LIMIT),
+        prompt=f"the maximum number of entries, at most {MAX_LIMIT}; default {DEFAULT_LIMIT}",
+    ),
+    Parameter(
+        name="cursor",
+        kind=CursorKind(),
+        prompt="the end of an earlier page, as in its next link",
+    ),
+)
+_PARAMETERS_BY_NAME: Final = {parameter.name: parameter for parameter in AUDIT_PARAMETERS}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditSearch:
+    """A parsed search in the audit.
+
+    ``raw_values`` are the parameters that were set, as text; ``values`` are their values with the
+    defaults of the others.
+    """
+
+    raw_values: Mapping[str, str]
+    values: Mapping[str, Any]
+
+    @property
+    def limit(self) -> int:
+        """The maximum number of entries."""
+        limit: int = self.values.get("limit", DEFAULT_LIMIT)
+        return limit
+
+    @property
+    def entry_id(self) -> int | None:
+        """The id of the one entry that is searched for, or ``None``."""
+        return self.values.get("auditid")
+
+    def build_condition(self) -> Condition:
+        """Return the condition that all parameters together set, but for the cursor."""
+        condition = Condition()
+        for name, value in self.values.items():
+            parameter = _PARAMETERS_BY_NAME[name]
+            if parameter.conditions and value is not None:
+                sql = parameter.conditions[_TABLE]
+                condition &= parameter.kind.build_condition(_TABLE, sql, value)
+        return condition
+
+    def list_parameters(self, position: PagePosition) -> list[tuple[str, str]]:
+        """Return the parameters of the search for what follows ``position``."""
+        # written out: the default of `after` moves with the clock, and that of `limit` may change
+        parameters = {**self.raw_values, "limit": str(self.limit), "cursor": str(position)}
+        after: Instant | None = self.values["after"]
+        if after is not None:
+            parameters["after"] = after.format_iso()
+        return list(parameters.items())
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditPage:
+    """Rows of the audit, and the position after which there are more, if there are."""
+
+    rows: Sequence[AuditRow]
+    next_position: PagePosition | None
+
+
+def parse_audit_search(pairs: Sequence[tuple[str, str]], now: Instant) -> AuditSearch:
+    """Return the search of the ``pairs`` of a query string; an empty value sets nothing.
+
+    :raises InvalidInputError: for a parameter that is unknown or repeated, and for a value that it
+        does not accept; the message names the parameter.
+    """
+    raw_values, values = parse_values(pairs, _PARAMETERS_BY_NAME)
+    defaults = {p.name: p.default("", values, now) for p in AUDIT_PARAMETERS if p.default}
+    return AuditSearch(raw_values=raw_values, values=defaults | values)
+
+
+async def load_page(
+    query: QueryFunction,
+    search: AuditSearch,
+    position: PagePosition | None,
+    *,
+    order: str = NEWEST_FIRST,
+) -> AuditPage:
+    """Return the rows of a search after ``position``, by their time and id.
+
+    :param order: ``NEWEST_FIRST`` or ``OLDEST_FIRST``.
+    :raises InvalidInputError: for a position that is not one of a row.
+    """
+    condition = search.build_condition()
+    if position is not None:
+        sign = "<" if order == NEWEST_FIRST else ">"
+        # the first comparison tells PostgreSQL which months it need not look at
+        condition &= Condition(
+            f"at {sign}= %s and (at, id) {sign} (%s, %s::bigint)",
+            (position.time, position.time, position.id),
+        )
+    statement = Statement(
+        f"select {AUDIT.sql} from audit a{condition.build_where_clause()}"
+        f" order by a.at {order}, a.id {order} limit %s",
+        AUDIT,
+    )
+    try:
+        # one more, which says whether there are more
+        rows = await query(statement, (*condition.parameters, search.limit + 1))
+    except DataError:  # what a cursor may look like is not always a time and an id
+        if position is None:
+            raise
+        message = "cursor must be taken from the next link of an earlier page"
+        raise InvalidInputError(message, "cursor") from None
+    kept = rows[: search.limit]
+    has_more = len(rows) > len(kept)
+    return AuditPage(
+        rows=kept,
+        next_position=PagePosition(time=kept[-1].at, id=kept[-1].id) if has_more else None,
+    )
