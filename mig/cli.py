@@ -40,7 +40,7 @@ from mig.model.permissions import DEFAULT_PERMISSIONS, Permission, parse_permiss
 from mig.reactor import get_reactor
 from mig.signing.gpg.verify import Gpg
 from mig.signing.keyring import ACTIVE, Keyring
-from mig.values import parse_id
+from mig.values import escape_unprintable, parse_id
 
 EXIT_INTERRUPTED: Final = 130
 EXIT_OTHER_ROLE_NEEDED: Final = 2
@@ -144,7 +144,7 @@ def list_command(database: str) -> None:
         for row in await opened.query(ALL_INVESTIGATORS):
             fingerprint = row.pgpfingerprint or "-"
             permissions = ",".join(Permission(int(row.permissions)).member_names) or "-"
-            name = _escape_unprintable(row.name)
+            name = escape_unprintable(row.name)
             click.echo(f"{row.id}\t{row.status}\t{fingerprint}\t{name}\t{permissions}")
 
     _run_on_database(database, print_investigators)
@@ -177,12 +177,6 @@ def permit_command(investigator_id: str, permissions: Permission, database: str)
         return f"investigator {number} may: {', '.join(permissions.member_names) or 'nothing'}"
 
     _update_investigator(database, investigator_id, describe, permissions=permissions)
-
-
-def _escape_unprintable(text: str) -> str:
-    """Return ``text`` on one line, whatever the database holds."""
-    # ascii() escapes a character and puts it in quotes, which the slice removes
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def _set_status(database: str, text: str, status: str) -> None:

@@ -142,6 +142,22 @@ class Limits:
     )
     targeted_agents: int = _define_limit(1_000_000, "the agents that fulfil such a condition")
 
+    # the audit
+    refusals: int = _define_limit(
+        1_000,
+        "refusals of known callers that are counted, each for a minute; also those that wait to be"
+        " written to the audit",
+    )
+    refusal_reasons: int = _define_limit(
+        20, "reasons of refusals that are counted apart for a caller; others are counted together"
+    )
+    refusal_addresses: int = _define_limit(
+        1_000, "addresses whose refusals without a known caller are counted"
+    )
+    refusal_seconds: float = _define_limit(
+        60, "how long refusals are counted before they are recorded"
+    )
+
     # results and reports
     result_bytes: int = _define_limit(
         33_554_432, "the results of a command; larger ones are not read"

@@ -43,6 +43,14 @@ def quote_if_short(text: str) -> str:
     return f", not {text!a}" if len(text) <= MAX_QUOTED_CHARACTERS else ""
 
 
+def escape_unprintable(text: str) -> str:
+    """Return ``text`` on one line, with an escape for each character that is not visible."""
+    if text.isprintable():
+        return text
+    # ascii() escapes a character and puts it in quotes, which the slice removes
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def generate_id() -> int:
     """Return a random id from 1 to 2**53 - 1, which every JSON reader reads exactly."""
     # seven bytes without their lowest three bits are 53 bits

@@ -7,6 +7,10 @@ from typing import Final
 
 from mig.model.permissions import ALL_PERMISSIONS, Permission
 from mig.model.statement import Guard
+from mig.values import escape_unprintable
+
+MAX_LABEL_CHARACTERS: Final = 64
+"""How much of a name is in the log, where the id follows it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +39,7 @@ class Caller:
         """The caller in the log, in one word: ``NAME/ID``, or ``NAME/ID/KEY``; ``-`` for anyone."""
         if self.investigator_id is None:
             return "-"
-        name = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in self.name)
+        name = escape_unprintable(self.name)[:MAX_LABEL_CHARACTERS]
         key = "" if self.key_id is None else f"/{self.key_id}"
         return f"{name.replace(' ', '_')}/{self.investigator_id}{key}"
 

@@ -27,6 +27,7 @@ def answer_refusal(
     """Answer with the reason why a request is refused."""
     for name, value in refusal.headers:
         request.setHeader(name, value)
+    request.refusal = refusal.client_message
     request.outcome = f"refused: {describe_error(refusal)}"
     return _answer_error(request, refusal.status, refusal.client_message, items, links)
 

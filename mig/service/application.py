@@ -22,6 +22,7 @@ from twisted.python.components import Componentized
 from twisted.python.failure import Failure
 
 from mig.access.authenticator import Authenticator
+from mig.access.refusals import RefusalRecorder
 from mig.access.tokenverifier import limit_token_processes
 from mig.account import Account
 from mig.actions.handoff import (
@@ -254,6 +255,7 @@ class ApiService(Service):
         self._authenticator: Authenticator | None = None
         self._parser: ActionParser | None = None
         self._trimmer: MemoryTrimmer | None = None
+        self._refusals: RefusalRecorder | None = None
         self._handoff: Handoff | None = None
         self._listeners = listeners
         self._certificates = certificates
@@ -360,6 +362,7 @@ class ApiService(Service):
         self._gpg = Gpg(reactor, time.time, limits=limits)
         self._parser = ActionParser(reactor, limits=limits)
         self._trimmer = MemoryTrimmer(reactor)
+        self._refusals = RefusalRecorder(reactor, database, limits)
         if not self._gpg.is_installed():
             self.log.warn("{reason}", reason=NO_GPG)
         handoff.start()
@@ -379,7 +382,7 @@ class ApiService(Service):
             limits=limits,
             authenticator=self._authenticator,
             clients=self._settings.clients,
-            observers=[*self._observers, self._trimmer],
+            observers=[*self._observers, self._trimmer, self._refusals],
         )
 
     def _build_authenticator(
@@ -457,6 +460,8 @@ class ApiService(Service):
             await self._handoff.stop()
         if self._authenticator:
             await self._authenticator.stop()
+        if self._refusals:
+            await self._refusals.stop()
         if self._database:
             self._database.stop()
         if isinstance(self._database_source, EmbeddedPostgres):

@@ -36,6 +36,7 @@ from mig.account import Account
 from mig.errors import LogError, describe_error
 from mig.hypermedia.urls import HEARTBEAT
 from mig.service.config_file import Logging
+from mig.values import escape_unprintable
 from mig.web.request import RequestEnded
 from mig.web.site import RequestObserver
 from mig.web.urlencoded import escape_bytes
@@ -306,10 +307,11 @@ def _write_access_line_unless_heartbeat(event: RequestEnded) -> None:
 
 def write_access_line(event: RequestEnded) -> None:
     """Write the line of a request that has ended."""
+    outcome = escape_unprintable(event.outcome[:MAX_OUTCOME_CHARACTERS])
     line = (
         f"{event.operation} {event.client} {event.caller or '-'} {escape_bytes(event.method)}"
         f" {escape_bytes(event.uri)} {event.status} {event.seconds:.3f}s"
-        f" {event.rows} rows {event.sent_bytes} bytes: {event.outcome[:MAX_OUTCOME_CHARACTERS]}"
+        f" {event.rows} rows {event.sent_bytes} bytes: {outcome}"
     )
     # Formatted here: Twisted takes three times as long to format an event with many fields.
     _access_logger.info(line.replace("{", "{{").replace("}", "}}"))

@@ -37,7 +37,8 @@ class RequestEnded(Struct, frozen=True, kw_only=True, gc=False):
     """A request that has ended, successfully or not.
 
     ``route`` and ``caller`` are ``None`` for a request that was refused before they were known,
-    ``client`` is the address of the client.
+    ``client`` is the address of the client. ``caller`` is the caller in the log, and ``sender`` the
+    caller. ``refusal`` is what a client was told whose request was refused.
     """
 
     operation: str
@@ -52,6 +53,8 @@ class RequestEnded(Struct, frozen=True, kw_only=True, gc=False):
     sent_bytes: int
     received_bytes: int
     outcome: str
+    sender: Caller | None = None
+    refusal: str | None = None
 
 
 class RequestChecker(Protocol):
@@ -99,6 +102,7 @@ class Request(server.Request):
     """One request: its operation id, its route and caller, and its negotiated answer.
 
     ``rows`` and ``outcome`` are for the log: how many rows were served, and how the request ended.
+    ``refusal`` is what the client is told when the request is refused.
     ``is_addressed`` tells that its target and its Host are sound, so that what follows on the
     connection can be trusted to be a request; ``is_disconnected``, that the connection is lost;
     ``is_from_other_site``, that a page of another site made a browser send it.
@@ -118,6 +122,7 @@ class Request(server.Request):
         self.body: RequestBody | None = None
         self.rows = 0
         self.outcome = "complete"
+        self.refusal: str | None = None
         self._media_type = ""
         self.is_aborted = False
         self.has_request_line = False
@@ -309,6 +314,8 @@ class Request(server.Request):
                 sent_bytes=self.sentLength,
                 received_bytes=0 if self.body is None else self.body.received,
                 outcome=self.outcome,
+                sender=self.caller,
+                refusal=self.refusal,
             )
         )
 

@@ -25,6 +25,7 @@ from mig.model.statement import Parameters
 from mig.search.kinds import FlagKind, TimeKind
 from mig.search.parameters import PARAMETERS, SEARCH_TYPES
 from tests.support.api import Api
+from tests.support.audit import FixedCaller
 from tests.support.callers import (
     add_investigator,
     make_token,
@@ -103,6 +104,7 @@ class Service:
         await self._change_investigators()
         await self._submit_actions()
         await self._use_credentials()
+        await self._be_refused()
 
     async def _use_credentials(self) -> None:
         set_old_key(self.database, add_investigator(self.database, "automation"), "an old key")
@@ -156,6 +158,11 @@ class Service:
         self.api.handoff.check_available()
         assert len(list(folder.iterdir())) == 3
 
+    async def _be_refused(self) -> None:
+        answer = await self.api.request("POST", "/action/create/", data={})
+        assert answer.code == 400, answer.body
+        await self.api.refusals.stop()
+
     async def _submit_action(self, **members: object) -> None:
         action = make_action(**members)
         signature = self.keys.sign(self.keys.alice, build_text(action))
@@ -178,7 +185,7 @@ def list_searches() -> Iterator[str]:
 
 @asynccontextmanager
 async def run_service(database: TestDatabase, keys: Keys, folder: Path) -> AsyncIterator[Service]:
-    api = Api(database.dsn, folder / "spool")
+    api = Api(database.dsn, folder / "spool", authenticate=FixedCaller())
     try:
         yield Service(api=api, database=database, keys=keys)
     finally:

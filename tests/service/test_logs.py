@@ -14,8 +14,10 @@ import pytest
 from twisted.logger import Logger, LogLevel, textFileLogObserver
 from twisted.scripts._twistd_unix import ServerOptions
 
+from mig.access.caller import Caller
 from mig.account import Account
 from mig.errors import LogError
+from mig.model.permissions import ALL_PERMISSIONS
 from mig.service import logs
 from mig.service.config_file import Logging
 from tests.support.reactor import record_log
@@ -176,6 +178,23 @@ def test_each_request_is_logged_in_one_line() -> None:
     head = "17 127.0.0.1 - GET /search?{\\xff\\n 400 0.013s 3 rows 99 bytes: refused: {x}{x}"
     assert line.startswith(head), line
     assert len(line) == len(head) - len("refused: {x}{x}") + logs.MAX_OUTCOME_CHARACTERS
+
+
+def test_nobody_can_write_a_line_of_their_own_into_the_log() -> None:
+    """Whatever is in a name, a method, a path or a message, it is escaped and cut."""
+    evil = "\n\r\x1b[2J\u202e\x85\u2028"
+    caller = Caller(name=evil + "x" * 100_000, permissions=ALL_PERMISSIONS, investigator_id=7)
+    event = make_request_ended(
+        caller=caller.label,
+        method=evil.encode(),
+        uri=f"/{evil}".encode(),
+        outcome=f"refused: {evil}" + "x" * 100_000,
+    )
+    with record_log() as log:
+        logs.write_access_line(event)
+    [line] = log.lines
+    assert line.isascii() and line.isprintable() and len(line) < 1_000
+    assert "x/7 \\n\\r\\x1b[2J" in line
 
 
 make_heartbeat = partial(make_request_ended, uri=b"/api/v1/heartbeat", route="/heartbeat")

@@ -15,6 +15,7 @@ from twisted.web.http_headers import Headers
 
 from mig.access.authenticator import Authenticator
 from mig.access.clientaddress import ClientIdentifier
+from mig.access.refusals import RefusalRecorder
 from mig.access.tokenverifier import limit_token_processes
 from mig.actions.handoff import DatabaseHandoff, Handoff, NoHandoff
 from mig.actions.outbox import Outbox
@@ -85,6 +86,7 @@ class Api:
             self.handoff: Handoff = Outbox(reactor, self.database, Spool(spool))
         else:
             self.handoff = DatabaseHandoff() if handoff == "database" else NoHandoff()
+        self.refusals = RefusalRecorder(reactor, self.database, limits)
         self.pool = HTTPConnectionPool(reactor, persistent=False)
         listener = listen_on("tcp:0")
         self.root = f"http://localhost:{listener.port}"
@@ -116,7 +118,7 @@ class Api:
             authenticate=authenticate,
             authenticator=self.authenticator,
             clients=ClientIdentifier(forwarded_entry=0),
-            observers=[self.ended.append],
+            observers=[self.ended.append, self.refusals],
         )
         self.site = site
         self.port = listener.start_accepting(reactor, site)
@@ -145,5 +147,6 @@ class Api:
         if self.authenticator:
             await self.authenticator.stop()
         await self.handoff.stop()
+        await self.refusals.stop()
         self.database.stop()
         await self.pool.closeCachedConnections()

@@ -48,7 +48,7 @@ grant
     select (id, at, operation, caller, callername, key, client, method, path, object, objectid,
         before, after, outcome, count),
     insert (at, operation, caller, callername, key, client, method, path, object, objectid, before,
-        after, outcome)
+        after, outcome, count)
     on audit to migapi;
 grant usage on sequence audit_id_seq to migapi;
 
