@@ -125,8 +125,10 @@ async def record_change(
         "before": _encode(before),
         "after": _encode(after),
     }
-    with explain_missing_audit():
+    try:
         await transaction.query(_INSERT_CHANGE, actor.to_parameters() | change)
+    except psycopg2.Error as reason:
+        raise _make_error(reason) from None
 
 
 @contextmanager
@@ -142,9 +144,12 @@ def explain_missing_audit() -> Iterator[None]:
         named = f"{reason.diag.table_name} {reason.diag.message_primary}"
         if "audit" not in named:
             raise
-        raise UnavailableError(
-            "this cannot be recorded in the audit, so it is not done", " ".join(str(reason).split())
-        ) from None
+        raise _make_error(reason) from None
+
+
+def _make_error(reason: psycopg2.Error) -> UnavailableError:
+    detail = " ".join(str(reason).split())
+    return UnavailableError("the audit cannot be written, so nothing has been changed", detail)
 
 
 def _encode(value: object) -> str | None:

@@ -151,7 +151,7 @@ async def test_without_audit_no_action_is_accepted(
 ) -> None:
     [[month]] = database.execute("select to_char(now() at time zone 'UTC', 'YYYY_MM')")
     database.execute(NO_AUDIT[fault].replace("%s", month))
-    says = "this cannot be recorded in the audit, so it is not done"
+    says = "the audit cannot be written, so nothing has been changed"
     await assert_refused(service, case.sign_action(make_action()), says, 503)
     check_nothing_stored(service, database)
 
