@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import BinaryIO, Final, NoReturn
 
@@ -17,6 +18,7 @@ from twisted.internet import task
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorCore
 from twisted.python.failure import Failure
+from whenever import Instant
 
 from mig import __version__
 from mig.database.database import Database
@@ -34,17 +36,22 @@ from mig.errors import (
     UnavailableError,
     describe_error,
 )
+from mig.formats.audit_lines import AuditTable, encode_ndjson_line
 from mig.investigators.registry import DISABLED, InvestigatorRegistry
+from mig.model.audit import AuditEntry
 from mig.model.investigator import ALL_INVESTIGATORS
 from mig.model.permissions import DEFAULT_PERMISSIONS, Permission, parse_permission_names
+from mig.model.record import read_record
 from mig.reactor import get_reactor
+from mig.search.audit import load_pages, search_since
 from mig.signing.gpg.verify import Gpg
 from mig.signing.keyring import ACTIVE, Keyring
-from mig.values import escape_unprintable, parse_id
+from mig.values import escape_unprintable, parse_duration, parse_id
 
 EXIT_INTERRUPTED: Final = 130
 EXIT_OTHER_ROLE_NEEDED: Final = 2
 MAX_KEY_BYTES: Final = 65_536
+MAX_SINCE: Final = timedelta(days=365_000)
 
 
 def _check_dsn(_context: click.Context, _option: click.Parameter, value: str) -> str:
@@ -202,6 +209,70 @@ def _update_investigator(
         click.echo(describe(investigator_id))
 
     _run_with_gpg(database, update)
+
+
+def _parse_since_option(_context: click.Context, _option: click.Parameter, text: str) -> Instant:
+    try:
+        duration = min(parse_duration(text), MAX_SINCE)
+    except ValueError as reason:
+        raise click.BadParameter(f"it must be {reason}.") from None
+    return Instant.from_timestamp(time.time()).subtract(seconds=duration.total_seconds())
+
+
+def _parse_id_option(
+    _context: click.Context, option: click.Parameter, text: str | None
+) -> int | None:
+    try:
+        return None if text is None else parse_id("it", text)
+    except InvalidInputError as reason:
+        raise click.BadParameter(f"{reason}.") from None
+
+
+@main.command("audit")
+@click.option(
+    "--since",
+    "after",
+    metavar="DURATION",
+    default="24h",
+    show_default=True,
+    callback=_parse_since_option,
+    help="How far to go back: 90m, 7d, 1h30m.",
+)
+@click.option(
+    "--investigator",
+    "investigator_id",
+    metavar="ID",
+    callback=_parse_id_option,
+    help="Only what this investigator has done, or was refused.",
+)
+@click.option(
+    "--format",
+    "format_name",
+    type=click.Choice(["table", "ndjson"]),
+    default="table",
+    show_default=True,
+    help="A table for people, or an object of JSON on each line.",
+)
+@_database_option
+def audit_command(
+    after: Instant, investigator_id: int | None, format_name: str, database: str
+) -> None:
+    """Print who changed what, and what was refused to whom, the oldest first."""
+
+    async def print_audit(opened: Database) -> None:
+        await ensure_schema(opened, upgrade=False)
+        table = AuditTable()
+        async for rows in load_pages(opened.query, search_since(after, investigator_id)):
+            entries = [read_record(AuditEntry.noun, AuditEntry.from_row, row) for row in rows]
+            lines = (
+                table.format_page(entries)
+                if format_name == "table"
+                else map(encode_ndjson_line, entries)
+            )
+            for line in lines:
+                click.echo(line)
+
+    _run_on_database(database, print_audit)
 
 
 @main.command("demo")

@@ -8,6 +8,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable
+from datetime import timedelta
 from decimal import Decimal
 from difflib import get_close_matches
 from typing import Any, Final, NoReturn
@@ -25,6 +26,9 @@ RFC3339_PATTERN = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-5][0-9](?:\.[0-9]{1,9})?"
     r"(?:Z|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])",
     re.ASCII,
+)
+_DURATION = re.compile(
+    r"(?:([0-9]{1,6})d)?(?:([0-9]{1,6})h)?(?:([0-9]{1,6})m)?(?:([0-9]{1,9})s)?", re.ASCII
 )
 _SPACE_FOR_PLUS = re.compile(r" (?=[0-9]{2}:[0-9]{2}$)", re.ASCII)
 
@@ -87,6 +91,21 @@ def parse_time(name: str, text: str) -> Instant:
     raise InvalidInputError(
         f"{name} must be an RFC 3339 date, for example 2014-05-30T00:00:00-04:00", name
     )
+
+
+def parse_duration(text: str) -> timedelta:
+    """Return the duration in ``text``: days, hours, minutes and seconds, as in ``1h30m``.
+
+    :raises ValueError: with what is accepted, for any other text and for no time at all.
+    """
+    match = _DURATION.fullmatch(text)
+    days, hours, minutes, seconds = (
+        (int(part or 0) for part in match.groups()) if match else [0] * 4
+    )
+    duration = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
+    if not duration:
+        raise ValueError("a duration such as 10m, 90d or 1h30m")
+    return duration
 
 
 def format_time(column: str | None) -> str:

@@ -13,10 +13,32 @@ from mig.values import (
     count_values,
     format_time,
     generate_id,
+    parse_duration,
     parse_id,
     parse_json,
     parse_time,
 )
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("24h", 86_400),
+        ("90m", 5_400),
+        ("1h30m", 5_400),
+        ("400d", 34_560_000),
+        ("1d2h3m4s", 93_784),
+        ("90s", 90),
+    ],
+)
+def test_a_duration_is_days_hours_minutes_and_seconds(text: str, seconds: int) -> None:
+    assert parse_duration(text).total_seconds() == seconds
+
+
+@pytest.mark.parametrize("text", ["", "0s", "h", "5", "-5m", "1.5h", "1h 30m", "30m1h", "5M", "٣h"])
+def test_another_duration_is_refused_with_what_is_accepted(text: str) -> None:
+    with pytest.raises(ValueError, match="a duration such as 10m, 90d or 1h30m"):
+        parse_duration(text)
 
 
 @given(st.integers(1, MAX_ID))

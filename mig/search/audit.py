@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -111,6 +111,15 @@ class AuditSearch:
         return list(parameters.items())
 
 
+def search_since(after: Instant, investigator_id: int | None) -> AuditSearch:
+    """Return the search for what has happened since ``after``, with the largest pages.
+
+    :param investigator_id: the caller, or ``None`` for all.
+    """
+    values = {"after": after, "investigatorid": investigator_id, "limit": MAX_LIMIT}
+    return AuditSearch(raw_values={}, values=values)
+
+
 @dataclass(frozen=True, kw_only=True)
 class AuditPage:
     """Rows of the audit, and the position after which there are more, if there are."""
@@ -128,6 +137,19 @@ def parse_audit_search(pairs: Sequence[tuple[str, str]], now: Instant) -> AuditS
     raw_values, values = parse_values(pairs, _PARAMETERS_BY_NAME)
     defaults = {p.name: p.default("", values, now) for p in AUDIT_PARAMETERS if p.default}
     return AuditSearch(raw_values=raw_values, values=defaults | values)
+
+
+async def load_pages(
+    query: QueryFunction, search: AuditSearch
+) -> AsyncGenerator[Sequence[AuditRow], None]:
+    """Yield the pages of a search, the oldest row first; what arrives in the meantime is last."""
+    position: PagePosition | None = None
+    while True:
+        page = await load_page(query, search, position, order=OLDEST_FIRST)
+        yield page.rows
+        position = page.next_position
+        if position is None:
+            return
 
 
 async def load_page(
