@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import BinaryIO, Final, NoReturn
@@ -21,6 +22,7 @@ from twisted.python.failure import Failure
 from whenever import Instant
 
 from mig import __version__
+from mig.access.audit import Actor
 from mig.database.database import Database
 from mig.database.schema.declaration import API_ROLE
 from mig.database.schema.migrate import Step, ensure_schema, migrate, plan_migration
@@ -37,21 +39,34 @@ from mig.errors import (
     describe_error,
 )
 from mig.formats.audit_lines import AuditTable, encode_ndjson_line
+from mig.investigators.administrators import count_administrators
+from mig.investigators.apikeys import ApiKeyRegistry
 from mig.investigators.registry import DISABLED, InvestigatorRegistry
+from mig.model.apikey import list_api_keys
 from mig.model.audit import AuditEntry
 from mig.model.investigator import ALL_INVESTIGATORS
-from mig.model.permissions import DEFAULT_PERMISSIONS, Permission, parse_permission_names
+from mig.model.permissions import (
+    ALL_PERMISSIONS,
+    DEFAULT_PERMISSIONS,
+    PERMISSION_SETS,
+    Permission,
+    parse_permission_names,
+)
 from mig.model.record import read_record
 from mig.reactor import get_reactor
 from mig.search.audit import load_pages, search_since
 from mig.signing.gpg.verify import Gpg
 from mig.signing.keyring import ACTIVE, Keyring
-from mig.values import escape_unprintable, parse_duration, parse_id
+from mig.values import escape_unprintable, format_time, parse_duration, parse_id
 
 EXIT_INTERRUPTED: Final = 130
 EXIT_OTHER_ROLE_NEEDED: Final = 2
 MAX_KEY_BYTES: Final = 65_536
 MAX_SINCE: Final = timedelta(days=365_000)
+NO_ADMINISTRATOR: Final = (
+    "no active investigator is an administrator (those of 2014 have the default permissions):"
+    " `mig-api investigator permissions ID --set admin` makes one"
+)
 
 
 def _check_dsn(_context: click.Context, _option: click.Parameter, value: str) -> str:
@@ -107,6 +122,19 @@ def _parse_permissions_option(
         raise click.BadParameter(f"{reason}.") from None
 
 
+def _permissions_option(
+    name: str, explanation: str
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    return click.option(
+        name, metavar="NAME,…", callback=_parse_permissions_option, help=explanation
+    )
+
+
+def _notify(notice: str) -> None:
+    """Tell the administrator what the daemon would log."""
+    click.echo(f"mig-api: {notice}", err=True)
+
+
 @main.group()
 def investigator() -> None:
     """Add, list and change investigators, directly in the database."""
@@ -114,29 +142,39 @@ def investigator() -> None:
 
 @investigator.command("add")
 @click.argument("name")
-@click.argument("publickey", type=click.File("rb"))
-@click.option(
+@click.argument("publickey", type=click.File("rb"), required=False)
+@click.option("--admin", is_flag=True, help="Give all permissions.")
+@_permissions_option(
     "--permissions",
-    metavar="NAME,…",
-    callback=_parse_permissions_option,
-    help="What the investigator may do; by default "
+    f"What the investigator may do: names, or the sets {', '.join(PERMISSION_SETS)}; by default "
     + ",".join(DEFAULT_PERMISSIONS.member_names)
     + ".",
 )
 @_database_option
 def add_command(
-    name: str, publickey: BinaryIO, permissions: Permission | None, database: str
+    name: str,
+    publickey: BinaryIO | None,
+    admin: bool,
+    permissions: Permission | None,
+    database: str,
 ) -> None:
-    """Add the investigator NAME with the armored public key in the file PUBLICKEY (- for stdin)."""
-    key = publickey.read(MAX_KEY_BYTES + 1)  # one more, to see that there is more
+    """Add the investigator NAME with the armored public key in the file PUBLICKEY (- for stdin).
+
+    Without a key, the account can sign nothing; it can have API keys.
+    """
+    if admin and permissions is not None:
+        raise click.UsageError("--admin and --permissions exclude each other.")
+    key = publickey.read(MAX_KEY_BYTES + 1) if publickey else None  # one more, to see it
+    default = ALL_PERMISSIONS if admin else DEFAULT_PERMISSIONS
 
     async def add_investigator(opened: Database, gpg: Gpg) -> None:
-        if len(key) > MAX_KEY_BYTES:
+        if key is not None and len(key) > MAX_KEY_BYTES:
             raise InvalidInputError(f"publickey must have at most {MAX_KEY_BYTES} bytes")
-        registry = InvestigatorRegistry(opened, gpg, Keyring())
-        given = DEFAULT_PERMISSIONS if permissions is None else permissions
-        investigator_id = await registry.add(name, key, given)
-        click.echo(f"added investigator {investigator_id}")
+        registry = InvestigatorRegistry(opened, gpg, Keyring(), notify=_notify)
+        actor = Actor.of_command_line("investigator add")
+        given = default if permissions is None else permissions
+        added = await registry.add(actor, None, name, key, given)
+        click.echo(f"added investigator {added.investigator.id}")
 
     _run_with_gpg(database, add_investigator)
 
@@ -147,65 +185,97 @@ def list_command(database: str) -> None:
     """List the investigators: id, status, key fingerprint, name, permissions."""
 
     async def print_investigators(opened: Database) -> None:
-        await ensure_schema(opened, upgrade=False)
         for row in await opened.query(ALL_INVESTIGATORS):
             fingerprint = row.pgpfingerprint or "-"
             permissions = ",".join(Permission(int(row.permissions)).member_names) or "-"
             name = escape_unprintable(row.name)
             click.echo(f"{row.id}\t{row.status}\t{fingerprint}\t{name}\t{permissions}")
 
-    _run_on_database(database, print_investigators)
+    _run_on_current_database(database, print_investigators)
 
 
 @investigator.command("enable")
 @click.argument("investigator_id", metavar="ID")
 @_database_option
 def enable_command(investigator_id: str, database: str) -> None:
-    """Let the investigator ID submit actions again."""
-    _set_status(database, investigator_id, ACTIVE)
+    """Let the investigator ID call the API and submit actions again."""
+    _set_status(database, "enable", investigator_id, ACTIVE)
 
 
 @investigator.command("disable")
 @click.argument("investigator_id", metavar="ID")
 @_database_option
 def disable_command(investigator_id: str, database: str) -> None:
-    """Refuse new actions that only the investigator ID has signed."""
-    _set_status(database, investigator_id, DISABLED)
+    """Refuse requests of the investigator ID, and new actions that nobody else has signed."""
+    _set_status(database, "disable", investigator_id, DISABLED)
 
 
-@investigator.command("permit")
+@investigator.command("permissions")
 @click.argument("investigator_id", metavar="ID")
-@click.argument("permissions", metavar="NAME,…", callback=_parse_permissions_option)
+@_permissions_option("--set", 'Give exactly these: names, or a set; "" takes all of them away.')
+@_permissions_option("--grant", "Add these.")
+@_permissions_option("--revoke", "Take these away.")
 @_database_option
-def permit_command(investigator_id: str, permissions: Permission, database: str) -> None:
-    """Give the investigator ID exactly these permissions; "" takes all of them away."""
+def permissions_command(
+    investigator_id: str,
+    set: Permission | None,  # noqa: A002 - click names the argument after the option
+    grant: Permission | None,
+    revoke: Permission | None,
+    database: str,
+) -> None:
+    """Change what the investigator ID may do; without an option, print it."""
+    changes: list[Callable[[Permission], Permission]] = []
+    if set is not None:
+        changes.append(lambda _: set)
+    if grant is not None:
+        changes.append(lambda present: present | grant)
+    if revoke is not None:
+        changes.append(lambda present: present & ~revoke)
+    if len(changes) > 1:
+        raise click.UsageError("--set, --grant and --revoke exclude each other.")
+    change = changes[0] if changes else lambda present: present
+    may: Permission
+
+    def change_permissions(present: Permission) -> Permission:
+        nonlocal may
+        may = change(present)
+        return may
 
     def describe(number: int) -> str:
-        return f"investigator {number} may: {', '.join(permissions.member_names) or 'nothing'}"
+        return f"investigator {number} may: {', '.join(may.member_names) or 'nothing'}"
 
-    _update_investigator(database, investigator_id, describe, permissions=permissions)
-
-
-def _set_status(database: str, text: str, status: str) -> None:
     _update_investigator(
-        database, text, lambda number: f"investigator {number} is {status}", status=status
+        database, "permissions", investigator_id, describe, change_permissions=change_permissions
+    )
+
+
+def _set_status(database: str, verb: str, text: str, status: str) -> None:
+    _update_investigator(
+        database, verb, text, lambda number: f"investigator {number} is {status}", status=status
     )
 
 
 def _update_investigator(
     database: str,
+    verb: str,
     text: str,
     describe: Callable[[int], str],
     *,
     status: str | None = None,
-    permissions: Permission | None = None,
+    change_permissions: Callable[[Permission], Permission] | None = None,
 ) -> None:
     """Change the investigator whose id is ``text``, and print what ``describe`` returns."""
 
     async def update(opened: Database, gpg: Gpg) -> None:
         investigator_id = parse_id("ID", text)
-        registry = InvestigatorRegistry(opened, gpg, Keyring())
-        await registry.update(investigator_id, status=status, permissions=permissions)
+        registry = InvestigatorRegistry(opened, gpg, Keyring(), notify=_notify)
+        await registry.update(
+            Actor.of_command_line(f"investigator {verb}"),
+            None,
+            investigator_id,
+            status=status,
+            change_permissions=change_permissions,
+        )
         click.echo(describe(investigator_id))
 
     _run_with_gpg(database, update)
@@ -275,6 +345,86 @@ def audit_command(
     _run_on_database(database, print_audit)
 
 
+@main.group()
+def apikey() -> None:
+    """Make, list and revoke API keys, directly in the database."""
+
+
+@apikey.command("create")
+@click.argument("investigator_id", metavar="INVESTIGATOR")
+@click.option("--name", required=True, help="What the key is for.")
+@_permissions_option(
+    "--permissions",
+    "What the key may do at most: names, or a set; by default all that the investigator may do"
+    " now.",
+)
+@click.option("--expires", metavar="90d", help="A duration, or an RFC 3339 time; by default never.")
+@_database_option
+def create_key_command(
+    investigator_id: str,
+    name: str,
+    permissions: Permission | None,
+    expires: str | None,
+    database: str,
+) -> None:
+    """Make an API key of the investigator with the id INVESTIGATOR; print it, this once."""
+
+    async def create_key(opened: Database) -> None:
+        made = await _make_key_registry(opened).create(
+            Actor.of_command_line("apikey create"),
+            None,
+            parse_id("INVESTIGATOR", investigator_id),
+            name,
+            permissions=permissions,
+            expires=expires,
+        )
+        click.echo(made.key)
+
+    _run_on_current_database(database, create_key)
+
+
+@apikey.command("list")
+@_database_option
+def list_keys_command(database: str) -> None:
+    """List the API keys, the newest first.
+
+    Each line has the id, the investigator's id, the times at which the key was made, expires, was
+    revoked and was used last, its name, and its permissions.
+    """
+
+    async def print_keys(opened: Database) -> None:
+        for row in await list_api_keys(opened.query):
+            times = (row.createdat, row.expiresat, row.revokedat, row.lastused)
+            columns = (
+                row.id,
+                row.investigatorid,
+                *("-" if time is None else format_time(time) for time in times),
+                escape_unprintable(row.name),
+                ",".join(Permission(int(row.permissions)).member_names) or "-",
+            )
+            click.echo("\t".join(columns))
+
+    _run_on_current_database(database, print_keys)
+
+
+@apikey.command("revoke")
+@click.argument("key_id", metavar="KEYID")
+@_database_option
+def revoke_key_command(key_id: str, database: str) -> None:
+    """Revoke the API key KEYID, at once and for ever."""
+
+    async def revoke_key(opened: Database) -> None:
+        actor = Actor.of_command_line("apikey revoke")
+        row = await _make_key_registry(opened).revoke(actor, None, parse_id("KEYID", key_id))
+        click.echo(f"API key {row.id} is revoked")
+
+    _run_on_current_database(database, revoke_key)
+
+
+def _make_key_registry(database: Database) -> ApiKeyRegistry:
+    return ApiKeyRegistry(database, time.time, notify=_notify)
+
+
 @main.command("demo")
 @click.option(
     "--folder",
@@ -319,7 +469,11 @@ async def _run_migration(database: Database) -> None:
     if left_out:
         click.echo(format_script(left_out))
         purposes = " and ".join(dict.fromkeys(step.purpose for step in left_out))
-        click.echo(f"mig-api: {purposes} need the steps above, of other roles", err=True)
+        _notify(f"{purposes} need the steps above, of other roles")
+    with suppress(InsufficientPrivilege):  # who may migrate need not be able to read
+        active, administrators = await count_administrators(database.query)
+        if active and not administrators:
+            _notify(NO_ADMINISTRATOR)
 
 
 def _run_with_gpg(dsn: str, verb: Callable[[Database, Gpg], Awaitable[None]]) -> NoReturn:
@@ -327,12 +481,21 @@ def _run_with_gpg(dsn: str, verb: Callable[[Database, Gpg], Awaitable[None]]) ->
 
     async def run_with_gpg(database: Database) -> None:
         try:
-            await ensure_schema(database, upgrade=False)
             await verb(database, gpg)
         finally:
             await gpg.stop()
 
-    _run_on_database(dsn, run_with_gpg)
+    _run_on_current_database(dsn, run_with_gpg)
+
+
+def _run_on_current_database(dsn: str, verb: Callable[[Database], Awaitable[None]]) -> NoReturn:
+    """Run a verb as :func:`_run_on_database`, on a database with the schema of this program."""
+
+    async def check_and_run(database: Database) -> None:
+        await ensure_schema(database, upgrade=False)
+        await verb(database)
+
+    _run_on_database(dsn, check_and_run)
 
 
 def _run_on_database(dsn: str, verb: Callable[[Database], Awaitable[None]]) -> NoReturn:

@@ -42,7 +42,9 @@ class Limits:
         10_485_760, "the body that submits an action", key="[server] actionsize"
     )
     key_body_bytes: int = _define_limit(
-        65_536, "the body that submits or changes an investigator", key="[server] keysize"
+        65_536,
+        "the body that submits or changes an investigator or an API key",
+        key="[server] keysize",
     )
     total_body_bytes: int = _define_limit(
         67_108_864,
@@ -197,6 +199,15 @@ class Limits:
     )
     waiting_checks: int = _define_limit(256, "signatures and keys that wait for gpg")
     gpg_seconds: float = _define_limit(10, "from a signature's arrival to gpg's answer")
+
+    # API keys
+    active_api_keys: int = _define_limit(
+        100, "API keys of an investigator that are neither revoked nor expired"
+    )
+    api_key_seconds: int = _define_limit(
+        315_360_000, "how far ahead the end of an API key may be, if it has one"
+    )
+    listed_api_keys: int = _define_limit(500, "API keys in one document; a link leads to the next")
 
     # the hand-off through the spool
     handoff_batch: int = _define_limit(100, "actions that are handed over in one transaction")

@@ -10,13 +10,16 @@ import pytest
 from click.testing import CliRunner
 
 from mig import __version__
-from mig.cli import main
+from mig.cli import NO_ADMINISTRATOR, main
 from mig.database.schema.declaration import API_ROLE
 from mig.demo.postgres import EmbeddedPostgres
+from mig.model.permissions import DEFAULT_PERMISSIONS
 from tests.support import catalog
 from tests.support.cli import CLI, run_cli
 from tests.support.generations import set_up_2014
 from tests.support.postgres import NewDatabase, TestDatabase, hold_transaction
+
+NOBODY = f"mig-api: {NO_ADMINISTRATOR}\n"
 
 
 @pytest.fixture
@@ -68,13 +71,27 @@ def test_each_step_is_printed_and_a_second_run_has_none(old: TestDatabase) -> No
     steps = [comment for comment in comments if comment not in roles]
     assert roles == ["as migadmin:", "as migadmin, only for searches with target=:"]
     status, output, errors = run_cli("migrate", MIG_DATABASE=old.dsn)
-    assert (status, errors) == (0, "")
+    assert (status, errors) == (0, NOBODY)
     assert output.splitlines() == [
         *(f"done: {step}" for step in steps),
         "the database is up to date",
     ]
-    assert run_cli("migrate", MIG_DATABASE=old.dsn) == (0, "nothing to do\n", "")
+    assert run_cli("migrate", MIG_DATABASE=old.dsn) == (0, "nothing to do\n", NOBODY)
     assert run_cli("migrate", "--plan", MIG_DATABASE=old.dsn) == (0, "-- nothing to do\n", "")
+
+
+def test_a_migration_says_that_nobody_is_an_administrator_until_somebody_is(
+    old: TestDatabase,
+) -> None:
+    """The active investigators of 2014 get the default permissions."""
+    assert run_cli("migrate", "--database", old.dsn)[2] == NOBODY
+    [(investigator_id, permissions), *_] = old.execute(
+        "select id::text, permissions from investigators where status = 'active' order by id"
+    )
+    assert permissions == DEFAULT_PERMISSIONS
+    verb = ("investigator", "permissions", investigator_id, "--set", "admin")
+    assert run_cli(*verb, "--database", old.dsn)[0] == 0
+    assert run_cli("migrate", "--database", old.dsn) == (0, "nothing to do\n", "")
 
 
 def test_an_empty_database_is_set_up(new_database: NewDatabase) -> None:
@@ -132,7 +149,7 @@ def test_a_migration_that_needs_another_role_prints_its_steps(
     assert catalog.describe_all(old) == before
     psql = ["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", old.dsn]
     subprocess.run(psql, input=sql, text=True, check=True)
-    assert run_cli("migrate", "--database", limited) == (0, "nothing to do\n", "")
+    assert run_cli("migrate", "--database", limited) == (0, "nothing to do\n", NOBODY)
 
 
 def test_a_plan_groups_consecutive_steps_by_role(

@@ -11,6 +11,7 @@ from mig.errors import InvalidInputError, UnreadableError
 from mig.values import (
     MAX_ID,
     count_values,
+    escape_unprintable,
     format_time,
     generate_id,
     parse_duration,
@@ -151,3 +152,7 @@ def test_a_number_is_read_exactly_as_an_encoder_wrote_it(number: float, form: st
     text = format(number, form) if form else repr(number)
     if text == repr(number) or Decimal(text) == Decimal(number):
         assert parse_json(f"[{text}]", "action") == [number]
+
+
+def test_text_is_escaped_to_one_line() -> None:
+    assert escape_unprintable("a\nb\x1b\u202eé") == "a\\nb\\x1b\\u202eé"

@@ -1,4 +1,4 @@
-"""Read an investigator by its id, and create, enable and disable investigators."""
+"""Read an investigator by its id, and create and change investigators."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Final
 
+from mig.access.audit import Actor
 from mig.access.caller import Caller
 from mig.api.errors import answer_refusal
 from mig.api.responder import (
     Responder,
-    make_deleted_error,
     make_not_found_error,
     parse_id_parameter,
     refuse_parameters,
@@ -87,35 +87,47 @@ class InvestigatorResource:
         _check_administrator_flag(fields.get("isadmin", "false"))
         key = fields["publickey"].encode() if "publickey" in fields else None
         given = DEFAULT_PERMISSIONS if permissions is None else permissions
+        actor = Actor.of_request(request, caller)
         try:
             added = await self._registry.add(
-                fields["name"], key, given, client=request.client_group
+                actor, caller, fields["name"], key, given, client=request.client_group
             )
         except ConflictError as conflict:
             href = self._responder.urls.for_investigator(conflict.existing_id)
             links = [Link(rel="investigator", href=href)] if conflict.existing_id else None
             return answer_refusal(request, conflict, links=links)
-        return await self._answer_stored_investigator(request, added, HTTPStatus.CREATED)
+        investigator_id = int(added.investigator.id)
+        return await self._answer_change(request, investigator_id, added.read(), HTTPStatus.CREATED)
 
     async def update_investigator(self, request: Request, caller: Caller) -> bytes | None:
-        """Change the status or the permissions of an investigator, or both."""
-        fields = _parse_fields(request, templates.INVESTIGATOR_UPDATE, "status")
+        """Change the status, the permissions or the API keys of an investigator."""
+        fields = _parse_fields(request, templates.INVESTIGATOR_UPDATE, "status", "apikey")
         investigator_id = parse_id("id", fields["id"])
         permissions = _parse_permissions(fields)
-        status = fields.get("status")
-        if status is None and permissions is None:
+        status, apikey = fields.get("status"), fields.get("apikey")
+        if status is None and permissions is None and apikey is None:
             raise InvalidInputError(
-                "the fields status and permissions are both missing or empty", "status"
+                "the fields status, permissions and apikey are all missing or empty", "status"
             )
-        await self._registry.update(investigator_id, status=status, permissions=permissions)
-        return await self._answer_stored_investigator(request, investigator_id, HTTPStatus.OK)
+        changed = await self._registry.update(
+            Actor.of_request(request, caller),
+            caller,
+            investigator_id,
+            status=status,
+            change_permissions=None if permissions is None else lambda _: permissions,
+            apikey=apikey,
+        )
+        if apikey is not None:
+            request.setHeader(b"cache-control", b"no-store")
+        return await self._answer_change(request, investigator_id, changed, HTTPStatus.OK)
 
-    async def _answer_stored_investigator(
-        self, request: Request, investigator_id: int, status: HTTPStatus
+    async def _answer_change(
+        self,
+        request: Request,
+        investigator_id: int,
+        investigator: Investigator | UnreadableRecord,
+        status: HTTPStatus,
     ) -> bytes | None:
-        investigator = await find_investigator(self._database.query, investigator_id)
-        if investigator is None:
-            raise make_deleted_error()
         href = self._responder.urls.for_investigator(investigator_id)
         request.setHeader(b"location", href.encode())
         return await self._answer_investigator(request, investigator_id, investigator, status)
@@ -142,16 +154,10 @@ def _parse_fields(request: Request, template: Template, *optional: str) -> dict[
 
 
 def _parse_permissions(fields: Mapping[str, Any]) -> Permission | None:
-    """Return the permissions in a form, ``None`` when it has none.
-
-    :raises ForbiddenError: for more than anyone may give over HTTP without authentication.
-    """
+    """Return the permissions in a form, ``None`` when it has none."""
     if PERMISSIONS_FIELD not in fields:
         return None
-    permissions = parse_permissions(fields[PERMISSIONS_FIELD])
-    if beyond := permissions & ~DEFAULT_PERMISSIONS:
-        raise _make_forbidden_error(f"permissions.{beyond.member_names[0]}")
-    return permissions
+    return parse_permissions(fields[PERMISSIONS_FIELD])
 
 
 def _check_administrator_flag(text: str) -> None:
@@ -160,17 +166,11 @@ def _check_administrator_flag(text: str) -> None:
     :raises ForbiddenError: when it is true.
     """
     if text == "true":
-        raise _make_forbidden_error("isadmin")
+        raise ForbiddenError(
+            "isadmin cannot be true; send permissions, or use `mig-api investigator` on the server"
+        )
     if text != "false":
         raise InvalidInputError("isadmin must be true or false", "isadmin")
-
-
-def _make_forbidden_error(what: str) -> ForbiddenError:
-    names = ", ".join(DEFAULT_PERMISSIONS.member_names)
-    return ForbiddenError(
-        f"{what} cannot be true here while there is no authentication; {names} can. For others use"
-        " `mig-api investigator` on the server"
-    )
 
 
 def _answer_template(request: Request, template: Template) -> bytes:

@@ -83,6 +83,26 @@ class Responder:
             self._large_documents -= 1
         return None
 
+    def answer_records(
+        self,
+        request: Request,
+        records: Sequence[tuple[AnyRecord, Sequence[Link]]],
+        links: Sequence[Link] = (),
+    ) -> bytes:
+        """Answer with the document of a few records, each with its links.
+
+        :param links: of the document.
+        """
+        format_ = self.choose_format(request)
+        items = [format_.encode_record(record, its_links) for record, its_links in records]
+        tail = DocumentTail(href=request.build_url(), is_empty=not records, links=links)
+        request.rows = len(records)
+        return request.prepare_response(
+            format_.encode_head(request.build_url())
+            + format_.separator.join(items)
+            + format_.encode_tail(tail)
+        )
+
     async def stream_document(
         self,
         request: Request,

@@ -19,6 +19,7 @@ from mig.access.caller import Caller
 from mig.api import errors
 from mig.api.actions import ActionResource
 from mig.api.agents import AgentResource
+from mig.api.apikeys import ApiKeyResource
 from mig.api.audit import AuditResource
 from mig.api.commands import CommandResource
 from mig.api.dashboard import DashboardResource
@@ -29,7 +30,7 @@ from mig.api.search import SearchResource
 from mig.errors import MethodNotAllowedError, NotFoundError
 from mig.hypermedia import urls
 from mig.limits import Limits, find_limit_key
-from mig.model.permissions import Permission
+from mig.model.permissions import ANY_CALLER, Permission
 from mig.model.statement import QueryFunction
 from mig.web.request import Request
 
@@ -176,6 +177,13 @@ ROUTES: Final = (
         InvestigatorResource,
         InvestigatorResource.get_update_template,
     ),
+    _define_get(urls.API_KEY, ANY_CALLER, ApiKeyResource, ApiKeyResource.get_keys),
+    _define_get(
+        urls.CREATE_API_KEY, ANY_CALLER, ApiKeyResource, ApiKeyResource.get_create_template
+    ),
+    _define_get(
+        urls.REVOKE_API_KEY, ANY_CALLER, ApiKeyResource, ApiKeyResource.get_revoke_template
+    ),
     _define_post(
         urls.CREATE_ACTION,
         Permission.ACTION_CREATE,
@@ -196,6 +204,20 @@ ROUTES: Final = (
         BodyPolicy.KEY,
         InvestigatorResource,
         InvestigatorResource.update_investigator,
+    ),
+    _define_post(
+        urls.CREATE_API_KEY,
+        ANY_CALLER,
+        BodyPolicy.KEY,
+        ApiKeyResource,
+        ApiKeyResource.create_key,
+    ),
+    _define_post(
+        urls.REVOKE_API_KEY,
+        ANY_CALLER,
+        BodyPolicy.KEY,
+        ApiKeyResource,
+        ApiKeyResource.revoke_key,
     ),
 )
 _ROOT: Final = _define_get("/", None, HomeResource, HomeResource.redirect_to_home)

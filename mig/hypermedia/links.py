@@ -28,6 +28,11 @@ def link_action(urls: Urls, action_id: str | None) -> Sequence[Link]:
     return () if action_id is None else (Link(rel="action", href=urls.for_action(action_id)),)
 
 
+def link_owner(urls: Urls, investigator_id: str) -> Sequence[Link]:
+    """Return the links of an API key, to its investigator."""
+    return (Link(rel="investigator", href=urls.for_investigator(investigator_id)),)
+
+
 def link_history(urls: Urls, investigator_id: str) -> Sequence[Link]:
     """Return the links of an investigator, to the last actions that they signed."""
     return (Link(rel="investigator history", href=urls.for_actions_of(investigator_id)),)

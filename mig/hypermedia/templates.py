@@ -7,11 +7,14 @@ from typing import Final
 
 from mig.hypermedia.document import Data, Link, Query, Template
 from mig.hypermedia.urls import (
+    API_KEY,
     AUDIT,
     CREATE_ACTION,
+    CREATE_API_KEY,
     CREATE_INVESTIGATOR,
     DASHBOARD,
     HEARTBEAT,
+    REVOKE_API_KEY,
     SEARCH,
     UPDATE_INVESTIGATOR,
     Urls,
@@ -22,9 +25,12 @@ _LINKS: Final = (
     ("create-action", CREATE_ACTION, "The form for a signed action"),
     ("create-investigator", CREATE_INVESTIGATOR, "The form for a new investigator"),
     ("update-investigator", UPDATE_INVESTIGATOR, "The form that changes an investigator"),
+    ("apikeys", API_KEY, "The API keys of the caller, or of everybody"),
+    ("create-apikey", CREATE_API_KEY, "The form for a new API key"),
+    ("revoke-apikey", REVOKE_API_KEY, "The form that revokes an API key"),
     ("heartbeat", HEARTBEAT, "Whether the service is running"),
 )
-NOUNS: Final = ("action", "command", "agent", "investigator")
+NOUNS: Final = ("action", "command", "agent", "investigator", "apikey")
 
 ACTION: Final = Template(
     data=[Data(name="action", value="", prompt="A signed action, as JSON")],
@@ -50,7 +56,32 @@ INVESTIGATOR_UPDATE: Final = Template(
             value="",
             prompt="The new permissions, a JSON object of names to true or false; or none",
         ),
+        Data(
+            name="apikey",
+            value="",
+            prompt="active for a new API key, disabled to revoke all of them; or none",
+        ),
     ],
+)
+API_KEY_CREATION: Final = Template(
+    data=[
+        Data(name="investigatorid", value="", prompt="Whose key it is; by default the caller's"),
+        Data(name="name", value="", prompt="What the key is for"),
+        Data(
+            name="permissions",
+            value="",
+            prompt="Optional: what the key may do at most, as names with commas or a JSON object"
+            " of names to true or false; by default all that the investigator may do now",
+        ),
+        Data(
+            name="expires",
+            value="",
+            prompt="Optional: an RFC 3339 time, or a duration such as 90d, 36h or 1h30m",
+        ),
+    ],
+)
+API_KEY_REVOCATION: Final = Template(
+    data=[Data(name="id", value="", prompt="The id of the API key")],
 )
 
 

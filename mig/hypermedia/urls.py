@@ -17,6 +17,9 @@ HEARTBEAT = "/heartbeat"
 CREATE_ACTION = "/action/create/"
 CREATE_INVESTIGATOR = "/investigator/create/"
 UPDATE_INVESTIGATOR = "/investigator/update/"
+API_KEY = "/apikey"
+CREATE_API_KEY = "/apikey/create/"
+REVOKE_API_KEY = "/apikey/revoke/"
 CLIENT_ADDRESS = "/ip"
 PUBLIC_KEY = "/publickey/<fingerprint>"
 
@@ -33,7 +36,7 @@ class Urls:
         return self.base + HOME
 
     def for_record(self, noun: str, record_id: int | str) -> str:
-        """Return the URL of an action, command, agent, investigator or entry of the audit."""
+        """Return the URL of a record, such as an action or an API key."""
         return f"{self.base}/{noun}?{noun}id={record_id}"
 
     def for_action(self, record_id: int | str) -> str:
@@ -51,6 +54,14 @@ class Urls:
     def for_investigator(self, record_id: int | str) -> str:
         """Return the URL of an investigator."""
         return self.for_record("investigator", record_id)
+
+    def for_api_key(self, record_id: int | str) -> str:
+        """Return the URL of an API key."""
+        return self.for_record("apikey", record_id)
+
+    def for_api_keys(self, parameters: Iterable[tuple[str, str]]) -> str:
+        """Return the URL of a list of API keys."""
+        return f"{self.base}{API_KEY}?{encode_query_string(parameters)}"
 
     def for_actions_of(self, investigator: str) -> str:
         """Return the URL of a search for the last actions that an investigator signed."""

@@ -9,7 +9,7 @@ from msgspec import UNSET, UnsetType
 
 from mig.model.permissions import Permission
 from mig.model.record import StoredRecord, Time, UnreadableRecord, make_raw_id, read_record
-from mig.model.row import Columns, id_sql, make_row_reader, parse_json_rows
+from mig.model.row import Columns, Row, id_sql, make_row_reader, parse_json_rows
 from mig.model.statement import QueryFunction, Statement
 from mig.values import format_time
 
@@ -35,11 +35,28 @@ class _KeyRow(NamedTuple):
     publickey: Annotated[bytes | None, "i.publickey"]
 
 
+class InvestigatorDocument(NamedTuple):
+    """The row of an investigator's own document."""
+
+    investigator: InvestigatorRow
+    publickey: bytes | None
+
+    def read(self, apikey: str | UnsetType = UNSET) -> Investigator | UnreadableRecord:
+        """Return the investigator, or the placeholder for an unreadable one.
+
+        :param apikey: a new API key for the document.
+        """
+        publickey = b64encode(self.publickey or b"").decode()
+        row = self.investigator
+        return read_record(Investigator.noun, Investigator.from_row, row, publickey, apikey)
+
+
 class Investigator(StoredRecord, gc=False, omit_defaults=True):
     """An investigator.
 
     ``publickey``, in base64, is only in the investigator's own document; ``permissions`` is not in
-    the investigators of an action.
+    the investigators of an action. ``apikey`` is a new API key, only in the answer to the request
+    that has made it.
     """
 
     noun = "investigator"
@@ -50,9 +67,15 @@ class Investigator(StoredRecord, gc=False, omit_defaults=True):
     lastmodified: Time
     permissions: dict[str, bool] | UnsetType = UNSET
     publickey: str | UnsetType = UNSET
+    apikey: str | UnsetType = UNSET
 
     @classmethod
-    def from_row(cls, row: InvestigatorRow, publickey: str | UnsetType = UNSET) -> Investigator:
+    def from_row(
+        cls,
+        row: InvestigatorRow,
+        publickey: str | UnsetType = UNSET,
+        apikey: str | UnsetType = UNSET,
+    ) -> Investigator:
         """Return the investigator of a row.
 
         :raises UnreadableError: for an id or a time that cannot be served.
@@ -60,6 +83,7 @@ class Investigator(StoredRecord, gc=False, omit_defaults=True):
         investigator = cls.from_signer_row(row)
         investigator.permissions = Permission(int(row.permissions)).to_json_value()
         investigator.publickey = publickey
+        investigator.apikey = apikey
         return investigator
 
     @classmethod
@@ -89,13 +113,22 @@ order by i.id
 """,
     INVESTIGATOR,
 )
+DOCUMENT_SQL: Final = f"{INVESTIGATOR.sql}, {_KEY.sql}"
+"""SQL of the columns of an :class:`InvestigatorDocument`, for an investigator ``i``."""
+
+
+def read_document(row: Row) -> InvestigatorDocument:
+    """Return the document in a row of :data:`DOCUMENT_SQL`."""
+    return InvestigatorDocument(INVESTIGATOR.read_part(row), _KEY.read_part(row).publickey)
+
+
 _INVESTIGATOR_BY_ID: Final = Statement(
     f"""
-select {INVESTIGATOR.sql}, {_KEY.sql}
+select {DOCUMENT_SQL}
 from investigators i
 where i.id = %(id)s
 """,
-    lambda row: (INVESTIGATOR.read_part(row), _KEY.read_part(row)),
+    read_document,
     name="investigator_by_id",
     types={"id": "numeric"},
 )
@@ -145,7 +178,6 @@ async def find_investigator(
     query: QueryFunction, investigator_id: int
 ) -> Investigator | UnreadableRecord | None:
     """Return the investigator ``investigator_id`` with the public key, or ``None``."""
-    for row, key in await query(_INVESTIGATOR_BY_ID, {"id": investigator_id}):
-        publickey = b64encode(key.publickey or b"").decode()
-        return read_record(Investigator.noun, Investigator.from_row, row, publickey)
+    for document in await query(_INVESTIGATOR_BY_ID, {"id": investigator_id}):
+        return document.read()
     return None

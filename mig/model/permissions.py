@@ -71,6 +71,16 @@ def parse_permissions(value: object, where: str = "permissions") -> Permission:
     return permissions
 
 
+def parse_permission_field(value: object, where: str = "permissions") -> Permission:
+    """Parse an object as :func:`parse_permissions`, or names as :func:`parse_permission_names`.
+
+    :raises InvalidInputError: as they do.
+    """
+    if isinstance(value, str) and not value.lstrip().startswith("{"):
+        return parse_permission_names(value, where)
+    return parse_permissions(value, where)
+
+
 def parse_permission_names(text: str, where: str = "permissions") -> Permission:
     """Parse the names of permissions, and of sets of them, separated by commas.
 
@@ -140,7 +150,7 @@ PERMISSION_SETS: Final = {
     "default": DEFAULT_PERMISSIONS,
     "readonly": READONLY_PERMISSIONS,
 }
-"""The sets that have a name, for the command line."""
+"""The sets that have a name."""
 
 ANY_CALLER: Final = Permission(0)
 """The permission of a route for every caller with valid credentials."""

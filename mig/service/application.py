@@ -55,10 +55,11 @@ from mig.errors import (
     UnavailableError,
     describe_error,
 )
+from mig.investigators.administrators import ADMINISTRATORS, describe_administrators
 from mig.investigators.registry import InvestigatorRegistry
 from mig.reactor import Reactor, get_reactor
 from mig.service import config_file, logs
-from mig.service.authentication import OFF_WARNING, describe_administrators
+from mig.service.authentication import OFF_WARNING
 from mig.service.certificates import ServerCertificate, check_database_files, load_certificates
 from mig.service.config_file import Config
 from mig.service.descriptors import fit_limits
@@ -303,8 +304,9 @@ class ApiService(Service):
         if self._authenticator is None:
             self.log.warn("{warning}", warning=OFF_WARNING)
         else:
-            administrators = await describe_administrators(self._database.query)
-            self.log.info("{administrators}", administrators=administrators)
+            administrators = await self._database.query(ADMINISTRATORS)
+            who = describe_administrators(administrators)
+            self.log.info("authentication is on; {who}", who=who)
             self._authenticator.start()
         self._ports.extend(
             listener.start_accepting(

@@ -28,7 +28,6 @@ from mig.service.config_values import (
     parse_base_route,
     parse_boolean,
     parse_client_ip_source,
-    parse_duration,
     parse_ip,
     parse_level,
     parse_path,
@@ -38,7 +37,7 @@ from mig.service.config_values import (
     parse_text,
 )
 from mig.service.endpoints import quote_argument
-from mig.values import suggest_name
+from mig.values import parse_duration, suggest_name
 
 DEFAULT_PORT: Final = 1664
 DEFAULT_BASEROUTE: Final = "/api/v1"

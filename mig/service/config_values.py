@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from datetime import timedelta
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
@@ -22,7 +21,6 @@ _PUBLIC_URL = re.compile(
     re.ASCII,
 )
 _BASEROUTE = re.compile(r"(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~-]+)*", re.ASCII)
-_DURATION = re.compile(r"(?:([0-9]{1,6})h)?(?:([0-9]{1,6})m)?(?:([0-9]{1,9})s)?", re.ASCII)
 _CLIENT_IP_SOURCE = re.compile(r"peer|x-forwarded-for:([0-9]{1,3})", re.ASCII)
 _BOOLEANS: Final = {
     **dict.fromkeys(("on", "yes", "true", "1"), True),
@@ -136,16 +134,6 @@ def parse_boolean(text: str) -> bool:
     if text.lower() not in _BOOLEANS:
         raise ValueError("on or off")
     return _BOOLEANS[text.lower()]
-
-
-def parse_duration(text: str) -> timedelta:
-    """Return a duration in hours, minutes and seconds, which is not zero."""
-    match = _DURATION.fullmatch(text)
-    hours, minutes, seconds = (int(part or 0) for part in match.groups()) if match else (0, 0, 0)
-    duration = timedelta(hours=hours, minutes=minutes, seconds=seconds)
-    if not duration:
-        raise ValueError("a duration such as 10m, 600s or 1h30m")
-    return duration
 
 
 def join_choices(names: Iterable[str]) -> str:

@@ -14,6 +14,7 @@ from mig.actions.submit import Submitter
 from mig.api import errors
 from mig.api.actions import ActionResource
 from mig.api.agents import AgentResource
+from mig.api.apikeys import ApiKeyResource
 from mig.api.audit import AuditResource
 from mig.api.commands import CommandResource
 from mig.api.dashboard import DashboardResource
@@ -25,6 +26,7 @@ from mig.api.search import SearchResource
 from mig.database.database import Database
 from mig.formats.collection_json import MEDIA_TYPES
 from mig.hypermedia.urls import Urls
+from mig.investigators.apikeys import ApiKeyRegistry
 from mig.investigators.registry import InvestigatorRegistry
 from mig.limits import Limits
 from mig.reactor import WallClock
@@ -60,6 +62,7 @@ def make_site(
     """
     urls = Urls(base)
     responder = Responder(reactor, urls, limits)
+    keys = ApiKeyRegistry(database, wall_clock, limits=limits)
     resources = (
         HomeResource(urls),
         DashboardResource(reactor, database.query, urls, limits),
@@ -67,6 +70,7 @@ def make_site(
         AgentResource(responder),
         CommandResource(responder, limits),
         InvestigatorResource(database, responder, investigators),
+        ApiKeyResource(database, responder, keys, limits),
         SearchResource(wall_clock, database, responder, limits),
         AuditResource(wall_clock, database, responder),
     )

@@ -258,7 +258,8 @@ class Request(server.Request):
         self.setHeader(b"server", b"mig-api")
         self.setHeader(b"content-type", media_type.encode())
         self.setHeader(b"vary", b"Accept")
-        if self.route is not None and self.route.permission is not None:
+        needs_caller = self.route is not None and self.route.permission is not None
+        if needs_caller and not self.responseHeaders.hasHeader(b"cache-control"):
             # a cache for several users knows only Authorization as a credential (RFC 9111, 3.5)
             self.setHeader(b"cache-control", b"private")
 

@@ -506,7 +506,7 @@ async def test_a_status_can_be_changed_and_takes_effect_at_once(
         ({"id": str(2**64 - 1), "status": "active"}, 404, "there is no investigator"),
         ({"id": investigator_id, "status": "Active"}, 400, "status must be active or disabled"),
         ({"id": investigator_id, "status": "deleted"}, 400, "status must be active or disabled"),
-        ({"id": investigator_id}, 400, "the fields status and permissions are both missing"),
+        ({"id": investigator_id}, 400, "the fields status, permissions and apikey are all"),
         ({"status": "active"}, 400, "the field id is missing"),
         ({"id": "0", "status": "active"}, 400, "id must be a whole number from 1"),
         ({"id": "abc", "status": "active"}, 400, "id must be a whole number from 1"),

@@ -10,6 +10,7 @@ from twisted.internet.threads import deferToThread
 
 from mig.model.permissions import DEFAULT_PERMISSIONS, Permission
 from tests.support.api import Answer, Api
+from tests.support.chosen_callers import insert_investigator
 from tests.support.cli import run_cli
 from tests.support.fleet import VECTORS
 from tests.support.json_types import Json
@@ -117,9 +118,10 @@ async def test_status_and_permissions_change_alone_or_together(
 @pytest.mark.parametrize(
     ("fields", "code", "says"),
     [
-        ({}, 400, "the fields status and permissions are both missing"),
-        ({"status": "", "permissions": ""}, 400, "are both missing or empty"),
-        ({"apikey": "active"}, 400, "unknown field 'apikey'"),
+        ({}, 400, "the fields status, permissions and apikey are all missing"),
+        ({"status": "", "permissions": ""}, 400, "are all missing or empty"),
+        ({"apikey": "on"}, 400, "apikey must be active or disabled"),
+        ({"apikey": "active"}, 403, "use `mig-api apikey create` on the server"),
         ({"status": "gone", "permissions": "{}"}, 400, "status must be active or disabled"),
         ({"status": "disabled", "permissions": '{"x": true}'}, 400, "unknown name 'x'"),
         ({"status": "disabled", "permissions": '{"loader": true}'}, 403, "permissions.loader"),
@@ -144,15 +146,46 @@ async def test_the_command_line_gives_any_permissions(api: Api, database: TestDa
         options = ("--database", database.dsn)
         return await deferToThread(run_cli, "investigator", *arguments, *options)
 
-    code, out, _ = await run("add", "Bob", key, "--permissions", "search,investigator_update")
+    code, out, says = await run("add", "Bob", key, "--permissions", "search,investigator_update")
     assert (code, out) == (0, "added investigator 1\n")
+    assert says == (
+        "mig-api: who may create or change investigators: 1 'Bob' (investigator_update)\n"
+    )
     assert database.execute("select permissions from investigators") == [(1 | 1 << 18,)]
-    code, out, _ = await run("permit", "1", "agent, command")
-    assert (code, out) == (0, "investigator 1 may: command, agent\n")
-    assert "\tBob\tcommand,agent\n" in (await run("list"))[1]
-    code, _, error = await run("permit", "1", "agents")
+    assert (await run("permissions", "1"))[1] == "investigator 1 may: search, investigator_update\n"
+    for option, names, may in (
+        ("--grant", "agent, command", "search, command, agent, investigator_update"),
+        ("--revoke", "search,agent", "command, investigator_update"),
+        ("--set", "readonly", "search, action, command, agent, dashboard"),
+        ("--set", "", "nothing"),
+    ):
+        code, out, _ = await run("permissions", "1", option, names)
+        assert (code, out) == (0, f"investigator 1 may: {may}\n")
+    code, _, error = await run("permissions", "1", "--grant", "agents")
     assert code == 2
     assert "unknown name 'agents'; did you mean agent?" in error
-    assert (await run("permit", "1", ""))[1] == "investigator 1 may: nothing\n"
+    for arguments in (
+        ("permissions", "1", "--grant", "agent", "--revoke", "agent"),
+        ("add", "Eve", "--admin", "--permissions", "agent"),
+    ):
+        code, _, error = await run(*arguments)
+        assert code == 2 and "exclude each other" in error
     assert database.execute("select permissions from investigators") == [(0,)]
-    assert (await run("permit", "7", "agent"))[0] == 1
+    assert (await run("permissions", "7", "--grant", "agent"))[0] == 1
+    assert (await run("add", "Root", "--admin"))[1] == "added investigator 2\n"
+    assert database.execute("select permissions from investigators where id = 2") == [(2**19 - 1,)]
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_command_line_may_remove_the_last_administrator_and_says_so(
+    database: TestDatabase,
+) -> None:
+    insert_investigator(database, "root")
+    for verb in (("disable", "1"), ("permissions", "1", "--set", "default")):
+        options = ("--database", database.dsn)
+        code, _, says = await deferToThread(run_cli, "investigator", *verb, *options)
+        assert code == 0
+        who, left = says.splitlines()
+        assert who.startswith("mig-api: who may create or change investigators: nobody (")
+        assert left.endswith("`mig-api investigator permissions ID --set admin` makes one")
+        database.execute("update investigators set status = 'active', permissions = 2^19 - 1")

@@ -14,6 +14,7 @@ import psycopg2
 import pytest
 import pytest_twisted
 
+from mig.cli import NO_ADMINISTRATOR
 from mig.database.schema.declaration import API_ROLE, READER_ROLE, load_schema
 from mig.hypermedia.urls import Urls
 from tests.support import catalog, fleet
@@ -37,6 +38,8 @@ SCHEDULER_STATEMENTS = (
     "select privatekey from investigators",
     "select nextval('investigators_id_seq')",
 )
+
+NOBODY = f"mig-api: {NO_ADMINISTRATOR}\n"
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +110,7 @@ def test_migadmin_is_told_what_postgres_must_run_in_a_2017_database(server: MigS
     assert catalog.describe_all(superuser) == before
     run_psql(superuser, script)
     assert migrate(owner)[0] == 0
-    assert migrate(owner) == (0, "nothing to do\n", "")
+    assert migrate(owner) == (0, "nothing to do\n", NOBODY)
     owners = "select distinct tableowner from pg_tables where tablename = any(%s)"
     assert owner.execute(owners, (["mig_schema", "submissions"],)) == [("migadmin",)]
     assert owner.execute(owners, (["agents_stats", "manifestsig"],)) == [(SUPERUSER,)]
@@ -227,7 +230,7 @@ def test_a_database_without_the_role_of_conditions_is_adopted(server: MigServer)
         done, _, script = output.partition("the database is up to date\n")
         assert (status, errors) == (
             0,
-            "mig-api: searches with target= need the steps above, of other roles\n",
+            f"mig-api: searches with target= need the steps above, of other roles\n{NOBODY}",
         )
         assert "done: record schema version" in done
         assert READER_ROLE not in done
@@ -235,7 +238,7 @@ def test_a_database_without_the_role_of_conditions_is_adopted(server: MigServer)
         assert run_cli("migrate", "--plan", "--database", owner.dsn) == (0, script, "")
         run_psql(superuser, script)
         try:
-            assert migrate(owner) == (0, "nothing to do\n", "")
+            assert migrate(owner) == (0, "nothing to do\n", NOBODY)
             api = server.open_as(API_ROLE, name)
             count = "select count(*) from agents"
             assert api.execute(f"set role {READER_ROLE}; {count}") == [(2,)]

@@ -17,6 +17,7 @@ from psycopg2.extensions import cursor
 from twisted.internet.defer import Deferred
 
 from mig.access.apikeys import make_key
+from mig.access.caller import ANONYMOUS
 from mig.database.connection import Connection
 from mig.database.schema.declaration import API_ROLE, READER_ROLE, SCHEMA_VERSION, load_schema
 from mig.database.schema.migrate import ensure_schema
@@ -25,7 +26,7 @@ from mig.model.statement import Parameters
 from mig.search.kinds import FlagKind, TimeKind
 from mig.search.parameters import PARAMETERS, SEARCH_TYPES
 from tests.support.api import Api
-from tests.support.audit import FixedCaller
+from tests.support.audit import CAROL
 from tests.support.callers import (
     add_investigator,
     make_token,
@@ -33,6 +34,7 @@ from tests.support.callers import (
     with_key,
     with_token,
 )
+from tests.support.chosen_callers import ChosenCallers, insert_investigator
 from tests.support.cli import run_cli
 from tests.support.fleet import ANY_TIME, load_fleet
 from tests.support.generations import GENERATIONS
@@ -97,11 +99,13 @@ class Service:
     api: Api
     database: TestDatabase
     keys: Keys
+    callers: ChosenCallers
 
     async def use(self) -> None:
         """Use everything that a client can do, and the outbox."""
         await self._read_documents()
         await self._change_investigators()
+        await self._change_api_keys()
         await self._submit_actions()
         await self._use_credentials()
         await self._be_refused()
@@ -143,6 +147,22 @@ class Service:
         answer = await self.api.get(f"/publickey/{self.keys.alice.fingerprint}")
         assert answer.code == 200, answer.body
 
+    async def _change_api_keys(self) -> None:
+        self.callers.default = insert_investigator(self.database, "root")
+        investigator_id = str(self.callers.default.investigator_id)
+        answer = await self.api.request("POST", "/apikey/create/", data={"name": "for tests"})
+        assert answer.code == 201, answer.body
+        key_id = answer.get_header("Location").rpartition("=")[2]
+        for path in ("/apikey", f"/apikey?apikeyid={key_id}"):
+            assert (await self.api.get(path)).code == 200
+        answer = await self.api.request("POST", "/apikey/revoke/", data={"id": key_id})
+        assert answer.code == 200, answer.body
+        for state in ("active", "disabled"):
+            data = {"id": investigator_id, "apikey": state}
+            answer = await self.api.request("POST", "/investigator/update/", data=data)
+            assert answer.code == 200, answer.body
+        self.callers.default = ANONYMOUS
+
     async def _submit_actions(self) -> None:
         operations = [{"module": "file", "parameters": {"path": "/"}}]
         await self._submit_action()
@@ -159,6 +179,7 @@ class Service:
         assert len(list(folder.iterdir())) == 3
 
     async def _be_refused(self) -> None:
+        self.callers.default = CAROL
         answer = await self.api.request("POST", "/action/create/", data={})
         assert answer.code == 400, answer.body
         await self.api.refusals.stop()
@@ -185,9 +206,10 @@ def list_searches() -> Iterator[str]:
 
 @asynccontextmanager
 async def run_service(database: TestDatabase, keys: Keys, folder: Path) -> AsyncIterator[Service]:
-    api = Api(database.dsn, folder / "spool", authenticate=FixedCaller())
+    callers = ChosenCallers()
+    api = Api(database.dsn, folder / "spool", authenticate=callers)
     try:
-        yield Service(api=api, database=database, keys=keys)
+        yield Service(api=api, database=database, keys=keys, callers=callers)
     finally:
         await api.stop()
 
@@ -218,18 +240,23 @@ async def test_the_whole_service_works_as_the_limited_role(
 def test_the_command_line_works_as_the_limited_role(
     database: TestDatabase, postgres: EmbeddedPostgres, keys: Keys, tmp_path: Path
 ) -> None:
-    key = tmp_path / "key"
-    key.write_text(keys.alice.armored)
+    file = tmp_path / "key"
+    file.write_text(keys.alice.armored)
     dsn = as_api(postgres, database).dsn
     for arguments, says in {
         ("migrate",): "nothing to do",
-        ("investigator", "add", "alice", str(key)): "added investigator 1",
+        ("investigator", "add", "alice", str(file)): "added investigator 1",
         ("investigator", "disable", "1"): "investigator 1 is disabled",
         ("investigator", "enable", "1"): "investigator 1 is active",
-        ("investigator", "permit", "1", "agent"): "investigator 1 may: agent",
+        ("investigator", "permissions", "1", "--set", "agent"): "investigator 1 may: agent",
         ("investigator", "list"): f"1\tactive\t{keys.alice.fingerprint}\talice\tagent",
     }.items():
         assert run_cli(*arguments, "--database", dsn) == (0, f"{says}\n", "")
+    key = ("apikey", "create", "1", "--name", "for tests")
+    assert run_cli(*key, "--database", dsn)[1].startswith("mig_1_")
+    assert run_cli("apikey", "list", "--database", dsn)[1].startswith("1\t1\t20")
+    revoked = run_cli("apikey", "revoke", "1", "--database", dsn)
+    assert revoked == (0, "API key 1 is revoked\n", "")
 
 
 @pytest_twisted.ensureDeferred
@@ -379,6 +406,11 @@ def test_the_limited_role_cannot_do_harm(
         "insert into commands (id, status, starttime) values (1, 'sent', now())",
         "update agents set status = ''",
         "insert into mig_schema values (99)",
+        "update mig_schema set version = 99",
+        "select * from audit",
+        "insert into audit_default (at, operation, callername, object, outcome)"
+        " values (now(), 'o', 'c', 'b', 'd')",
+        "delete from audit_default",
         "alter sequence investigators_id_seq restart",
         "alter table submissions disable trigger submissions_close",
         "update audit set outcome = 'refused'",

@@ -9,6 +9,7 @@ from msgspec import Raw
 
 from mig.model.action import Action
 from mig.model.agent import Agent, AgentRow
+from mig.model.apikey import ApiKey
 from mig.model.audit import AuditEntry
 from mig.model.command import Command
 from mig.model.compliance import ComplianceItem
@@ -20,6 +21,7 @@ from mig.values import MAX_ID
 RECORDS: list[type[Record]] = [
     Action,
     Agent,
+    ApiKey,
     AuditEntry,
     Command,
     ComplianceItem,

@@ -79,7 +79,7 @@ def test_a_configuration_of_2017_starts_and_requires_credentials(
         assert get(daemon, "/dashboard", with_key(key)) == 200
     assert database.execute("select keyid from apikeyuses") == [(1,)]
     text = daemon.log.read_text()
-    assert "no active investigator may add or change investigators; use `mig-api" in text
+    assert "who may create or change investigators: nobody (`mig-api investigator" in text
     assert key not in text
 
 
@@ -94,6 +94,6 @@ def test_a_daemon_names_those_who_may_change_investigators(
         pass
     [line] = [line for line in daemon.log.read_text().splitlines() if "authentication" in line]
     assert line.endswith(
-        "authentication is on; these investigators may add or change others: 'root' (2),"
-        " 'clerk\\n' (4)"
+        "authentication is on; who may create or change investigators: 2 'root'"
+        " (investigator_create, investigator_update); 4 'clerk\\n' (investigator_create)"
     )

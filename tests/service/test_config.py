@@ -199,7 +199,7 @@ path = "open
         "[postgres] sslmode must be disable, allow, prefer, require, verify-ca or verify-full",
         "[logging] level must be debug, info, warning, error or critical",
         "[authentication] enabled must be on or off",
-        "[authentication] tokenduration must be a duration such as 10m, 600s or 1h30m",
+        "[authentication] tokenduration must be a duration such as 10m, 90d or 1h30m",
         "[manifest] requiredsignatures must be a whole number from 1 to 1000",
         "[logging] file must be set when mode is file",
     ]

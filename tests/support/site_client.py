@@ -36,6 +36,8 @@ FORMS: dict[str, tuple[Template] | tuple[Template, str]] = {
     urls.CREATE_ACTION: (home.ACTION, "action"),
     urls.CREATE_INVESTIGATOR: (home.INVESTIGATOR,),
     urls.UPDATE_INVESTIGATOR: (home.INVESTIGATOR_UPDATE,),
+    urls.CREATE_API_KEY: (home.API_KEY_CREATION,),
+    urls.REVOKE_API_KEY: (home.API_KEY_REVOCATION,),
 }
 Handler = Callable[[Any, Request, Caller], Awaitable[bytes]]
 
@@ -81,7 +83,7 @@ class EchoRoutes:
                 template,
                 object_field=object_field,
                 object_fields=("permissions",),
-                optional=("permissions",),
+                optional=("permissions", "apikey"),
                 max_object_values=Limits().action_values,
             )
             return request.prepare_response(json.dumps(fields).encode())

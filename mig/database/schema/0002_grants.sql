@@ -5,7 +5,7 @@
 -- docs/privileges.md says what for; a test compares the two, and another one checks that each column
 -- is needed.
 
-grant select (version) on mig_schema to migapi;
+grant select (version), update (appliedat) on mig_schema to migapi;
 grant select (
     id, name, queueloc, os, version, pid, starttime, destructiontime, heartbeattime, status,
     environment, tags, mode, refreshtime, loadername
@@ -25,17 +25,9 @@ grant
     on investigators to migapi;
 grant usage on sequence investigators_id_seq to migapi;
 grant
-    select (actionid, investigatorid),
-    insert (actionid, investigatorid, pgpsignature)
-    on signatures to migapi;
-grant
-    select (identity, actionid, submitted, handedover, document),
-    insert (identity, actionid, handedover, document),
-    update (handedover)
-    on submissions to migapi;
-grant
-    select (id, investigatorid, keyhash, permissions, expiresat, revokedat),
-    insert (investigatorid, name, keyhash, permissions)
+    select (id, investigatorid, name, keyhash, permissions, createdat, expiresat, revokedat),
+    insert (id, investigatorid, name, keyhash, permissions, expiresat),
+    update (revokedat)
     on apikeys to migapi;
 grant usage on sequence apikeys_id_seq to migapi;
 grant
@@ -51,6 +43,15 @@ grant
         after, outcome, count)
     on audit to migapi;
 grant usage on sequence audit_id_seq to migapi;
+grant
+    select (actionid, investigatorid),
+    insert (actionid, investigatorid, pgpsignature)
+    on signatures to migapi;
+grant
+    select (identity, actionid, submitted, handedover, document),
+    insert (identity, actionid, handedover, document),
+    update (handedover)
+    on submissions to migapi;
 
 -- granted before version 3:
 revoke select on

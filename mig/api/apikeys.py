@@ -1,0 +1,172 @@
+"""List, make and revoke API keys."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Final
+
+from mig.access.audit import Actor
+from mig.access.caller import Caller
+from mig.api.responder import Responder, make_not_found_error, refuse_parameters
+from mig.database.database import Database
+from mig.errors import InvalidInputError
+from mig.formats.collection_json import write_document
+from mig.hypermedia import templates
+from mig.hypermedia.document import Link, Template
+from mig.hypermedia.links import link_owner
+from mig.investigators.apikeys import (
+    ApiKeyRegistry,
+    check_authentication,
+    make_foreign_key_error,
+)
+from mig.limits import Limits
+from mig.model.apikey import API_KEY_BY_ID, ApiKeyRow, list_api_keys, read_api_key
+from mig.model.permissions import Permission, parse_permission_field
+from mig.values import parse_id, suggest_name
+from mig.web.forms import parse_form
+from mig.web.request import Request
+
+LIST_PARAMETERS: Final = ("apikeyid", "investigatorid", "cursor")
+
+
+class ApiKeyResource:
+    """The handlers of API keys."""
+
+    def __init__(
+        self,
+        database: Database,
+        responder: Responder,
+        registry: ApiKeyRegistry,
+        limits: Limits,
+    ) -> None:
+        self._database = database
+        self._responder = responder
+        self._registry = registry
+        self._limits = limits
+
+    async def get_keys(self, request: Request, caller: Caller) -> bytes | None:
+        """Return the keys that the caller may see, the newest first, or the one with an id."""
+        ids = _parse_list_parameters(request)
+        if Permission.INVESTIGATOR_UPDATE not in caller.permissions:
+            _restrict_to_own(ids, caller)
+        if "apikeyid" in ids:
+            return await self._answer_stored_key(request, caller, ids)
+        limit = self._limits.listed_api_keys
+        rows = await list_api_keys(
+            self._database.query,
+            investigator_id=ids.get("investigatorid"),
+            below=ids.get("cursor"),
+            limit=limit + 1,
+        )
+        links = []
+        if len(rows) > limit:
+            parameters = {**ids, "cursor": int(rows[limit - 1].id)}
+            pairs = [(name, str(value)) for name, value in parameters.items()]
+            links.append(Link(rel="next", href=self._responder.urls.for_api_keys(pairs)))
+        records = [
+            (read_api_key(row), link_owner(self._responder.urls, row.investigatorid))
+            for row in rows[:limit]
+        ]
+        return self._responder.answer_records(request, records, links)
+
+    async def get_create_template(self, request: Request, caller: Caller) -> bytes:
+        """Return the template of a new key."""
+        return _answer_template(request, templates.API_KEY_CREATION)
+
+    async def get_revoke_template(self, request: Request, caller: Caller) -> bytes:
+        """Return the template that revokes a key."""
+        return _answer_template(request, templates.API_KEY_REVOCATION)
+
+    async def create_key(self, request: Request, caller: Caller) -> bytes | None:
+        """Make a key: 201, with its text, which is never shown again."""
+        check_authentication(caller)
+        fields = parse_form(
+            request.content_type,
+            request.content.getvalue(),
+            templates.API_KEY_CREATION,
+            object_fields=("permissions",),
+            optional=("investigatorid", "permissions", "expires"),
+        )
+        owner = caller.investigator_id
+        if "investigatorid" in fields:
+            owner = parse_id("investigatorid", fields["investigatorid"])
+        assert owner is not None  # check_authentication has refused a caller without an id
+        permissions = None
+        if "permissions" in fields:
+            permissions = parse_permission_field(fields["permissions"])
+        made = await self._registry.create(
+            Actor.of_request(request, caller),
+            caller,
+            owner,
+            fields["name"],
+            permissions=permissions,
+            expires=fields.get("expires"),
+        )
+        request.setHeader(b"cache-control", b"no-store")
+        return await self._answer_key(request, made.row, made.key)
+
+    async def revoke_key(self, request: Request, caller: Caller) -> bytes | None:
+        """Revoke a key; it is refused from the next request on."""
+        fields = parse_form(
+            request.content_type, request.content.getvalue(), templates.API_KEY_REVOCATION
+        )
+        actor = Actor.of_request(request, caller)
+        row = await self._registry.revoke(actor, caller, parse_id("id", fields["id"]))
+        return await self._answer_key(request, row)
+
+    async def _answer_stored_key(
+        self, request: Request, caller: Caller, ids: dict[str, int]
+    ) -> bytes | None:
+        for row in await self._database.query(API_KEY_BY_ID, (ids["apikeyid"],)):
+            if int(row.investigatorid) == ids.get("investigatorid", int(row.investigatorid)):
+                return await self._answer_key(request, row)
+        if Permission.INVESTIGATOR_UPDATE not in caller.permissions:
+            raise make_foreign_key_error()  # whether or not there is such a key
+        raise make_not_found_error("API key", ids["apikeyid"])
+
+    async def _answer_key(
+        self, request: Request, row: ApiKeyRow, key: str | None = None
+    ) -> bytes | None:
+        """Answer with a key; with its text when it is new."""
+        urls = self._responder.urls
+        links = link_owner(urls, row.investigatorid)
+        if key is None:
+            return await self._responder.answer_record(request, read_api_key(row), links)
+        request.setHeader(b"location", urls.for_api_key(row.id).encode())
+        record, status = read_api_key(row, key), HTTPStatus.CREATED
+        return await self._responder.answer_record(request, record, links, status=status)
+
+
+def _parse_list_parameters(request: Request) -> dict[str, int]:
+    """Return the ids that a request for keys has as parameters.
+
+    :raises InvalidInputError: for another parameter, one that is given twice, and for a value that
+        is not an id.
+    """
+    ids: dict[str, int] = {}
+    names: set[str] = set()
+    for name, text in request.parse_query():
+        if name not in LIST_PARAMETERS:
+            hint = suggest_name(name.lower(), LIST_PARAMETERS, f"use {', '.join(LIST_PARAMETERS)}")
+            raise InvalidInputError(f"unknown parameter {name!r}; {hint}", name)
+        if name in names:
+            raise InvalidInputError(f"{name} is given twice", name)
+        names.add(name)
+        if text:
+            ids[name] = parse_id(name, text)
+    return ids
+
+
+def _restrict_to_own(ids: dict[str, int], caller: Caller) -> None:
+    """Restrict a request for keys to those of the caller.
+
+    :raises ForbiddenError: when it asks for somebody else's.
+    """
+    own = caller.investigator_id
+    if own is None or ids.setdefault("investigatorid", own) != own:
+        raise make_foreign_key_error()
+
+
+def _answer_template(request: Request, template: Template) -> bytes:
+    refuse_parameters(request)
+    return request.prepare_response(write_document(request.build_url(), template=template))
