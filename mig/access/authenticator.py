@@ -22,7 +22,7 @@ from mig.access.failures import FailureCounter
 from mig.access.keyuses import KeyUses
 from mig.access.lookup import CallerLookup, FoundCaller
 from mig.access.lru import LruCache
-from mig.access.tokens import Token, TokenTimeError, parse_token
+from mig.access.tokens import Token, TokenTimeError, check_token_time, parse_token
 from mig.access.tokenverifier import TokenVerifier
 from mig.database.database import Database
 from mig.errors import UnauthorizedError
@@ -46,10 +46,10 @@ def _has_permission(caller: WebCaller, permission: IntFlag) -> bool:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Known:
-    """A credential that was checked; ``token`` is ``None`` for an API key."""
+    """A credential that was checked; ``token_time`` is ``None`` for an API key."""
 
     found: FoundCaller
-    token: Token | None
+    token_time: float | None
 
 
 class Authenticator:
@@ -111,8 +111,8 @@ class Authenticator:
             and route.is_guarded
             and _has_permission(known.found.caller, route.permission)
         ):
-            if known.token is not None:
-                known.token.check_time(self._wall_clock(), self._token_seconds)
+            if known.token_time is not None:
+                self._check_time(known.token_time)
             return known.found.caller
         return self._look_up(request, credential, known)
 
@@ -133,10 +133,10 @@ class Authenticator:
         self, request: Request, credential: Credential, known: _Known | None
     ) -> Caller:
         if credential.is_token:
-            found, token = await self._find_signer(request, credential, known)
+            found, time = await self._find_signer(request, credential, known)
         else:
-            found, token = await self._find_key_owner(request, credential, known), None
-        self._known.put(credential.identity, _Known(found=found, token=token))
+            found, time = await self._find_key_owner(request, credential, known), None
+        self._known.put(credential.identity, _Known(found=found, token_time=time))
         self.record_use(found.caller)
         return found.checked_caller
 
@@ -153,23 +153,26 @@ class Authenticator:
 
     async def _find_signer(
         self, request: Request, credential: Credential, known: _Known | None
-    ) -> tuple[FoundCaller, Token]:
-        """Return the investigator who signed a token, which gpg checks unless it is known."""
-        if known is not None and known.token is not None:
-            known.token.check_time(self._wall_clock(), self._token_seconds)
+    ) -> tuple[FoundCaller, float]:
+        """Return who signed a token, which gpg checks unless it is known, and its time."""
+        if known is not None and known.token_time is not None:
+            self._check_time(known.token_time)
             found = await self._find_known_signer(known)
             if found is not None:
-                return found, known.token
+                return found, known.token_time
         token, signature = self._parse_token(request, credential)
         found = await self._verifier.verify(
             credential.digest, token, signature, request.client_group
         )
-        return found, token
+        return found, token.time
+
+    def _check_time(self, token_time: float) -> None:
+        check_token_time(token_time, self._wall_clock(), self._token_seconds)
 
     def _parse_token(self, request: Request, credential: Credential) -> tuple[Token, Signature]:
         try:
             token = parse_token(credential.text)
-            token.check_time(self._wall_clock(), self._token_seconds)
+            self._check_time(token.time)
             return token, token.parse_signature()
         except TokenTimeError:  # not a wrong credential, and it has cost nothing
             raise

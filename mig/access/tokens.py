@@ -46,22 +46,6 @@ class Token:
     text: bytes
     signature_text: str
 
-    def check_time(self, now: float, seconds: float) -> None:
-        """Refuse a token that is older or newer than ``seconds``.
-
-        :param now: the time of day in Unix seconds.
-        :raises TokenTimeError: for such a token.
-        """
-        age = now - self.time
-        if age > seconds:
-            raise TokenTimeError(
-                f"the token has expired: it was made {age:.0f} s ago and is valid for {seconds:g} s"
-            )
-        if -age > seconds:
-            raise TokenTimeError(
-                f"the token is from the future: your clock differs by {-age:.0f} s"
-            )
-
     def parse_signature(self) -> Signature:
         """Parse the signature as that of an action.
 
@@ -71,6 +55,22 @@ class Token:
             return parse_signature(self.signature_text)
         except InvalidInputError as reason:
             raise UnauthorizedError(f"the token has a bad signature: {reason}") from None
+
+
+def check_token_time(time: float, now: float, seconds: float) -> None:
+    """Refuse a token that is older or newer than ``seconds``.
+
+    :param time: that of the token.
+    :param now: the time of day in Unix seconds.
+    :raises TokenTimeError: for such a token.
+    """
+    age = now - time
+    if age > seconds:
+        raise TokenTimeError(
+            f"the token has expired: it was made {age:.0f} s ago and is valid for {seconds:g} s"
+        )
+    if -age > seconds:
+        raise TokenTimeError(f"the token is from the future: your clock differs by {-age:.0f} s")
 
 
 def parse_token(header: str) -> Token:
