@@ -94,7 +94,7 @@ class KeyAdopter:
         self._failures = failures
         self._max_keys = limits.adopted_keys
         self._old_keys: BatchLoader[None, Sequence[_OldKeyRow]] = BatchLoader(self._load_old_keys)
-        self._jobs: SharedJobs[tuple[bytes, str], None] = SharedJobs()
+        self._jobs: SharedJobs[tuple[bytes, str], bool] = SharedJobs()
         # one core at most, and no more threads than that
         self._turns = FairSemaphore(
             1, max_waiting=limits.waiting_adopted_keys, make_overload_error=_make_overload_error
@@ -110,11 +110,15 @@ class KeyAdopter:
         :raises TooManyRequestsError: when the client has failed too often.
         :raises UnavailableError: when it cannot be checked or stored now.
         """
-        await self._jobs.run(
+        follows = self._jobs.is_running((digest, client))
+        is_adopted = await self._jobs.run(
             (digest, client), lambda: self._adopt(digest, text.encode("latin-1"), client, actor)
         )
+        if follows and not is_adopted:  # the job counts for the request that started it
+            self._failures.record_failure(client, None)
 
-    async def _adopt(self, digest: bytes, key: bytes, client: str, actor: Actor) -> None:
+    async def _adopt(self, digest: bytes, key: bytes, client: str, actor: Actor) -> bool:
+        """Adopt a key as :meth:`adopt` does; return whether it is one of an investigator."""
         self._failures.check(client, None)
         await self._turns.acquire((client,))
         try:
@@ -122,10 +126,11 @@ class KeyAdopter:
             owner = await self._find_owner(key)
             if owner is None:
                 self._failures.record_failure(client, None)
-                return
+                return False
         finally:
             self._turns.release()
         await self._store_key(owner, digest, actor)
+        return True
 
     async def _load_old_keys(self, _: Sequence[None]) -> Mapping[None, Sequence[_OldKeyRow]]:
         rows = await self._database.query(_OLD_KEYS, (self._max_keys + 1,))

@@ -24,6 +24,10 @@ class SharedJobs(Generic[Key, Result]):
     def __init__(self) -> None:
         self._waiting: dict[Key, list[Deferred[Result]]] = {}
 
+    def is_running(self, key: Key) -> bool:
+        """Return whether a job for ``key`` runs."""
+        return key in self._waiting
+
     async def run(self, key: Key, start: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
         """Return the result of the job for ``key``, which ``start`` begins unless one runs.
 

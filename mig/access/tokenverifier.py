@@ -90,9 +90,15 @@ class TokenVerifier:
         :raises TooManyRequestsError: when the client has failed too often.
         :raises UnavailableError: when it cannot be checked now.
         """
-        return await self._jobs.run(
-            (digest, client), lambda: self._verify_and_count(digest, token, signature, client)
-        )
+        follows = self._jobs.is_running((digest, client))
+        try:
+            return await self._jobs.run(
+                (digest, client), lambda: self._verify_and_count(digest, token, signature, client)
+            )
+        except UnauthorizedError:
+            if follows:  # the job counts for the request that started it
+                self._failures.record_failure(client, signature.issuers[0])
+            raise
 
     async def _verify_and_count(
         self, digest: bytes, token: Token, signature: Signature, client: str
