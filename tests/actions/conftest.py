@@ -27,7 +27,7 @@ def empty_database(shared_database: TestDatabase) -> TestDatabase:
     """Empty the shared database: to create one takes longer than a test."""
     shared_database.execute(
         "delete from submissions; delete from signatures; delete from actions;"
-        " delete from investigators"
+        " delete from audit; delete from investigators"
     )
     return shared_database
 
