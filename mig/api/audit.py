@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 from whenever import Instant
 
 from mig.access.caller import Caller
@@ -15,6 +19,9 @@ from mig.reactor import WallClock
 from mig.search.audit import load_page, parse_audit_search
 from mig.web.request import Request
 
+SLICE_ROWS: Final = 100
+"""How many rows are encoded before the reactor runs again: entries can be long."""
+
 
 class AuditResource:
     """The handler of the audit.
@@ -22,7 +29,14 @@ class AuditResource:
     :param wall_clock: the time of day, at which the default window ends.
     """
 
-    def __init__(self, wall_clock: WallClock, database: Database, responder: Responder) -> None:
+    def __init__(
+        self,
+        reactor: IReactorTime,
+        wall_clock: WallClock,
+        database: Database,
+        responder: Responder,
+    ) -> None:
+        self._reactor = reactor
         self._wall_clock = wall_clock
         self._database = database
         self._responder = responder
@@ -35,10 +49,14 @@ class AuditResource:
         if search.entry_id is not None and not page.rows:
             raise make_not_found_error(AuditEntry.noun, search.entry_id)
         format_ = self._responder.choose_format(request)
-        entries = [
-            format_.encode_record(read_record(AuditEntry.noun, AuditEntry.from_row, row))
-            for row in page.rows
-        ]
+        entries: list[bytes] = []
+        for begin in range(0, len(page.rows), SLICE_ROWS):
+            if begin:  # other requests are handled before the next slice
+                await deferLater(self._reactor, 0)
+            entries += (
+                format_.encode_record(read_record(AuditEntry.noun, AuditEntry.from_row, row))
+                for row in page.rows[begin : begin + SLICE_ROWS]
+            )
         links = []
         if page.next_position is not None:
             href = self._responder.urls.for_audit(search.list_parameters(page.next_position))

@@ -72,7 +72,7 @@ def make_site(
         InvestigatorResource(database, responder, investigators),
         ApiKeyResource(database, responder, keys, limits),
         SearchResource(wall_clock, database, responder, limits),
-        AuditResource(wall_clock, database, responder),
+        AuditResource(reactor, wall_clock, database, responder),
     )
     return ApiSite(
         reactor,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,13 @@ from mig.model.permissions import Permission
 from mig.signing.canonical import Signable, encode_operations
 from tests.support.api import Api
 from tests.support.audit import CAROL, FixedCaller, read_audit
+from tests.support.callers import (
+    add_api_key,
+    add_investigator,
+    make_token,
+    with_key,
+    with_token,
+)
 from tests.support.json_types import JsonObject
 from tests.support.keys import Keys
 from tests.support.postgres import TestDatabase
@@ -164,3 +172,39 @@ async def test_the_longest_names_are_recorded_whole(
     await assert_accepted(service, case.sign_action(make_action(name="n" * 2048)))
     [row] = read_audit(database)
     assert (len(row["callername"]), len(row["after"]["name"])) == (1024, 2048)
+
+
+@pytest_twisted.ensureDeferred
+async def test_callers_are_recorded_by_their_credentials_and_never_with_them(
+    database: TestDatabase, tmp_path: Path, case: Case
+) -> None:
+    """An action posted with an API key, and another one with a token; then what was refused."""
+    database.execute("select setval('investigators_id_seq', 100)")
+    carol = add_investigator(database, "carol", case.keys.bob)
+    key, token = add_api_key(database, carol), make_token(case.keys, case.keys.bob)
+    api = Api(database.dsn, tmp_path / "spool", authentication=True)
+    signed = [case.sign_action(make_action(name=f"action {n}")) for n in range(2)]
+    secrets = [key.split("_")[2], token.rpartition(";")[2]]
+    secrets += [signature for action in signed for signature in action["pgpsignatures"]]
+    for action, headers in zip(signed, (with_key(key), with_token(token)), strict=True):
+        data = {"action": json.dumps(action)}
+        answer = await api.request("POST", "/action/create/", data=data, headers=headers)
+        assert answer.code == 202, answer.body
+    for name in (*secrets, "action\n\x1b[2J\u202e"):
+        data = {name: name, "action": name}
+        answer = await api.request("POST", "/action/create/", data=data, headers=with_key(key))
+        assert answer.code == 400, answer.body
+    assert (await api.get("/audit", headers=with_token(token, "192.0.2.7"))).code == 403
+    assert (await api.get("/audit", headers=with_key("mig_1_x"))).code == 401
+    await api.stop()
+    by_key, by_token, *refused = read_audit(database)
+    assert [(row["caller"], row["callername"]) for row in (by_key, by_token)] == [
+        (carol, "carol")
+    ] * 2
+    assert (by_key["key"], by_token["key"]) == (int(key.split("_")[1]), None)
+    assert {row["path"] for row in refused} == {"/action/create/", "/audit"}
+    assert [row["client"] for row in refused if row["path"] == "/audit"] == ["192.0.2.7"]
+    [[text]] = database.execute("select string_agg(a::text, '') from audit a")
+    assert text.isprintable()
+    for part in (secret[n : n + 16] for secret in secrets for n in range(0, len(secret), 16)):
+        assert len(part) < 16 or part not in text
