@@ -49,6 +49,9 @@ class Options(usage.Options):
         """
         self["listen"].append(endpoint)
 
+    # Twisted would print the indentation of the lines above within its own lines.
+    opt_listen.__doc__ = " ".join((opt_listen.__doc__ or "").split())
+
     def opt_version(self) -> None:
         """Print the version and exit."""
         print(f"mig-api {__version__}")

@@ -53,6 +53,9 @@ def test_help_and_version_are_printed() -> None:
     assert "The MIG API" in line
     status, output = run_program("mig-api", "--help")
     assert status == 0 and "--database" in output and "--listen" in output
+    words = " ".join(output.split())
+    assert "PORT:interface=ADDRESS:certKey=FILE:privateKey=FILE" in words
+    assert "An address that other machines can reach needs authentication" in words
     assert run_program("mig-api", "--version") == (0, f"mig-api {__version__}\n")
 
 
