@@ -80,7 +80,8 @@ class Databases:
         name = f"test_{Databases._created}"
         self._names.append(name)
         admin = TestDatabase(dsn=self._server.format_dsn())
-        admin.execute(f"create database {name} template {template}")
+        # file_copy: without fsync it takes two thirds of the time of the default
+        admin.execute(f"create database {name} template {template} strategy file_copy")
         return TestDatabase(dsn=self._server.format_dsn(database=name))
 
     def drop_all(self) -> None:
