@@ -28,6 +28,7 @@ from mig.database.schema.declaration import API_ROLE
 from mig.database.schema.migrate import Step, ensure_schema, migrate, plan_migration
 from mig.database.schema.plan import format_script
 from mig.demo import run as demo
+from mig.demo.check import DEFAULT_PORT
 from mig.errors import (
     InvalidInputError,
     OtherRoleNeededError,
@@ -431,14 +432,15 @@ def _make_key_registry(database: Database) -> ApiKeyRegistry:
     type=click.Path(path_type=Path, resolve_path=True),
     help="The folder of the database; by default one below the home directory.",
 )
-@click.option("--port", type=click.IntRange(1, 65535), default=1664, show_default=True)
+@click.option("--port", type=click.IntRange(1, 65535), default=DEFAULT_PORT, show_default=True)
 def demo_command(folder: Path | None, port: int) -> None:
     """Serve a made-up fleet from an embedded PostgreSQL, to try the API.
 
-    A fleet older than a day is replaced. Ctrl-C leaves nothing running.
+    The fleet answers the actions that are posted. What you add stays, also when the demo is started
+    again. Ctrl-C leaves nothing running.
     """
     try:
-        demo.run_demo(folder or demo.default_folder(), port)
+        demo.run_demo(folder or demo.default_folder(), port, time.time)
     except (PostgresError, SchemaError, UnavailableError, ValueError) as reason:
         click.echo(f"mig-api: {describe_error(reason)}", err=True)
         raise SystemExit(1) from None

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.threads import deferToThread
 
-from mig.demo import fleet as demo
+from mig.demo.fleet import load_fleet
 from tests.support.api import Api
 from tests.support.postgres import TestDatabase
 
@@ -28,7 +29,7 @@ KEY = re.findall(r"^    ((?:gpg|curl -F) .*)$", GUIDE, re.MULTILINE)
 
 @pytest.fixture
 def demo_api(api: Api, database: TestDatabase) -> Iterator[Api]:
-    assert demo.load_fleet(database.dsn)
+    load_fleet(database.dsn, datetime.now(UTC))
     yield api
 
 
@@ -89,44 +90,3 @@ async def test_the_script_of_the_guide_counts_what_the_report_says(demo_api: Api
     assert done.returncode == 0, done.stderr
     assert done.stdout == f'{{"failed checks": {failed}}}\n'
     assert len(SCRIPT.strip().splitlines()) <= 32
-
-
-@pytest_twisted.ensureDeferred
-async def test_the_demo_fleet_is_as_documented(demo_api: Api, database: TestDatabase) -> None:
-    assert demo.load_fleet(database.dsn) is False, "a fresh fleet is used again"
-    [(agents, actions, commands, statuses, systems, families)] = database.execute(
-        "select (select count(*) from agents), (select count(*) from actions),"
-        " (select count(*) from commands), (select count(distinct status) from commands),"
-        " (select count(distinct os) from agents),"
-        " (select count(distinct threat->>'family') from actions)"
-    )
-    assert (agents, actions, commands, statuses) == (500, 40, 20_000, 7)
-    assert systems == 3 and families >= 3
-    for table in ("agents", "actions", "commands"):
-        [(old_ids, ids)] = database.execute(
-            f"select count(*) filter (where scale(id) = 17), count(*) from {table}"
-        )
-        assert 0 < old_ids < ids, "some ids are as the programs of 2013 to 2015 wrote them"
-    whole = await demo_api.get(
-        "/search?type=command&threatfamily=compliance&status=done&report=complianceitems"
-        "&limit=100000"
-    )
-    assert whole.body.count(b'"name":"compliance item"') > 10_000
-    assert b"unreadable" not in whole.body
-    for resource in ("command", "agent", "action", "investigator"):
-        found = await demo_api.get(f"/search?type={resource}&limit=100000")
-        assert b"unreadable" not in found.body
-        assert found.document["items"][0]["data"][0]["name"] == resource
-
-
-@pytest_twisted.ensureDeferred
-async def test_a_database_with_other_agents_is_not_used_for_a_demo(
-    api: Api, database: TestDatabase
-) -> None:
-    database.execute(
-        "insert into agents (id, name, queueloc, version, pid, starttime, heartbeattime)"
-        " values (1, 'a', 'q', 'v', 1, now(), now())"
-    )
-    with pytest.raises(ValueError, match="agents that are not the demo's"):
-        demo.load_fleet(database.dsn)
-    assert database.execute("select count(*) from agents") == [(1,)]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import TypeAlias
 
 from psycopg2 import extensions
 
+SqlRow: TypeAlias = tuple[object, ...]
+"""The values of a row of a table, in the order of its columns."""
 
-def copy_rows(
-    cursor: extensions.cursor, table: str, columns: str, rows: Iterable[tuple[object, ...]]
-) -> None:
+
+def copy_rows(cursor: extensions.cursor, table: str, columns: str, rows: Iterable[SqlRow]) -> None:
     """Append ``rows`` to ``table``; ``None`` is null."""
     cursor.copy_expert(f"copy {table} ({columns}) from stdin", _CopyStream(iter(rows)))
 
@@ -17,7 +19,7 @@ def copy_rows(
 class _CopyStream:
     """A file of rows in COPY's text format, generated as it is read."""
 
-    def __init__(self, rows: Iterator[tuple[object, ...]]) -> None:
+    def __init__(self, rows: Iterator[SqlRow]) -> None:
         self._rows = rows
         self._buffer = b""
 
@@ -45,3 +47,17 @@ def _escape_field(value: object) -> str:
         if special in text:
             text = text.replace(special, escaped)
     return text
+
+
+def add_rows(
+    cursor: extensions.cursor, table: str, columns: str, rows: Iterable[SqlRow], on_conflict: str
+) -> None:
+    """Insert ``rows`` of which some may exist; ``on_conflict`` says what then happens."""
+    cursor.execute(
+        f"create temporary table added on commit drop as select {columns} from {table} limit 0"
+    )
+    copy_rows(cursor, "added", columns, rows)
+    cursor.execute(
+        f"insert into {table} ({columns}) select {columns} from added on conflict {on_conflict}"
+    )
+    cursor.execute("drop table added")

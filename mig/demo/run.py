@@ -1,9 +1,11 @@
-"""``mig-api demo``: a database with a made-up fleet, and the daemon that serves it."""
+"""``mig-api demo``: a fleet that answers, and the daemon that serves it."""
 
 from __future__ import annotations
 
 import os
+import shlex
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -14,20 +16,25 @@ from twisted.internet.threads import deferToThread
 from mig.database.database import Database
 from mig.database.schema.migrate import ensure_schema
 from mig.demo import fleet
+from mig.demo.check import ADDRESS, find_fault
 from mig.demo.postgres import EmbeddedPostgres
-from mig.reactor import Reactor, get_reactor
+from mig.demo.simulator import start_simulator
+from mig.reactor import Reactor, WallClock, get_reactor
 
 INSTRUCTIONS: Final = """\
-The demo's fleet is in {folder}. Try, in another terminal:
+The fleet is ready, and answers the actions that you post. Try, in another terminal:
 
-  curl {base}/
-  curl {base}/dashboard
-  curl '{base}/search?type=agent&agentname=web%25&limit=3'
-  curl '{base}/search?investigatorname=%25bob%25&limit=10&type=command'
-  curl '{base}/search?type=command&threatfamily=compliance&status=done'\\
-'&report=complianceitems&limit=100000'
+  curl -s {base}/dashboard | head -c 900
+  curl -s '{base}/search?type=agent&agentname=web%25&limit=3' | cut -c -300
+  curl -s '{base}/search?type=command&investigatorname=%25bob%25smith%25&limit=10' | cut -c -300
+  curl -s '{base}/search?type=command&threatfamily=compliance&status=done'\\
+'&report=complianceitems&limit=10' | cut -c -300
 
-Ctrl-C stops everything; the next start uses the same database.
+To post an action of your own, see "Investigators and actions" in docs/guide.md. The database:
+
+  {psql}
+
+Ctrl-C stops everything. The next start goes on with what is in {folder}.
 """
 
 
@@ -40,13 +47,12 @@ def default_folder() -> Path:
     return Path(data) / "mig-api" / "demo"
 
 
-async def prepare_database(reactor: Reactor, folder: Path) -> bool:
-    """Set up the database in ``folder`` with a fleet from the last day; return whether it is new.
+async def prepare_database(reactor: Reactor, postgres: EmbeddedPostgres, now: datetime) -> bool:
+    """Set up the database with the demo's fleet, as of ``now``; return whether it is new.
 
     :raises PostgresError: when PostgreSQL cannot be used.
     :raises ValueError: when the database holds agents that are not the demo's.
     """
-    postgres = EmbeddedPostgres(reactor, folder)
     postgres.lock_folder()
     try:
         await postgres.start()
@@ -55,25 +61,29 @@ async def prepare_database(reactor: Reactor, folder: Path) -> bool:
             await ensure_schema(database, upgrade=True)
         finally:
             database.stop()
-        return await deferToThread(fleet.load_fleet, postgres.format_dsn())
+        return await deferToThread(fleet.load_fleet, postgres.format_dsn(), now)
     finally:
         await postgres.stop()
 
 
-def run_demo(folder: Path, port: int) -> NoReturn:
-    """Fill the database, print what to try, and become the daemon.
+def run_demo(folder: Path, port: int, wall_clock: WallClock) -> NoReturn:
+    """Fill the database, print what to try, start the simulator, and become the daemon.
 
-    :raises PostgresError: when PostgreSQL cannot be used.
+    :raises PostgresError: when PostgreSQL or the port cannot be used.
     :raises ValueError: when the database holds agents that are not the demo's.
     """
-    sys.stdout.write(f"preparing the demo in {folder}\n")
+    fault = find_fault(port)
+    if fault:
+        raise ValueError(f"{fault}; choose another one with --port")
+    sys.stdout.write(f"preparing the demo in {folder}: some seconds, and more the first time\n")
     sys.stdout.flush()
     reactor = get_reactor()
+    postgres = EmbeddedPostgres(reactor, folder)
     failures: list[Exception] = []  # task.react would print a traceback and exit itself
 
     async def prepare_all() -> None:
         try:
-            await prepare_database(reactor, folder)
+            await prepare_database(reactor, postgres, datetime.fromtimestamp(wall_clock(), UTC))
         except Exception as reason:
             failures.append(reason)
 
@@ -85,10 +95,11 @@ def run_demo(folder: Path, port: int) -> NoReturn:
     if failures:
         raise failures[0]
     base = f"http://localhost:{port}/api/v1"
-    sys.stdout.write(INSTRUCTIONS.format(folder=folder, base=base))
+    psql = shlex.join([str(postgres.get_program_path("psql")), postgres.format_dsn()])
+    sys.stdout.write(INSTRUCTIONS.format(folder=folder, base=base, psql=psql))
     sys.stdout.flush()
+    start_simulator(folder)
     twistd = str(Path(sys.executable).parent / "twistd")
-    listen = f"tcp:{port}:interface=127.0.0.1"
-    options = ["--listen", listen, "--database", f"embedded:{folder}"]
+    options = ["--listen", f"tcp:{port}:interface={ADDRESS}", "--database", f"embedded:{folder}"]
     options += ["--spool", str(folder / "spool"), "--authentication", "off"]
     os.execv(twistd, [twistd, "-n", "mig-api", *options])  # noqa: S606

@@ -73,12 +73,12 @@ class Databases:
 
     def __init__(self, server: EmbeddedPostgres) -> None:
         self._server = server
-        self._names: list[str] = []
+        self.names: list[str] = []
 
     def create(self, template: str = "template1") -> TestDatabase:
         Databases._created += 1
         name = f"test_{Databases._created}"
-        self._names.append(name)
+        self.names.append(name)
         admin = TestDatabase(dsn=self._server.format_dsn())
         # file_copy: without fsync it takes two thirds of the time of the default
         admin.execute(f"create database {name} template {template} strategy file_copy")
@@ -86,7 +86,7 @@ class Databases:
 
     def drop_all(self) -> None:
         admin = TestDatabase(dsn=self._server.format_dsn())
-        for name in self._names:
+        for name in self.names:
             admin.execute(f"drop database {name} with (force)")
 
 
