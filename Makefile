@@ -5,12 +5,31 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Each Python has its own: the demo works at once with any that fits, also after one that does not.
+DEMO_VENV = $(VENV)/demo-$(notdir $(PYTHON))
+DEMO_EXTRAS := demo
 SOURCES := $(shell find mig twisted typings -name '*.py' -o -name '*.sql' -o -name '*.pyi')
 
-.PHONY: demo test lint unit soak properties bench attacks clean
+.PHONY: demo demo-check demo-time test lint unit soak properties bench attacks clean
 
-demo: $(VENV)/installed
-	exec $(BIN)/mig-api demo $(DEMO)
+demo: demo-check $(DEMO_VENV)/installed
+	@exec $(DEMO_VENV)/bin/mig-api demo $(DEMO)
+
+# Before anything is installed: Python, what only the system can install, and the port.
+demo-check:
+	@sh etc/system-tools.sh $(PYTHON)
+	@$(PYTHON) -m mig.demo.check $(DEMO)
+
+# The time from a fresh clone to the first answer of the demo.
+demo-time:
+	@$(PYTHON) -m benchmarks.first_answer
+
+$(DEMO_VENV)/installed: setup.cfg setup.py pyproject.toml $(SOURCES) | demo-check
+	@echo "installing mig-api[$(DEMO_EXTRAS)] with pip into $(DEMO_VENV): about a minute the first time"
+	@rm -rf build
+	@test -x $(DEMO_VENV)/bin/pip || $(PYTHON) -m venv --clear $(DEMO_VENV)
+	@$(DEMO_VENV)/bin/pip install -q --disable-pip-version-check '.[$(DEMO_EXTRAS)]'
+	@touch $@
 
 test: lint unit
 

@@ -5,12 +5,25 @@
 # tests: also the programs that some tests run. Without one of them, its tests are skipped.
 set -eu
 python=${1:-python3}
+fits='import sys; raise SystemExit(not (3, 11) <= sys.version_info < (3, 14))'
+if ! "$python" -c "$fits" 2>/dev/null; then
+    found=""
+    for other in python3.13 python3.12 python3.11; do
+        if "$other" -c "$fits" 2>/dev/null; then
+            found="; found: $other, so run make with PYTHON=$other"
+            break
+        fi
+    done
+    version=$("$python" --version 2>&1) || version="a program that does not run"
+    echo "mig-api needs Python 3.11 to 3.13, and $python is $version$found" >&2
+    exit 1
+fi
 missing=""
 can_install=false
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     can_install=true
 fi
-"$python" -c 'import venv, ensurepip' 2>/dev/null || missing="$missing python3-venv"
+"$python" -c 'import venv, ensurepip' 2>/dev/null || missing="$missing $(basename "$python")-venv"
 command -v gpg >/dev/null || missing="$missing gnupg"
 command -v curl >/dev/null || missing="$missing curl"
 if [ "$(id -u)" = 0 ]; then
@@ -29,5 +42,7 @@ if [ $can_install = false ]; then
     echo "missing:$missing. Install them, for example: sudo apt-get install$missing" >&2
     exit 1
 fi
+echo "installing with apt:$missing"
+apt-get update -qq
 # shellcheck disable=SC2086
-apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $missing
+DEBIAN_FRONTEND=noninteractive apt-get install -qqy --no-install-recommends $missing >/dev/null

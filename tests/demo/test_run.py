@@ -103,7 +103,7 @@ def test_an_action_is_answered_also_when_the_demo_is_killed_and_started_again(
         assert demo.request(path)["counters"]["done"] == 100
         wait_for((folder / f"spool/action/done/{posted['id']}.json").exists)
     finally:
-        demo.end(signal.SIGINT)
+        demo.end(signal.SIGTERM)
     assert find_processes(folder) == []
     assert "Traceback" not in demo.output.read_text()
 
