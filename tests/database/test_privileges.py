@@ -407,13 +407,11 @@ def test_the_limited_role_cannot_do_harm(
         "update agents set status = ''",
         "insert into mig_schema values (99)",
         "update mig_schema set version = 99",
-        "select * from audit",
         "insert into audit_default (at, operation, callername, object, outcome)"
         " values (now(), 'o', 'c', 'b', 'd')",
         "delete from audit_default",
         "alter sequence investigators_id_seq restart",
         "alter table submissions disable trigger submissions_close",
-        "update audit set outcome = 'refused'",
         "insert into audit (id, at, operation, callername, object, outcome)"
         " values (1, now(), '1', 'x', 'y', 'done')",
         "select setval('audit_id_seq', 1)",
