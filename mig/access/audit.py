@@ -108,7 +108,7 @@ async def record_change(
     transaction: Transaction,
     actor: Actor,
     noun: str,
-    object_id: int,
+    object_id: int | None,
     *,
     before: object = None,
     after: object = None,
