@@ -270,10 +270,15 @@ class Request(server.Request):
         self.setHeader(b"content-length", b"%d" % len(document))
         return document
 
-    def prepare_text(self, text: bytes) -> bytes:
-        """Set the headers of an answer in plain text, and return it to be written."""
+    def prepare_text(self, text: bytes, status: int = 200) -> bytes:
+        """Set the status and headers of an answer in plain text, and return it to be written."""
         self._media_type = "text/plain; charset=utf-8"
-        return self.prepare_response(text)
+        return self.prepare_response(text, status)
+
+    def prepare_json(self, document: bytes, status: int = 200) -> bytes:
+        """Set the status and headers of an answer in plain JSON, and return it to be written."""
+        self._media_type = "application/json"
+        return self.prepare_response(document, status)
 
     # The end
 
