@@ -50,6 +50,16 @@ def test_systemd_accepts_the_units(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+def test_the_service_has_few_rights(tmp_path: Path) -> None:
+    """The exposure that systemd computes, from 0.0 to 10.0, is at most 2.0."""
+    analyze = [find_program("systemd-analyze"), "security", "--offline=true", "--threshold=20"]
+    for unit in ETC.glob("*.service"):
+        done = subprocess.run(
+            [*analyze, str(unit)], capture_output=True, text=True, timeout=60, cwd=tmp_path
+        )
+        assert done.returncode == 0, done.stdout
+
+
 def test_the_unit_has_descriptors_for_every_connection() -> None:
     """The unit allows more than are needed with a gpg for each of 256 cores."""
     limits = Limits(gpg_processes=256)

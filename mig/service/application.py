@@ -67,6 +67,7 @@ from mig.service.endpoints import CertificateFiles
 from mig.service.exposure import open_listeners
 from mig.service.listeners import Listener
 from mig.service.memory import MemoryTrimmer
+from mig.service.notify import SystemdNotifier
 from mig.service.options import EMBEDDED_PREFIX, Options, find_account
 from mig.service.settings import Settings, read_settings
 from mig.service.site import make_site
@@ -257,6 +258,7 @@ class ApiService(Service):
         self._parser: ActionParser | None = None
         self._trimmer: MemoryTrimmer | None = None
         self._refusals: RefusalRecorder | None = None
+        self._notifier: SystemdNotifier | None = None
         self._handoff: Handoff | None = None
         self._listeners = listeners
         self._certificates = certificates
@@ -320,6 +322,8 @@ class ApiService(Service):
         gc.collect()
         gc.freeze()
         self.log.info("ready at {base}/", base=self._base)
+        self._notifier = SystemdNotifier(reactor)
+        self._notifier.start()
         if isinstance(self._database_source, EmbeddedPostgres):
             self._watching = Deferred.fromCoroutine(
                 self._watch_postgres(reactor, self._database_source)
@@ -442,6 +446,8 @@ class ApiService(Service):
             reactor.stop()
 
     async def _stop_serving(self) -> None:
+        if self._notifier is not None:
+            self._notifier.stop()
         if self._starting is not None:
             self._starting.cancel()
             await self._starting

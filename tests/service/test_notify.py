@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import pytest
 from twisted.internet.task import Clock
 
 from mig.service.notify import SystemdNotifier
+from tests.support.daemon import Daemon, run_program, wait_for
+from tests.support.postgres import NewDatabase, TestDatabase
 
 
 class Listener:
@@ -29,6 +32,17 @@ class Listener:
                 states.append(self._socket.recv(100).decode())
             except BlockingIOError:
                 return states
+
+    def wait_for(self, count: int) -> list[str]:
+        """Return that many states, or more."""
+        states: list[str] = []
+
+        def read() -> bool:
+            states.extend(self.read())
+            return len(states) >= count
+
+        wait_for(read)
+        return states
 
     def close(self) -> None:
         self._socket.close()
@@ -75,3 +89,26 @@ def test_without_systemd_nothing_is_sent() -> None:
     gone = SystemdNotifier(Clock(), {"NOTIFY_SOCKET": "/nonexistent/socket"})
     gone.start()
     gone.stop()
+
+
+def test_the_daemon_is_ready_when_it_accepts_and_says_when_it_stops(
+    systemd: Listener, database: TestDatabase, tmp_path: Path
+) -> None:
+    environment = {"NOTIFY_SOCKET": systemd.address, "WATCHDOG_USEC": "600000000"}
+    arguments = ("--database", database.dsn, "--listen", "tcp:0")
+    daemon = Daemon(*arguments, cwd=tmp_path, environment=environment)
+    assert systemd.wait_for(2) == ["READY=1", "WATCHDOG=1"]
+    assert urllib.request.urlopen(f"{daemon.base}heartbeat").status == 200
+    daemon.stop()
+    assert systemd.read() == ["STOPPING=1"]
+
+
+def test_a_daemon_without_the_schema_is_never_ready(
+    systemd: Listener, new_database: NewDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = new_database()
+    database.execute("alter table commands drop column status")
+    monkeypatch.setenv("NOTIFY_SOCKET", systemd.address)
+    status, _ = run_program("-n", "mig-api", "--database", database.dsn, "--listen", "tcp:0")
+    assert status == 1
+    assert systemd.read() == []
