@@ -67,6 +67,11 @@ class _CutoffRow(NamedTuple):
     audit: str | None
 
 
+class _CommandRow(NamedTuple):
+    id: str
+    starttime: str
+
+
 class _CountRow(NamedTuple):
     commands: int
     actions: int
@@ -96,14 +101,17 @@ _FOREIGN_OWNERS = Statement(
     """,
     make_row_reader(_OwnerRow),
 )
-_OLD_COMMANDS = select_ids(
+# Each batch begins after the last one: the index still has the entries of deleted rows, and a batch
+# that begins at the first one takes longer and longer.
+_OLD_COMMANDS = Statement(
     """
-    select id::text
+    select id::text, starttime::text
     from commands
-    where starttime < %s::timestamptz
+    where (starttime, id) > (%s::timestamptz, %s::numeric) and starttime < %s::timestamptz
     order by starttime, id
     limit %s
-    """
+    """,
+    make_row_reader(_CommandRow),
 )
 _DELETE_COMMANDS = "delete from commands where id = any(%s::numeric[])"
 # An action that has not expired may still run; its row in submissions guards against a second run.
@@ -223,6 +231,7 @@ class _Run:
         self._policy = policy
         self._cutoffs = cutoffs
         self._on_progress = on_progress
+        self._last = _CommandRow(id="0", starttime="-infinity")
         self._commands = 0
         self._actions = 0
         self._months: list[str] = []
@@ -261,11 +270,13 @@ class _Run:
 
     async def _delete_commands(self) -> int:
         limits = (self._cutoffs.commands, self._policy.commands_per_batch)
-        rows = await self._database.query(_OLD_COMMANDS, limits)
+        position = (self._last.starttime, self._last.id)
+        rows = await self._database.query(_OLD_COMMANDS, (*position, *limits))
         if rows:
             async with self._database.transaction() as transaction:
                 ids = id_array(row.id for row in rows)
                 await transaction.query(_DELETE_COMMANDS, (ids,))
+            self._last = rows[-1]
         return len(rows)
 
     async def _delete_actions(self) -> int:

@@ -42,9 +42,9 @@ class Unit(RawConfigParser):
 
 
 def test_systemd_accepts_the_units(tmp_path: Path) -> None:
-    for name in ("mig-api.socket", "mig-api@.service"):
-        text = (ETC / name).read_text().replace("/opt/mig-api/bin", str(BIN))
-        (tmp_path / name).write_text(text)
+    for unit in [*ETC.glob("*.service"), *ETC.glob("*.socket"), *ETC.glob("*.timer")]:
+        text = unit.read_text().replace("/opt/mig-api/bin", str(BIN))
+        (tmp_path / unit.name).write_text(text)
     verify = [find_program("systemd-analyze"), "verify", *map(str, tmp_path.iterdir())]
     done = subprocess.run(verify, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
