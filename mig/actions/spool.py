@@ -105,6 +105,19 @@ class Spool:
                 f"the spool {reason.filename or self._path} cannot be used: {reason.strerror}"
             ) from None
 
+    def check_folders(self) -> None:
+        """Check that an action could be handed over now; it may block.
+
+        :raises SpoolError: when it could not.
+        """
+        try:
+            with self._open_action_folders() as folders:
+                os.close(self._calls.open(".", _NAMELESS, 0o600, dir_fd=folders["new"]))
+        except OSError as reason:
+            raise SpoolError(
+                f"the spool {reason.filename or self._path} cannot be used: {reason.strerror}"
+            ) from None
+
     def _check_rights(self, folder: Path, rights: int, account: Account) -> None:
         """Refuse a folder that ``account`` cannot use as ``rights``, as for ``os.access``, say.
 

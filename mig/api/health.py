@@ -139,10 +139,14 @@ class HealthResource:
     """The handlers of health checks.
 
     :param monitor: knows the state of the service.
+    :param read_metrics: returns the metrics of the daemon, in the format of Prometheus.
     """
 
-    def __init__(self, monitor: HealthMonitor) -> None:
+    def __init__(
+        self, monitor: HealthMonitor, read_metrics: Callable[[], Awaitable[bytes]]
+    ) -> None:
         self._monitor = monitor
+        self._read_metrics = read_metrics
 
     async def get_readiness(self, request: Request, caller: Caller) -> bytes:
         """Return whether the service can answer, without a detail: anybody may ask."""
@@ -161,6 +165,11 @@ class HealthResource:
         """Return that the process answers."""
         refuse_parameters(request)
         return request.prepare_text(b"ok\n")
+
+    async def get_metrics(self, request: Request, caller: Caller) -> bytes:
+        """Return the metrics of the daemon."""
+        refuse_parameters(request)
+        return request.prepare_text(await self._read_metrics())
 
     async def get_version(self, request: Request, caller: Caller) -> bytes:
         """Return the version of the program."""

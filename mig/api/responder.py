@@ -30,10 +30,11 @@ class Responder:
         reactor: IReactorTime,
         urls: Urls,
         limits: Limits,
+        streams: Streams | None = None,
         formats: Mapping[str, Callable[[Urls], Format]] = FORMATS,
     ) -> None:
         self.urls = urls
-        self.streams = Streams(limits)
+        self.streams = streams or Streams(limits)
         self._reactor = reactor
         self._limits = limits
         self._large_documents = 0

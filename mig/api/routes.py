@@ -24,6 +24,7 @@ from mig.api.audit import AuditResource
 from mig.api.commands import CommandResource
 from mig.api.dashboard import DashboardResource
 from mig.api.guarded import CallerChecker, GuardedDatabase, make_guarded_endpoint
+from mig.api.health import HealthResource
 from mig.api.home import HomeResource
 from mig.api.investigators import InvestigatorResource
 from mig.api.search import SearchResource
@@ -138,6 +139,7 @@ def _define_post(
 ROUTES: Final = (
     _define_get(urls.HOME, None, HomeResource, HomeResource.get_home),
     _define_get(urls.HEARTBEAT, None, HomeResource, HomeResource.get_heartbeat),
+    _define_get(urls.READINESS, None, HealthResource, HealthResource.get_readiness),
     _define_get(
         urls.DASHBOARD, Permission.DASHBOARD, DashboardResource, DashboardResource.get_dashboard
     ),
@@ -220,6 +222,14 @@ ROUTES: Final = (
         ApiKeyResource.revoke_key,
     ),
 )
+ADMIN_ROUTES: Final = (
+    _define_get("/healthz", None, HealthResource, HealthResource.get_liveness),
+    _define_get("/readyz", None, HealthResource, HealthResource.get_detailed_readiness),
+    _define_get("/version", None, HealthResource, HealthResource.get_version),
+    _define_get("/metrics", None, HealthResource, HealthResource.get_metrics),
+)
+"""The routes of the admin listener, which only the host's operators can reach."""
+
 _ROOT: Final = _define_get("/", None, HomeResource, HomeResource.redirect_to_home)
 
 

@@ -14,9 +14,10 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from mig.database.connection import Connection, Rows
+from mig.database.control import ControlConnection
 from mig.database.pool import Pool
 from mig.database.restricted import RestrictedQueries
-from mig.errors import PoolerError, UnavailableError, describe_error
+from mig.errors import PoolerError, UnavailableError
 from mig.limits import Limits
 from mig.model.statement import Guard, Parameters, Statement, select_ids
 from mig.reactor import Reactor
@@ -29,7 +30,7 @@ SERVER_SHARE = 0.8
 LOCK_TIMEOUT_SECONDS = 2.0
 """How long a small query waits for a lock: it occupies a connection while it waits."""
 
-CANCEL_TIMEOUT_SECONDS = 2.0
+ROLLBACK_TIMEOUT_SECONDS = 2.0
 BEGIN_TIMEOUT_SECONDS = 5.0
 SERVER_GRACE_SECONDS = 5.0
 """How much longer than the server's own time limit a statement of a stream waits for its answer."""
@@ -172,9 +173,10 @@ class Database:
         )
         self._short_searches = make_pool(limits.short_connections, SESSION_SETTINGS)
         self._short_query_seconds = limits.short_query_seconds
-        self._control = make_pool(1, setup)
+        self._control_pool = make_pool(1, setup)
+        self.control = ControlConnection(self._control_pool)
         self._restricted = RestrictedQueries(
-            reactor, dsn, SESSION_SETTINGS, limits, self._start_cancelling
+            reactor, dsn, SESSION_SETTINGS, limits, self.control.start_cancelling
         )
 
     @overload
@@ -233,11 +235,11 @@ class Database:
         """
         first = await self._queries.acquire()
         try:
-            second = await self._control.acquire()
+            second = await self._control_pool.acquire()
             try:
                 await self._compare_sessions(first, second)
             finally:
-                self._control.release(second)
+                self._control_pool.release(second)
         finally:
             self._queries.release(first)
 
@@ -366,12 +368,12 @@ class Database:
 
     async def _end_transaction(self, pool: Pool, connection: Connection) -> None:
         if connection.is_busy:
-            await self._cancel_statement(connection.backend_pid)
+            await self.control.cancel_statement(connection.backend_pid)
             pool.discard(connection)
             return
         try:
             if not connection.is_closed:
-                await connection.execute("rollback", seconds=CANCEL_TIMEOUT_SECONDS)
+                await connection.execute("rollback", seconds=ROLLBACK_TIMEOUT_SECONDS)
         except UnavailableError:
             connection.close()
         finally:
@@ -388,33 +390,19 @@ class Database:
         notice that its client has gone, so these would use up the server's connections.
         """
         if connection.is_silent:
-            self._start_cancelling(connection.backend_pid)
-
-    def _start_cancelling(self, backend_pid: int) -> None:
-        cancelling = Deferred.fromCoroutine(self._cancel_statement(backend_pid))
-        cancelling.addErrback(lambda failure: self.log.failure("could not cancel a query", failure))
-
-    async def _cancel_statement(self, backend_pid: int) -> None:
-        try:
-            control = await self._control.acquire()
-        except UnavailableError as reason:
-            self._warn_of_running_query(reason)
-            return
-        try:
-            await control.execute(
-                "select pg_cancel_backend(%s)", (backend_pid,), seconds=CANCEL_TIMEOUT_SECONDS
-            )
-        except UnavailableError as reason:
-            self._warn_of_running_query(reason)
-        finally:
-            self._control.release(control)
-
-    def _warn_of_running_query(self, reason: UnavailableError) -> None:
-        self.log.warn(
-            "could not cancel a query at the database: {reason}", reason=describe_error(reason)
-        )
+            self.control.start_cancelling(connection.backend_pid)
 
     def stop(self) -> None:
         """Close all connections that are not in use."""
-        for pool in (self._queries, self._streams, self._short_searches, self._control):
+        for pool in self.pools.values():
             pool.stop()
+
+    @property
+    def pools(self) -> dict[str, Pool]:
+        """All pools, by the use of their connections."""
+        return {
+            "queries": self._queries,
+            "streams": self._streams,
+            "short": self._short_searches,
+            "control": self._control_pool,
+        }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -55,6 +55,23 @@ class Pool:
         self._used = 0  # also counts connections that are being opened
         self._used_by_client: Counter[Hashable] = Counter()
         self._stopped = False
+        self.on_wait: Callable[[float], None] | None = None
+        """Called with the seconds that a request has waited for a connection."""
+
+    @property
+    def used_count(self) -> int:
+        """How many connections are in use, or being opened."""
+        return self._used
+
+    @property
+    def free_count(self) -> int:
+        """How many open connections nobody uses."""
+        return len(self._free)
+
+    @property
+    def waiting_count(self) -> int:
+        """How many requests wait for a connection."""
+        return sum(map(len, self._queues))
 
     def is_available(self) -> bool:
         """Return whether a connection is free or may be opened."""
@@ -78,10 +95,13 @@ class Pool:
         :raises UnavailableError: when none is free in time, too many requests wait already, or
             none can be opened.
         """
+        started = self._reactor.seconds()
         if self.is_available():
             self._occupy(client)
         else:
             await self._wait_for_turn(client, is_patient)
+        if self.on_wait is not None:
+            self.on_wait(self._reactor.seconds() - started)
         try:
             connection = self._take_free() or await open_connection(
                 self._reactor, self._dsn, self._setup

@@ -64,21 +64,22 @@ from mig.service.certificates import ServerCertificate, check_database_files, lo
 from mig.service.config_file import Config
 from mig.service.descriptors import fit_limits
 from mig.service.endpoints import CertificateFiles
-from mig.service.exposure import open_listeners
+from mig.service.exposure import open_admin_listener, open_listeners
 from mig.service.listeners import Listener
 from mig.service.memory import MemoryTrimmer
+from mig.service.monitoring import NO_GPG, Monitoring
 from mig.service.notify import SystemdNotifier
 from mig.service.options import EMBEDDED_PREFIX, Options, find_account
 from mig.service.settings import Settings, read_settings
-from mig.service.site import make_site
+from mig.service.site import make_admin_site, make_site
 from mig.signing.gpg.verify import Gpg
 from mig.signing.keyring import Keyring
 from mig.web.site import ApiSite, RequestObserver
+from mig.web.streams import Streams
 from mig.web.tls import TlsFactory
 
-NO_GPG: Final = (
-    "gpg is not in PATH: until it is installed, actions and new investigators are answered by 503"
-)
+START_ERRORS: Final = (CertificateError, ConfigError, LogError, PostgresError, SpoolError)
+"""What the parts of a start raise; the message is one line."""
 
 
 def make_service(
@@ -99,6 +100,7 @@ def make_service(
     parent: MutableMapping[str, object] = options.parent or {}
     configuration = Config()
     listeners: list[Listener] = []
+    admin_listener: Listener | None = None
     try:
         if options["config"]:
             configuration = config_file.read_config_file(Path(options["config"]))
@@ -111,14 +113,16 @@ def make_service(
         limits = fit_limits(settings.limits, len(settings.endpoints))
         settings = replace(settings, limits=limits)
         listeners, authentication = _open_listeners(settings)
+        if settings.admin_endpoint:
+            admin_listener = _open_admin_listener(settings.admin_endpoint)
         settings = replace(settings, authentication=authentication)
         certificates = load_certificates(
             [each.certificate_files for each in listeners], account, time.time
         )
         # last, because twistd.log must not appear when the start is refused
         log = logs.configure_log(configuration.logging, parent, account)
-    except (CertificateError, ConfigError, LogError, PostgresError, SpoolError) as reason:
-        for listener in listeners:
+    except (*START_ERRORS, StartupError) as reason:
+        for listener in (*listeners, *filter(None, [admin_listener])):
             listener.close()
         raise StartupError(str(reason)) from None
     logs.handle_signals(reactor, log, [each.reload for each in certificates.values()])
@@ -129,6 +133,7 @@ def make_service(
         base,
         settings,
         spool,
+        admin_listener=admin_listener,
         certificates=certificates,
         warnings=[
             *_list_warnings(options, configuration),
@@ -205,6 +210,13 @@ def _open_listeners(settings: Settings) -> tuple[list[Listener], bool]:
         raise StartupError(f"{settings.endpoints_source}: {reason}") from None
 
 
+def _open_admin_listener(text: str) -> Listener:
+    try:
+        return open_admin_listener(text)
+    except ListenerError as reason:
+        raise StartupError(f"--admin: {reason}") from None
+
+
 def _make_local_url(listeners: Sequence[Listener]) -> str:
     scheme = "https" if listeners[0].certificate_files else "http"
     ports = [listener.port for listener in listeners if listener.port is not None]
@@ -225,6 +237,7 @@ class ApiService(Service):
     :param base: the public URL of the API.
     :param settings: the other settings of the daemon.
     :param spool: the scheduler's spool, if actions go through one.
+    :param admin_listener: the listener for operators, if there is one.
     :param certificates: those of the listeners that have TLS.
     :param warnings: what the log says about the configuration at the start.
     :param log_observer: the observer that writes the log; ``None`` leaves the choice to twistd.
@@ -243,6 +256,7 @@ class ApiService(Service):
         settings: Settings,
         spool: Spool | None,
         *,
+        admin_listener: Listener | None = None,
         certificates: Mapping[CertificateFiles, ServerCertificate],
         warnings: Sequence[str] = (),
         log_observer: ILogObserver | None = None,
@@ -258,9 +272,11 @@ class ApiService(Service):
         self._parser: ActionParser | None = None
         self._trimmer: MemoryTrimmer | None = None
         self._refusals: RefusalRecorder | None = None
+        self._monitoring: Monitoring | None = None
         self._notifier: SystemdNotifier | None = None
         self._handoff: Handoff | None = None
         self._listeners = listeners
+        self._admin_listener = admin_listener
         self._certificates = certificates
         self._base = base
         self._warnings = warnings
@@ -318,6 +334,8 @@ class ApiService(Service):
             )
             for listener in self._listeners
         )
+        if self._admin_listener is not None:
+            self._start_admin_site(reactor, self._admin_listener, self._database)
         # What the start has made lives as long as the process: no later collection visits it.
         gc.collect()
         gc.freeze()
@@ -329,6 +347,17 @@ class ApiService(Service):
                 self._watch_postgres(reactor, self._database_source)
             )
             self._watching.addErrback(self._log_end_of_watch)
+
+    def _start_admin_site(self, reactor: Reactor, listener: Listener, database: Database) -> None:
+        assert self._monitoring is not None  # the site has been built
+        site = make_admin_site(
+            reactor,
+            database,
+            wall_clock=time.time,
+            health=self._monitoring.health,
+            limits=self._settings.limits,
+        )
+        self._ports.append(listener.start_accepting(reactor, site))
 
     def _add_tls(self, reactor: Reactor, listener: Listener, site: ApiSite) -> IProtocolFactory:
         """Return the site, with TLS around it if the listener has a certificate."""
@@ -376,6 +405,17 @@ class ApiService(Service):
         if self._settings.authentication:
             self._authenticator = self._build_authenticator(reactor, database, keyring)
         store = ActionStore(database, handoff)
+        streams = Streams(limits)
+        gpgs = {"actions": self._gpg, "tokens": self._token_gpg}
+        self._monitoring = Monitoring(
+            reactor,
+            database,
+            handoff,
+            self._spool,
+            {purpose: gpg for purpose, gpg in gpgs.items() if gpg is not None},
+            streams,
+        )
+        self._monitoring.start()
         return make_site(
             reactor,
             database,
@@ -385,10 +425,17 @@ class ApiService(Service):
                 time.time, self._parser, database.query, self._gpg, keyring, store, handoff
             ),
             investigators=InvestigatorRegistry(database, self._gpg, keyring),
+            health=self._monitoring.health,
             limits=limits,
             authenticator=self._authenticator,
             clients=self._settings.clients,
-            observers=[*self._observers, self._trimmer, self._refusals],
+            streams=streams,
+            observers=[
+                *self._observers,
+                self._trimmer,
+                self._refusals,
+                self._monitoring.metrics.observe_request,
+            ],
         )
 
     def _build_authenticator(
@@ -453,7 +500,7 @@ class ApiService(Service):
             await self._starting
         if self._watching is not None:
             self._watching.cancel()
-        for listener in self._listeners:
+        for listener in (*self._listeners, *filter(None, [self._admin_listener])):
             listener.close()  # before its port: see Listener.close
         for port in self._ports:
             await maybeDeferred(port.stopListening)
@@ -461,6 +508,8 @@ class ApiService(Service):
             await self._parser.stop()
         if self._trimmer:
             self._trimmer.stop()
+        if self._monitoring:
+            self._monitoring.stop()
         for gpg in (self._gpg, self._token_gpg):
             if gpg:
                 await gpg.stop()

@@ -163,7 +163,7 @@ class Scheduler:
 class Logging:
     """The destination of the log; ``host`` and ``port`` are those of a syslog server.
 
-    ``heartbeat`` is whether successful ``GET /heartbeat`` are logged, too.
+    ``heartbeat`` is whether successful ``GET /heartbeat`` and ``/readyz`` are logged, too.
     """
 
     mode: str = field(
@@ -200,6 +200,13 @@ class Manifest:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Admin:
+    """The listener on which operators ask for health and metrics; without one, nobody can."""
+
+    listen: str | None = field(default=None, metadata=_with_parser(parse_text))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Maxmind:
     """The database that maps addresses to places."""
 
@@ -220,6 +227,7 @@ class Config:
     scheduler: Scheduler = Scheduler()
     logging: Logging = Logging()
     authentication: Authentication = Authentication()
+    admin: Admin = Admin()
     manifest: Manifest = Manifest()
     maxmind: Maxmind = Maxmind()
     ineffective_keys: tuple[str, ...] = ()
@@ -233,6 +241,7 @@ SECTIONS: Final[Mapping[str, type[Any]]] = {
     "scheduler": Scheduler,
     "logging": Logging,
     "authentication": Authentication,
+    "admin": Admin,
     "manifest": Manifest,
     "maxmind": Maxmind,
 }

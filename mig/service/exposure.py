@@ -16,6 +16,10 @@ TLS_FORM = (
 ALTERNATIVE = (
     "or listen on 127.0.0.1, ::1 or a Unix socket, and let a reverse proxy with TLS forward"
 )
+ADMIN_FORMS = (
+    "it has no authentication, so it must be a Unix socket (unix:PATH:mode=660) or a loopback"
+    " address, without TLS"
+)
 
 
 class Reachable(Protocol):
@@ -76,3 +80,19 @@ def choose_authentication(
                 f" {' and '.join(missing)}; {ALTERNATIVE}"
             )
     return bool(wanted)
+
+
+def open_admin_listener(text: str) -> Listener:
+    """Bind the listener for operators, which needs no credentials.
+
+    :raises ListenerError: when other machines could reach it, for a wrong text, and when the
+        address cannot be bound.
+    """
+    endpoint = parse_endpoint(text)
+    if not endpoint.is_local or endpoint.certificate_files is not None:
+        raise ListenerError(f"{text}: {ADMIN_FORMS}")
+    [listener] = bind_listeners([endpoint])
+    if not listener.is_local:  # only an inherited socket itself tells its address
+        listener.close()
+        raise ListenerError(f"{text}: {ADMIN_FORMS}")
+    return listener

@@ -34,7 +34,7 @@ from zope.interface import implementer
 
 from mig.account import Account
 from mig.errors import LogError, describe_error
-from mig.hypermedia.urls import HEARTBEAT
+from mig.hypermedia.urls import HEARTBEAT, READINESS
 from mig.service.config_file import Logging
 from mig.values import escape_unprintable
 from mig.web.request import RequestEnded
@@ -293,6 +293,10 @@ _logger = Logger()
 _access_logger = Logger(namespace="mig.web.request.Request")
 
 
+_CHECKS: Final = (HEARTBEAT, READINESS)
+"""What monitoring systems and load balancers ask every few seconds."""
+
+
 def make_access_logger(logging: Logging) -> RequestObserver:
     """Return the observer of requests that writes the access log."""
     return write_access_line if logging.heartbeat else _write_access_line_unless_heartbeat
@@ -301,7 +305,7 @@ def make_access_logger(logging: Logging) -> RequestObserver:
 def _write_access_line_unless_heartbeat(event: RequestEnded) -> None:
     """Write the line of a request, unless it is one of a monitoring system that has succeeded."""
     is_good = event.status == 200 and event.outcome == "complete"
-    if not (is_good and event.route == HEARTBEAT and event.method == b"GET"):
+    if not (is_good and event.route in _CHECKS and event.method == b"GET"):
         write_access_line(event)
 
 

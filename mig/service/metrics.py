@@ -42,6 +42,18 @@ CUT_REASONS: Final = {
 }
 """How an answer may end before its last byte, by the outcome of the request."""
 
+FAILURES: Final = {
+    "expired": "expired",
+    "clock differs": "clock",
+    "unknown key": "unknown_key",
+    "bad signature": "bad_signature",
+    "the API key is not valid": "api_key",
+}
+"""Why credentials may be refused, by words of the message."""
+
+TOO_MANY: Final = "too_many"
+"""Credentials that were not looked at, after too many wrong ones."""
+
 GaugeReader = Callable[[], Mapping[tuple[str, ...], float]]
 """Returns the values of a gauge, by the values of its labels."""
 
@@ -126,8 +138,11 @@ class Metrics:
         build.labels(__version__).set(1)
         for source in sources:
             self._registry.register(_SourceCollector(source))
+        # so that each is 0 before the first one
         for reason in (*CUT_REASONS.values(), OTHER):
-            self._cut.labels(reason)  # so that it is 0 before the first one
+            self._cut.labels(reason)
+        for kind in (*FAILURES.values(), TOO_MANY, OTHER):
+            self._failures.labels(kind)
         # Children by the values of their labels: `labels()` takes longer than the rest.
         self._request_children: dict[tuple[str, str, int], Counter] = {}
         self._seconds_children: dict[str, Histogram] = {}
@@ -173,6 +188,8 @@ class Metrics:
         seconds.observe(event.seconds)
         self._rows.inc(event.rows)
         self._sent.inc(event.sent_bytes)
+        if event.status in (401, 429):
+            self._count_failure(event)
         if event.outcome != "complete" and not event.outcome.startswith("refused"):
             self._cut.labels(CUT_REASONS.get(event.outcome, OTHER)).inc()
 
@@ -184,17 +201,19 @@ class Metrics:
         self._request_children[route, method, status] = child
         return child
 
-    def observe_pool_wait(self, pool: str, seconds: float) -> None:
-        """Note how long a request has waited for a connection of ``pool``."""
-        self._pool_wait.labels(pool).observe(seconds)
+    def make_pool_observer(self, pool: str) -> Callable[[float], None]:
+        """Return what notes how many seconds a request has waited for a connection of ``pool``."""
+        return self._pool_wait.labels(pool).observe
 
     def observe_gpg_run(self, seconds: float) -> None:
         """Note the duration of a run of gpg."""
         self._gpg.observe(seconds)
 
-    def count_authentication_failure(self, kind: str) -> None:
-        """Count credentials that were refused; ``kind`` is from a fixed set."""
-        self._failures.labels(kind).inc()
+    def _count_failure(self, event: RequestEnded) -> None:
+        """Count credentials that were refused, by the beginning of the reason."""
+        reason = event.refusal or ""
+        kinds = (kind for words, kind in FAILURES.items() if words in reason)
+        self._failures.labels(TOO_MANY if event.status == 429 else next(kinds, OTHER)).inc()
 
     def format_text(self) -> bytes:
         """Return all metrics."""

@@ -20,9 +20,8 @@ EMBEDDED_PREFIX: Final = "embedded:"
 class Options(usage.Options):
     """The options of the command line, which take precedence over the configuration file.
 
-    ``listen`` is a list, empty without the option; ``config``, ``database``, ``spool``,
-    ``authentication`` and ``public-url`` are ``None`` without theirs. Paths are absolute: twistd
-    may change its working directory later.
+    ``listen`` is a list, empty without the option; all others are ``None`` without theirs. Paths
+    are absolute: twistd may change its working directory later.
     """
 
     synopsis = "[options]"
@@ -32,6 +31,12 @@ class Options(usage.Options):
         ["database", None, None, "postgresql://USER@HOST/NAME, or embedded:FOLDER for a demo"],
         ["spool", None, None, "The folder from which the scheduler takes new actions"],
         ["authentication", None, None, "on, or off while only this host can reach the listeners"],
+        [
+            "admin",
+            None,
+            None,
+            "A local listener for health and metrics, such as unix:PATH:mode=660",
+        ],
         ["public-url", None, None, "The URL that clients use for the server, without a path"],
     )
 

@@ -33,7 +33,8 @@ class Settings:
     clients; when it is ``None``, the listeners determine it. ``handoff`` is ``spool``,
     ``database`` or ``none``; when it is ``None``, the generation of the database decides.
     ``authentication`` is whether callers need credentials; when it is ``None``, the listeners
-    decide. A token is valid for ``token_seconds``.
+    decide. A token is valid for ``token_seconds``. ``admin_endpoint`` is the listener for
+    operators, if there is one.
     """
 
     database: str = field(repr=False)
@@ -48,6 +49,7 @@ class Settings:
     clients: ClientIdentifier
     authentication: bool | None
     token_seconds: float
+    admin_endpoint: str | None
 
 
 def read_settings(options: Options, configuration: Config) -> Settings:
@@ -92,5 +94,6 @@ def read_settings(options: Options, configuration: Config) -> Settings:
         clients=ClientIdentifier(server.trustedproxies, server.clientpublicip),
         authentication=authentication,
         token_seconds=configuration.authentication.tokenduration.total_seconds(),
+        admin_endpoint=options["admin"] or configuration.admin.listen,
         limits=Limits(action_body_bytes=server.actionsize, key_body_bytes=server.keysize),
     )

@@ -18,10 +18,11 @@ from mig.api.apikeys import ApiKeyResource
 from mig.api.audit import AuditResource
 from mig.api.commands import CommandResource
 from mig.api.dashboard import DashboardResource
+from mig.api.health import HealthResource
 from mig.api.home import HomeResource
 from mig.api.investigators import InvestigatorResource
 from mig.api.responder import Responder
-from mig.api.routes import DEFAULT_LIMITS, ROUTES, Route, Router
+from mig.api.routes import ADMIN_ROUTES, DEFAULT_LIMITS, ROUTES, Route, Router
 from mig.api.search import SearchResource
 from mig.database.database import Database
 from mig.formats.collection_json import MEDIA_TYPES
@@ -33,6 +34,7 @@ from mig.reactor import WallClock
 from mig.web.gate import Authenticator as GateAuthenticator
 from mig.web.request import Request
 from mig.web.site import ApiSite, RequestObserver
+from mig.web.streams import Streams
 
 
 def authenticate_anonymously(request: Request) -> Caller:
@@ -48,23 +50,28 @@ def make_site(
     wall_clock: WallClock,
     actions: Submitter,
     investigators: InvestigatorRegistry,
+    health: HealthResource,
     limits: Limits = DEFAULT_LIMITS,
     routes: Iterable[Route] = ROUTES,
     authenticate: GateAuthenticator = authenticate_anonymously,
     authenticator: Authenticator | None = None,
     clients: ClientIdentifier | None = None,
+    streams: Streams | None = None,
     observers: Sequence[RequestObserver] = (),
 ) -> ApiSite:
     """Return the site that serves ``routes`` at the public URL ``base``.
 
+    :param health: answers whether the service can.
+    :param streams: all answers that are being streamed.
     :param authenticator: finds the caller of each request.
     :param authenticate: does so if there is no authenticator.
     """
     urls = Urls(base)
-    responder = Responder(reactor, urls, limits)
+    responder = Responder(reactor, urls, limits, streams)
     keys = ApiKeyRegistry(database, wall_clock, limits=limits)
     resources = (
         HomeResource(urls),
+        health,
         DashboardResource(reactor, database.query, urls, limits),
         ActionResource(database, responder, actions),
         AgentResource(responder),
@@ -87,4 +94,26 @@ def make_site(
         media_types=MEDIA_TYPES,
         limits=limits,
         observers=observers,
+    )
+
+
+def make_admin_site(
+    reactor: IReactorTime,
+    database: Database,
+    *,
+    wall_clock: WallClock,
+    health: HealthResource,
+    limits: Limits = DEFAULT_LIMITS,
+) -> ApiSite:
+    """Return the site of the admin listener: health, version and metrics, without credentials."""
+    return ApiSite(
+        reactor,
+        "http://localhost",
+        wall_clock=wall_clock,
+        router=Router("", [health], database, ADMIN_ROUTES, limits),
+        authenticate=authenticate_anonymously,
+        clients=ClientIdentifier(),
+        render_error=errors.answer_exception,
+        media_types=MEDIA_TYPES,
+        limits=limits,
     )

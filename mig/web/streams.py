@@ -30,6 +30,16 @@ class Streams:
         self._suspended: dict[Request, int] = {}  # in the order in which they were suspended
 
     @property
+    def count(self) -> int:
+        """How many answers are being streamed."""
+        return sum(map(len, self._by_client.values()))
+
+    @property
+    def suspended_count(self) -> int:
+        """How many of them have no connection to the database now."""
+        return len(self._suspended)
+
+    @property
     def held_bytes(self) -> int:
         """How much the suspended streams hold in pieces that are not small."""
         return sum(self._measure_held().values())
@@ -77,7 +87,7 @@ class Streams:
         :raises UnavailableError: when there are too many.
         """
         client = request.client_group
-        if sum(map(len, self._by_client.values())) >= self._limits.streams:
+        if self.count >= self._limits.streams:
             self._make_room(client)
         self._by_client.setdefault(client, {})[request] = None
         try:

@@ -31,7 +31,7 @@ from tests.support.callers import (
 from tests.support.keys import Keys
 from tests.support.postgres import TestDatabase
 
-OPEN = {urls.HOME, urls.HEARTBEAT, urls.CLIENT_ADDRESS, urls.PUBLIC_KEY}
+OPEN = {urls.HOME, urls.HEARTBEAT, urls.READINESS, urls.CLIENT_ADDRESS, urls.PUBLIC_KEY}
 """The paths that anyone may ask; a new one needs a reason."""
 
 OWN_RECORDS = {urls.API_KEY, urls.CREATE_API_KEY, urls.REVOKE_API_KEY}

@@ -13,6 +13,7 @@ from psycopg2.extensions import parse_dsn
 from mig.errors import ConfigError
 from mig.service.config_file import (
     SECTIONS,
+    Admin,
     Authentication,
     Config,
     Directories,
@@ -77,6 +78,7 @@ def test_the_sample_holds_every_key_with_its_default() -> None:
         scheduler=Scheduler(handoff="spool"),
         logging=Logging(file=Path("/var/log/mig-api/api.log")),
         authentication=Authentication(enabled=True),
+        admin=Admin(listen="tcp:1665:interface=127.0.0.1"),
         maxmind=Maxmind(path=Path("/var/lib/mig/GeoLite2-City.mmdb")),
         ineffective_keys=(
             "[manifest] requiredsignatures",

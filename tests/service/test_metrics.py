@@ -97,12 +97,29 @@ def test_the_delay_of_the_reactor_is_measured_every_second() -> None:
     assert samples["migapi_reactor_delay_seconds_sum", ()] == 0.75
 
 
-def test_waits_runs_and_failures_are_counted() -> None:
+def test_waits_and_runs_are_counted() -> None:
     metrics = Metrics(Clock())
-    metrics.observe_pool_wait("streams", 0.5)
+    metrics.make_pool_observer("streams")(0.5)
     metrics.observe_gpg_run(0.003)
-    metrics.count_authentication_failure("expired")
     samples = read(metrics)
     assert samples["migapi_pool_wait_seconds_sum", (("pool", "streams"),)] == 0.5
     assert samples["migapi_gpg_seconds_count", ()] == 1
-    assert samples["migapi_authentication_failures_total", (("kind", "expired"),)] == 1
+
+
+def test_refused_credentials_are_counted_by_reason() -> None:
+    metrics = Metrics(Clock())
+    for status, refusal in (
+        (401, "expired: the token is of 2014"),
+        (401, "clock differs by 900 s"),
+        (401, "the API key is not valid"),
+        (401, "no credentials"),
+        (429, "too many wrong credentials"),
+        (403, "this request needs the permission search"),
+    ):
+        metrics.observe_request(make_request_ended(status=status, refusal=refusal))
+    counted = {
+        dict(labels)["kind"]: value
+        for (name, labels), value in read(metrics).items()
+        if name == "migapi_authentication_failures_total" and value
+    }
+    assert counted == {"expired": 1, "clock": 1, "api_key": 1, "other": 1, "too_many": 1}

@@ -28,11 +28,13 @@ from mig.database.schema.declaration import API_ROLE
 from mig.investigators.registry import InvestigatorRegistry
 from mig.limits import Limits
 from mig.reactor import WallClock
+from mig.service.monitoring import Monitoring
 from mig.service.site import authenticate_anonymously, make_site
 from mig.signing.gpg.verify import Gpg
 from mig.signing.keyring import Keyring
 from mig.web.gate import Authenticator as GateAuthenticator
 from mig.web.request import RequestEnded
+from mig.web.streams import Streams
 from tests.support.json_types import Json
 from tests.support.reactor import listen_on, reactor, stop_listening
 
@@ -105,6 +107,15 @@ class Api:
                 limits=limits,
             )
             self.authenticator.start()
+        streams = Streams(limits)
+        self.monitoring = Monitoring(
+            reactor,
+            self.database,
+            self.handoff,
+            Spool(spool) if spool else None,
+            {"actions": self.gpg, "tokens": self.token_gpg},
+            streams,
+        )
         site = make_site(
             reactor,
             self.database,
@@ -114,11 +125,17 @@ class Api:
                 wall_clock, self.parser, query, self.gpg, keyring, store, self.handoff
             ),
             investigators=InvestigatorRegistry(self.database, self.gpg, keyring),
+            health=self.monitoring.health,
             limits=limits,
+            streams=streams,
             authenticate=authenticate,
             authenticator=self.authenticator,
             clients=ClientIdentifier(forwarded_entry=0),
-            observers=[self.ended.append, self.refusals],
+            observers=[
+                self.ended.append,
+                self.refusals,
+                self.monitoring.metrics.observe_request,
+            ],
         )
         self.site = site
         self.port = listener.start_accepting(reactor, site)

@@ -15,6 +15,7 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
 from mig.access.caller import ANONYMOUS, Caller
+from mig.api.health import HealthMonitor, HealthResource
 from mig.api.routes import ROUTES
 from mig.database.database import Database
 from mig.hypermedia import templates as home
@@ -108,6 +109,7 @@ def make_echo_site(
         wall_clock=time.time,
         actions=nothing,
         investigators=nothing,
+        health=HealthResource(HealthMonitor(reactor, []), nothing),
         limits=limits,
         routes=echo_routes.routes,
         authenticate=authenticate,

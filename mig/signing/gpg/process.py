@@ -149,6 +149,13 @@ class GpgRunner:
         self._runs: set[Deferred[GpgResult]] = set()
         self._processes: set[_GpgProcess] = set()
         self._is_stopped = False
+        self.on_run: Callable[[float], None] | None = None
+        """Called with the seconds that a run has taken."""
+
+    @property
+    def waiting_count(self) -> int:
+        """How many runs wait for a process."""
+        return self._slots.waiting_count
 
     def is_installed(self) -> bool:
         """Return whether the program is found now."""
@@ -204,8 +211,12 @@ class GpgRunner:
                 await self._prepare_commands()
             assert self._commands is not None
             command = self._commands.make_args([*KEYRING_OPTIONS, *run.arguments], False)
+            started = self._reactor.seconds()
             process = self._start_process(_redirect_status(command), run.keyring, run.inputs)
-            return await process.answer
+            answer = await process.answer
+            if self.on_run is not None:
+                self.on_run(self._reactor.seconds() - started)
+            return answer
         finally:
             if process is None:
                 self._slots.release()

@@ -83,16 +83,16 @@ class Gpg:
     ) -> None:
         self._reactor = reactor
         self._wall_clock = wall_clock
-        self._runner = GpgRunner(reactor, program=program, limits=limits or Limits())
-        self._batch_verifier = BatchVerifier(self._runner, self._read_verdict)
+        self.runner = GpgRunner(reactor, program=program, limits=limits or Limits())
+        self._batch_verifier = BatchVerifier(self.runner, self._read_verdict)
 
     def is_installed(self) -> bool:
         """Return whether there is a program to run; it may be installed at any time."""
-        return self._runner.is_installed()
+        return self.runner.is_installed()
 
     def stop(self) -> Deferred[None]:
         """Kill every process and refuse new checks; the result fires when no process is left."""
-        return self._runner.stop()
+        return self.runner.stop()
 
     async def verify(
         self, certificate: Certificate, signature: Signature, text: bytes, client: str = ""
@@ -108,7 +108,7 @@ class Gpg:
             self._batch_verifier.verify(certificate, signature, text, client)
         )
         check.addTimeout(
-            self._runner.timeout_seconds, self._reactor, self._runner.make_timeout_failure
+            self.runner.timeout_seconds, self._reactor, self.runner.make_timeout_failure
         )
         return self._check_valid_signature(certificate, await check)
 
@@ -187,7 +187,7 @@ class Gpg:
         _refuse_faulty_key(certificate.keys[0])
         self._refuse_future_key(certificate, "the key")
         flow = (_KEY_CHECKS, client)
-        answer = await self._runner.run(
+        answer = await self.runner.run(
             GpgRun(
                 arguments=[
                     *("--import-options", "import-export,import-minimal,self-sigs-only"),
@@ -213,7 +213,7 @@ class Gpg:
         return reduced, certificates.encode_armor(reduced.packets)
 
     async def _list_keys(self, certificate: Certificate, flow: Flow) -> _KeyListing:
-        answer = await self._runner.run(
+        answer = await self.runner.run(
             GpgRun(
                 arguments=["--list-keys", "--with-subkey-fingerprint"],
                 keyring=certificate.packets,
