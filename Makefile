@@ -25,7 +25,7 @@ demo-time:
 	@$(PYTHON) -m benchmarks.first_answer
 
 $(DEMO_VENV)/installed: setup.cfg setup.py pyproject.toml $(SOURCES) | demo-check
-	@echo "installing mig-api[$(DEMO_EXTRAS)] with pip into $(DEMO_VENV): about a minute the first time"
+	@echo "installing mig-api[$(DEMO_EXTRAS)] with pip into $(DEMO_VENV): a minute or two the first time"
 	@rm -rf build
 	@test -x $(DEMO_VENV)/bin/pip || $(PYTHON) -m venv --clear $(DEMO_VENV)
 	@$(DEMO_VENV)/bin/pip install -q --disable-pip-version-check '.[$(DEMO_EXTRAS)]'
