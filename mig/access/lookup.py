@@ -14,7 +14,7 @@ from mig.access.caller import Caller
 from mig.access.shared import BatchLoader
 from mig.model.permissions import ALL_PERMISSIONS, Permission
 from mig.model.row import Columns, id_sql
-from mig.model.statement import Guard, QueryFunction, Statement, make_condition
+from mig.model.statement import Condition, Guard, QueryFunction, Statement
 
 _IS_VALID_KEY: Final = (
     "k.revokedat is null and (k.expiresat is null or k.expiresat > now()) and i.status = 'active'"
@@ -87,8 +87,8 @@ _SIGNERS_BY_IDS: Final = Statement(
     name="signers_by_ids",
     types={"ids": "numeric[]"},
 )
-_KEY_IS_UNCHANGED: Final = make_condition(
-    f"""
+_KEY_IS_UNCHANGED: Final = Condition(
+    sql=f"""
     from apikeys k
     join investigators i on i.id = k.investigatorid
     where k.id = %(caller_key)s and k.keyhash = %(caller_hash)s
@@ -104,8 +104,8 @@ _KEY_IS_UNCHANGED: Final = make_condition(
         "caller_granted": "bigint",
     },
 )
-_SIGNER_IS_UNCHANGED: Final = make_condition(
-    f"""
+_SIGNER_IS_UNCHANGED: Final = Condition(
+    sql=f"""
     from investigators i
     where i.id = %(caller_id)s and i.permissions = %(caller_permissions)s
         and sha256(i.publickey) = %(caller_digest)s and {_IS_VALID_SIGNER}
@@ -130,8 +130,8 @@ class FoundCaller:
         """Return the caller with an API key, who has the permissions of key and investigator."""
         keyhash = bytes(row.keyhash)
         guard = Guard(
-            condition=_KEY_IS_UNCHANGED,
-            parameters={
+            _KEY_IS_UNCHANGED,
+            {
                 "caller_key": row.id,
                 "caller_hash": keyhash,
                 "caller_permissions": row.permissions,
@@ -154,8 +154,8 @@ class FoundCaller:
         """Return the caller with a token, who has the permissions of the investigator."""
         digest = bytes(row.digest)
         guard = Guard(
-            condition=_SIGNER_IS_UNCHANGED,
-            parameters={
+            _SIGNER_IS_UNCHANGED,
+            {
                 "caller_id": int(row.id),
                 "caller_permissions": row.permissions,
                 "caller_digest": digest,

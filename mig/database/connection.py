@@ -176,17 +176,15 @@ class Connection:
     ) -> list[Record]:
         """Run a prepared statement if the condition of ``guard`` holds, and return its records.
 
-        Both are in one message and one transaction, the condition first.
-
         :raises GuardFailedError: when the condition does not hold.
         :raises UnavailableError: as by :meth:`execute`, like the other errors.
         """
-        for needed in (guard.condition, statement):
-            if needed.name not in self._prepared:
-                await self._prepare(needed, seconds)
+        guarded = guard.add_to(statement)
+        if guarded.name not in self._prepared:
+            await self._prepare(guarded, seconds)
         return await self._execute(
-            f"{guard.condition.execute_sql}; {statement.execute_sql}",
-            {**guard.parameters, **parameters},
+            guard.format_execute(statement, guarded),
+            parameters,
             seconds,
             statement.read_records,
             translate_guarded_failure,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from mig.model.row import Columns, Row, make_row_reader
@@ -34,39 +35,77 @@ class Statement(Generic[Record]):
     ) -> None:
         self.name = name
         self.writes = writes
-        self.execute_sql = sql
+        self.sql = self.execute_sql = sql
+        self.types = types or {}
         self.prepare_sql = ""
         self.read_row = reader.read_row if isinstance(reader, Columns) else reader
         if name:
-            types = types or {}
-            numbers = {parameter: f"${n}" for n, parameter in enumerate(types, 1)}
-            values = ", ".join(f"%({parameter})s" for parameter in types)
-            self.prepare_sql = f"prepare {name} ({', '.join(types.values())}) as {sql % numbers}"
-            self.execute_sql = f"execute {name} ({values})"
+            numbers = {parameter: f"${n}" for n, parameter in enumerate(self.types, 1)}
+            declared = ", ".join(self.types.values())
+            self.prepare_sql = f"prepare {name} ({declared}) as {sql % numbers}"
+            self.execute_sql = f"execute {name} ({self.placeholders})"
+
+    @property
+    def placeholders(self) -> str:
+        """The parameters of a prepared statement, in order."""
+        return ", ".join(f"%({parameter})s" for parameter in self.types)
 
     def read_records(self, rows: Iterable[Row]) -> list[Record]:
         """Return the records of all rows of an answer."""
         return [self.read_row(row) for row in rows]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Guard:
-    """A condition that must hold for a prepared statement to run.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Condition:
+    """A condition that a guard adds to prepared statements: that ``sql`` finds a row.
 
-    It is sent in one message with that statement and runs just before it, so it costs no round trip
-    (docs/decisions/0060).
-
-    :param condition: a prepared statement that divides by zero when the condition does not hold.
-    :param parameters: its parameters; no guarded statement may have one of the same name.
+    :param name: unique in this program.
+    :param sql: begins with ``from``; its parameters are written as in a :class:`Statement`.
+    :param types: the PostgreSQL types of its parameters, none of which a guarded statement has.
     """
 
-    condition: Statement[None]
-    parameters: Mapping[str, object]
+    name: str
+    sql: str
+    types: Mapping[str, str]
 
 
-def make_condition(sql: str, *, name: str, types: Mapping[str, str]) -> Statement[None]:
-    """Return the condition of a guard: that ``sql``, which begins with ``from``, finds a row."""
-    return Statement(f"select 1 / count(*) {sql}", lambda _: None, name=name, types=types)
+class Guard:
+    """A condition with its values, which must hold for a prepared statement to run.
+
+    It becomes a part of the statement, so it costs neither a round trip nor a statement of its own
+    (docs/decisions/0060).
+    """
+
+    def __init__(self, condition: Condition, values: Mapping[str, int | bytes]) -> None:
+        self.condition = condition
+        # written once: the driver would need longer for them than for everything else
+        self._literals = ", ".join(_write_literal(values[name]) for name in condition.types)
+
+    def add_to(self, statement: Statement[Record]) -> Statement[Record]:
+        """Return a statement that fails with a division by zero when the condition does not hold.
+
+        PostgreSQL evaluates the condition once and first, since it depends on no row.
+        """
+        return _add_condition(statement, self.condition)
+
+    def format_execute(self, statement: Statement[Record], guarded: Statement[Record]) -> str:
+        """Return the SQL that executes ``guarded``, with the parameters of ``statement``."""
+        return f"execute {guarded.name} ({self._literals}, {statement.placeholders})"
+
+
+@cache  # as many as there are conditions and guarded statements
+def _add_condition(statement: Statement[Record], condition: Condition) -> Statement[Record]:
+    return Statement(
+        f"select * from ({statement.sql}) as guarded"
+        f" where (select 1 / count(*) {condition.sql}) = 1",
+        statement.read_row,
+        name=f"{statement.name}_if_{condition.name}",
+        types={**condition.types, **statement.types},
+    )
+
+
+def _write_literal(value: int | bytes) -> str:
+    return f"decode('{value.hex()}', 'hex')" if isinstance(value, bytes) else f"{value:d}"
 
 
 class QueryFunction(Protocol):

@@ -207,7 +207,9 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("path", [LOOKED_UP, GUARDED, "/agent", "/command?commandid=x"])
+@pytest.mark.parametrize(
+    "path", [LOOKED_UP, GUARDED, "/agent?agentid=9", "/agent", "/command?commandid=x"]
+)
 @pytest_twisted.ensureDeferred
 async def test_a_change_counts_from_the_next_request_on(
     closed_api: Api, database: TestDatabase, change: str, path: str
