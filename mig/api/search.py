@@ -172,13 +172,16 @@ class SearchResource:
 
     def _build_url(self, search: Search, limit: int, position: PagePosition) -> str:
         """Return the URL of the search for at most ``limit`` results after ``position``."""
-        parameters = dict(search.raw_values)
+        parameters = dict(search.texts)
         # written out: the default of `after` moves with the clock, and that of `limit` may change
-        parameters["limit"] = str(limit)
+        parameters["limit"] = (str(limit),)
         if search.after is not None:
-            parameters["after"] = search.after.format_iso()
-        parameters |= {"offset": "", "cursor": str(position)}  # which continues after the offset
-        return self._responder.urls.for_search((n, text) for n, text in parameters.items() if text)
+            parameters["after"] = (search.after.format_iso(),)
+        # the cursor continues after the offset
+        parameters |= {"offset": (), "cursor": (str(position),)}
+        return self._responder.urls.for_search(
+            (name, text) for name, texts in parameters.items() for text in texts
+        )
 
 
 async def _read_page(request: Request, search: Search, stream: SearchStream) -> bytes:

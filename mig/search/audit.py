@@ -73,11 +73,11 @@ _PARAMETERS_BY_NAME: Final = {parameter.name: parameter for parameter in AUDIT_P
 class AuditSearch:
     """A parsed search in the audit.
 
-    ``raw_values`` are the parameters that were set, as text; ``values`` are their values with the
+    ``texts`` are the parameters that were set, as text; ``values`` are their values with the
     defaults of the others.
     """
 
-    raw_values: Mapping[str, str]
+    texts: Mapping[str, Sequence[str]]
     values: Mapping[str, Any]
 
     @property
@@ -95,20 +95,19 @@ class AuditSearch:
         """Return the condition that all parameters together set, but for the cursor."""
         condition = Condition()
         for name, value in self.values.items():
-            parameter = _PARAMETERS_BY_NAME[name]
-            if parameter.conditions and value is not None:
-                sql = parameter.conditions[_TABLE]
-                condition &= parameter.kind.build_condition(_TABLE, sql, value)
+            if value is not None:
+                condition &= _PARAMETERS_BY_NAME[name].build_condition(_TABLE, value)
         return condition
 
     def list_parameters(self, position: PagePosition) -> list[tuple[str, str]]:
         """Return the parameters of the search for what follows ``position``."""
         # written out: the default of `after` moves with the clock, and that of `limit` may change
-        parameters = {**self.raw_values, "limit": str(self.limit), "cursor": str(position)}
+        written = {"limit": (str(self.limit),), "cursor": (str(position),)}
         after: Instant | None = self.values["after"]
         if after is not None:
-            parameters["after"] = after.format_iso()
-        return list(parameters.items())
+            written["after"] = (after.format_iso(),)
+        parameters = {**self.texts, **written}
+        return [(name, text) for name, texts in parameters.items() for text in texts]
 
 
 def search_since(after: Instant, investigator_id: int | None) -> AuditSearch:
@@ -117,7 +116,7 @@ def search_since(after: Instant, investigator_id: int | None) -> AuditSearch:
     :param investigator_id: the caller, or ``None`` for all.
     """
     values = {"after": after, "investigatorid": investigator_id, "limit": MAX_LIMIT}
-    return AuditSearch(raw_values={}, values=values)
+    return AuditSearch(texts={}, values=values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,9 +133,9 @@ def parse_audit_search(pairs: Sequence[tuple[str, str]], now: Instant) -> AuditS
     :raises InvalidInputError: for a parameter that is unknown or repeated, and for a value that it
         does not accept; the message names the parameter.
     """
-    raw_values, values = parse_values(pairs, _PARAMETERS_BY_NAME)
+    texts, values = parse_values(pairs, _PARAMETERS_BY_NAME, now)
     defaults = {p.name: p.default("", values, now) for p in AUDIT_PARAMETERS if p.default}
-    return AuditSearch(raw_values=raw_values, values=defaults | values)
+    return AuditSearch(texts=texts, values=defaults | values)
 
 
 async def load_pages(

@@ -17,6 +17,11 @@ class Condition:
             return self if self.sql else other
         return Condition(f"{self.sql} and {other.sql}", self.parameters + other.parameters)
 
+    def __or__(self, other: Condition) -> Condition:
+        if not self.sql or not other.sql:
+            return Condition()
+        return Condition(f"({self.sql} or {other.sql})", self.parameters + other.parameters)
+
     def build_where_clause(self) -> str:
         """Return the ``where`` clause, empty for an empty condition."""
         return f" where {self.sql}" if self.sql else ""

@@ -12,7 +12,7 @@ from typing import Final
 from mig.model.row import id_sql
 from mig.model.statement import QueryFunction, id_array, select_ids
 from mig.search.condition import Condition
-from mig.search.parameters import PARAMETERS, Search
+from mig.search.parameters import PARAMETERS_BY_NAME, Search
 
 MAX_INLINE_IDS: Final = 20_000
 """If a filter matches more rows than this, it remains a subselect."""
@@ -85,11 +85,10 @@ def _build_condition(search: Search, table: str) -> Condition:
     """Return the condition that the parameters of a search set on the rows of ``table``."""
     condition = Condition()
     is_own = SEARCHED_TABLES[search.type].table == table
-    for parameter in PARAMETERS:
-        sql = parameter.conditions.get(table)
-        value = search.effective_values.get(parameter.name)
-        if sql is not None and value is not None and (is_own or not parameter.searched_table_only):
-            condition &= parameter.kind.build_condition(table, sql, value)
+    for name, value in search.effective_values.items():
+        parameter = PARAMETERS_BY_NAME[name]
+        if value is not None and (is_own or not parameter.searched_table_only):
+            condition &= parameter.build_condition(table, value)
     return condition
 
 

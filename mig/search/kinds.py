@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Generic, Literal, TypeVar
+from typing import ClassVar, Final, Generic, Literal, TypeVar
 
 from whenever import Instant
 
@@ -17,7 +17,17 @@ from mig.values import MAX_ID, parse_id, parse_time, quote_if_short, suggest_nam
 MAX_COUNT: Final = 2**63 - 1  # of PostgreSQL's bigint, the type of limit and offset
 MAX_PATTERN_CHARACTERS: Final = 256
 MAX_WILDCARDS: Final = 8
+MAX_REPETITIONS: Final = 16
+"""How many values a parameter may have, if it may have several."""
+MAX_RELATIVE_DAYS: Final = 36_525
+"""How long ago a relative time may be: 100 years."""
 
+_RELATIVE_TIME_PATTERN: Final = (
+    r"-(?=[0-9])(?:([0-9]{1,10})w)?(?:([0-9]{1,10})d)?(?:([0-9]{1,10})h)?(?:([0-9]{1,10})m)?"
+    r"(?:([0-9]{1,10})s)?"
+)
+_RELATIVE_TIME = re.compile(_RELATIVE_TIME_PATTERN, re.ASCII)
+_UNIT_SECONDS: Final = (604_800, 86_400, 3_600, 60, 1)
 _WHOLE_NUMBER = re.compile(r"[0-9]{1,20}", re.ASCII)
 _CURSOR_TIME = re.compile(
     r"-?infinity|[0-9]{4,6}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?\+00( BC)?",
@@ -29,10 +39,24 @@ Value = TypeVar("Value")
 JsonSchema = dict[str, object]
 
 
-class ParameterKind(Generic[Value]):
-    """A kind of parameter: how its text is parsed, its JSON schema, and its condition."""
+@dataclass(frozen=True, kw_only=True)
+class ParseContext:
+    """What the meaning of a value may depend on: the searched type, and the current time."""
 
-    def parse_text(self, name: str, text: str) -> Value:
+    type: str
+    now: Instant
+
+
+class ParameterKind(Generic[Value]):
+    """A kind of parameter: how its text is parsed, its JSON schema, and its condition.
+
+    ``is_repeatable`` tells whether a parameter may have several values, any of which may match;
+    everything else here is about one value.
+    """
+
+    is_repeatable: ClassVar[bool] = False
+
+    def parse_text(self, name: str, text: str, context: ParseContext) -> Value:
         """Return the value of ``text``, which is not empty.
 
         :raises InvalidInputError: for any other text; the message names the parameter ``name`` and
@@ -44,22 +68,27 @@ class ParameterKind(Generic[Value]):
         """Return the JSON schema of the value."""
         raise NotImplementedError
 
-    def build_condition(self, table: str, sql: str, value: Value) -> Condition:
-        """Return the condition that ``value`` sets on the rows of ``table``.
+    def build_condition(self, table: str, sql: str, values: Sequence[Value]) -> Condition:
+        """Return the condition that a parameter with ``values`` sets on the rows of ``table``.
 
         :param sql: the condition of the parameter, with one ``%s``.
+        :param values: one value; if the parameter is repeatable, one or several.
         """
-        return Condition(sql, (value,))
+        return Condition(sql, tuple(values))
 
     def to_json_value(self, value: Value) -> object:
         """Return the value as the item "search parameters" repeats it."""
         return value
 
+    def format_text(self, text: str, value: Value) -> str:
+        """Return the text of a value for a later request, made from the text of this one."""
+        return text
+
 
 class IdKind(ParameterKind[int]):
     """An id of MIG."""
 
-    def parse_text(self, name: str, text: str) -> int:
+    def parse_text(self, name: str, text: str, context: ParseContext) -> int:
         """Return the id in ``text``."""
         return parse_id(name, text)
 
@@ -70,22 +99,44 @@ class IdKind(ParameterKind[int]):
 
 @dataclass(frozen=True)
 class TimeKind(ParameterKind[Instant]):
-    """A time; it may have nanoseconds, and is rounded to the microseconds of a column."""
+    """A time, or how long before the current time it was.
+
+    It may have nanoseconds, and is rounded to the microseconds of a column.
+    """
 
     rounding: Literal["floor", "ceil"]
 
-    def parse_text(self, name: str, text: str) -> Instant:
+    def parse_text(self, name: str, text: str, context: ParseContext) -> Instant:
         """Return the time in ``text``."""
-        return parse_time(name, text)
+        if not text.startswith("-"):
+            return parse_time(name, text)
+        units = _RELATIVE_TIME.fullmatch(text)
+        seconds = sum(
+            int(count or 0) * seconds
+            for count, seconds in zip(units.groups() if units else (), _UNIT_SECONDS, strict=False)
+        )
+        if units is None or seconds > MAX_RELATIVE_DAYS * 86_400:
+            raise InvalidInputError(
+                f"{name} must be a minus sign, then weeks, days, hours, minutes and seconds in this"
+                f" order, at most {MAX_RELATIVE_DAYS} days, for example -1d12h"
+                f"{quote_if_short(text)}",
+                name,
+            )
+        return context.now.subtract(seconds=seconds)
 
     def build_json_schema(self) -> JsonSchema:
         """Return the JSON schema of a time."""
-        return {"type": "string", "format": "date-time"}
+        relative = {"pattern": f"^{_RELATIVE_TIME_PATTERN}$"}
+        return {
+            "type": "string",
+            "anyOf": [{"format": "date-time"}, relative],
+            "examples": ["2014-05-30T00:00:00-04:00", "-1d12h"],
+        }
 
-    def build_condition(self, table: str, sql: str, value: Instant) -> Condition:
+    def build_condition(self, table: str, sql: str, values: Sequence[Instant]) -> Condition:
         """Return the condition for a time, rounded so that no other rows match."""
         try:
-            time = value.round("microsecond", mode=self.rounding).format_iso()
+            time = values[0].round("microsecond", mode=self.rounding).format_iso()
         except ValueError:  # rounding up left the year 9999, the last one of an Instant
             time = "10000-01-01T00:00:00Z"
         return Condition(sql, (time,))
@@ -94,11 +145,17 @@ class TimeKind(ParameterKind[Instant]):
         """Return the time in RFC 3339."""
         return value.format_iso()
 
+    def format_text(self, text: str, value: Instant) -> str:
+        """Return the time in RFC 3339: that of a relative one would move with the clock."""
+        return value.format_iso() if text.startswith("-") else text
+
 
 class PatternKind(ParameterKind[str]):
     """An ILIKE pattern."""
 
-    def parse_text(self, name: str, text: str) -> str:
+    is_repeatable = True
+
+    def parse_text(self, name: str, text: str, context: ParseContext) -> str:
         """Return the pattern."""
         # the time to match a pattern grows with every %
         if len(text) > MAX_PATTERN_CHARACTERS or text.count("%") > MAX_WILDCARDS:
@@ -117,10 +174,13 @@ class PatternKind(ParameterKind[str]):
         """Return the JSON schema of a pattern."""
         return {"type": "string", "maxLength": MAX_PATTERN_CHARACTERS}
 
-    def build_condition(self, table: str, sql: str, value: str) -> Condition:
-        """Return the condition for a pattern."""
-        # without a condition for a single %, rows without a value are found, too
-        return Condition() if value == "%" else Condition(sql, (value,))
+    def build_condition(self, table: str, sql: str, values: Sequence[str]) -> Condition:
+        """Return the condition that the text ``sql`` matches one of several patterns."""
+        if "%" in values:  # without a condition, rows without a value are found, too
+            return Condition()
+        if len(values) == 1:
+            return Condition(f"{sql} ilike %s", tuple(values))
+        return Condition(f"{sql} ilike any(%s)", (list(values),))
 
 
 @dataclass(frozen=True)
@@ -132,12 +192,15 @@ class StatusKind(PatternKind):
 
     words: Mapping[str, Mapping[str, Sequence[str]]]
 
-    def build_condition(self, table: str, sql: str, value: str) -> Condition:
-        """Return the condition for the statuses of a word, or for a pattern."""
-        statuses = self.words.get(table, {}).get(value.lower())
-        if statuses:
-            return Condition("status = any(%s)", (list(statuses),))
-        return super().build_condition(table, sql, value)
+    def build_condition(self, table: str, sql: str, values: Sequence[str]) -> Condition:
+        """Return the condition for the statuses of words, and for patterns."""
+        words = self.words.get(table, {})
+        statuses = [each for value in values for each in words.get(value.lower(), ())]
+        patterns = [value for value in values if value.lower() not in words]
+        if not statuses:
+            return super().build_condition(table, sql, patterns)
+        condition = Condition(f"{sql} = any(%s)", (statuses,))
+        return condition | super().build_condition(table, sql, patterns) if patterns else condition
 
 
 @dataclass(frozen=True)
@@ -146,7 +209,7 @@ class ChoiceKind(ParameterKind[str]):
 
     words: Sequence[str]
 
-    def parse_text(self, name: str, text: str) -> str:
+    def parse_text(self, name: str, text: str, context: ParseContext) -> str:
         """Return the word."""
         if text in self.words:
             return text
@@ -165,17 +228,17 @@ class FlagKind(ParameterKind[bool]):
 
     _words = ChoiceKind(("true", "false"))
 
-    def parse_text(self, name: str, text: str) -> bool:
+    def parse_text(self, name: str, text: str, context: ParseContext) -> bool:
         """Return whether ``text`` is ``true``; it may also be ``false``."""
-        return self._words.parse_text(name, text) == "true"
+        return self._words.parse_text(name, text, context) == "true"
 
     def build_json_schema(self) -> JsonSchema:
         """Return the JSON schema of a boolean."""
         return {"type": "boolean"}
 
-    def build_condition(self, table: str, sql: str, value: bool) -> Condition:
+    def build_condition(self, table: str, sql: str, values: Sequence[bool]) -> Condition:
         """Return the condition, whose parameter is the text ``true`` or ``false``."""
-        return Condition(sql, ("true" if value else "false",))
+        return Condition(sql, ("true" if values[0] else "false",))
 
 
 @dataclass(frozen=True)
@@ -185,7 +248,7 @@ class CountKind(ParameterKind[int]):
     minimum: int
     maximum: int = MAX_COUNT
 
-    def parse_text(self, name: str, text: str) -> int:
+    def parse_text(self, name: str, text: str, context: ParseContext) -> int:
         """Return the number in ``text``."""
         if _WHOLE_NUMBER.fullmatch(text) and self.minimum <= int(text) <= self.maximum:
             return int(text)
@@ -214,7 +277,7 @@ class PagePosition:
 class TargetKind(ParameterKind[str]):
     """A condition on agents in SQL, as the target of an action."""
 
-    def parse_text(self, name: str, text: str) -> str:
+    def parse_text(self, name: str, text: str, context: ParseContext) -> str:
         """Return the condition."""
         return parse_target(text)
 
@@ -226,7 +289,7 @@ class TargetKind(ParameterKind[str]):
 class CursorKind(ParameterKind[PagePosition]):
     """The end of an earlier page, as in its link to the next one."""
 
-    def parse_text(self, name: str, text: str) -> PagePosition:
+    def parse_text(self, name: str, text: str, context: ParseContext) -> PagePosition:
         """Return the position in ``text``."""
         # anything that the columns may contain: infinity, years beyond 9999 or BC, NaN, fractions
         time, _, row_id = text.rpartition(",")
@@ -236,7 +299,7 @@ class CursorKind(ParameterKind[PagePosition]):
 
     def build_json_schema(self) -> JsonSchema:
         """Return the JSON schema of a cursor."""
-        return {"type": "string"}
+        return {"type": "string", "examples": ["2014-05-30 04:00:00+00,6019232265601776819"]}
 
     def to_json_value(self, value: PagePosition) -> object:
         """Return the position as text."""

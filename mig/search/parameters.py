@@ -11,7 +11,9 @@ from whenever import Instant
 from mig.errors import InvalidInputError
 from mig.model.action import FINISHED_COMMAND_STATUSES
 from mig.model.search import DEFAULT_LIMIT, SearchParameters
+from mig.search.condition import Condition
 from mig.search.kinds import (
+    MAX_REPETITIONS,
     ChoiceKind,
     CountKind,
     CursorKind,
@@ -19,6 +21,7 @@ from mig.search.kinds import (
     IdKind,
     PagePosition,
     ParameterKind,
+    ParseContext,
     PatternKind,
     StatusKind,
     TargetKind,
@@ -47,7 +50,8 @@ _STATUS_WORDS: Final[Mapping[str, Mapping[str, Sequence[str]]]] = {
 class Parameter:
     """A search parameter: the values that it accepts, its meaning, and its condition.
 
-    ``conditions`` maps a table to the condition on its rows, in SQL with one ``%s`` for the value.
+    ``conditions`` maps a table to the condition on its rows, in SQL with one ``%s`` for the value;
+    of a pattern, it is the text that must match.
     When ``searched_table_only`` is set, only the condition on the searched table counts.
     ``default`` returns the value when the parameter is not set, from the searched type, the names
     of those that are set, and the current time; ``None`` sets no condition. ``prompt`` describes
@@ -61,6 +65,32 @@ class Parameter:
     conditions: Mapping[str, str] = field(default_factory=dict)
     searched_table_only: bool = False
     default: Callable[[str, Collection[str], Instant], object] | None = None
+
+    def parse_texts(self, name: str, texts: Sequence[str], context: ParseContext) -> object:
+        """Return the value of ``texts``, or the tuple of all values if it may have several.
+
+        :raises InvalidInputError: as :meth:`ParameterKind.parse_text` does.
+        """
+        values = tuple(self.kind.parse_text(name, text, context) for text in texts)
+        return values if self.kind.is_repeatable else values[0]
+
+    def format_texts(self, texts: Sequence[str], value: Any) -> Sequence[str]:
+        """Return the texts of a value for a later request, made from those of this one."""
+        return tuple(map(self.kind.format_text, texts, self._list_values(value)))
+
+    def build_condition(self, table: str, value: Any) -> Condition:
+        """Return the condition that a value of :meth:`parse_texts` sets on the rows of a table."""
+        sql = self.conditions.get(table)
+        if sql is None:
+            return Condition()
+        return self.kind.build_condition(table, sql, self._list_values(value))
+
+    def to_json_value(self, value: Any) -> object:
+        """Return a value as the item "search parameters" repeats it: of several, the first."""
+        return self.kind.to_json_value(self._list_values(value)[0])
+
+    def _list_values(self, value: Any) -> Sequence[Any]:
+        return value if self.kind.is_repeatable else (value,)
 
 
 def _make_id_parameter(noun: str, article: str) -> Parameter:
@@ -76,7 +106,7 @@ def _make_name_parameter(noun: str, article: str) -> Parameter:
     return Parameter(
         name=f"{noun}name",
         kind=PatternKind(),
-        conditions={f"{noun}s": "name ilike %s"},
+        conditions={f"{noun}s": "name"},
         prompt=f"{article} {noun}'s name, as an ILIKE pattern",
     )
 
@@ -155,7 +185,7 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
     Parameter(
         name="agentversion",
         kind=PatternKind(),
-        conditions={"agents": "version ilike %s"},
+        conditions={"agents": "version"},
         prompt="an agent's version, as an ILIKE pattern",
     ),
     Parameter(
@@ -223,7 +253,7 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         name="status",
         kind=StatusKind(words=_STATUS_WORDS),
         searched_table_only=True,
-        conditions=dict.fromkeys(_TABLES, "status ilike %s"),
+        conditions=dict.fromkeys(_TABLES, "status"),
         prompt="a status, as an ILIKE pattern; done means every finished status",
     ),
     Parameter(
@@ -238,7 +268,7 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         name="threatfamily",
         kind=PatternKind(),
         types=("action", "command"),
-        conditions={"actions": f"{build_member_sql('threat', 'family')} ilike %s"},
+        conditions={"actions": build_member_sql("threat", "family")},
         prompt="the threat family of the action, as an ILIKE pattern",
     ),
 )
@@ -252,13 +282,14 @@ _ECHOED_NAMES: Final = frozenset(SearchParameters.__struct_fields__)
 class Search:
     """A parsed search.
 
-    ``raw_values`` are the parameters that were set, as text; ``parsed_values`` are their values,
-    and ``effective_values`` also has the defaults of the others. ``targeted_agents`` are the ids of
+    ``texts`` are the parameters that were set, as text, with relative times as absolute ones;
+    ``parsed_values`` are their values, and ``effective_values`` also has the defaults of the
+    others. ``targeted_agents`` are the ids of
     the agents that fulfil ``target``, as PostgreSQL arrays, once they have been found.
     """
 
     type: str
-    raw_values: Mapping[str, str]
+    texts: Mapping[str, Sequence[str]]
     parsed_values: Mapping[str, Any]
     effective_values: Mapping[str, Any]
     targeted_agents: Sequence[str] | None = None
@@ -317,7 +348,7 @@ class Search:
     def echo_parameters(self) -> SearchParameters:
         """Return the parameters as the answer repeats them for existing clients."""
         echoed: dict[str, Any] = {
-            name: PARAMETERS_BY_NAME[name].kind.to_json_value(value)
+            name: PARAMETERS_BY_NAME[name].to_json_value(value)
             for name, value in self.effective_values.items()
             if name in _ECHOED_NAMES and value is not None
         }
@@ -325,15 +356,16 @@ class Search:
 
 
 def parse_values(
-    pairs: Sequence[tuple[str, str]], parameters: Mapping[str, Parameter]
-) -> tuple[dict[str, str], dict[str, Any]]:
+    pairs: Sequence[tuple[str, str]], parameters: Mapping[str, Parameter], now: Instant
+) -> tuple[dict[str, Sequence[str]], dict[str, Any]]:
     """Return the texts and the values of those ``parameters`` that have one in a query string.
+
+    The texts are for a later request: a relative time is an absolute one.
 
     :raises InvalidInputError: for a parameter that is unknown or repeated, and for a value that it
         does not accept; the message names the parameter.
     """
-    texts: dict[str, str] = {}
-    values: dict[str, Any] = {}
+    texts: dict[str, list[str]] = {}
     for name, text in pairs:
         if name not in parameters:
             hint = suggest_name(
@@ -341,11 +373,17 @@ def parse_values(
             )
             raise InvalidInputError(f"unknown parameter {name!r}; {hint}", name)
         if name in texts:
-            raise InvalidInputError(f"{name} is given twice", name)
-        texts[name] = text
-        if text:
-            values[name] = parameters[name].kind.parse_text(name, text)
-    return {name: text for name, text in texts.items() if text}, values
+            _check_repetition(parameters[name], len(texts[name]) + bool(text))
+        texts.setdefault(name, []).extend(filter(None, [text]))
+    texts = {name: found for name, found in texts.items() if found}
+    context = ParseContext(type=_parse_type(texts, now), now=now)
+    values = {
+        name: parameters[name].parse_texts(name, found, context) for name, found in texts.items()
+    }
+    formatted = {
+        name: parameters[name].format_texts(found, values[name]) for name, found in texts.items()
+    }
+    return formatted, values
 
 
 def parse_search(pairs: Sequence[tuple[str, str]], now: Instant) -> Search:
@@ -354,16 +392,28 @@ def parse_search(pairs: Sequence[tuple[str, str]], now: Instant) -> Search:
     :raises InvalidInputError: for a parameter that is unknown, repeated or not for the searched
         type, and for a value that it does not accept; the message names the parameter.
     """
-    raw_values, values = parse_values(pairs, PARAMETERS_BY_NAME)
-    type_ = values.get("type", "action")
+    texts, values = parse_values(pairs, PARAMETERS_BY_NAME, now)
+    type_ = values.get("type", SEARCH_TYPES[0])
     for name in values:
         if type_ not in PARAMETERS_BY_NAME[name].types:
             types = " and ".join(PARAMETERS_BY_NAME[name].types)
             raise InvalidInputError(f"{name} is only for searches of type {types}", name)
     defaults = {p.name: p.default(type_, values, now) for p in PARAMETERS if p.default is not None}
-    return Search(
-        type=type_,
-        raw_values=raw_values,
-        parsed_values=values,
-        effective_values=defaults | values,
-    )
+    return Search(type=type_, texts=texts, parsed_values=values, effective_values=defaults | values)
+
+
+def _parse_type(texts: Mapping[str, Sequence[str]], now: Instant) -> str:
+    """Return the searched type, on which the meaning of other parameters depends."""
+    default = SEARCH_TYPES[0]
+    kind = PARAMETERS_BY_NAME["type"].kind
+    context = ParseContext(type=default, now=now)
+    type_: str = kind.parse_text("type", texts.get("type", [default])[0], context)
+    return type_
+
+
+def _check_repetition(parameter: Parameter, count: int) -> None:
+    name = parameter.name
+    if not parameter.kind.is_repeatable:
+        raise InvalidInputError(f"{name} is given twice", name)
+    if count > MAX_REPETITIONS:
+        raise InvalidInputError(f"{name} must have at most {MAX_REPETITIONS} values", name)

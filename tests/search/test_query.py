@@ -34,6 +34,9 @@ from tests.support.reactor import call_in_reactor, reactor, record_log
 TABLES = ("commands", "signatures", "actions", "agents", "investigators")
 NOW = Instant.from_utc(2026, 1, 10)
 DAYS = st.integers(1, 9).map(lambda day: f"2026-01-{day:02d}T00:00:00Z")
+AGO = {"-24h": 9, "-1d": 9, "-1d48h": 7, "-6d1440m": 3, "-1w1d": 2}
+"""Relative times, with the day of January that they are at NOW."""
+TIMES = DAYS | st.sampled_from(sorted(AGO))
 NAMES = st.sampled_from(["Web%1", "web_2", "db\\3", "ÄÖ-x", "plain"])
 PATTERNS = st.sampled_from(["web%", "%1", "web\\_2", "db\\\\3", "äö%", "_lain", "%", "none"])
 IDS = st.integers(1, 4)
@@ -69,14 +72,14 @@ fleets = st.fixed_dictionaries(
 PARAMETERS = {
     "actionid": IDS.map(str),
     "actionname": PATTERNS,
-    "after": DAYS,
+    "after": TIMES,
     "agentid": IDS.map(str),
     "agentname": PATTERNS,
     "agentversion": PATTERNS,
-    "before": DAYS,
+    "before": TIMES,
     "commandid": IDS.map(str),
-    "finishedafter": DAYS,
-    "finishedbefore": DAYS,
+    "finishedafter": TIMES,
+    "finishedbefore": TIMES,
     "foundanything": st.sampled_from(["true", "false"]),
     "investigatorid": IDS.map(str),
     "investigatorname": PATTERNS,
@@ -100,13 +103,28 @@ OWN_TIMES = {
 """The times that after and before compare, and the one that orders the records."""
 
 
+REPEATABLE = {
+    *("actionname", "agentname", "agentversion", "investigatorname", "status", "threatfamily")
+}
+Pairs = list[tuple[str, str]]
+
+
 @st.composite
-def draw_search(draw: Callable[[Json], Json]) -> dict[str, str]:
+def draw_search(draw: Callable[[Json], Json]) -> Pairs:
     type_ = draw(st.sampled_from(sorted(OWN_TIMES)))
     fitting = {n: s for n, s in PARAMETERS.items() if type_ in ONLY.get(n, {type_})}
     names = draw(st.sets(st.sampled_from(sorted(fitting)), max_size=4))
-    search_parameters = {name: draw(fitting[name]) for name in sorted(names)}
-    return {"type": type_, "after": "2026-01-01T00:00:00Z", **search_parameters}
+    pairs = [("type", type_)]
+    for name in sorted({"after", *names}):
+        pairs += draw(draw_values(name)) if name in names else [("after", "2026-01-01T00:00:00Z")]
+    return pairs
+
+
+@st.composite
+def draw_values(draw: Callable[[Json], Json], name: str) -> Pairs:
+    """Draw a parameter, with several values if it may have them."""
+    most = 3 if name in REPEATABLE else 1
+    return [(name, value) for value in draw(st.lists(PARAMETERS[name], min_size=1, max_size=most))]
 
 
 def matches_ilike(text: str | None, pattern: str) -> bool:
@@ -140,8 +158,13 @@ Combination = tuple[Record, Record, Record, Record]
 """A command, its action, its agent and a signer of the action, where there are any."""
 
 
-def find_expected(rows: Fleet, search_parameters: dict[str, str]) -> list[int]:
+def read_time(text: str) -> str:
+    return f"2026-01-{AGO[text]:02d}T00:00:00Z" if text in AGO else text
+
+
+def find_expected(rows: Fleet, pairs: Pairs) -> list[int]:
     """Return the ids that a search must find, by joining everything and filtering."""
+    search_parameters = dict(pairs)
     type_ = search_parameters["type"]
     by_id = {table: {row["id"]: row for row in rows[table]} for table in rows}
     found = []
@@ -169,9 +192,7 @@ def find_expected(rows: Fleet, search_parameters: dict[str, str]) -> list[int]:
                 if type_ == "investigator" and investigator is not own:
                     continue
                 combinations.append((command, action, agent, investigator))
-        if any(
-            matches_search(*combination, own, search_parameters) for combination in combinations
-        ):
+        if any(matches_search(*combination, own, pairs) for combination in combinations):
             found.append(own)
     order = OWN_TIMES[type_][2]
     found.sort(key=lambda row: (row[order], row["id"]), reverse=True)
@@ -186,17 +207,18 @@ def is_finished(command: Json) -> bool:
 
 
 def matches_search(
-    command: Json, action: Json, agent: Json, investigator: Json, own: Json, search_parameters: Json
+    command: Json, action: Json, agent: Json, investigator: Json, own: Json, pairs: Pairs
 ) -> bool:
-    after, before, _ = OWN_TIMES[search_parameters["type"]]
+    type_ = dict(pairs)["type"]
+    after, before, _ = OWN_TIMES[type_]
     tests: dict[str, Callable[[str], object]] = {
         "actionid": lambda v: action and action["id"] == int(v),
         "actionname": lambda v: v == "%" or (action and matches_ilike(action["name"], v)),
         "agentid": lambda v: agent and agent["id"] == int(v),
         "agentname": lambda v: v == "%" or (agent and matches_ilike(agent["name"], v)),
         "agentversion": lambda v: v == "%" or (agent and matches_ilike(agent["version"], v)),
-        "finishedafter": lambda v: is_finished(command) and command["finishtime"] >= v,
-        "finishedbefore": lambda v: is_finished(command) and command["finishtime"] <= v,
+        "finishedafter": lambda v: is_finished(command) and command["finishtime"] >= read_time(v),
+        "finishedbefore": lambda v: is_finished(command) and command["finishtime"] <= read_time(v),
         "commandid": lambda v: command and command["id"] == int(v),
         "investigatorid": lambda v: investigator and investigator["id"] == int(v),
         "investigatorname": lambda v: (
@@ -208,11 +230,15 @@ def matches_search(
         "foundanything": lambda v: any(
             r["foundanything"] is (v == "true") for r in command["results"]
         ),
-        "status": lambda v: matches_status(search_parameters["type"], own["status"], v),
-        "after": lambda v: own[after] >= v,
-        "before": lambda v: own[before] <= v,
+        "status": lambda v: matches_status(type_, own["status"], v),
+        "after": lambda v: own[after] >= read_time(v),
+        "before": lambda v: own[before] <= read_time(v),
     }
-    return all(tests[name](value) for name, value in search_parameters.items() if name in tests)
+    return all(
+        any(tests[name](value) for other, value in pairs if other == name)
+        for name, _ in pairs
+        if name in tests
+    )
 
 
 def load_rows(cursor: extensions.cursor, rows: Fleet) -> None:
@@ -250,8 +276,8 @@ class Searcher:
         )
         self.next_position: PagePosition | None = None
 
-    async def find_ids(self, search_parameters: dict[str, str]) -> list[int]:
-        search = parse_search(list(search_parameters.items()), NOW)
+    async def find_ids(self, pairs: Pairs) -> list[int]:
+        search = parse_search(pairs, NOW)
         async with self.database.snapshot("test") as snapshot:
             results = open_results(snapshot, search)
             await results.open()
@@ -277,12 +303,12 @@ async def test_a_search_finds_what_a_plain_filter_in_python_finds(
     connection.autocommit = True
 
     @given(rows=fleets, asked=st.lists(draw_search(), min_size=5, max_size=10))
-    def check(rows: Fleet, asked: list[dict[str, str]]) -> None:
+    def check(rows: Fleet, asked: list[Pairs]) -> None:
         numbered = {t: [{"id": n, **row} for n, row in enumerate(rows[t], 1)] for t in rows}
         load_rows(connection.cursor(), numbered)
-        for parameters in asked:
-            found = call_in_reactor(partial(searcher.find_ids, parameters))
-            assert found == find_expected(numbered, parameters), parameters
+        for pairs in asked:
+            found = call_in_reactor(partial(searcher.find_ids, pairs))
+            assert found == find_expected(numbered, pairs), pairs
 
     await deferToThread(check)
     connection.close()
@@ -299,7 +325,7 @@ async def test_pages_miss_and_repeat_nothing_while_rows_are_added(
     found: list[int] = []
     search_parameters = {"type": "command", "limit": "7", "after": "2026-01-01T00:00:00Z"}
     for new in range(200, 300):
-        found += await searcher.find_ids(search_parameters)
+        found += await searcher.find_ids([*search_parameters.items()])
         if searcher.next_position is None:
             break
         search_parameters["cursor"] = str(searcher.next_position)
@@ -317,13 +343,12 @@ async def test_a_limit_may_fall_on_the_end_of_a_fetched_page(
         database.dsn, "commands", [fleet.make_command(n, None, None) for n in range(1, 161)]
     )
     search_parameters = {"type": "command", "limit": str(limit), "after": "2026-01-01T00:00:00Z"}
-    found = await searcher.find_ids(search_parameters)
+    found = await searcher.find_ids([*search_parameters.items()])
     assert found == list(range(160, 160 - limit, -1))
     assert (searcher.next_position is None) == (limit == 160)
     if searcher.next_position is not None:
-        remaining = await searcher.find_ids(
-            {**search_parameters, "cursor": str(searcher.next_position), "limit": "1000"}
-        )
+        following = {"cursor": str(searcher.next_position), "limit": "1000"}
+        remaining = await searcher.find_ids([*{**search_parameters, **following}.items()])
         assert found + remaining == list(range(160, 0, -1))
 
 
@@ -338,7 +363,7 @@ async def test_an_unreadable_threat_hides_no_other_action(
         database.dsn, "actions", [*rows, fleet.make_action(9, threat={"family": "x"})]
     )
     search_parameters = {"type": "action", "threatfamily": "x", "after": "2026-01-01T00:00:00Z"}
-    assert await searcher.find_ids(search_parameters) == [9, 4, 2, 1]
+    assert await searcher.find_ids([*search_parameters.items()]) == [9, 4, 2, 1]
 
 
 @pytest_twisted.ensureDeferred

@@ -1,0 +1,57 @@
+"""What a client of searches sees over HTTP: its links, headers, and parameters."""
+
+from __future__ import annotations
+
+from urllib.parse import parse_qsl, urlsplit
+
+import pytest_twisted
+
+from tests.support import fleet
+from tests.support.api import Api
+from tests.support.json_types import JsonObject
+from tests.support.postgres import TestDatabase
+
+OF_THAT_TIME = "after=2025-12-01T00:00:00Z"
+
+
+def find_next_link(collection: JsonObject) -> str:
+    """Return the address of the next page, or nothing on the last one."""
+    hrefs = [link["href"] for link in collection.get("links", ()) if link["rel"] == "next"]
+    return hrefs[0] if hrefs else ""
+
+
+def list_ids(collection: JsonObject) -> list[int]:
+    """Return the ids of all records in a collection."""
+    values = [item["data"][0]["value"] for item in collection["items"]]
+    return [value["id"] for value in values if "id" in value]
+
+
+async def follow_next_links(api: Api, href: str) -> list[list[int]]:
+    """Return the ids on each page."""
+    pages = []
+    while href:
+        collection = await api.get_collection(href)
+        pages.append(list_ids(collection))
+        href = find_next_link(collection)
+    return pages
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_next_link_keeps_every_value_of_a_filter(api: Api, database: TestDatabase) -> None:
+    agents = [fleet.make_agent(n, name="abcd"[n % 4]) for n in range(1, 9)]
+    fleet.insert_rows(database.dsn, "agents", agents)
+    href = f"/search?type=agent&agentname=a&agentname=B&agentname=&limit=2&{OF_THAT_TIME}"
+    assert await follow_next_links(api, href) == [[8, 5], [4, 1]]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_next_link_has_the_times_of_the_first_page(
+    api: Api, database: TestDatabase
+) -> None:
+    """A relative time would move with the clock from page to page."""
+    fleet.insert_rows(database.dsn, "agents", [fleet.make_agent(n) for n in range(1, 3)])
+    collection = await api.get_collection("/search?type=agent&after=-5000w&before=-1s&limit=1")
+    values = dict(parse_qsl(urlsplit(find_next_link(collection)).query))
+    [shown] = [item["data"][0]["value"] for item in collection["items"][1:]]
+    for name in ("after", "before"):
+        assert values[name] == shown[name] and values[name].startswith(("19", "20"))
