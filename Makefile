@@ -1,6 +1,7 @@
 # make demo    install, and serve a made-up fleet from an embedded PostgreSQL
 # make test    install into .venv, and run every check
 # make bench   measure the service against the floor that PostgreSQL sets
+# make reference writes the tables of docs/reference.md that are made from the program
 # make attacks measure what other clients notice of expensive requests
 PYTHON ?= python3
 VENV := .venv
@@ -10,7 +11,7 @@ DEMO_VENV = $(VENV)/demo-$(notdir $(PYTHON))
 DEMO_EXTRAS := demo
 SOURCES := $(shell find mig twisted typings -name '*.py' -o -name '*.sql' -o -name '*.pyi')
 
-.PHONY: demo demo-check demo-time test lint unit soak properties bench attacks clean
+.PHONY: demo demo-check demo-time test lint unit soak properties reference bench attacks clean
 
 demo: demo-check $(DEMO_VENV)/installed
 	@exec $(DEMO_VENV)/bin/mig-api demo $(DEMO)
@@ -58,6 +59,9 @@ soak: $(VENV)/installed $(VENV)/test-tools
 # Run the property tests with 50 times as many examples.
 properties: $(VENV)/installed $(VENV)/test-tools
 	REPETITIONS=50 $(PYTEST)
+
+reference: $(VENV)/installed
+	$(BIN)/python -m tests.support.reference
 
 # The measured daemon is installed as by an operator, without the packages of the tests.
 bench: $(VENV)/installed $(VENV)/daemon/installed

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from tests.support.reference import PAGE, replace_table
+
 ROOT = Path(__file__).parent.parent
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
 
@@ -29,3 +31,8 @@ def test_every_relative_link_leads_to_a_file() -> None:
         if not (page.parent / target).exists()
     ]
     assert not broken
+
+
+def test_the_reference_has_the_parameters_of_the_program() -> None:
+    page = PAGE.read_text()
+    assert replace_table(page) == page, "run `make reference`"

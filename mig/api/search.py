@@ -20,8 +20,8 @@ from mig.limits import Limits
 from mig.model.search import SearchParameters
 from mig.reactor import WallClock
 from mig.search.kinds import PagePosition
-from mig.search.parameters import Search, parse_search
 from mig.search.records import make_row_encoder
+from mig.search.search import Search, parse_search
 from mig.search.stream import SearchStream
 from mig.search.targeted_agents import find_targeted_agents
 from mig.web.gate import check_origin

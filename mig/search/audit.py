@@ -13,8 +13,9 @@ from mig.errors import InvalidInputError
 from mig.model.audit import AUDIT, AuditRow
 from mig.model.statement import QueryFunction, Statement
 from mig.search.condition import Condition
-from mig.search.kinds import MAX_COUNT, CountKind, CursorKind, IdKind, PagePosition, TimeKind
-from mig.search.parameters import Parameter, parse_values
+from mig.search.kinds import CountKind, CursorKind, IdKind, PagePosition, TimeKind
+from mig.search.parameters import Parameter
+from mig.search.search import parse_values
 
 DEFAULT_LIMIT: Final = 100
 MAX_LIMIT: Final = 1_000
@@ -34,36 +35,36 @@ AUDIT_PARAMETERS: Final[tuple[Parameter, ...]] = (
         name="auditid",
         kind=CountKind(1),
         conditions={_TABLE: "id = %s"},
-        prompt=f"an entry's id, 1 to {MAX_COUNT}; with it, after has no default",
+        meaning="the id of an entry; with it, after has no default",
     ),
     Parameter(
         name="after",
         kind=TimeKind("ceil"),
         conditions={_TABLE: "at >= %s"},
         default=_choose_default_after,
-        prompt=f"an RFC 3339 date; default {DEFAULT_WINDOW_HOURS} hours ago",
+        meaning=f"not earlier than this; default {DEFAULT_WINDOW_HOURS} hours ago",
     ),
     Parameter(
         name="before",
         kind=TimeKind("floor"),
         conditions={_TABLE: "at <= %s"},
-        prompt="an RFC 3339 date; no bound by default",
+        meaning="not later than this",
     ),
     Parameter(
         name="investigatorid",
         kind=IdKind(),
         conditions={_TABLE: "caller = %s"},
-        prompt="the id of the investigator who called, 1 to 18446744073709551615",
+        meaning="the investigator who called",
     ),
     Parameter(
         name="limit",
         kind=CountKind(1, MAX_LIMIT),
-        prompt=f"the maximum number of entries, at most {MAX_LIMIT}; default {DEFAULT_LIMIT}",
+        meaning=f"the maximum number of entries; default {DEFAULT_LIMIT}",
     ),
     Parameter(
         name="cursor",
         kind=CursorKind(),
-        prompt="the end of an earlier page, as in its next link",
+        meaning="the end of an earlier page",
     ),
 )
 _PARAMETERS_BY_NAME: Final = {parameter.name: parameter for parameter in AUDIT_PARAMETERS}

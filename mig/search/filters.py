@@ -12,7 +12,8 @@ from typing import Final
 from mig.model.row import id_sql
 from mig.model.statement import QueryFunction, id_array, select_ids
 from mig.search.condition import Condition
-from mig.search.parameters import PARAMETERS_BY_NAME, Search
+from mig.search.parameters import find_parameter
+from mig.search.search import Search
 
 MAX_INLINE_IDS: Final = 20_000
 """If a filter matches more rows than this, it remains a subselect."""
@@ -86,7 +87,7 @@ def _build_condition(search: Search, table: str) -> Condition:
     condition = Condition()
     is_own = SEARCHED_TABLES[search.type].table == table
     for name, value in search.effective_values.items():
-        parameter = PARAMETERS_BY_NAME[name]
+        parameter = find_parameter(name)
         if value is not None and (is_own or not parameter.searched_table_only):
             condition &= parameter.build_condition(table, value)
     return condition

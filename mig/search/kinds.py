@@ -17,6 +17,7 @@ from mig.values import MAX_ID, parse_id, parse_time, quote_if_short, suggest_nam
 MAX_COUNT: Final = 2**63 - 1  # of PostgreSQL's bigint, the type of limit and offset
 MAX_PATTERN_CHARACTERS: Final = 256
 MAX_WILDCARDS: Final = 8
+MAX_KEY_CHARACTERS: Final = 64
 MAX_REPETITIONS: Final = 16
 """How many values a parameter may have, if it may have several."""
 MAX_RELATIVE_DAYS: Final = 36_525
@@ -56,6 +57,11 @@ class ParameterKind(Generic[Value]):
 
     is_repeatable: ClassVar[bool] = False
 
+    @property
+    def description(self) -> str:
+        """What the value is, in words."""
+        raise NotImplementedError
+
     def parse_text(self, name: str, text: str, context: ParseContext) -> Value:
         """Return the value of ``text``, which is not empty.
 
@@ -88,6 +94,11 @@ class ParameterKind(Generic[Value]):
 class IdKind(ParameterKind[int]):
     """An id of MIG."""
 
+    @property
+    def description(self) -> str:
+        """What the value is, in words."""
+        return "an id"
+
     def parse_text(self, name: str, text: str, context: ParseContext) -> int:
         """Return the id in ``text``."""
         return parse_id(name, text)
@@ -105,6 +116,11 @@ class TimeKind(ParameterKind[Instant]):
     """
 
     rounding: Literal["floor", "ceil"]
+
+    @property
+    def description(self) -> str:
+        """What the value is, in words."""
+        return "a time"
 
     def parse_text(self, name: str, text: str, context: ParseContext) -> Instant:
         """Return the time in ``text``."""
@@ -155,6 +171,11 @@ class PatternKind(ParameterKind[str]):
 
     is_repeatable = True
 
+    @property
+    def description(self) -> str:
+        """What the value is, in words."""
+        return "a pattern"
+
     def parse_text(self, name: str, text: str, context: ParseContext) -> str:
         """Return the pattern."""
         # the time to match a pattern grows with every %
@@ -203,11 +224,56 @@ class StatusKind(PatternKind):
         return condition | super().build_condition(table, sql, patterns) if patterns else condition
 
 
+@dataclass(frozen=True, kw_only=True)
+class MemberPattern:
+    """An ILIKE pattern for the member ``key`` of a JSON object."""
+
+    key: str
+    pattern: str
+
+
+class MemberPatternKind(ParameterKind[MemberPattern]):
+    """An ILIKE pattern for a member of a JSON object, whose key ends the parameter's name."""
+
+    _patterns = PatternKind()
+
+    @property
+    def description(self) -> str:
+        """What the value is, in words."""
+        return self._patterns.description
+
+    def parse_text(self, name: str, text: str, context: ParseContext) -> MemberPattern:
+        """Return the key in ``name``, with the pattern."""
+        key = name.partition(".")[2]
+        if not 1 <= len(key) <= MAX_KEY_CHARACTERS:
+            raise InvalidInputError(
+                f"{name} must end with one key of 1 to {MAX_KEY_CHARACTERS} characters", name
+            )
+        return MemberPattern(key=key, pattern=self._patterns.parse_text(name, text, context))
+
+    def build_json_schema(self) -> JsonSchema:
+        """Return the JSON schema of the pattern."""
+        return self._patterns.build_json_schema()
+
+    def build_condition(self, table: str, sql: str, values: Sequence[MemberPattern]) -> Condition:
+        """Return the condition that the member ``sql``, with one ``%s`` for its key, matches."""
+        [value] = values
+        condition = self._patterns.build_condition(table, sql, (value.pattern,))
+        if not condition.sql:
+            return condition
+        return Condition(condition.sql, (value.key, *condition.parameters))
+
+
 @dataclass(frozen=True)
 class ChoiceKind(ParameterKind[str]):
     """One of several words."""
 
     words: Sequence[str]
+
+    @property
+    def description(self) -> str:
+        """What the value is, in words."""
+        return " or ".join(filter(None, (", ".join(self.words[:-1]), self.words[-1])))
 
     def parse_text(self, name: str, text: str, context: ParseContext) -> str:
         """Return the word."""
@@ -228,6 +294,11 @@ class FlagKind(ParameterKind[bool]):
 
     _words = ChoiceKind(("true", "false"))
 
+    @property
+    def description(self) -> str:
+        """What the value is, in words."""
+        return self._words.description
+
     def parse_text(self, name: str, text: str, context: ParseContext) -> bool:
         """Return whether ``text`` is ``true``; it may also be ``false``."""
         return self._words.parse_text(name, text, context) == "true"
@@ -247,6 +318,12 @@ class CountKind(ParameterKind[int]):
 
     minimum: int
     maximum: int = MAX_COUNT
+
+    @property
+    def description(self) -> str:
+        """What the value is, in words."""
+        end = f" to {self.maximum}" if self.maximum < MAX_COUNT else ""
+        return f"a whole number from {self.minimum}{end}"
 
     def parse_text(self, name: str, text: str, context: ParseContext) -> int:
         """Return the number in ``text``."""
@@ -277,6 +354,11 @@ class PagePosition:
 class TargetKind(ParameterKind[str]):
     """A condition on agents in SQL, as the target of an action."""
 
+    @property
+    def description(self) -> str:
+        """What the value is, in words."""
+        return "a condition in SQL"
+
     def parse_text(self, name: str, text: str, context: ParseContext) -> str:
         """Return the condition."""
         return parse_target(text)
@@ -288,6 +370,11 @@ class TargetKind(ParameterKind[str]):
 
 class CursorKind(ParameterKind[PagePosition]):
     """The end of an earlier page, as in its link to the next one."""
+
+    @property
+    def description(self) -> str:
+        """What the value is, in words."""
+        return "as in a next link"
 
     def parse_text(self, name: str, text: str, context: ParseContext) -> PagePosition:
         """Return the position in ``text``."""

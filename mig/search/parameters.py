@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from whenever import Instant
 
-from mig.errors import InvalidInputError
 from mig.model.action import FINISHED_COMMAND_STATUSES
-from mig.model.search import DEFAULT_LIMIT, SearchParameters
+from mig.model.search import DEFAULT_LIMIT
 from mig.search.condition import Condition
 from mig.search.kinds import (
+    MAX_KEY_CHARACTERS,
     MAX_REPETITIONS,
     ChoiceKind,
     CountKind,
     CursorKind,
     FlagKind,
     IdKind,
-    PagePosition,
+    MemberPatternKind,
     ParameterKind,
     ParseContext,
     PatternKind,
@@ -27,7 +27,7 @@ from mig.search.kinds import (
     TargetKind,
     TimeKind,
 )
-from mig.values import suggest_name
+from mig.search.member import build_member_sql
 
 SEARCH_TYPES: Final = ("action", "command", "agent", "investigator")
 COMPLIANCE_ITEMS: Final = "complianceitems"
@@ -54,17 +54,28 @@ class Parameter:
     of a pattern, it is the text that must match.
     When ``searched_table_only`` is set, only the condition on the searched table counts.
     ``default`` returns the value when the parameter is not set, from the searched type, the names
-    of those that are set, and the current time; ``None`` sets no condition. ``prompt`` describes
-    the parameter to clients.
+    of those that are set, and the current time; ``None`` sets no condition. ``meaning`` describes
+    the parameter to clients, without the values that it takes.
     """
 
     name: str
     kind: ParameterKind[Any]
-    prompt: str
+    meaning: str
     types: Sequence[str] = SEARCH_TYPES
     conditions: Mapping[str, str] = field(default_factory=dict)
     searched_table_only: bool = False
     default: Callable[[str, Collection[str], Instant], object] | None = None
+
+    @property
+    def values(self) -> str:
+        """What the values are, in words."""
+        values = self.kind.description
+        return f"{values}, up to {MAX_REPETITIONS} times" if self.kind.is_repeatable else values
+
+    @property
+    def prompt(self) -> str:
+        """The meaning and the values, in words."""
+        return f"{self.meaning} ({self.values})"
 
     def parse_texts(self, name: str, texts: Sequence[str], context: ParseContext) -> object:
         """Return the value of ``texts``, or the tuple of all values if it may have several.
@@ -98,7 +109,7 @@ def _make_id_parameter(noun: str, article: str) -> Parameter:
         name=f"{noun}id",
         kind=IdKind(),
         conditions={f"{noun}s": "id = %s"},
-        prompt=f"{article} {noun}'s id, 1 to 18446744073709551615",
+        meaning=f"the id of {article} {noun} that the results belong to, also through others",
     )
 
 
@@ -107,7 +118,7 @@ def _make_name_parameter(noun: str, article: str) -> Parameter:
         name=f"{noun}name",
         kind=PatternKind(),
         conditions={f"{noun}s": "name"},
-        prompt=f"{article} {noun}'s name, as an ILIKE pattern",
+        meaning=f"the name of {article} {noun} that the results belong to, also through others",
     )
 
 
@@ -135,25 +146,16 @@ def is_of_offset_client(names: Collection[str]) -> bool:
     return "offset" in names and "cursor" not in names
 
 
-_LONE_SURROGATES = (
-    r"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])"
-    r"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F][0-9a-fA-F]{2}"
-)
+_ENVIRONMENT_OS: Final = build_member_sql("environment", "'os'")
 
 
-def build_member_sql(column: str, member: str) -> str:
-    """Return SQL for a member of a json column as text, which no odd row can make fail.
-
-    ``->>`` fails when U+0000 or a lone surrogate is anywhere in the document
-    (docs/decisions/0012). In such documents the SQL replaces each by U+FFFD.
-    """
-    # escaped backslashes are replaced first: one of them may precede the characters "u0000"
-    odd = rf"\\u0000|{_LONE_SURROGATES}"
-    return (
-        rf"(case when {column}::text ~ '\\u(0000|[dD][89a-fA-F])'"
-        rf" then regexp_replace(replace({column}::text, '\\', '\u005c'), '{odd}', '\\ufffd', 'g')"
-        "::json"
-        f" else {column} end ->> '{member}')"
+def _make_member_parameter(noun: str, column: str, what: str) -> Parameter:
+    return Parameter(
+        name=f"{noun}.NAME",
+        kind=MemberPatternKind(),
+        types=("agent", "command"),
+        conditions={"agents": build_member_sql(column, "%s")},
+        meaning=f"{what}; NAME is its key, of at most {MAX_KEY_CHARACTERS} characters",
     )
 
 
@@ -161,7 +163,7 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
     Parameter(
         name="type",
         kind=ChoiceKind(SEARCH_TYPES),
-        prompt="what to search for: action (default), command, agent or investigator",
+        meaning="what to search for; default action",
     ),
     _make_id_parameter("action", "an"),
     _make_name_parameter("action", "an"),
@@ -176,9 +178,9 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
             "agents": "heartbeattime >= %s",
             "investigators": "createdat >= %s",
         },
-        prompt="an RFC 3339 date; default 7 days ago (investigators: 1,000 years)."
-        " The earliest start of an action's validity, start of a command, heartbeat of an agent or"
-        " creation of an investigator",
+        meaning="the earliest validfrom of actions, starttime of commands, heartbeat of agents,"
+        " createdat of investigators; default 7 days ago, for investigators 1,000 years, with"
+        " finishedafter, finishedbefore or target none",
     ),
     _make_id_parameter("agent", "an"),
     _make_name_parameter("agent", "an"),
@@ -186,7 +188,7 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         name="agentversion",
         kind=PatternKind(),
         conditions={"agents": "version"},
-        prompt="an agent's version, as an ILIKE pattern",
+        meaning="the version of the agent",
     ),
     Parameter(
         name="before",
@@ -198,222 +200,97 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
             "agents": "heartbeattime <= %s",
             "investigators": "lastmodified <= %s",
         },
-        prompt="an RFC 3339 date; no bound by default. The latest expiry of an action, start of a"
-        " command, heartbeat of an agent or change of an investigator",
+        meaning="the latest expireafter of actions, starttime of commands, heartbeat of agents,"
+        " lastmodified of investigators",
     ),
     _make_id_parameter("command", "a"),
+    _make_member_parameter("environment", "environment", "a value in the environment of the agent"),
     Parameter(
         name="finishedafter",
         kind=TimeKind("ceil"),
         types=("command",),
         conditions={"commands": f"({_IS_FINISHED} and finishtime >= %s)"},
-        prompt="an RFC 3339 date: commands that finished at or after it. With it, after has no"
-        " default",
+        meaning="the earliest finishtime of commands that have finished, for clients that poll for"
+        " results",
     ),
     Parameter(
         name="finishedbefore",
         kind=TimeKind("floor"),
         types=("command",),
         conditions={"commands": f"({_IS_FINISHED} and finishtime <= %s)"},
-        prompt="an RFC 3339 date: commands that finished at or before it. With it, after has no"
-        " default",
+        meaning="the latest finishtime of commands that have finished",
     ),
     Parameter(
         name="foundanything",
         kind=FlagKind(),
         types=("command",),
         conditions={"commands": r"results::text ~ ('[{,]\s*\"foundanything\"\s*:\s*' || %s)"},
-        prompt="true or false: commands that have a result with this foundanything",
+        meaning="commands whose results have a member foundanything with this value, at any depth",
     ),
     _make_id_parameter("investigator", "an"),
     _make_name_parameter("investigator", "an"),
     Parameter(
         name="limit",
         kind=CountKind(1),
-        prompt=f"the maximum number of results; default {DEFAULT_LIMIT}."
-        " In a report it counts commands",
+        meaning=f"the maximum number of results, in a report of commands; default {DEFAULT_LIMIT}",
     ),
     Parameter(
         name="offset",
         kind=CountKind(0),
-        prompt="the number of results to skip; following next links is faster",
+        meaning="how many results to skip, for clients of 2015 to 2017; default 0",
     ),
     Parameter(
         name="cursor",
         kind=CursorKind(),
-        prompt="the end of an earlier page, as in its next link",
+        meaning="the end of an earlier page",
+    ),
+    Parameter(
+        name="os",
+        kind=PatternKind(),
+        types=("agent", "command"),
+        # agents of 2017 report it in their environment
+        conditions={"agents": f"coalesce(nullif(os, ''), {_ENVIRONMENT_OS})"},
+        meaning="the operating system of the agent",
     ),
     Parameter(
         name="report",
         kind=ChoiceKind(REPORT_NAMES),
         types=("command",),
-        prompt="complianceitems: one item for each check in a command's results",
+        meaning="complianceitems makes one item of each check in a command's results",
     ),
     Parameter(
         name="status",
         kind=StatusKind(words=_STATUS_WORDS),
         searched_table_only=True,
         conditions=dict.fromkeys(_TABLES, "status"),
-        prompt="a status, as an ILIKE pattern; done means every finished status",
+        meaning="the status; done is every finished one, and sent of an action is inflight or"
+        " completed",
     ),
+    _make_member_parameter("tag", "tags", "a tag of the agent"),
     Parameter(
         name="target",
         kind=TargetKind(),
         types=("agent",),
-        prompt="a condition on agents in SQL, as the target of an action: the agents that are"
-        " online, idle or heartbeating and fulfil it, one for each queueloc. With it, after has no"
-        " default",
+        meaning="the agents on which an action with this target would run",
     ),
     Parameter(
         name="threatfamily",
         kind=PatternKind(),
         types=("action", "command"),
-        conditions={"actions": build_member_sql("threat", "family")},
-        prompt="the threat family of the action, as an ILIKE pattern",
+        conditions={"actions": build_member_sql("threat", "'family'")},
+        meaning="the threat family of the action",
     ),
 )
 
 PARAMETERS_BY_NAME: Final = {parameter.name: parameter for parameter in PARAMETERS}
-_ECHOED_NAMES: Final = frozenset(SearchParameters.__struct_fields__)
-"""The parameters in the item "search parameters": clients of 2014 do not know paging."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Search:
-    """A parsed search.
+def find_parameter(
+    name: str, parameters: Mapping[str, Parameter] = PARAMETERS_BY_NAME
+) -> Parameter:
+    """Return the parameter ``name``; ``environment.os`` is one of those named ``environment.NAME``.
 
-    ``texts`` are the parameters that were set, as text, with relative times as absolute ones;
-    ``parsed_values`` are their values, and ``effective_values`` also has the defaults of the
-    others. ``targeted_agents`` are the ids of
-    the agents that fulfil ``target``, as PostgreSQL arrays, once they have been found.
+    :raises KeyError: when there is none.
     """
-
-    type: str
-    texts: Mapping[str, Sequence[str]]
-    parsed_values: Mapping[str, Any]
-    effective_values: Mapping[str, Any]
-    targeted_agents: Sequence[str] | None = None
-
-    @property
-    def after(self) -> Instant | None:
-        """The start of the time window, or ``None``."""
-        after: Instant | None = self.effective_values["after"]
-        return after
-
-    @property
-    def is_of_offset_client(self) -> bool:
-        """Whether a client of 2015 to 2017 sent the search: :func:`is_of_offset_client`."""
-        return is_of_offset_client(self.parsed_values)
-
-    @property
-    def target(self) -> str | None:
-        """A condition on agents in SQL, or ``None``."""
-        target: str | None = self.parsed_values.get("target")
-        return target
-
-    @property
-    def must_find_something(self) -> bool:
-        """Whether the answer without any row is 404, as clients of 2015 to 2017 expect it."""
-        return self.is_of_offset_client or (self.target is not None and self.cursor is None)
-
-    @property
-    def limit(self) -> int:
-        """The maximum number of results."""
-        limit: int = self.parsed_values.get("limit", DEFAULT_LIMIT)
-        return limit
-
-    @property
-    def offset(self) -> int:
-        """The number of results to skip."""
-        offset: int = self.parsed_values.get("offset", 0)
-        return offset
-
-    @property
-    def cursor(self) -> PagePosition | None:
-        """The end of an earlier page, or ``None``."""
-        cursor: PagePosition | None = self.parsed_values.get("cursor")
-        return cursor
-
-    @property
-    def report(self) -> str:
-        """The name of a report, or empty for the records themselves."""
-        report: str = self.parsed_values.get("report", "")
-        return report
-
-    def continue_after(self, position: PagePosition, row_count: int) -> Search:
-        """Return the search for what follows ``position``, after ``row_count`` results."""
-        remaining = {"cursor": position, "offset": 0, "limit": self.limit - row_count}
-        return replace(self, parsed_values={**self.parsed_values, **remaining})
-
-    def echo_parameters(self) -> SearchParameters:
-        """Return the parameters as the answer repeats them for existing clients."""
-        echoed: dict[str, Any] = {
-            name: PARAMETERS_BY_NAME[name].to_json_value(value)
-            for name, value in self.effective_values.items()
-            if name in _ECHOED_NAMES and value is not None
-        }
-        return SearchParameters(**{**echoed, "type": self.type})
-
-
-def parse_values(
-    pairs: Sequence[tuple[str, str]], parameters: Mapping[str, Parameter], now: Instant
-) -> tuple[dict[str, Sequence[str]], dict[str, Any]]:
-    """Return the texts and the values of those ``parameters`` that have one in a query string.
-
-    The texts are for a later request: a relative time is an absolute one.
-
-    :raises InvalidInputError: for a parameter that is unknown or repeated, and for a value that it
-        does not accept; the message names the parameter.
-    """
-    texts: dict[str, list[str]] = {}
-    for name, text in pairs:
-        if name not in parameters:
-            hint = suggest_name(
-                name.lower(), parameters, f"the parameters are {', '.join(parameters)}"
-            )
-            raise InvalidInputError(f"unknown parameter {name!r}; {hint}", name)
-        if name in texts:
-            _check_repetition(parameters[name], len(texts[name]) + bool(text))
-        texts.setdefault(name, []).extend(filter(None, [text]))
-    texts = {name: found for name, found in texts.items() if found}
-    context = ParseContext(type=_parse_type(texts, now), now=now)
-    values = {
-        name: parameters[name].parse_texts(name, found, context) for name, found in texts.items()
-    }
-    formatted = {
-        name: parameters[name].format_texts(found, values[name]) for name, found in texts.items()
-    }
-    return formatted, values
-
-
-def parse_search(pairs: Sequence[tuple[str, str]], now: Instant) -> Search:
-    """Return the search of the ``pairs`` of a query string; an empty value sets nothing.
-
-    :raises InvalidInputError: for a parameter that is unknown, repeated or not for the searched
-        type, and for a value that it does not accept; the message names the parameter.
-    """
-    texts, values = parse_values(pairs, PARAMETERS_BY_NAME, now)
-    type_ = values.get("type", SEARCH_TYPES[0])
-    for name in values:
-        if type_ not in PARAMETERS_BY_NAME[name].types:
-            types = " and ".join(PARAMETERS_BY_NAME[name].types)
-            raise InvalidInputError(f"{name} is only for searches of type {types}", name)
-    defaults = {p.name: p.default(type_, values, now) for p in PARAMETERS if p.default is not None}
-    return Search(type=type_, texts=texts, parsed_values=values, effective_values=defaults | values)
-
-
-def _parse_type(texts: Mapping[str, Sequence[str]], now: Instant) -> str:
-    """Return the searched type, on which the meaning of other parameters depends."""
-    default = SEARCH_TYPES[0]
-    kind = PARAMETERS_BY_NAME["type"].kind
-    context = ParseContext(type=default, now=now)
-    type_: str = kind.parse_text("type", texts.get("type", [default])[0], context)
-    return type_
-
-
-def _check_repetition(parameter: Parameter, count: int) -> None:
-    name = parameter.name
-    if not parameter.kind.is_repeatable:
-        raise InvalidInputError(f"{name} is given twice", name)
-    if count > MAX_REPETITIONS:
-        raise InvalidInputError(f"{name} must have at most {MAX_REPETITIONS} values", name)
+    family, dot, _ = name.partition(".")
+    return parameters[f"{family}.NAME" if dot else name]

@@ -30,8 +30,9 @@ from mig.model.investigator import INVESTIGATOR, Investigator
 from mig.model.record import UnreadableRecord, read_record
 from mig.model.row import Columns
 from mig.model.statement import QueryFunction
-from mig.search.parameters import COMPLIANCE_ITEMS, Search
+from mig.search.parameters import COMPLIANCE_ITEMS
 from mig.search.results import RowEncoder, SearchRow
+from mig.search.search import Search
 
 MAX_CACHED_ACTIONS: Final = 1_000
 MAX_CACHED_AGENTS: Final = 2_000

@@ -15,7 +15,7 @@ from mig.model.statement import QueryFunction
 from mig.search.condition import Condition
 from mig.search.filters import SEARCHED_TABLES, resolve_filters
 from mig.search.kinds import MAX_COUNT, PagePosition
-from mig.search.parameters import Search
+from mig.search.search import Search
 
 FIRST_PAGE_ROWS: Final = (10, 40)  # small first pages: the first byte comes sooner
 MAX_PAGE_ROWS: Final = 100  # docs/decisions/0011

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 from mig.database.database import Snapshot
 from mig.search.kinds import PagePosition
-from mig.search.parameters import Search
 from mig.search.results import RowEncoder, SearchResults
+from mig.search.search import Search
 
 
 class SnapshotOpener(Protocol):

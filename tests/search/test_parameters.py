@@ -5,7 +5,8 @@ from whenever import Instant
 
 from mig.errors import InvalidInputError
 from mig.search.kinds import ParseContext
-from mig.search.parameters import PARAMETERS, Parameter, parse_search
+from mig.search.parameters import PARAMETERS, Parameter
+from mig.search.search import parse_search
 
 NOW = Instant.from_utc(2026, 1, 10)
 CONTEXT = ParseContext(type="action", now=NOW)
@@ -40,6 +41,12 @@ CONTEXT = ParseContext(type="action", now=NOW)
         ([("after", "-1d"), ("after", "-2d")], "after is given twice"),
         ([("agentname", "a")] * 17, "agentname must have at most 16 values"),
         ([("type", "agent"), ("type", "agent")], "type is given twice"),
+        ([("type", "agent"), ("tag.a", "1"), ("tag.a", "2")], "tag.a is given twice"),
+        ([("type", "agent"), ("tag.", "1")], "tag. must end with one key of 1 to 64 characters"),
+        ([("type", "agent"), ("tag." + "x" * 65, "1")], "must end with one key of 1 to 64"),
+        ([("type", "agent"), ("environment.x", "%" * 9)], "at most 256 characters with at most 8"),
+        ([("tag.a", "1")], "tag.a is only for searches of type agent and command"),
+        ([("env.os", "1")], "unknown parameter 'env.os'"),
         ([("cursor", "infinity'; drop table agents,1")], "taken from the next link"),
     ],
 )

@@ -23,9 +23,10 @@ from mig.hypermedia.urls import Urls
 from mig.limits import Limits
 from mig.model.row import make_row_reader
 from mig.model.statement import Parameters, Statement, select_ids
-from mig.search.parameters import PARAMETERS, SEARCH_TYPES, parse_search
+from mig.search.parameters import PARAMETERS, SEARCH_TYPES
 from mig.search.records import make_row_encoder
 from mig.search.results import SearchResults
+from mig.search.search import parse_search
 from mig.search.targeted_agents import find_targeted_agents
 from tests.support.json_types import JsonObject
 from tests.support.postgres import TestDatabase
@@ -41,11 +42,14 @@ MAX_SORTED_ROWS = COMMANDS / 20
 
 FLEET = f"""
 set session_replication_role = replica; -- no foreign keys to check: they hold
-insert into agents (id, name, queueloc, version, pid, starttime, heartbeattime, status)
+insert into agents
+    (id, name, queueloc, version, pid, starttime, heartbeattime, status, environment, tags)
 select n, (array['web', 'db', 'mail', 'build'])[1 + n % 4] || n || '.example.net', 'linux.' || n,
     '1.' || n % 7, 1, '2026-01-01'::timestamptz - n % 90 * interval '1 day',
     '2026-03-01'::timestamptz - n % 864 * interval '1000 s',
-    (array['heartbeating', 'heartbeating', 'inactive', 'destroyed'])[1 + n % 4]
+    (array['heartbeating', 'heartbeating', 'inactive', 'destroyed'])[1 + n % 4],
+    json_build_object('os', (array['linux', 'windows', 'darwin'])[1 + n % 3], 'NAME', '10.0.' || n),
+    json_build_object('NAME', (array['ops', 'sales'])[1 + n % 2])
 from generate_series(1, {AGENTS}) n;
 insert into investigators (id, name, status, createdat, lastmodified)
 select n, 'Investigator ' || n, 'active', '2026-01-01', '2026-01-01' from generate_series(1, 10) n;
@@ -82,6 +86,7 @@ VALUES = {
     "before": ["2026-02-23T00:00:00Z"],
     "commandid": ["123456"],
     "cursor": ["2026-02-25 00:00:00+00,600000"],
+    "environment.NAME": ["true", "10.0.1%", "none"],
     "finishedafter": ["2026-02-28T23:00:00Z", "2026-04-01T00:00:00Z"],
     "finishedbefore": ["2026-04-01T00:00:00Z", "2026-01-01T00:00:00Z"],
     "foundanything": ["true", "false"],
@@ -89,8 +94,10 @@ VALUES = {
     "investigatorname": ["%tor 4", "%gator%", "none"],
     "limit": ["10", "100000000"],
     "offset": ["100"],
+    "os": ["linux", "%win%", "none"],
     "report": ["complianceitems"],
     "status": ["done", "sent", "%e%", "none"],
+    "tag.NAME": ["ops", "%s%", "none"],
     "target": ["id = 4", "name like 'web10%'", "true", "false"],
     "threatfamily": ["compliance", "back%", "none"],
 }

@@ -23,9 +23,9 @@ from mig.hypermedia.urls import Urls
 from mig.limits import Limits
 from mig.model.action import FINISHED_COMMAND_STATUSES
 from mig.search.kinds import PagePosition
-from mig.search.parameters import Search, parse_search
 from mig.search.records import make_row_encoder
 from mig.search.results import SearchResults
+from mig.search.search import Search, parse_search
 from tests.support import fleet
 from tests.support.json_types import Json, JsonObject
 from tests.support.postgres import TestDatabase
@@ -41,8 +41,20 @@ NAMES = st.sampled_from(["Web%1", "web_2", "db\\3", "ÄÖ-x", "plain"])
 PATTERNS = st.sampled_from(["web%", "%1", "web\\_2", "db\\\\3", "äö%", "_lain", "%", "none"])
 IDS = st.integers(1, 4)
 
+ENVIRONMENTS = st.sampled_from(
+    [
+        None,
+        {},
+        {"os": "linux", "isproxied": True, "n": 1.0},
+        {"os": "Darwin", "isproxied": False, "n": 10, "isproxied.x": None},
+        {"os": None, "n": "1.0", "a.b": "\ud800é", "isproxied": "True"},
+        ["os", "linux"],
+    ]
+)
 agents = st.fixed_dictionaries(
     {"name": NAMES, "version": NAMES, "starttime": DAYS, "heartbeattime": DAYS}
+    | {"os": st.sampled_from([None, "", "windows", "linux"])}
+    | {"environment": ENVIRONMENTS, "tags": ENVIRONMENTS}
     | {"status": st.sampled_from(["heartbeating", "inactive"])}
 )
 actions = st.fixed_dictionaries(
@@ -78,6 +90,9 @@ PARAMETERS = {
     "agentversion": PATTERNS,
     "before": TIMES,
     "commandid": IDS.map(str),
+    "environment.isproxied": st.sampled_from(["true", "FALSE", "%ru%", "%"]),
+    "environment.n": st.sampled_from(["1.0", "1%", "10"]),
+    "environment.os": st.sampled_from(["linux", "dar%", "%"]),
     "finishedafter": TIMES,
     "finishedbefore": TIMES,
     "foundanything": st.sampled_from(["true", "false"]),
@@ -85,6 +100,10 @@ PARAMETERS = {
     "investigatorname": PATTERNS,
     "limit": st.integers(1, 5).map(str),
     "offset": st.integers(0, 2).map(str),
+    "os": st.sampled_from(["LINUX", "%win%", "d_rwin", "%"]),
+    "tag.a.b": st.sampled_from(["_é", "%É", "é"]),
+    "tag.isproxied.x": st.sampled_from(["%x", "_%"]),
+    "tag.n": st.sampled_from(["1.0", "1%", "10"]),
     "status": st.sampled_from(["done", "sent", "%e%", "SUCCESS", "active"]),
     "threatfamily": st.sampled_from(["compliance", "back%", "BACKDOOR"]),
 }
@@ -93,6 +112,7 @@ ONLY = {
     "finishedbefore": {"command"},
     "foundanything": {"command"},
     "threatfamily": {"command", "action"},
+    **{name: {"agent", "command"} for name in PARAMETERS if "." in name or name == "os"},
 }
 OWN_TIMES = {
     "action": ("validfrom", "expireafter", "validfrom"),
@@ -104,7 +124,8 @@ OWN_TIMES = {
 
 
 REPEATABLE = {
-    *("actionname", "agentname", "agentversion", "investigatorname", "status", "threatfamily")
+    *("actionname", "agentname", "agentversion", "investigatorname", "os", "status"),
+    "threatfamily",
 }
 Pairs = list[tuple[str, str]]
 
@@ -160,6 +181,28 @@ Combination = tuple[Record, Record, Record, Record]
 
 def read_time(text: str) -> str:
     return f"2026-01-{AGO[text]:02d}T00:00:00Z" if text in AGO else text
+
+
+def get_member(values: Json, key: str) -> str | None:
+    """Return a member of a JSON object as text: of a value that is not a string, its JSON text."""
+    value = values.get(key) if isinstance(values, dict) else None
+    if value is None or isinstance(value, str):
+        return value and value.replace("\ud800", "\ufffd")
+    return json.dumps(value)
+
+
+def find_os(agent: JsonObject) -> str | None:
+    return agent["os"] or get_member(agent["environment"], "os")
+
+
+def matches_agent(agent: Record, name: str, pattern: str) -> bool:
+    """Whether an agent matches ``os``, ``environment.NAME`` or ``tag.NAME``."""
+    if pattern == "%" or agent is None:
+        return pattern == "%"
+    family, _, key = name.partition(".")
+    column = {"environment": "environment", "tag": "tags"}.get(family)
+    text = get_member(agent[column], key) if column else find_os(agent)
+    return matches_ilike(text, pattern)
 
 
 def find_expected(rows: Fleet, pairs: Pairs) -> list[int]:
@@ -233,6 +276,11 @@ def matches_search(
         "status": lambda v: matches_status(type_, own["status"], v),
         "after": lambda v: own[after] >= read_time(v),
         "before": lambda v: own[before] <= read_time(v),
+        **{
+            name: partial(matches_agent, agent, name)
+            for name in PARAMETERS
+            if "." in name or name == "os"
+        },
     }
     return all(
         any(tests[name](value) for other, value in pairs if other == name)
@@ -350,6 +398,19 @@ async def test_a_limit_may_fall_on_the_end_of_a_fetched_page(
         following = {"cursor": str(searcher.next_position), "limit": "1000"}
         remaining = await searcher.find_ids([*{**search_parameters, **following}.items()])
         assert found + remaining == list(range(160, 0, -1))
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_odd_environment_hides_no_other_agent(
+    database: TestDatabase, searcher: Searcher
+) -> None:
+    odd = [r'{"os":"x","a":"\u0000"}', r'{"os":"x","a":"\ud800"}', "[1]", "7", '"os"', "null", None]
+    odd.append(r'{"os":"\u0000"}')
+    rows = [fleet.make_agent(n, environment=text) for n, text in enumerate(odd, 1)]
+    fleet.insert_rows(database.dsn, "agents", [*rows, fleet.make_agent(9, environment={"os": "x"})])
+    for name in ("os", "environment.os"):
+        pairs = [("type", "agent"), (name, "x"), ("after", "2026-01-01T00:00:00Z")]
+        assert await searcher.find_ids(pairs) == [9, 2, 1]
 
 
 @pytest_twisted.ensureDeferred

@@ -17,8 +17,8 @@ from mig.database.database import Database, Snapshot
 from mig.formats.collection_json import CollectionJson
 from mig.hypermedia.urls import Urls
 from mig.limits import Limits
-from mig.search.parameters import parse_search
 from mig.search.records import make_row_encoder
+from mig.search.search import parse_search
 from mig.search.stream import SearchStream
 from tests.support import fleet
 from tests.support.postgres import TestDatabase
