@@ -19,7 +19,7 @@ from mig.hypermedia.document import Data, Item, Link
 from mig.limits import Limits
 from mig.model.search import SearchParameters
 from mig.reactor import WallClock
-from mig.search.kinds import PagePosition
+from mig.search.order import PagePosition
 from mig.search.records import make_row_encoder
 from mig.search.search import Search, parse_search
 from mig.search.stream import SearchStream

@@ -9,11 +9,11 @@ from typing import Any, Final
 from psycopg2 import DataError
 from whenever import Instant
 
-from mig.errors import InvalidInputError
 from mig.model.audit import AUDIT, AuditRow
 from mig.model.statement import QueryFunction, Statement
 from mig.search.condition import Condition
-from mig.search.kinds import CountKind, CursorKind, IdKind, PagePosition, TimeKind
+from mig.search.kinds import CountKind, CursorKind, IdKind, TimeKind
+from mig.search.order import Order, PagePosition, make_cursor_error, make_time_column
 from mig.search.parameters import Parameter
 from mig.search.search import parse_values
 
@@ -24,6 +24,7 @@ DEFAULT_WINDOW_HOURS: Final = 24
 _TABLE: Final = "audit"
 NEWEST_FIRST: Final = "desc"
 OLDEST_FIRST: Final = "asc"
+_BY_TIME: Final = Order(column=make_time_column("at"), is_descending=True)
 
 
 def _choose_default_after(_type: str, names: Collection[str], now: Instant) -> Instant | None:
@@ -135,6 +136,8 @@ def parse_audit_search(pairs: Sequence[tuple[str, str]], now: Instant) -> AuditS
         does not accept; the message names the parameter.
     """
     texts, values = parse_values(pairs, _PARAMETERS_BY_NAME, now)
+    if "cursor" in values:
+        _BY_TIME.check_position(values["cursor"])
     defaults = {p.name: p.default("", values, now) for p in AUDIT_PARAMETERS if p.default}
     return AuditSearch(texts=texts, values=defaults | values)
 
@@ -170,7 +173,7 @@ async def load_page(
         # the first comparison tells PostgreSQL which months it need not look at
         condition &= Condition(
             f"at {sign}= %s and (at, id) {sign} (%s, %s::bigint)",
-            (position.time, position.time, position.id),
+            (position.key, position.key, position.id),
         )
     statement = Statement(
         f"select {AUDIT.sql} from audit a{condition.build_where_clause()}"
@@ -183,11 +186,10 @@ async def load_page(
     except DataError:  # what a cursor may look like is not always a time and an id
         if position is None:
             raise
-        message = "cursor must be taken from the next link of an earlier page"
-        raise InvalidInputError(message, "cursor") from None
+        raise make_cursor_error() from None
     kept = rows[: search.limit]
     has_more = len(rows) > len(kept)
     return AuditPage(
         rows=kept,
-        next_position=PagePosition(time=kept[-1].at, id=kept[-1].id) if has_more else None,
+        next_position=PagePosition(key=kept[-1].at, id=kept[-1].id) if has_more else None,
     )

@@ -25,18 +25,17 @@ _KEEP_SLICE: Final = select_ids("select length(set_config(%s, %s, true))::text")
 
 @dataclass(frozen=True, kw_only=True)
 class SearchedTable:
-    """The table of a type, and the column of the time that its rows are ordered by."""
+    """The table of a type."""
 
     table: str
     alias: str
-    time: str
 
 
 SEARCHED_TABLES: Final = {
-    "action": SearchedTable(table="actions", alias="a", time="validfrom"),
-    "command": SearchedTable(table="commands", alias="c", time="starttime"),
-    "agent": SearchedTable(table="agents", alias="g", time="starttime"),
-    "investigator": SearchedTable(table="investigators", alias="i", time="createdat"),
+    "action": SearchedTable(table="actions", alias="a"),
+    "command": SearchedTable(table="commands", alias="c"),
+    "agent": SearchedTable(table="agents", alias="g"),
+    "investigator": SearchedTable(table="investigators", alias="i"),
 }
 
 

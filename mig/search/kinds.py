@@ -11,6 +11,7 @@ from whenever import Instant
 
 from mig.errors import InvalidInputError
 from mig.search.condition import Condition
+from mig.search.order import SORT_COLUMNS, Order, PagePosition, make_cursor_error
 from mig.search.target import MAX_TARGET_CHARACTERS, parse_target
 from mig.values import MAX_ID, parse_id, parse_time, quote_if_short, suggest_name
 
@@ -30,10 +31,6 @@ _RELATIVE_TIME_PATTERN: Final = (
 _RELATIVE_TIME = re.compile(_RELATIVE_TIME_PATTERN, re.ASCII)
 _UNIT_SECONDS: Final = (604_800, 86_400, 3_600, 60, 1)
 _WHOLE_NUMBER = re.compile(r"[0-9]{1,20}", re.ASCII)
-_CURSOR_TIME = re.compile(
-    r"-?infinity|[0-9]{4,6}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?\+00( BC)?",
-    re.ASCII,
-)
 _CURSOR_ID = re.compile(r"NaN|-?[0-9]{1,1000}(\.[0-9]{1,100})?", re.ASCII)
 
 Value = TypeVar("Value")
@@ -340,15 +337,38 @@ class CountKind(ParameterKind[int]):
         return {"type": "integer", "minimum": self.minimum, "maximum": self.maximum}
 
 
-@dataclass(frozen=True, kw_only=True)
-class PagePosition:
-    """The end of a page: the sort time, as PostgreSQL writes it, and the id of its last row."""
+class SortKind(ParameterKind[Order]):
+    """An order of the rows of a type: a column, with ``-`` in front for descending."""
 
-    time: str
-    id: str
+    @property
+    def description(self) -> str:
+        """What the value is, in words."""
+        columns = "; ".join(
+            f"{type_}s: {', '.join(column.name for column in columns)}"
+            for type_, columns in SORT_COLUMNS.items()
+        )
+        return f"{columns}; with - in front for descending"
 
-    def __str__(self) -> str:
-        return f"{self.time},{self.id}"
+    def parse_text(self, name: str, text: str, context: ParseContext) -> Order:
+        """Return the order of the searched type."""
+        column_name = text.removeprefix("-")
+        for column in SORT_COLUMNS[context.type]:
+            if column.name == column_name:
+                return Order(column=column, is_descending=text.startswith("-"))
+        names = " or ".join(column.name for column in SORT_COLUMNS[context.type])
+        raise InvalidInputError(
+            f"{name} must be {names}, with - in front for descending, in a search of type"
+            f" {context.type}{quote_if_short(text)}",
+            name,
+        )
+
+    def build_json_schema(self) -> JsonSchema:
+        """Return the JSON schema of the orders of all types."""
+        names = dict.fromkeys(
+            column.name for columns in SORT_COLUMNS.values() for column in columns
+        )
+        words = [sign + name for name in names for sign in ("", "-")]
+        return {"type": "string", "enum": words, "examples": ["id", "-id"]}
 
 
 class TargetKind(ParameterKind[str]):
@@ -378,11 +398,11 @@ class CursorKind(ParameterKind[PagePosition]):
 
     def parse_text(self, name: str, text: str, context: ParseContext) -> PagePosition:
         """Return the position in ``text``."""
-        # anything that the columns may contain: infinity, years beyond 9999 or BC, NaN, fractions
-        time, _, row_id = text.rpartition(",")
-        if _CURSOR_TIME.fullmatch(time) and _CURSOR_ID.fullmatch(row_id):
-            return PagePosition(time=time, id=row_id)
-        raise InvalidInputError(f"{name} must be taken from the next link of an earlier page", name)
+        # anything that the column may contain: NaN, fractions; the order decides about the key
+        key, comma, row_id = text.rpartition(",")
+        if not _CURSOR_ID.fullmatch(row_id):
+            raise make_cursor_error()
+        return PagePosition(key=key if comma else None, id=row_id)
 
     def build_json_schema(self) -> JsonSchema:
         """Return the JSON schema of a cursor."""

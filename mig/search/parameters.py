@@ -23,6 +23,7 @@ from mig.search.kinds import (
     ParameterKind,
     ParseContext,
     PatternKind,
+    SortKind,
     StatusKind,
     TargetKind,
     TimeKind,
@@ -265,6 +266,11 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         conditions=dict.fromkeys(_TABLES, "status"),
         meaning="the status; done is every finished one, and sent of an action is inflight or"
         " completed",
+    ),
+    Parameter(
+        name="sort",
+        kind=SortKind(),
+        meaning="the order; by default newest first, by the first of these",
     ),
     _make_member_parameter("tag", "tags", "a tag of the agent"),
     Parameter(

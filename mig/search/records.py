@@ -30,8 +30,9 @@ from mig.model.investigator import INVESTIGATOR, Investigator
 from mig.model.record import UnreadableRecord, read_record
 from mig.model.row import Columns
 from mig.model.statement import QueryFunction
+from mig.search.order import SearchRow
 from mig.search.parameters import COMPLIANCE_ITEMS
-from mig.search.results import RowEncoder, SearchRow
+from mig.search.results import RowEncoder
 from mig.search.search import Search
 
 MAX_CACHED_ACTIONS: Final = 1_000

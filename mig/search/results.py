@@ -1,4 +1,4 @@
-"""The results of a search: its rows, newest first, encoded page by page."""
+"""The results of a search: its rows, in order, encoded page by page."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from psycopg2 import DataError
 from twisted.internet.defer import Deferred
 
 from mig.database.database import Snapshot
-from mig.errors import InvalidInputError
 from mig.model.row import Columns, Row
 from mig.model.statement import QueryFunction
-from mig.search.condition import Condition
 from mig.search.filters import SEARCHED_TABLES, resolve_filters
-from mig.search.kinds import MAX_COUNT, PagePosition
+from mig.search.kinds import MAX_COUNT
+from mig.search.order import PagePosition, SearchRow, make_cursor_error
 from mig.search.search import Search
 
 FIRST_PAGE_ROWS: Final = (10, 40)  # small first pages: the first byte comes sooner
@@ -22,20 +21,6 @@ MAX_PAGE_ROWS: Final = 100  # docs/decisions/0011
 TARGET_PAGE_BYTES: Final = 1_000_000
 ENCODED_BYTES: Final = 2
 """How many bytes a byte of results becomes, roughly, before any has been encoded."""
-
-
-class SearchRow(Protocol):
-    """A row of a search, with its place in the order."""
-
-    @property
-    def id(self) -> str:
-        """The id, as text."""
-        ...
-
-    @property
-    def sort_time(self) -> str:
-        """The time that searches are ordered by."""
-        ...
 
 
 AnySearchRow = TypeVar("AnySearchRow", bound=SearchRow)
@@ -115,17 +100,13 @@ class SearchResults(Generic[AnySearchRow]):
 
         :raises InvalidInputError: for a cursor with an impossible time.
         """
-        source = SEARCHED_TABLES[self._search.type]
+        source, order = SEARCHED_TABLES[self._search.type], self._search.order
         condition = await resolve_filters(self._snapshot.query, self._search)
         if cursor := self._search.cursor:
-            condition &= Condition(
-                f"({source.time}, id) < (%s::timestamptz, %s::numeric)", (cursor.time, cursor.id)
-            )
-        # with the alias: a bare `order by id` sorts by the selected text (docs/decisions/0010)
+            condition &= order.build_condition(source.alias, cursor)
         sql = (
             f"select {self._encoder.columns.sql} from {source.table} {source.alias}"
-            f"{condition.build_where_clause()}"
-            f" order by {source.alias}.{source.time} desc, {source.alias}.id desc"
+            f"{condition.build_where_clause()} {order.build_clause(source.alias)}"
             " limit %s offset %s"
         )
         # one row more than the limit, which says whether there are more
@@ -136,8 +117,7 @@ class SearchResults(Generic[AnySearchRow]):
         except DataError:  # the pattern of a cursor also matches a 31st of February
             if self._search.cursor is None:
                 raise
-            message = "cursor must be taken from the next link of an earlier page"
-            raise InvalidInputError(message, "cursor") from None
+            raise make_cursor_error() from None
 
     async def encode_pages(self) -> AsyncGenerator[bytes, None]:
         """Yield encoded pages, with separators within and between them; a page may be empty."""
@@ -166,7 +146,7 @@ class SearchResults(Generic[AnySearchRow]):
                     page = separator.join([b"", *items] if self.has_items and items else items)
                     if part:
                         self.row_count += len(part)
-                        self.position = PagePosition(time=part[-1].sort_time, id=part[-1].id)
+                        self.position = self._search.order.read_position(part[-1])
                         sizes.note_encoded_size(len(page), len(part))
                     self.has_items = self.has_items or bool(items)
                     remaining -= len(part)
@@ -192,7 +172,7 @@ class SearchResults(Generic[AnySearchRow]):
         allowed = self._search.limit - self.row_count
         kept = rows[:allowed]
         if kept:
-            self._last_position = PagePosition(time=kept[-1].sort_time, id=kept[-1].id)
+            self._last_position = self._search.order.read_position(kept[-1])
         if len(rows) > allowed:
             self.next_position = self._last_position
         return kept

@@ -10,7 +10,8 @@ from whenever import Instant
 
 from mig.errors import InvalidInputError
 from mig.model.search import DEFAULT_LIMIT, SearchParameters
-from mig.search.kinds import MAX_REPETITIONS, PagePosition, ParseContext
+from mig.search.kinds import MAX_REPETITIONS, ParseContext
+from mig.search.order import Order, PagePosition, get_usual_order
 from mig.search.parameters import (
     PARAMETERS,
     PARAMETERS_BY_NAME,
@@ -82,6 +83,12 @@ class Search:
         return cursor
 
     @property
+    def order(self) -> Order:
+        """The order of the rows."""
+        order: Order = self.parsed_values.get("sort", get_usual_order(self.type))
+        return order
+
+    @property
     def report(self) -> str:
         """The name of a report, or empty for the records themselves."""
         report: str = self.parsed_values.get("report", "")
@@ -145,7 +152,12 @@ def parse_search(pairs: Sequence[tuple[str, str]], now: Instant) -> Search:
             types = " and ".join(find_parameter(name).types)
             raise InvalidInputError(f"{name} is only for searches of type {types}", name)
     defaults = {p.name: p.default(type_, values, now) for p in PARAMETERS if p.default is not None}
-    return Search(type=type_, texts=texts, parsed_values=values, effective_values=defaults | values)
+    search = Search(
+        type=type_, texts=texts, parsed_values=values, effective_values=defaults | values
+    )
+    if search.cursor is not None:
+        search.order.check_position(search.cursor)
+    return search
 
 
 def _parse_type(texts: Mapping[str, Sequence[str]], now: Instant) -> str:

@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Any, Protocol
 
 from mig.database.database import Snapshot
-from mig.search.kinds import PagePosition
+from mig.search.order import PagePosition
 from mig.search.results import RowEncoder, SearchResults
 from mig.search.search import Search
 

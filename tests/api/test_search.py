@@ -55,3 +55,14 @@ async def test_a_next_link_has_the_times_of_the_first_page(
     [shown] = [item["data"][0]["value"] for item in collection["items"][1:]]
     for name in ("after", "before"):
         assert values[name] == shown[name] and values[name].startswith(("19", "20"))
+
+
+@pytest_twisted.ensureDeferred
+async def test_next_links_lead_through_any_names(api: Api, database: TestDatabase) -> None:
+    names = ["a&b=c", "a%41", "a#b", "a,b", "a b", "a+b", "a\nb", "ä", "", "a" * 2_000]
+    agents = [fleet.make_agent(n, name=name) for n, name in enumerate(names, 1)]
+    fleet.insert_rows(database.dsn, "agents", agents)
+    for sort, is_descending in (("name", False), ("-name", True)):
+        href = f"/search?type=agent&sort={sort}&limit=1&{OF_THAT_TIME}"
+        expected = sorted(range(1, 11), key=lambda n: names[n - 1], reverse=is_descending)
+        assert await follow_next_links(api, href) == [[n] for n in expected]

@@ -22,7 +22,7 @@ from mig.formats.collection_json import CollectionJson
 from mig.hypermedia.urls import Urls
 from mig.limits import Limits
 from mig.model.action import FINISHED_COMMAND_STATUSES
-from mig.search.kinds import PagePosition
+from mig.search.order import PagePosition
 from mig.search.records import make_row_encoder
 from mig.search.results import SearchResults
 from mig.search.search import Search, parse_search
@@ -104,6 +104,9 @@ PARAMETERS = {
     "tag.a.b": st.sampled_from(["_é", "%É", "é"]),
     "tag.isproxied.x": st.sampled_from(["%x", "_%"]),
     "tag.n": st.sampled_from(["1.0", "1%", "10"]),
+    "sort": st.sampled_from(["", "-"]).flatmap(
+        lambda sign: st.sampled_from(["id", "name", "time"]).map(lambda column: sign + column)
+    ),
     "status": st.sampled_from(["done", "sent", "%e%", "SUCCESS", "active"]),
     "threatfamily": st.sampled_from(["compliance", "back%", "BACKDOOR"]),
 }
@@ -138,7 +141,13 @@ def draw_search(draw: Callable[[Json], Json]) -> Pairs:
     pairs = [("type", type_)]
     for name in sorted({"after", *names}):
         pairs += draw(draw_values(name)) if name in names else [("after", "2026-01-01T00:00:00Z")]
-    return pairs
+    return [(name, name_column(type_, text) if name == "sort" else text) for name, text in pairs]
+
+
+def name_column(type_: str, order: str) -> str:
+    """Return an order of a type: only agents can be sorted by name."""
+    column = "id" if "name" in order and type_ != "agent" else order.lstrip("-")
+    return order[: order.count("-")] + {"time": OWN_TIMES[type_][2]}.get(column, column)
 
 
 @st.composite
@@ -237,8 +246,9 @@ def find_expected(rows: Fleet, pairs: Pairs) -> list[int]:
                 combinations.append((command, action, agent, investigator))
         if any(matches_search(*combination, own, pairs) for combination in combinations):
             found.append(own)
-    order = OWN_TIMES[type_][2]
-    found.sort(key=lambda row: (row[order], row["id"]), reverse=True)
+    sort = search_parameters.get("sort", f"-{OWN_TIMES[type_][2]}")
+    column = sort.removeprefix("-")
+    found.sort(key=lambda row: (row[column], row["id"]), reverse=sort.startswith("-"))
     offset = int(search_parameters.get("offset", 0))
     return [
         row["id"] for row in found[offset : offset + int(search_parameters.get("limit", 10_000))]
@@ -380,6 +390,52 @@ async def test_pages_miss_and_repeat_nothing_while_rows_are_added(
         newer = fleet.make_command(new, 1, 1, starttime="2026-01-02T00:00:00Z")
         fleet.insert_rows(database.dsn, "commands", [newer])
     assert found == list(range(149, 99, -1))
+
+
+ORDERS = [
+    (type_, sign + column)
+    for type_, times in OWN_TIMES.items()
+    for column in (times[2], "id", *(["name"] if type_ == "agent" else []))
+    for sign in ("", "-")
+]
+
+
+@pytest.mark.parametrize(("type_", "sort"), ORDERS)
+@pytest_twisted.ensureDeferred
+async def test_pages_of_each_order_have_every_row_once(
+    database: TestDatabase, searcher: Searcher, type_: str, sort: str
+) -> None:
+    names = ["b", "B", "ä", "a,b", "", "z" * 300 + "a", "z" * 300]
+    column = OWN_TIMES[type_][2]
+    makers: dict[str, Callable[..., JsonObject]] = {
+        "agent": fleet.make_agent,
+        "action": fleet.make_action,
+        "command": lambda row_id, name, **times: fleet.make_command(row_id, None, None, **times),
+        "investigator": lambda row_id, **other: {
+            "id": row_id,
+            "status": "active",
+            "lastmodified": "2026-01-01T00:00:00Z",
+            **other,
+        },
+    }
+    rows = {
+        n: makers[type_](n, name=names[n % 7], **{column: f"2026-01-0{1 + n % 3}T00:00:00.5Z"})
+        for n in range(1, 29)
+    }
+    fleet.insert_rows(database.dsn, f"{type_}s", rows.values())
+    pairs = [("type", type_), ("sort", sort), ("after", "2000-01-01T00:00:00Z")]
+    whole = await searcher.find_ids(pairs)
+    key = sort.removeprefix("-")
+    assert whole == sorted(
+        rows,
+        key=lambda n: (rows[n][key][:256] if key != "id" else "", n),
+        reverse=sort.startswith("-"),
+    )
+    found = await searcher.find_ids([*pairs, ("limit", "3")])
+    while searcher.next_position is not None:
+        cursor = ("cursor", str(searcher.next_position))
+        found += await searcher.find_ids([*pairs, ("limit", "3"), cursor])
+    assert found == whole
 
 
 @pytest.mark.parametrize("limit", [9, 10, 11, 49, 50, 51, 150, 160])

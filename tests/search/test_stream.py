@@ -37,7 +37,7 @@ class Streamer:
         self.database = Database(reactor, dsn, limits=Limits(stream_connections=1))
 
     def make_stream(self, parameters: dict[str, str], page_bytes: int = 10**6) -> SearchStream:
-        search = parse_search([("type", "command"), *parameters.items()], NOW)
+        search = parse_search([*{"type": "command", **parameters}.items()], NOW)
 
         def open_snapshot(*, is_resumed: bool) -> AbstractAsyncContextManager[Snapshot]:
             return self.database.snapshot("test", is_patient=is_resumed)
@@ -103,6 +103,7 @@ async def test_a_suspended_search_goes_on_where_it_was(streamer: Streamer) -> No
             "limit": st.integers(1, COMMANDS + 10).map(str),
             "offset": st.integers(0, COMMANDS + 10).map(str),
             "report": st.sampled_from(["", "complianceitems"]),
+            "sort": st.sampled_from(["", "starttime", "-starttime", "id", "-id"]),
         }
     )
 
@@ -117,6 +118,19 @@ async def test_a_suspended_search_goes_on_where_it_was(streamer: Streamer) -> No
         assert several == once
 
     await deferToThread(check)
+
+
+@pytest.mark.parametrize("sort", ["name", "-name"])
+@pytest_twisted.ensureDeferred
+async def test_a_suspended_search_by_name_goes_on_where_it_was(
+    streamer: Streamer, filled: TestDatabase, sort: str
+) -> None:
+    agents = [fleet.make_agent(n, name=("B", "a", "a,", "é" * 300)[n % 4]) for n in range(2, 100)]
+    fleet.insert_rows(filled.dsn, "agents", agents)
+    parameters = {"type": "agent", "sort": sort, "after": "2026-01-01T00:00:00Z", "limit": "98"}
+    once = await streamer.read(parameters, frozenset())
+    assert await streamer.read(parameters, frozenset(range(1, 200)), page_bytes=5_000) == once
+    assert (once[1], once[2]) == ("é" * 256 + ",95" if sort == "name" else "B,8", 98)
 
 
 @pytest_twisted.ensureDeferred
