@@ -146,15 +146,20 @@ class SearchResource:
             while not stream.is_complete:
                 head, pending = pending, b""
                 # without a name: it would keep a page in memory that waits for its client
-                yield head + await _read_page(request, search, stream)
+                page = await _read_page(request, search, stream)
+                if stream.total is not None:  # takes effect before the first page
+                    request.setHeader(b"x-total-count", b"%d" % stream.total)
+                yield head + page
         links = self._link_next_page(search, stream.next_position)
         is_first_page_of_records = not search.report and search.cursor is None
+        parameters = search.echo_parameters(stream.total) if is_first_page_of_records else None
         yield format_.encode_tail(
             DocumentTail(
                 href=href,
                 is_empty=not stream.has_items,
                 links=links + self._link_resumption(stream.resumption),
-                parameters=search.echo_parameters() if is_first_page_of_records else None,
+                parameters=parameters,
+                total=stream.total,
             )
         )
 

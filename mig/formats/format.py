@@ -29,12 +29,14 @@ class DocumentTail(msgspec.Struct, frozen=True, kw_only=True):
     :param href: the document's address.
     :param is_empty: whether nothing has been written since the head.
     :param parameters: the parameters of a search, on its first page.
+    :param total: how many results a search has without a limit, if they were counted.
     """
 
     href: str
     is_empty: bool
     links: Sequence[Link] = ()
     parameters: SearchParameters | None = None
+    total: int | None = None
 
 
 class Format(Protocol):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec import UNSET, UnsetType
+
 from mig.model.record import Record, Time
 
 ANY_ID = "∞"
@@ -13,7 +15,8 @@ DEFAULT_LIMIT = 10_000
 class SearchParameters(Record, kw_only=True):
     """The parameters of a search, as the clients of 2014 read them in its answer.
 
-    A parameter that was not set has a value that matches everything.
+    A parameter that was not set has a value that matches everything. ``total`` is how many results
+    there are without a limit, if the search asks for it.
     """
 
     noun = "search parameters"
@@ -32,3 +35,4 @@ class SearchParameters(Record, kw_only=True):
     report: str = ""
     status: str = ANY_TEXT
     threatfamily: str = ANY_TEXT
+    total: int | UnsetType = UNSET

@@ -286,6 +286,11 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         conditions={"actions": build_member_sql("threat", "'family'")},
         meaning="the threat family of the action",
     ),
+    Parameter(
+        name="total",
+        kind=FlagKind(),
+        meaning="whether to count all results, whatever the limit; in a report, commands",
+    ),
 )
 
 PARAMETERS_BY_NAME: Final = {parameter.name: parameter for parameter in PARAMETERS}

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
 from psycopg2 import DataError
 from twisted.internet.defer import Deferred
 
 from mig.database.database import Snapshot
-from mig.model.row import Columns, Row
-from mig.model.statement import QueryFunction
+from mig.model.row import Columns, Row, make_row_reader
+from mig.model.statement import QueryFunction, Statement
 from mig.search.filters import SEARCHED_TABLES, resolve_filters
 from mig.search.kinds import MAX_COUNT
 from mig.search.order import PagePosition, SearchRow, make_cursor_error
@@ -24,6 +24,13 @@ ENCODED_BYTES: Final = 2
 
 
 AnySearchRow = TypeVar("AnySearchRow", bound=SearchRow)
+
+
+class _CountRow(NamedTuple):
+    rows: int
+
+
+_read_count: Final = make_row_reader(_CountRow)
 
 
 class RowEncoder(Protocol[AnySearchRow]):
@@ -65,7 +72,8 @@ class SearchResults(Generic[AnySearchRow]):
 
     ``row_count`` is the number of rows that have been encoded, and ``position`` that of the last
     one. ``is_complete`` tells that all pages have been encoded. If there are more rows than the
-    limit then, ``next_position`` is where the next search begins.
+    limit then, ``next_position`` is where the next search begins. ``total`` is how many rows there
+    are without limit and cursor, if the search asks for it.
 
     :param get_page_bytes: returns how large an encoded page may be.
     :param has_items: whether items precede the first page.
@@ -89,6 +97,7 @@ class SearchResults(Generic[AnySearchRow]):
         self.row_count = 0
         self.is_complete = False
         self.next_position: PagePosition | None = None
+        self.total: int | None = None
 
     @property
     def is_fetching(self) -> bool:
@@ -102,6 +111,11 @@ class SearchResults(Generic[AnySearchRow]):
         """
         source, order = SEARCHED_TABLES[self._search.type], self._search.order
         condition = await resolve_filters(self._snapshot.query, self._search)
+        if self._search.has_total:
+            counted = f"{source.table} {source.alias}{condition.build_where_clause()}"
+            count = Statement(f"select count(*) from {counted}", _read_count)
+            [found] = await self._snapshot.query(count, condition.parameters)
+            self.total = found.rows
         if cursor := self._search.cursor:
             condition &= order.build_condition(source.alias, cursor)
         sql = (

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from msgspec import UNSET
 from whenever import Instant
 
 from mig.errors import InvalidInputError
@@ -89,6 +90,12 @@ class Search:
         return order
 
     @property
+    def has_total(self) -> bool:
+        """Whether all results are counted."""
+        has_total: bool = self.parsed_values.get("total", False)
+        return has_total
+
+    @property
     def report(self) -> str:
         """The name of a report, or empty for the records themselves."""
         report: str = self.parsed_values.get("report", "")
@@ -96,16 +103,18 @@ class Search:
 
     def continue_after(self, position: PagePosition, row_count: int) -> Search:
         """Return the search for what follows ``position``, after ``row_count`` results."""
-        remaining = {"cursor": position, "offset": 0, "limit": self.limit - row_count}
+        limit = self.limit - row_count
+        remaining = {"cursor": position, "offset": 0, "limit": limit, "total": False}
         return replace(self, parsed_values={**self.parsed_values, **remaining})
 
-    def echo_parameters(self) -> SearchParameters:
-        """Return the parameters as the answer repeats them for existing clients."""
+    def echo_parameters(self, total: int | None = None) -> SearchParameters:
+        """Return the parameters as the answer repeats them, with the total number of results."""
         echoed: dict[str, Any] = {
             name: find_parameter(name).to_json_value(value)
             for name, value in self.effective_values.items()
             if name in _ECHOED_NAMES and value is not None
         }
+        echoed["total"] = UNSET if total is None else total
         return SearchParameters(**{**echoed, "type": self.type})
 
 

@@ -26,7 +26,7 @@ class SearchStream:
     The next page then comes from a new snapshot, and starts after the last row that was read
     (docs/decisions/0042). ``resumption`` is the search for all that did not come from the first
     snapshot. ``is_complete``, ``row_count``, ``has_items`` and ``next_position`` are as in
-    :class:`SearchResults`, for all snapshots.
+    :class:`SearchResults`, for all snapshots; ``total`` is of the first one.
 
     :param open_snapshot: opens the snapshots.
     :param make_encoder: makes an encoder for each snapshot: what it caches takes much memory.
@@ -57,6 +57,7 @@ class SearchStream:
         self.row_count = 0
         self.has_items = False
         self.next_position: PagePosition | None = None
+        self.total: int | None = None
         self.resumption: Search | None = None
 
     @property
@@ -100,6 +101,8 @@ class SearchStream:
             has_items=self.has_items,
         )
         await results.open()
+        if not is_resumed:
+            self.total = results.total
         return results, results.encode_pages()
 
     async def suspend(self) -> None:

@@ -66,3 +66,28 @@ async def test_next_links_lead_through_any_names(api: Api, database: TestDatabas
         href = f"/search?type=agent&sort={sort}&limit=1&{OF_THAT_TIME}"
         expected = sorted(range(1, 11), key=lambda n: names[n - 1], reverse=is_descending)
         assert await follow_next_links(api, href) == [[n] for n in expected]
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_total_is_that_of_the_whole_search_on_every_page(
+    api: Api, database: TestDatabase
+) -> None:
+    fleet.insert_rows(database.dsn, "agents", [fleet.make_agent(n) for n in range(1, 8)])
+    commands = [fleet.make_command(n, None, 1 + n % 2) for n in range(1, 8)]
+    fleet.insert_rows(database.dsn, "commands", commands)
+    search = f"/search?type=command&agentid=1&{OF_THAT_TIME}&limit=1"
+    href = f"{search}&total=true&offset=1"
+    for page in range(2):
+        answer = await api.get(href)
+        assert answer.get_header("x-total-count") == "3"
+        shown = [item["data"][0] for item in answer.document["items"]][1:]
+        assert [data["value"]["total"] for data in shown] == ([3] if page == 0 else [])
+        href = find_next_link(answer.document)
+    report = await api.get(f"{search}&total=true&report=complianceitems")
+    assert report.get_header("x-total-count") == "3"
+    for flag in ("", "&total=", "&total=false"):
+        answer = await api.get(search + flag)
+        assert not answer.headers.hasHeader("x-total-count")
+        assert "total" not in answer.document["items"][-1]["data"][0]["value"]
+    none = await api.get(f"/search?type=agent&agentname=none&total=true&{OF_THAT_TIME}")
+    assert (none.code, none.get_header("x-total-count")) == (200, "0")

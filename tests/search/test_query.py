@@ -109,6 +109,7 @@ PARAMETERS = {
     ),
     "status": st.sampled_from(["done", "sent", "%e%", "SUCCESS", "active"]),
     "threatfamily": st.sampled_from(["compliance", "back%", "BACKDOOR"]),
+    "total": st.sampled_from(["true", "false"]),
 }
 ONLY = {
     "finishedafter": {"command"},
@@ -214,8 +215,11 @@ def matches_agent(agent: Record, name: str, pattern: str) -> bool:
     return matches_ilike(text, pattern)
 
 
-def find_expected(rows: Fleet, pairs: Pairs) -> list[int]:
-    """Return the ids that a search must find, by joining everything and filtering."""
+def find_expected(rows: Fleet, pairs: Pairs) -> tuple[list[int], int | None]:
+    """Return the ids that a search must find, by joining everything and filtering.
+
+    And the total, if the search asks for it.
+    """
     search_parameters = dict(pairs)
     type_ = search_parameters["type"]
     by_id = {table: {row["id"]: row for row in rows[table]} for table in rows}
@@ -249,10 +253,10 @@ def find_expected(rows: Fleet, pairs: Pairs) -> list[int]:
     sort = search_parameters.get("sort", f"-{OWN_TIMES[type_][2]}")
     column = sort.removeprefix("-")
     found.sort(key=lambda row: (row[column], row["id"]), reverse=sort.startswith("-"))
-    offset = int(search_parameters.get("offset", 0))
-    return [
-        row["id"] for row in found[offset : offset + int(search_parameters.get("limit", 10_000))]
-    ]
+    begin = int(search_parameters.get("offset", 0))
+    end = begin + int(search_parameters.get("limit", 10_000))
+    total = len(found) if search_parameters.get("total") == "true" else None
+    return [row["id"] for row in found[begin:end]], total
 
 
 def is_finished(command: Json) -> bool:
@@ -333,6 +337,7 @@ class Searcher:
             reactor, dsn, limits=Limits(query_connections=1, stream_connections=1)
         )
         self.next_position: PagePosition | None = None
+        self.total: int | None = None
 
     async def find_ids(self, pairs: Pairs) -> list[int]:
         search = parse_search(pairs, NOW)
@@ -340,7 +345,7 @@ class Searcher:
             results = open_results(snapshot, search)
             await results.open()
             items = b"".join([page async for page in results.encode_pages()])
-        self.next_position = results.next_position
+        self.next_position, self.total = results.next_position, results.total
         data = [item["data"][0] for item in json.loads(b"[%b]" % items)]
         assert {d["name"] for d in data} <= {search.type}
         return [d["value"]["id"] for d in data]
@@ -366,7 +371,7 @@ async def test_a_search_finds_what_a_plain_filter_in_python_finds(
         load_rows(connection.cursor(), numbered)
         for pairs in asked:
             found = call_in_reactor(partial(searcher.find_ids, pairs))
-            assert found == find_expected(numbered, pairs), pairs
+            assert (found, searcher.total) == find_expected(numbered, pairs), pairs
 
     await deferToThread(check)
     connection.close()
