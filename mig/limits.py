@@ -170,6 +170,11 @@ class Limits:
     cached_check_bytes: int = _define_limit(
         4_096, "the key under which a report keeps an encoded check"
     )
+    latest_answers: int = _define_limit(
+        2_000_000,
+        "agents' answers to checks that a report with latest=true keeps, and a client's all such"
+        " reports; twice as many of all clients",
+    )
     counted_rows: int = _define_limit(
         60_000, "agents and commands that the dashboard counts for every request"
     )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import AbstractAsyncContextManager, aclosing
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import AbstractAsyncContextManager, aclosing, contextmanager
 from dataclasses import replace
 from typing import Final
 
@@ -12,6 +12,7 @@ from whenever import Instant
 from mig.access.caller import Caller
 from mig.api.errors import answer_refusal
 from mig.api.responder import Responder
+from mig.compliance.selection import AnswerKeeper
 from mig.database.database import Database, Snapshot
 from mig.errors import InvalidInputError, NoResultsError, QueryCancelledError, RequestError
 from mig.formats.format import DocumentTail, Format
@@ -45,6 +46,7 @@ class SearchResource:
         self._database = database
         self._responder = responder
         self._limits = limits
+        self._answers = AnswerKeeper(limits)
 
     async def run_search(self, request: Request, caller: Caller) -> bytes | None:
         """Answer a search or a report, streamed in the format that the client prefers."""
@@ -78,10 +80,20 @@ class SearchResource:
             answer = await self._answer_if_short(request, format_, search)
             if answer is not None:
                 return answer
-        stream = self._make_stream(request, format_, search)
-        document = self._encode_document(request, format_, search, stream)
-        await self._responder.stream_document(request, document, stream)
+        with self._keep_latest(request, search) as search:
+            stream = self._make_stream(request, format_, search)
+            document = self._encode_document(request, format_, search, stream)
+            await self._responder.stream_document(request, document, stream)
         return None
+
+    @contextmanager
+    def _keep_latest(self, request: Request, search: Search) -> Iterator[Search]:
+        """Return the search that keeps answers during the block, if it takes only the newest."""
+        if search.takes_latest:
+            with self._answers.keep_answers(request.client_group) as latest:
+                yield replace(search, latest=latest)
+        else:
+            yield search
 
     async def _answer_if_short(
         self, request: Request, format_: Format, search: Search
@@ -90,19 +102,20 @@ class SearchResource:
 
         :raises UnavailableError: when the database cannot be reached in time.
         """
-        stream = self._make_stream(request, format_, search, is_short=True)
-        parts: list[bytes] = []
-        size = 0
-        chunks = self._encode_document(request, format_, search, stream)
-        try:
-            async with aclosing(chunks):
-                async for chunk in chunks:
-                    parts.append(chunk)
-                    size += len(chunk)
-                    if size > self._limits.short_answer_bytes:
-                        return None
-        except QueryCancelledError:
-            return None
+        with self._keep_latest(request, search) as search:
+            stream = self._make_stream(request, format_, search, is_short=True)
+            parts: list[bytes] = []
+            size = 0
+            chunks = self._encode_document(request, format_, search, stream)
+            try:
+                async with aclosing(chunks):
+                    async for chunk in chunks:
+                        parts.append(chunk)
+                        size += len(chunk)
+                        if size > self._limits.short_answer_bytes:
+                            return None
+            except QueryCancelledError:
+                return None
         return request.prepare_response(b"".join(parts))
 
     def _make_stream(

@@ -9,16 +9,14 @@ when it refuses them (docs/decisions/0014).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
-from typing import Annotated, Any, Final, NamedTuple
-
-import msgspec
-from msgspec import Raw
+from typing import Annotated, Final, Generic, NamedTuple
 
 from mig.compliance import definition
-from mig.compliance.check_encoder import make_check_encoder
-from mig.compliance.file_checks import FileChecks, FileResult
-from mig.compliance.filechecker_checks import FilecheckerChecks, FilecheckerResult
+from mig.compliance.check_maker import Check, CheckMaker, make_check_encoder
+from mig.compliance.check_reader import UNUSUAL_SHAPE_ERRORS, CheckReader
+from mig.compliance.selection import EVERY_ITEM, CheckTraits, ItemSelection
 from mig.errors import UnreadableError
 from mig.formats.format import ActionFields, Format
 from mig.hypermedia.urls import Urls
@@ -32,6 +30,7 @@ from mig.model.command import (
     measure_results,
     reject_omitted_results,
 )
+from mig.model.compliance import ComplianceItem
 from mig.model.record import UnreadableRecord, check_numeric_id
 from mig.model.row import Columns, id_sql
 from mig.model.statement import QueryFunction, Statement
@@ -74,75 +73,26 @@ where id = any(%s::numeric[])
 )
 
 
-# gc=False: it is part of no cycle
-class _OtherResult(msgspec.Struct, gc=False):
-    foundanything: bool | None = None
-
-
-_DecodeResults = Callable[[str], list[Any] | None]
-_decode_raw_results: _DecodeResults = msgspec.json.Decoder(list[Raw] | None).decode
-
-
-class _ModuleDecoder:
-    """The decoders of a module: ``decode_result`` one result, ``decode_results`` a command's."""
-
-    def __init__(self, shape: Any) -> None:
-        self.decode_result: Callable[[Raw], Any] = msgspec.json.Decoder(shape).decode
-        self.decode_results: _DecodeResults = msgspec.json.Decoder(list[shape] | None).decode
-
-
-_OTHER_DECODER = _ModuleDecoder(_OtherResult)
-_MODULE_DECODERS = {
-    "file": _ModuleDecoder(FileResult),
-    "filechecker": _ModuleDecoder(FilecheckerResult),
-}
-
-
-class _Operation:
-    """An operation of an action; ``checks`` are those of a module without checks of its own."""
-
-    def __init__(self, format_: Format, module: str, parameters: str) -> None:
-        self.decoder = _MODULE_DECODERS.get(module, _OTHER_DECODER)
-        self.checks = {
-            found: make_check_encoder(format_, module, module, parameters, found)("")
-            for found in (False, True)
-        }
-
-
-class _ActionParts:
+class _ActionParts(Generic[Check]):
     """The parts that all items of an action share."""
 
-    __slots__ = ("_decode", "encoded", "operations", "row")  # read in fewer steps: 0052
+    __slots__ = ("encoded", "operations", "policy", "row")  # read in fewer steps: 0052
 
-    def __init__(self, format_: Format, row: _ActionRow) -> None:
+    def __init__(
+        self,
+        format_: Format,
+        reader: CheckReader[Check],
+        selection: ItemSelection,
+        row: _ActionRow,
+    ) -> None:
         self.row = row
-        self.operations = [
-            _Operation(format_, module, parameters)
-            for module, parameters in definition.read_modules(row.operations)
-        ]
-        decoders = {operation.decoder for operation in self.operations}
-        self._decode = decoders.pop().decode_results if len(decoders) == 1 else _decode_raw_results
+        self.operations = reader.read_operations(row.operations)
         policy, ref = definition.read_policy_and_ref(row.description, row.threat)
+        self.policy = selection.find_policy_traits(policy)
         self.encoded = format_.encode_action_part(
             # a check's description is its action's name
             ActionFields(policy=policy, ref=ref, description=row.name)
         )
-
-    def decode_results(self, stored: str) -> list[Any]:
-        """Return the results of a command, each in the shape of its operation's module.
-
-        :raises _UnusualShapeError: when there are more results than operations.
-        :raises msgspec.MsgspecError: when a result has another shape.
-        """
-        results = self._decode(stored) or []
-        if len(results) > len(self.operations):
-            raise _UnusualShapeError
-        if self._decode is _decode_raw_results:
-            return [
-                operation.decoder.decode_result(raw)
-                for operation, raw in zip(self.operations, results, strict=False)
-            ]
-        return results
 
 
 class _AgentParts:
@@ -155,23 +105,31 @@ class _AgentParts:
         self.encoded = format_.encode_agent_part(definition.build_target(row.name))
 
 
-class ComplianceEncoder:
+class _ItemEncoder(Generic[Check]):
     """Encodes the rows of commands as compliance items, in the format of an answer."""
 
     columns = COMMAND_RESULTS
 
-    def __init__(self, format_: Format, urls: Urls, limits: Limits) -> None:
+    def __init__(
+        self,
+        format_: Format,
+        urls: Urls,
+        limits: Limits,
+        make_check: CheckMaker[Check],
+        selection: ItemSelection,
+    ) -> None:
         self._format = format_
-        self._urls = urls
         self._limits = limits
         self._link_prefix = urls.for_command("")
         self.separator = format_.separator
-        self._actions = RecordCache(
-            _ACTIONS, partial(_ActionParts, format_), bound=MAX_CACHED_ACTIONS
+        self._reader = CheckReader(make_check, limits)
+        self._read_checks = self._reader.read
+        self._actions: RecordCache[_ActionRow, _ActionParts[Check]] = RecordCache(
+            _ACTIONS,
+            partial(_ActionParts, format_, self._reader, selection),
+            bound=MAX_CACHED_ACTIONS,
         )
         self._agents = RecordCache(_AGENTS, partial(_AgentParts, format_), bound=MAX_CACHED_AGENTS)
-        self._file_checks = FileChecks(format_, limits)
-        self._filechecker_checks = FilecheckerChecks(format_, limits)
 
     async def load_related(self, query: QueryFunction, rows: Sequence[ResultsRow]) -> None:
         """Load the actions and agents that ``rows`` belong to."""
@@ -210,14 +168,16 @@ class ComplianceEncoder:
                 reject_omitted_results(omitted_bytes, self._limits.result_bytes)
             timestamp = format_time(finishtime)
             try:
-                checks = self._encode_checks(action, results)
-            except (msgspec.MsgspecError, RecursionError, _UnusualShapeError):
-                return self._encode_slowly(link, action, agent, row)
+                found = self._read_checks(action.operations, results)
+            except UNUSUAL_SHAPE_ERRORS:
+                items = self._build_items(link, action, agent, row)
+                return self.separator.join(map(self._format.encode_record, items))
         except UnreadableError as reason:
             target = definition.build_target(agent.name) if agent else ""
             return self._format.encode_record(
                 UnreadableRecord("command", command_id, str(reason), target)
             )
+        checks = self._select_checks(action, row, found)
         if not checks:
             return b""
         head, tail = self._format.encode_command_parts(
@@ -228,10 +188,17 @@ class ComplianceEncoder:
         checks[-1] += tail
         return (tail + self.separator + head).join(checks)
 
-    def _encode_slowly(
-        self, link: str, action: _ActionParts, agent: _AgentParts, row: ResultsRow
-    ) -> bytes:
-        items = definition.build_compliance_items(
+    def _select_checks(
+        self, action: _ActionParts[Check], row: ResultsRow, found: list[Check]
+    ) -> list[bytes]:
+        """Return the encoded checks whose items are part of the report, in a list to change."""
+        raise NotImplementedError
+
+    def _build_items(
+        self, link: str, action: _ActionParts[Check], agent: _AgentParts, row: ResultsRow
+    ) -> list[ComplianceItem]:
+        """Return the items of a command that are part of the report, by the definition."""
+        return definition.build_compliance_items(
             link=link,
             agent_name=agent.name,
             action_name=action.row.name,
@@ -241,22 +208,74 @@ class ComplianceEncoder:
             finishtime=row.finishtime,
             results=row.results,
         )
-        return self.separator.join(map(self._format.encode_record, items))
-
-    def _encode_checks(self, action: _ActionParts, results: str | None) -> list[bytes]:
-        checks: list[bytes] = []
-        if results is None:
-            return checks
-        decoded = action.decode_results(results)
-        for operation, result in zip(action.operations, decoded, strict=False):
-            if type(result) is FileResult:
-                checks += self._file_checks.encode(operation, result)
-            elif type(result) is FilecheckerResult:
-                checks += self._filechecker_checks.encode(result)
-            else:
-                checks.append(operation.checks[bool(result.foundanything)])
-        return checks
 
 
-class _UnusualShapeError(Exception):
-    """The results have a shape that only the readable definition handles."""
+class ComplianceEncoder(_ItemEncoder[bytes]):
+    """Encodes the rows of commands as compliance items, in the format of an answer."""
+
+    def __init__(self, format_: Format, urls: Urls, limits: Limits) -> None:
+        super().__init__(format_, urls, limits, make_check_encoder(format_), EVERY_ITEM)
+
+    def _select_checks(
+        self, action: _ActionParts[bytes], row: ResultsRow, found: list[bytes]
+    ) -> list[bytes]:
+        return found
+
+
+_SelectableCheck = tuple[bytes, CheckTraits]
+
+
+class SelectiveEncoder(_ItemEncoder[_SelectableCheck]):
+    """Encodes the items of a report that are asked for, and all commands that cannot be read.
+
+    Of those, the ones under a policy that does not matter are left out.
+    """
+
+    def __init__(
+        self, format_: Format, urls: Urls, limits: Limits, selection: ItemSelection
+    ) -> None:
+        self._selection = selection
+        encode_check = make_check_encoder(format_)
+
+        def make_check(
+            name: str, type_: str, value: str, compliance: bool
+        ) -> Callable[[str], _SelectableCheck]:
+            encode = encode_check(name, type_, value, compliance)
+            traits = selection.find_check_traits(name, type_, value, compliance)
+            if not traits.is_included:
+                return lambda location: (b"", traits)
+            return lambda location: (encode(location), traits)
+
+        super().__init__(format_, urls, limits, make_check, selection)
+
+    def encode_row(self, row: ResultsRow) -> bytes:
+        """Return the items that are asked for, as :meth:`ComplianceEncoder.encode_row` does."""
+        action = None
+        with suppress(UnreadableError):  # which it is listed as
+            action = self._actions.get(row.actionid)
+        if action is None:
+            return super().encode_row(row)
+        encoded = super().encode_row(row) if action.policy.is_relevant else b""
+        return encoded if action.policy.is_included else b""
+
+    def _select_checks(
+        self, action: _ActionParts[_SelectableCheck], row: ResultsRow, found: list[_SelectableCheck]
+    ) -> list[bytes]:
+        return self._selection.select(row.agentid or "", action.policy.name, found)
+
+    def _build_items(
+        self,
+        link: str,
+        action: _ActionParts[_SelectableCheck],
+        agent: _AgentParts,
+        row: ResultsRow,
+    ) -> list[ComplianceItem]:
+        found = [
+            (item, self._selection.find_check_traits(*_identify_check(item), item.compliance))
+            for item in super()._build_items(link, action, agent, row)
+        ]
+        return self._selection.select(row.agentid or "", action.policy.name, found)
+
+
+def _identify_check(item: ComplianceItem) -> tuple[str, str, str]:
+    return item.check.name, item.check.test.type, item.check.test.value

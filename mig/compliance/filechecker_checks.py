@@ -1,12 +1,13 @@
-"""The checks in results of the module ``filechecker``, each encoded once."""
+"""The checks in results of the module ``filechecker``, each made once."""
 
 from __future__ import annotations
+
+from typing import Generic
 
 import msgspec
 
 from mig.compliance import definition
-from mig.compliance.check_encoder import make_check_encoder
-from mig.formats.format import Format
+from mig.compliance.check_maker import Check, CheckMaker
 from mig.limits import Limits
 
 
@@ -26,16 +27,16 @@ class FilecheckerResult(msgspec.Struct, gc=False):
     elements: dict[str, dict[str, dict[str, _CountsByValue | None] | None] | None] | None = None
 
 
-class FilecheckerChecks:
-    """Encodes the checks in results of the module ``filechecker``, each once."""
+class FilecheckerChecks(Generic[Check]):
+    """Makes the checks in results of the module ``filechecker``, each once."""
 
-    def __init__(self, format_: Format, limits: Limits) -> None:
-        self._format = format_
+    def __init__(self, make_check: CheckMaker[Check], limits: Limits) -> None:
+        self._make_check = make_check
         self._max_checks = limits.cached_checks
         self._max_key_bytes = limits.cached_check_bytes
-        self._checks: dict[tuple[str, str, str, str, bool], bytes] = {}
+        self._checks: dict[tuple[str, str, str, str, bool], Check] = {}
 
-    def encode(self, result: FilecheckerResult) -> list[bytes]:
+    def read(self, result: FilecheckerResult) -> list[Check]:
         """Return the checks of a result, in its order.
 
         :raises UnreadableError: when a text contains U+0000.
@@ -51,17 +52,16 @@ class FilecheckerChecks:
                     counts is not None and (counts.matchcount or 0) > 0,
                 )
             )
-            or self._encode_check(key)
+            or self._add_check(key)
             for path, methods in (result.elements or {}).items()
             for method, names in (methods or {}).items()
             for name, values in (names or {}).items()
             for value, counts in (values or {}).items()
         ]
 
-    def _encode_check(self, key: tuple[str, str, str, str, bool]) -> bytes:
+    def _add_check(self, key: tuple[str, str, str, str, bool]) -> Check:
         path, method, name, value, complies = key
-        encode_check = make_check_encoder(self._format, name, method, value, complies)
-        check = encode_check(definition.refuse_nul(path))
+        check = self._make_check(name, method, value, complies)(definition.refuse_nul(path))
         if len(path) + len(name) + len(value) <= self._max_key_bytes:
             if len(self._checks) >= self._max_checks:
                 self._checks.clear()

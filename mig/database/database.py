@@ -92,6 +92,10 @@ class Snapshot:
         declare = f"declare rows no scroll cursor for {sql}"
         await self._connection.execute(declare, parameters, seconds=self._seconds)
 
+    async def close_cursor(self) -> None:
+        """Close the transaction's cursor, so that another one can be opened."""
+        await self._connection.execute("close rows", seconds=self._seconds)
+
     def fetch(self, count: int) -> Deferred[Rows]:
         """Return the next ``count`` rows of the cursor; the statement starts at once."""
         fetch = f"fetch forward {count:d} from rows"

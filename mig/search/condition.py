@@ -22,6 +22,10 @@ class Condition:
             return Condition()
         return Condition(f"({self.sql} or {other.sql})", self.parameters + other.parameters)
 
+    def negate(self) -> Condition:
+        """Return the condition that this one, which must not be empty, is false."""
+        return Condition(f"not ({self.sql})", self.parameters)
+
     def build_where_clause(self) -> str:
         """Return the ``where`` clause, empty for an empty condition."""
         return f" where {self.sql}" if self.sql else ""

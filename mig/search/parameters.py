@@ -53,6 +53,8 @@ class Parameter:
 
     ``conditions`` maps a table to the condition on its rows, in SQL with one ``%s`` for the value;
     of a pattern, it is the text that must match.
+    ``types`` are the searched types that the parameter is for, and ``reports`` the reports; without
+    any, it is for all searches of these types.
     When ``searched_table_only`` is set, only the condition on the searched table counts.
     ``default`` returns the value when the parameter is not set, from the searched type, the names
     of those that are set, and the current time; ``None`` sets no condition. ``meaning`` describes
@@ -63,6 +65,7 @@ class Parameter:
     kind: ParameterKind[Any]
     meaning: str
     types: Sequence[str] = SEARCH_TYPES
+    reports: Sequence[str] = ()
     conditions: Mapping[str, str] = field(default_factory=dict)
     searched_table_only: bool = False
     default: Callable[[str, Collection[str], Instant], object] | None = None
@@ -160,6 +163,12 @@ def _make_member_parameter(noun: str, column: str, what: str) -> Parameter:
     )
 
 
+def _make_item_parameter(name: str, what: str) -> Parameter:
+    return Parameter(
+        name=name, kind=PatternKind(), types=("command",), reports=REPORT_NAMES, meaning=what
+    )
+
+
 PARAMETERS: Final[tuple[Parameter, ...]] = (
     Parameter(
         name="type",
@@ -204,7 +213,15 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         meaning="the latest expireafter of actions, starttime of commands, heartbeat of agents,"
         " lastmodified of investigators",
     ),
+    _make_item_parameter("check", "the name of the check of an item"),
     _make_id_parameter("command", "a"),
+    Parameter(
+        name="compliance",
+        kind=FlagKind(),
+        types=("command",),
+        reports=(COMPLIANCE_ITEMS,),
+        meaning="the items with this compliance",
+    ),
     _make_member_parameter("environment", "environment", "a value in the environment of the agent"),
     Parameter(
         name="finishedafter",
@@ -231,6 +248,15 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
     _make_id_parameter("investigator", "an"),
     _make_name_parameter("investigator", "an"),
     Parameter(
+        name="latest",
+        kind=FlagKind(),
+        types=("command",),
+        reports=REPORT_NAMES,
+        meaning="whether to take, of each agent, policy and check, only the items of the newest"
+        " command that answers it",
+    ),
+    _make_item_parameter("level", "the level of the policy of an item"),
+    Parameter(
         name="limit",
         kind=CountKind(1),
         meaning=f"the maximum number of results, in a report of commands; default {DEFAULT_LIMIT}",
@@ -253,6 +279,7 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         conditions={"agents": f"coalesce(nullif(os, ''), {_ENVIRONMENT_OS})"},
         meaning="the operating system of the agent",
     ),
+    _make_item_parameter("policy", "the name of the policy of an item"),
     Parameter(
         name="report",
         kind=ChoiceKind(REPORT_NAMES),

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
-from mig.compliance.encoder import ComplianceEncoder
+from mig.compliance.encoder import ComplianceEncoder, SelectiveEncoder
 from mig.errors import UnreadableError
 from mig.formats.format import AnyRecord, Format
 from mig.hypermedia.document import Link
@@ -154,7 +154,10 @@ def make_row_encoder(
 ) -> RowEncoder[Any]:
     """Return the encoder of the rows of a search: for a report, or for records."""
     if search.report == COMPLIANCE_ITEMS:
-        return ComplianceEncoder(format_, urls, limits)
+        selection = search.select_items()
+        if selection.is_everything:
+            return ComplianceEncoder(format_, urls, limits)
+        return SelectiveEncoder(format_, urls, limits, selection)
     if search.type == Action.noun:
         return ActionEncoder(format_)
     if search.type == Command.noun:

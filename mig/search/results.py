@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
 from psycopg2 import DataError
@@ -11,6 +12,7 @@ from twisted.internet.defer import Deferred
 from mig.database.database import Snapshot
 from mig.model.row import Columns, Row, make_row_reader
 from mig.model.statement import QueryFunction, Statement
+from mig.search.condition import Condition
 from mig.search.filters import SEARCHED_TABLES, resolve_filters
 from mig.search.kinds import MAX_COUNT
 from mig.search.order import PagePosition, SearchRow, make_cursor_error
@@ -19,6 +21,8 @@ from mig.search.search import Search
 FIRST_PAGE_ROWS: Final = (10, 40)  # small first pages: the first byte comes sooner
 MAX_PAGE_ROWS: Final = 100  # docs/decisions/0011
 TARGET_PAGE_BYTES: Final = 1_000_000
+USUAL_CHECKS: Final = 20
+"""A command seldom has more checks: what takes the latest answers of fewer is not read twice."""
 ENCODED_BYTES: Final = 2
 """How many bytes a byte of results becomes, roughly, before any has been encoded."""
 
@@ -108,16 +112,49 @@ class SearchResults(Generic[AnySearchRow]):
         """Resolve the filters and open the cursor.
 
         :raises InvalidInputError: for a cursor with an impossible time.
+        :raises RequestError: as the encoder does for rows before the cursor.
         """
         source, order = SEARCHED_TABLES[self._search.type], self._search.order
         condition = await resolve_filters(self._snapshot.query, self._search)
         if self._search.has_total:
-            counted = f"{source.table} {source.alias}{condition.build_where_clause()}"
-            count = Statement(f"select count(*) from {counted}", _read_count)
-            [found] = await self._snapshot.query(count, condition.parameters)
-            self.total = found.rows
+            self.total = await self._count_rows(condition)
+        await self._check_latest(condition)
         if cursor := self._search.cursor:
-            condition &= order.build_condition(source.alias, cursor)
+            following = order.build_condition(source.alias, cursor)
+            if self._search.needs_earlier_rows:
+                await self._encode_unseen(condition & following.negate())
+            condition &= following
+        await self._declare_cursor(condition)
+
+    async def _count_rows(self, condition: Condition) -> int:
+        source = SEARCHED_TABLES[self._search.type]
+        counted = f"{source.table} {source.alias}{condition.build_where_clause()}"
+        count = Statement(f"select count(*) from {counted}", _read_count)
+        [found] = await self._snapshot.query(count, condition.parameters)
+        return found.rows
+
+    async def _check_latest(self, condition: Condition) -> None:
+        """Refuse too many answers before the first page, if there may be so many."""
+        latest = self._search.latest
+        if latest is None or not self._search.needs_earlier_rows:
+            return
+        rows = self.total if self.total is not None else await self._count_rows(condition)
+        if rows * USUAL_CHECKS > latest.limit:
+            await self._encode_unseen(condition)
+            latest.clear()
+
+    async def _encode_unseen(self, condition: Condition) -> None:
+        """Let the encoder see rows that are not part of the answer."""
+        search = self._search.without_pages()
+        earlier = SearchResults(self._snapshot, search, self._encoder, self._get_page_bytes)
+        await earlier._declare_cursor(condition)
+        async with aclosing(earlier.encode_pages()) as pages:
+            async for _ in pages:
+                pass
+        await self._snapshot.close_cursor()
+
+    async def _declare_cursor(self, condition: Condition) -> None:
+        source, order = SEARCHED_TABLES[self._search.type], self._search.order
         sql = (
             f"select {self._encoder.columns.sql} from {source.table} {source.alias}"
             f"{condition.build_where_clause()} {order.build_clause(source.alias)}"

@@ -9,9 +9,10 @@ from typing import Any, Final
 from msgspec import UNSET
 from whenever import Instant
 
+from mig.compliance.selection import ItemSelection, LatestAnswers
 from mig.errors import InvalidInputError
 from mig.model.search import DEFAULT_LIMIT, SearchParameters
-from mig.search.kinds import MAX_REPETITIONS, ParseContext
+from mig.search.kinds import MAX_COUNT, MAX_REPETITIONS, ParseContext
 from mig.search.order import Order, PagePosition, get_usual_order
 from mig.search.parameters import (
     PARAMETERS,
@@ -34,7 +35,8 @@ class Search:
     ``texts`` are the parameters that were set, as text, with relative times as absolute ones;
     ``parsed_values`` are their values, and ``effective_values`` also has the defaults of the
     others. ``targeted_agents`` are the ids of the agents that fulfil ``target``, as PostgreSQL
-    arrays, once they have been found.
+    arrays, once they have been found. ``latest`` keeps the answers of a report that takes only the
+    newest ones. ``is_continued`` tells that it is for the rest of an answer.
     """
 
     type: str
@@ -42,6 +44,8 @@ class Search:
     parsed_values: Mapping[str, Any]
     effective_values: Mapping[str, Any]
     targeted_agents: Sequence[str] | None = None
+    latest: LatestAnswers | None = None
+    is_continued: bool = False
 
     @property
     def after(self) -> Instant | None:
@@ -93,7 +97,29 @@ class Search:
     def has_total(self) -> bool:
         """Whether all results are counted."""
         has_total: bool = self.parsed_values.get("total", False)
-        return has_total
+        return has_total and not self.is_continued
+
+    @property
+    def takes_latest(self) -> bool:
+        """Whether a report takes only the newest answer of each agent to each check."""
+        takes_latest: bool = self.parsed_values.get("latest", False)
+        return takes_latest
+
+    @property
+    def needs_earlier_rows(self) -> bool:
+        """Whether what a page has depends on the rows of the pages before it."""
+        return self.latest is not None and not self.is_continued
+
+    def select_items(self) -> ItemSelection:
+        """Return which items of a report are asked for."""
+        values = self.parsed_values
+        return ItemSelection(
+            compliance=values.get("compliance"),
+            policies=values.get("policy", ()),
+            levels=values.get("level", ()),
+            checks=values.get("check", ()),
+            latest=self.latest,
+        )
 
     @property
     def report(self) -> str:
@@ -103,9 +129,14 @@ class Search:
 
     def continue_after(self, position: PagePosition, row_count: int) -> Search:
         """Return the search for what follows ``position``, after ``row_count`` results."""
-        limit = self.limit - row_count
-        remaining = {"cursor": position, "offset": 0, "limit": limit, "total": False}
-        return replace(self, parsed_values={**self.parsed_values, **remaining})
+        remaining = {"cursor": position, "offset": 0, "limit": self.limit - row_count}
+        values = {**self.parsed_values, **remaining}
+        return replace(self, parsed_values=values, is_continued=True)
+
+    def without_pages(self) -> Search:
+        """Return the search for all results at once."""
+        whole = {"cursor": None, "offset": 0, "limit": MAX_COUNT}
+        return replace(self, parsed_values={**self.parsed_values, **whole})
 
     def echo_parameters(self, total: int | None = None) -> SearchParameters:
         """Return the parameters as the answer repeats them, with the total number of results."""
@@ -164,9 +195,29 @@ def parse_search(pairs: Sequence[tuple[str, str]], now: Instant) -> Search:
     search = Search(
         type=type_, texts=texts, parsed_values=values, effective_values=defaults | values
     )
+    _check_combinations(search)
+    return search
+
+
+def _check_combinations(search: Search) -> None:
+    """Refuse parameters that mean nothing together.
+
+    :raises InvalidInputError: naming one of them.
+    """
+    for name in search.parsed_values:
+        reports = find_parameter(name).reports
+        if reports and search.report not in reports:
+            raise InvalidInputError(f"{name} is only for report={' or '.join(reports)}", name)
     if search.cursor is not None:
         search.order.check_position(search.cursor)
-    return search
+    if search.takes_latest and search.order != get_usual_order(search.type):
+        raise InvalidInputError(
+            "latest=true is only for the order newest first, which is that without sort", "latest"
+        )
+    if search.takes_latest and search.offset:
+        raise InvalidInputError(
+            "latest=true has no offset: follow the next links instead", "latest"
+        )
 
 
 def _parse_type(texts: Mapping[str, Sequence[str]], now: Instant) -> str:

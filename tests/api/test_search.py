@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest_twisted
 
+from mig.limits import Limits
 from tests.support import fleet
 from tests.support.api import Api
 from tests.support.json_types import JsonObject
@@ -91,3 +93,50 @@ async def test_the_total_is_that_of_the_whole_search_on_every_page(
         assert "total" not in answer.document["items"][-1]["data"][0]["value"]
     none = await api.get(f"/search?type=agent&agentname=none&total=true&{OF_THAT_TIME}")
     assert (none.code, none.get_header("x-total-count")) == (200, "0")
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_newest_answers_say_how_the_fleet_is_now(
+    api: Api, database: TestDatabase
+) -> None:
+    fleet.insert_rows(database.dsn, "actions", [fleet.make_action(1)])
+    fleet.insert_rows(database.dsn, "agents", [fleet.make_agent(n) for n in (1, 2)])
+    found, missing = fleet.make_results(fleet.make_hit()), fleet.make_results(fleet.make_hit(""))
+    commands = [
+        fleet.make_command(1, 1, 1, results=found),
+        fleet.make_command(2, 1, 2, results=missing),
+        fleet.make_command(3, 1, 1, results=missing, starttime="2026-01-02T00:00:00Z"),
+        fleet.make_command(4, 1, 2, results=[], starttime="2026-01-02T00:00:00Z"),
+    ]
+    fleet.insert_rows(database.dsn, "commands", commands)
+    report = f"/search?type=command&report=complianceitems&{OF_THAT_TIME}"
+    for filters, expected in {
+        "": [3, 2, 1],
+        "&latest=true": [3, 2],
+        "&latest=true&compliance=true": [],
+        "&compliance=true": [1],
+        "&latest=true&check=CH%25": [3, 2],
+        "&check=none&check=nothing": [],
+    }.items():
+        items = (await api.get_collection(report + filters))["items"]
+        assert [int(item["href"].rpartition("=")[2]) for item in items] == expected
+
+
+@pytest_twisted.ensureDeferred
+async def test_too_many_answers_are_refused_before_the_first_byte(
+    start_api: Callable[[Limits], Api], database: TestDatabase
+) -> None:
+    api = start_api(Limits(latest_answers=1_000))
+    fleet.insert_rows(database.dsn, "actions", [fleet.make_action(1)])
+    fleet.insert_rows(database.dsn, "agents", [fleet.make_agent(n) for n in range(1, 4)])
+    hits = [fleet.make_hit(names=[f"n{n}"]) for n in range(500)]
+    commands = [
+        fleet.make_command(n, 1, 1 + n % 3, results=fleet.make_results(*hits)) for n in range(1, 70)
+    ]
+    fleet.insert_rows(database.dsn, "commands", commands)
+    report = f"/search?type=command&report=complianceitems&latest=true&{OF_THAT_TIME}"
+    refused = await api.get(report)
+    assert refused.code == 400
+    assert "at most 1000 answers" in refused.document["error"]["message"]
+    items = (await api.get_collection(f"{report}&agentid=1&agentname=agent1%25"))["items"]
+    assert len(items) == 500

@@ -9,6 +9,7 @@ from mig.search.parameters import PARAMETERS, Parameter
 from mig.search.search import parse_search
 
 NOW = Instant.from_utc(2026, 1, 10)
+REPORT = [("type", "command"), ("report", "complianceitems")]
 CONTEXT = ParseContext(type="action", now=NOW)
 
 
@@ -52,6 +53,12 @@ CONTEXT = ParseContext(type="action", now=NOW)
         ([("sort", "validfrom"), ("cursor", "7")], "taken from the next link"),
         ([("type", "agent"), ("sort", "name"), ("cursor", "x" * 257 + ",7")], "the next link"),
         ([("cursor", "x,7")], "taken from the next link"),
+        ([("type", "command"), ("check", "a")], "check is only for report=complianceitems"),
+        ([("type", "command"), ("latest", "false")], "latest is only for report=complianceitems"),
+        ([("compliance", "true")], "compliance is only for searches of type command"),
+        ([*REPORT, ("latest", "true"), ("sort", "starttime")], "only for the order newest first"),
+        ([*REPORT, ("latest", "true"), ("sort", "-id")], "only for the order newest first"),
+        ([*REPORT, ("latest", "true"), ("offset", "1")], "latest=true has no offset"),
         ([("env.os", "1")], "unknown parameter 'env.os'"),
         ([("cursor", "infinity'; drop table agents,1")], "taken from the next link"),
     ],

@@ -85,7 +85,9 @@ VALUES = {
     "agentname": ["web100.example.net", "web10%", "%example%", "none"],
     "agentversion": ["1.3", "1.%", "none"],
     "before": ["2026-02-23T00:00:00Z"],
+    "check": ["%ssh%"],
     "commandid": ["123456"],
+    "compliance": ["false"],
     "cursor": ["2026-02-25 00:00:00+00,600000"],
     "environment.NAME": ["true", "10.0.1%", "none"],
     "finishedafter": ["2026-02-28T23:00:00Z", "2026-04-01T00:00:00Z"],
@@ -93,9 +95,12 @@ VALUES = {
     "foundanything": ["true", "false"],
     "investigatorid": ["3"],
     "investigatorname": ["%tor 4", "%gator%", "none"],
+    "latest": ["true"],
+    "level": ["high"],
     "limit": ["10", "100000000"],
     "offset": ["100"],
     "os": ["linux", "%win%", "none"],
+    "policy": ["system"],
     "report": ["complianceitems"],
     "sort": ["id", "-id"],
     "status": ["done", "sent", "%e%", "none"],
@@ -114,7 +119,12 @@ WINDOWS: dict[str, list[dict[str, str]]] = {
     "finishedbefore": [OF_ONE_ACTION, DAY],
 }
 ALONE = [
-    {"type": type_, parameter.name: value, **window}
+    {
+        "type": type_,
+        **({"report": parameter.reports[0]} if parameter.reports else {}),
+        parameter.name: value,
+        **window,
+    }
     for type_ in SEARCH_TYPES
     for parameter in PARAMETERS
     if parameter.name != "type" and type_ in parameter.types

@@ -4,323 +4,56 @@ from __future__ import annotations
 
 import gc
 import json
-import re
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
+from itertools import combinations_with_replacement
+from random import Random
 
 import psycopg2
 import pytest
 import pytest_twisted
-from hypothesis import given
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from psycopg2 import extensions
 from twisted.internet.threads import deferToThread
 from whenever import Instant
 
+from mig.compliance.selection import AnswerKeeper
 from mig.database.database import Database, Snapshot
+from mig.errors import InvalidInputError
 from mig.formats.collection_json import CollectionJson
 from mig.hypermedia.urls import Urls
 from mig.limits import Limits
-from mig.model.action import FINISHED_COMMAND_STATUSES
 from mig.search.order import PagePosition
+from mig.search.parameters import PARAMETERS_BY_NAME, find_parameter
 from mig.search.records import make_row_encoder
 from mig.search.results import SearchResults
 from mig.search.search import Search, parse_search
 from tests.support import fleet
 from tests.support.json_types import Json, JsonObject
+from tests.support.plain_search import (
+    DAYS,
+    OWN_TIMES,
+    PARAMETERS,
+    Fleet,
+    Found,
+    Pairs,
+    build_search,
+    choose,
+    draw_search,
+    find_expected,
+    fleets,
+    is_refused,
+    list_names,
+    load_rows,
+)
 from tests.support.postgres import TestDatabase
+from tests.support.properties import REPETITIONS
 from tests.support.reactor import call_in_reactor, reactor, record_log
 
-TABLES = ("commands", "signatures", "actions", "agents", "investigators")
 NOW = Instant.from_utc(2026, 1, 10)
-DAYS = st.integers(1, 9).map(lambda day: f"2026-01-{day:02d}T00:00:00Z")
-AGO = {"-24h": 9, "-1d": 9, "-1d48h": 7, "-6d1440m": 3, "-1w1d": 2}
-"""Relative times, with the day of January that they are at NOW."""
-TIMES = DAYS | st.sampled_from(sorted(AGO))
-NAMES = st.sampled_from(["Web%1", "web_2", "db\\3", "ÄÖ-x", "plain"])
-PATTERNS = st.sampled_from(["web%", "%1", "web\\_2", "db\\\\3", "äö%", "_lain", "%", "none"])
-IDS = st.integers(1, 4)
-
-ENVIRONMENTS = st.sampled_from(
-    [
-        None,
-        {},
-        {"os": "linux", "isproxied": True, "n": 1.0},
-        {"os": "Darwin", "isproxied": False, "n": 10, "isproxied.x": None},
-        {"os": None, "n": "1.0", "a.b": "\ud800é", "isproxied": "True"},
-        ["os", "linux"],
-    ]
-)
-agents = st.fixed_dictionaries(
-    {"name": NAMES, "version": NAMES, "starttime": DAYS, "heartbeattime": DAYS}
-    | {"os": st.sampled_from([None, "", "windows", "linux"])}
-    | {"environment": ENVIRONMENTS, "tags": ENVIRONMENTS}
-    | {"status": st.sampled_from(["heartbeating", "inactive"])}
-)
-actions = st.fixed_dictionaries(
-    {"name": NAMES, "validfrom": DAYS, "expireafter": DAYS}
-    | {"status": st.sampled_from(["init", "inflight", "completed"])}
-    | {"threat": st.sampled_from([{"family": "compliance"}, {"family": "Backdoor"}, {}, None])}
-    | {"signers": st.sets(IDS, max_size=2)}
-)
-investigators = st.fixed_dictionaries(
-    {"name": NAMES, "createdat": DAYS, "lastmodified": DAYS}
-    | {"status": st.sampled_from(["active", "disabled"])}
-)
-commands = st.fixed_dictionaries(
-    {"actionid": st.none() | IDS, "agentid": st.none() | IDS}
-    | {"starttime": DAYS, "finishtime": DAYS}
-    | {"status": st.sampled_from(["sent", "prepared", *FINISHED_COMMAND_STATUSES])}
-    | {"results": st.lists(st.booleans().map(lambda f: {"foundanything": f}), max_size=2)}
-)
-fleets = st.fixed_dictionaries(
-    {
-        "agents": st.lists(agents, min_size=4, max_size=4),
-        "actions": st.lists(actions, min_size=4, max_size=4),
-        "investigators": st.lists(investigators, min_size=4, max_size=4),
-        "commands": st.lists(commands, max_size=8),
-    }
-)
-PARAMETERS = {
-    "actionid": IDS.map(str),
-    "actionname": PATTERNS,
-    "after": TIMES,
-    "agentid": IDS.map(str),
-    "agentname": PATTERNS,
-    "agentversion": PATTERNS,
-    "before": TIMES,
-    "commandid": IDS.map(str),
-    "environment.isproxied": st.sampled_from(["true", "FALSE", "%ru%", "%"]),
-    "environment.n": st.sampled_from(["1.0", "1%", "10"]),
-    "environment.os": st.sampled_from(["linux", "dar%", "%"]),
-    "finishedafter": TIMES,
-    "finishedbefore": TIMES,
-    "foundanything": st.sampled_from(["true", "false"]),
-    "investigatorid": IDS.map(str),
-    "investigatorname": PATTERNS,
-    "limit": st.integers(1, 5).map(str),
-    "offset": st.integers(0, 2).map(str),
-    "os": st.sampled_from(["LINUX", "%win%", "d_rwin", "%"]),
-    "tag.a.b": st.sampled_from(["_é", "%É", "é"]),
-    "tag.isproxied.x": st.sampled_from(["%x", "_%"]),
-    "tag.n": st.sampled_from(["1.0", "1%", "10"]),
-    "sort": st.sampled_from(["", "-"]).flatmap(
-        lambda sign: st.sampled_from(["id", "name", "time"]).map(lambda column: sign + column)
-    ),
-    "status": st.sampled_from(["done", "sent", "%e%", "SUCCESS", "active"]),
-    "threatfamily": st.sampled_from(["compliance", "back%", "BACKDOOR"]),
-    "total": st.sampled_from(["true", "false"]),
-}
-ONLY = {
-    "finishedafter": {"command"},
-    "finishedbefore": {"command"},
-    "foundanything": {"command"},
-    "threatfamily": {"command", "action"},
-    **{name: {"agent", "command"} for name in PARAMETERS if "." in name or name == "os"},
-}
-OWN_TIMES = {
-    "action": ("validfrom", "expireafter", "validfrom"),
-    "command": ("starttime", "starttime", "starttime"),
-    "agent": ("heartbeattime", "heartbeattime", "starttime"),
-    "investigator": ("createdat", "lastmodified", "createdat"),
-}
-"""The times that after and before compare, and the one that orders the records."""
-
-
-REPEATABLE = {
-    *("actionname", "agentname", "agentversion", "investigatorname", "os", "status"),
-    "threatfamily",
-}
-Pairs = list[tuple[str, str]]
-
-
-@st.composite
-def draw_search(draw: Callable[[Json], Json]) -> Pairs:
-    type_ = draw(st.sampled_from(sorted(OWN_TIMES)))
-    fitting = {n: s for n, s in PARAMETERS.items() if type_ in ONLY.get(n, {type_})}
-    names = draw(st.sets(st.sampled_from(sorted(fitting)), max_size=4))
-    pairs = [("type", type_)]
-    for name in sorted({"after", *names}):
-        pairs += draw(draw_values(name)) if name in names else [("after", "2026-01-01T00:00:00Z")]
-    return [(name, name_column(type_, text) if name == "sort" else text) for name, text in pairs]
-
-
-def name_column(type_: str, order: str) -> str:
-    """Return an order of a type: only agents can be sorted by name."""
-    column = "id" if "name" in order and type_ != "agent" else order.lstrip("-")
-    return order[: order.count("-")] + {"time": OWN_TIMES[type_][2]}.get(column, column)
-
-
-@st.composite
-def draw_values(draw: Callable[[Json], Json], name: str) -> Pairs:
-    """Draw a parameter, with several values if it may have them."""
-    most = 3 if name in REPEATABLE else 1
-    return [(name, value) for value in draw(st.lists(PARAMETERS[name], min_size=1, max_size=most))]
-
-
-def matches_ilike(text: str | None, pattern: str) -> bool:
-    """Whether *text* matches, according to the documentation of PostgreSQL's ILIKE."""
-    if text is None:
-        return False
-    parts, escaped = [], False
-    for character in pattern:
-        if not escaped and character == "\\":
-            escaped = True
-            continue
-        special = {"%": ".*", "_": "."}.get(character) if not escaped else None
-        parts.append(special or re.escape(character))
-        escaped = False
-    return re.fullmatch("".join(parts), text, re.IGNORECASE | re.DOTALL) is not None
-
-
-def matches_status(type_: str, status: str, pattern: str) -> bool:
-    if type_ == "command" and pattern == "done":
-        return status in FINISHED_COMMAND_STATUSES
-    if type_ == "action" and pattern == "done":
-        return status == "completed"
-    if type_ == "action" and pattern == "sent":
-        return status in ("inflight", "completed")
-    return matches_ilike(status, pattern)
-
-
-Fleet = dict[str, list[JsonObject]]
-Record = JsonObject | None
-Combination = tuple[Record, Record, Record, Record]
-"""A command, its action, its agent and a signer of the action, where there are any."""
-
-
-def read_time(text: str) -> str:
-    return f"2026-01-{AGO[text]:02d}T00:00:00Z" if text in AGO else text
-
-
-def get_member(values: Json, key: str) -> str | None:
-    """Return a member of a JSON object as text: of a value that is not a string, its JSON text."""
-    value = values.get(key) if isinstance(values, dict) else None
-    if value is None or isinstance(value, str):
-        return value and value.replace("\ud800", "\ufffd")
-    return json.dumps(value)
-
-
-def find_os(agent: JsonObject) -> str | None:
-    return agent["os"] or get_member(agent["environment"], "os")
-
-
-def matches_agent(agent: Record, name: str, pattern: str) -> bool:
-    """Whether an agent matches ``os``, ``environment.NAME`` or ``tag.NAME``."""
-    if pattern == "%" or agent is None:
-        return pattern == "%"
-    family, _, key = name.partition(".")
-    column = {"environment": "environment", "tag": "tags"}.get(family)
-    text = get_member(agent[column], key) if column else find_os(agent)
-    return matches_ilike(text, pattern)
-
-
-def find_expected(rows: Fleet, pairs: Pairs) -> tuple[list[int], int | None]:
-    """Return the ids that a search must find, by joining everything and filtering.
-
-    And the total, if the search asks for it.
-    """
-    search_parameters = dict(pairs)
-    type_ = search_parameters["type"]
-    by_id = {table: {row["id"]: row for row in rows[table]} for table in rows}
-    found = []
-    for own in rows[f"{type_}s"]:
-        candidates = [own] if type_ == "command" else rows["commands"]
-        combinations: list[Combination] = []
-        for command in [*candidates, None] if type_ != "command" else candidates:
-            action = by_id["actions"].get(command["actionid"]) if command else None
-            agent = by_id["agents"].get(command["agentid"]) if command else None
-            if type_ == "action":
-                if command and action is not own:
-                    continue
-                action = own
-            if type_ == "agent":
-                if command and agent is not own:
-                    continue
-                agent = own
-            if type_ == "investigator" and command is None:
-                combinations += [
-                    (None, a, None, own) for a in rows["actions"] if own["id"] in a["signers"]
-                ] + [(None, None, None, own)]
-                continue
-            for signer in [*sorted(action["signers"] if action else ()), None]:
-                investigator = by_id["investigators"].get(signer)
-                if type_ == "investigator" and investigator is not own:
-                    continue
-                combinations.append((command, action, agent, investigator))
-        if any(matches_search(*combination, own, pairs) for combination in combinations):
-            found.append(own)
-    sort = search_parameters.get("sort", f"-{OWN_TIMES[type_][2]}")
-    column = sort.removeprefix("-")
-    found.sort(key=lambda row: (row[column], row["id"]), reverse=sort.startswith("-"))
-    begin = int(search_parameters.get("offset", 0))
-    end = begin + int(search_parameters.get("limit", 10_000))
-    total = len(found) if search_parameters.get("total") == "true" else None
-    return [row["id"] for row in found[begin:end]], total
-
-
-def is_finished(command: Json) -> bool:
-    return command["status"] in FINISHED_COMMAND_STATUSES
-
-
-def matches_search(
-    command: Json, action: Json, agent: Json, investigator: Json, own: Json, pairs: Pairs
-) -> bool:
-    type_ = dict(pairs)["type"]
-    after, before, _ = OWN_TIMES[type_]
-    tests: dict[str, Callable[[str], object]] = {
-        "actionid": lambda v: action and action["id"] == int(v),
-        "actionname": lambda v: v == "%" or (action and matches_ilike(action["name"], v)),
-        "agentid": lambda v: agent and agent["id"] == int(v),
-        "agentname": lambda v: v == "%" or (agent and matches_ilike(agent["name"], v)),
-        "agentversion": lambda v: v == "%" or (agent and matches_ilike(agent["version"], v)),
-        "finishedafter": lambda v: is_finished(command) and command["finishtime"] >= read_time(v),
-        "finishedbefore": lambda v: is_finished(command) and command["finishtime"] <= read_time(v),
-        "commandid": lambda v: command and command["id"] == int(v),
-        "investigatorid": lambda v: investigator and investigator["id"] == int(v),
-        "investigatorname": lambda v: (
-            v == "%" or (investigator and matches_ilike(investigator["name"], v))
-        ),
-        "threatfamily": lambda v: (
-            action and matches_ilike((action["threat"] or {}).get("family"), v)
-        ),
-        "foundanything": lambda v: any(
-            r["foundanything"] is (v == "true") for r in command["results"]
-        ),
-        "status": lambda v: matches_status(type_, own["status"], v),
-        "after": lambda v: own[after] >= read_time(v),
-        "before": lambda v: own[before] <= read_time(v),
-        **{
-            name: partial(matches_agent, agent, name)
-            for name in PARAMETERS
-            if "." in name or name == "os"
-        },
-    }
-    return all(
-        any(tests[name](value) for other, value in pairs if other == name)
-        for name, _ in pairs
-        if name in tests
-    )
-
-
-def load_rows(cursor: extensions.cursor, rows: Fleet) -> None:
-    cursor.execute(f"truncate {', '.join(TABLES)} cascade")
-    makers: dict[str, Callable[..., JsonObject]] = {
-        "agents": fleet.make_agent,
-        "actions": fleet.make_action,
-        "investigators": lambda row_id, **other: {"id": row_id, **other},
-        "commands": fleet.make_command,
-    }
-    for table, make in makers.items():
-        for row in rows[table]:
-            other = {k: v for k, v in row.items() if k not in ("id", "signers")}
-            full = make(row["id"], **other)
-            values = [json.dumps(v) if isinstance(v, dict | list) else v for v in full.values()]
-            places = ", ".join(["%s"] * len(values))
-            cursor.execute(f"insert into {table} ({', '.join(full)}) values ({places})", values)
-    for action in rows["actions"]:
-        for signer in sorted(action["signers"]):
-            cursor.execute("insert into signatures values (%s, %s, 's')", (action["id"], signer))
+FLEETS = 20
+"""Among how many fleets all pairs of parameters are divided."""
 
 
 def open_results(snapshot: Snapshot, search: Search) -> SearchResults[Json]:
@@ -336,19 +69,38 @@ class Searcher:
         self.database = Database(
             reactor, dsn, limits=Limits(query_connections=1, stream_connections=1)
         )
+        self._keeper = AnswerKeeper(Limits())
         self.next_position: PagePosition | None = None
         self.total: int | None = None
 
     async def find_ids(self, pairs: Pairs) -> list[int]:
+        return [value["id"] for _, value in await self._search(pairs)]
+
+    async def find(self, pairs: Pairs) -> Found:
+        """Return what a search finds, as the plain filter does."""
+        return [self._shorten(name, value) for name, value in await self._search(pairs)]
+
+    async def _search(self, pairs: Pairs) -> list[tuple[str, JsonObject]]:
         search = parse_search(pairs, NOW)
-        async with self.database.snapshot("test") as snapshot:
-            results = open_results(snapshot, search)
-            await results.open()
-            items = b"".join([page async for page in results.encode_pages()])
+        with self._keeper.keep_answers("client") as latest:
+            if search.takes_latest:
+                search = replace(search, latest=latest)
+            async with self.database.snapshot("test") as snapshot:
+                results = open_results(snapshot, search)
+                await results.open()
+                items = b"".join([page async for page in results.encode_pages()])
         self.next_position, self.total = results.next_position, results.total
         data = [item["data"][0] for item in json.loads(b"[%b]" % items)]
-        assert {d["name"] for d in data} <= {search.type}
-        return [d["value"]["id"] for d in data]
+        return [(each["name"], each["value"]) for each in data]
+
+    @staticmethod
+    def _shorten(name: str, value: JsonObject) -> Json:
+        if "link" not in value:
+            return value["id"]
+        command_id = int(value["link"].rpartition("=")[2])
+        if name == "unreadable command":
+            return command_id, "unreadable", None
+        return command_id, value["check"]["name"], value["compliance"]
 
 
 @pytest.fixture
@@ -367,11 +119,81 @@ async def test_a_search_finds_what_a_plain_filter_in_python_finds(
 
     @given(rows=fleets, asked=st.lists(draw_search(), min_size=5, max_size=10))
     def check(rows: Fleet, asked: list[Pairs]) -> None:
-        numbered = {t: [{"id": n, **row} for n, row in enumerate(rows[t], 1)] for t in rows}
-        load_rows(connection.cursor(), numbered)
+        load_rows(connection.cursor(), rows)
         for pairs in asked:
-            found = call_in_reactor(partial(searcher.find_ids, pairs))
-            assert (found, searcher.total) == find_expected(numbered, pairs), pairs
+            call_in_reactor(partial(compare, searcher, rows, pairs))
+
+    await deferToThread(check)
+    connection.close()
+
+
+async def compare(searcher: Searcher, rows: Fleet, pairs: Pairs) -> None:
+    if is_refused(pairs):
+        with pytest.raises(InvalidInputError, match="latest"):
+            await searcher.find(pairs)
+    else:
+        found = await searcher.find(pairs)
+        assert (found, searcher.total) == find_expected(rows, pairs), pairs
+
+
+@pytest_twisted.ensureDeferred
+async def test_every_parameter_and_every_pair_finds_what_a_plain_filter_finds(
+    database: TestDatabase, searcher: Searcher
+) -> None:
+    connection = psycopg2.connect(database.dsn)
+    connection.autocommit = True
+
+    begun: set[int] = set()
+
+    @settings(max_examples=1 + REPETITIONS, phases=[Phase.generate])  # to shrink takes minutes
+    @given(rows=fleets, randomness=st.randoms())
+    def check(part: int, rows: Fleet, randomness: Random) -> None:
+        if part not in begun:  # the first example is always the simplest one
+            begun.add(part)
+            return
+
+        def choose_values(values: list[str], most: int) -> list[str]:
+            return randomness.choices(values, k=randomness.randint(1, most))
+
+        load_rows(connection.cursor(), rows)
+        for type_, *names in combinations[part::FLEETS]:
+            pairs = build_search(type_, {*names}, choose_values)
+            call_in_reactor(partial(compare, searcher, rows, pairs))
+
+    combinations = [
+        (type_, *names)
+        for type_ in OWN_TIMES
+        for names in combinations_with_replacement(list_names(type_), 2)
+    ]
+    for part in range(FLEETS):
+        await deferToThread(check, part)
+    connection.close()
+
+
+def test_every_parameter_is_compared_with_a_plain_filter() -> None:
+    compared = {find_parameter(name).name for name in PARAMETERS}
+    # which conditions match is shown in test_target.py, and what follows a cursor below
+    assert {*PARAMETERS_BY_NAME} == compared | {"type", "cursor", "target"}
+
+
+@pytest_twisted.ensureDeferred
+async def test_pages_of_the_newest_answers_are_those_of_one_report(
+    database: TestDatabase, searcher: Searcher
+) -> None:
+    connection = psycopg2.connect(database.dsn)
+    connection.autocommit = True
+
+    @settings(max_examples=20 * REPETITIONS)
+    @given(rows=fleets, limit=choose(["1", "2", "3"]), level=choose(["low", "%"]))
+    def check(rows: Fleet, limit: str, level: str) -> None:
+        load_rows(connection.cursor(), rows)
+        pairs = [("type", "command"), ("after", DAYS[0]), ("report", "complianceitems")]
+        pairs += [("latest", "true"), ("level", level)]
+        found = call_in_reactor(partial(searcher.find, [*pairs, ("limit", limit)]))
+        while searcher.next_position is not None:
+            following = [("limit", limit), ("cursor", str(searcher.next_position))]
+            found += call_in_reactor(partial(searcher.find, [*pairs, *following]))
+        assert found == find_expected(rows, pairs)[0]
 
     await deferToThread(check)
     connection.close()

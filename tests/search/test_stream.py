@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from twisted.internet.threads import deferToThread
 from whenever import Instant
 
+from mig.compliance.selection import AnswerKeeper, LatestAnswers
 from mig.database.database import Database, Snapshot
 from mig.formats.collection_json import CollectionJson
 from mig.hypermedia.urls import Urls
@@ -38,6 +40,8 @@ class Streamer:
 
     def make_stream(self, parameters: dict[str, str], page_bytes: int = 10**6) -> SearchStream:
         search = parse_search([*{"type": "command", **parameters}.items()], NOW)
+        if search.takes_latest:
+            search = replace(search, latest=LatestAnswers(AnswerKeeper(Limits()), "client"))
 
         def open_snapshot(*, is_resumed: bool) -> AbstractAsyncContextManager[Snapshot]:
             return self.database.snapshot("test", is_patient=is_resumed)
@@ -131,6 +135,22 @@ async def test_a_suspended_search_by_name_goes_on_where_it_was(
     once = await streamer.read(parameters, frozenset())
     assert await streamer.read(parameters, frozenset(range(1, 200)), page_bytes=5_000) == once
     assert (once[1], once[2]) == ("é" * 256 + ",95" if sort == "name" else "B,8", 98)
+
+
+@pytest.mark.parametrize("cursor", ["", "2026-01-02 00:00:00+00,40"])
+@pytest_twisted.ensureDeferred
+async def test_a_suspended_report_knows_the_newest_answers(
+    streamer: Streamer, filled: TestDatabase, cursor: str
+) -> None:
+    fleet.insert_rows(filled.dsn, "agents", [fleet.make_agent(n) for n in range(2, 6)])
+    filled.execute("update commands set agentid = 1 + id::int % 5 where id != 37")
+    parameters = {"report": "complianceitems", "latest": "true", "after": "2026-01-01T00:00:00Z"}
+    if cursor:
+        parameters["cursor"] = cursor
+    once = await streamer.read(parameters, frozenset())
+    several = await streamer.read(parameters, frozenset(range(1, 200)), page_bytes=1)
+    assert several == once
+    assert once[0].count(b"compliance item") == (0 if cursor else 10)
 
 
 @pytest_twisted.ensureDeferred
