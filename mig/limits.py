@@ -22,6 +22,7 @@ class Limits:
     connections: int = _define_limit(
         4_096, "open connections of clients; fewer when the limit of open files is lower"
     )
+    admin_connections: int = _define_limit(16, "open connections to the admin listener")
     idle_seconds: float = _define_limit(60, "how long a connection may be without a request")
     header_seconds: float = _define_limit(
         15, "from a request's first byte to the end of its headers"

@@ -110,7 +110,7 @@ def make_service(
             check_database_files(configuration.postgres, account)
         database = _resolve_database(reactor, settings.database, account)
         spool = _prepare_spool(settings, system_calls, account)
-        limits = fit_limits(settings.limits, len(settings.endpoints))
+        limits = fit_limits(settings.limits, len(settings.endpoints) + 1)
         settings = replace(settings, limits=limits)
         listeners, authentication = _open_listeners(settings)
         if settings.admin_endpoint:
@@ -355,7 +355,9 @@ class ApiService(Service):
             database,
             wall_clock=time.time,
             health=self._monitoring.health,
-            limits=self._settings.limits,
+            limits=replace(
+                self._settings.limits, connections=self._settings.limits.admin_connections
+            ),
         )
         self._ports.append(listener.start_accepting(reactor, site))
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import resource
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from mig.access.tokenverifier import limit_token_processes
 from mig.errors import StartupError
 from mig.limits import Limits
 from mig.service.shared_port import MAX_ACCEPTS
 from mig.signing.gpg.batch import MAX_BATCH_SIZE
+from mig.signing.gpg.process import count_processes
 from mig.web.connections import MAX_ENDING
 
 MIN_CONNECTIONS: Final = 16
@@ -54,9 +55,9 @@ def count_needed_descriptors(limits: Limits, listener_count: int) -> int:
         + limits.stream_connections
         + limits.short_connections
         + 1  # runs the condition of a client
-        + 1  # cancels statements
+        + 1  # cancels statements, and is asked whether all is well
     )
-    gpg_processes = limits.gpg_processes or len(os.sched_getaffinity(0))
+    gpg_processes = count_processes(limits) + count_processes(limit_token_processes(limits))
     # gpg is started by one call at a time, which opens both ends of its pipes and all its files
     gpg_start = PIPES_PER_GPG + FILES_PER_GPG + MAX_BATCH_SIZE
     return (
@@ -67,6 +68,7 @@ def count_needed_descriptors(limits: Limits, listener_count: int) -> int:
         + limits.handoff_threads * FILES_PER_SPOOL_THREAD
         # a listener's own, and those it accepts before the ones that make room are closed
         + listener_count * (1 + MAX_ACCEPTS)
+        + limits.admin_connections
         + MAX_ENDING
         + OTHER_DESCRIPTORS
     )

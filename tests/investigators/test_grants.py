@@ -242,7 +242,7 @@ async def test_the_audit_is_written_or_nothing_changes(console: Console) -> None
 async def test_of_two_administrators_who_demote_each_other_one_remains(
     database: TestDatabase,
 ) -> None:
-    """Each asks another process; so do two who revoke their last keys, or disable each other."""
+    """Each asks another service; so do two who revoke their last keys, or disable each other."""
     async with run_console(database) as console, run_console(database) as other:
         a, b = console.add("a"), console.add("b")
         for caller in (a, b):

@@ -19,6 +19,7 @@ LIMITS = Limits(gpg_processes=2)
 NEEDED = count_needed_descriptors(LIMITS, 1)
 COUNTED = [
     *(field.name for field in fields(Limits) if field.name.endswith("_connections")),
+    "admin_connections",
     "gpg_processes",
     "handoff_threads",
 ]
