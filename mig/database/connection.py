@@ -166,29 +166,31 @@ class Connection:
             return self._execute(statement.execute_sql, parameters, seconds, statement.read_records)
         return Deferred.fromCoroutine(self._prepare_and_execute(statement, parameters, seconds))
 
-    async def execute_guarded(
+    def execute_guarded(
         self,
         guard: Guard,
         statement: Statement[Record],
         parameters: Mapping[str, object],
         *,
         seconds: float,
-    ) -> list[Record]:
-        """Run a prepared statement if the condition of ``guard`` holds, and return its records.
+    ) -> Deferred[list[Record]]:
+        """Start a prepared statement with the condition of ``guard``, and return its records.
 
         :raises GuardFailedError: when the condition does not hold.
         :raises UnavailableError: as by :meth:`execute`, like the other errors.
         """
         guarded = guard.add_to(statement)
-        if guarded.name not in self._prepared:
-            await self._prepare(guarded, seconds)
-        return await self._execute(
-            guard.format_execute(statement, guarded),
-            parameters,
-            seconds,
-            statement.read_records,
-            translate_guarded_failure,
-        )
+
+        def execute() -> Deferred[list[Record]]:
+            sql = guard.format_execute(statement, guarded)
+            return self._execute(
+                sql, parameters, seconds, statement.read_records, translate_guarded_failure
+            )
+
+        if guarded.name in self._prepared:
+            return execute()
+        prepared = Deferred.fromCoroutine(self._prepare(guarded, seconds))
+        return prepared.addCallback(lambda _: execute())
 
     def execute_restricted(
         self, statement: Statement[Record], *, seconds: float
