@@ -49,8 +49,9 @@ unit: $(VENV)/installed $(VENV)/test-tools
 
 # What is done to the service in docs/operations.md, often, and then each expensive request.
 FAULTS := $(addprefix tests/, \
-	actions/test_killed_daemons.py actions/test_two_services.py sockets/test_many_readers.py \
-	sockets/test_flood.py sockets/test_fairness.py service/test_clock_steps.py)
+	access/test_two_services.py actions/test_killed_daemons.py actions/test_two_services.py \
+	sockets/test_many_readers.py sockets/test_flood.py sockets/test_fairness.py \
+	service/test_clock_steps.py)
 
 soak: $(VENV)/installed $(VENV)/test-tools
 	REPETITIONS=50 $(BIN)/python -P -m pytest $(or $(TESTS),$(FAULTS))
