@@ -18,7 +18,7 @@ from twisted.internet.task import deferLater
 from mig.access.audit import Actor, record_change
 from mig.database.database import Database
 from mig.errors import LockTimeoutError, SchemaError
-from mig.model.row import make_row_reader
+from mig.model.row import id_sql, make_row_reader
 from mig.model.statement import Statement, id_array, select_ids
 
 PAUSE_SECONDS: Final = 0.08
@@ -104,8 +104,8 @@ _FOREIGN_OWNERS = Statement(
 # Each batch begins after the last one: the index still has the entries of deleted rows, and a batch
 # that begins at the first one takes longer and longer.
 _OLD_COMMANDS = Statement(
-    """
-    select id::text, starttime::text
+    f"""
+    select {id_sql("id")}, starttime::text
     from commands
     where (starttime, id) > (%s::timestamptz, %s::numeric) and starttime < %s::timestamptz
     order by starttime, id
@@ -131,8 +131,8 @@ _COUNT = Statement(
 )
 # While the rows are locked, no command can be added that refers to them.
 _LOCK_ACTIONS = select_ids(
-    """
-    select a.id::text
+    f"""
+    select {id_sql("a.id")}
     from actions a
     where a.expireafter < now() and a.expireafter < %s::timestamptz
         and not exists (select from commands c where c.actionid = a.id)
@@ -142,8 +142,8 @@ _LOCK_ACTIONS = select_ids(
     """
 )
 _WITHOUT_COMMANDS = select_ids(
-    """
-    select a.id::text
+    f"""
+    select {id_sql("a.id")}
     from actions a
     where a.id = any(%s::numeric[])
         and not exists (select from commands c where c.actionid = a.id)
