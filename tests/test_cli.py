@@ -10,7 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from mig import __version__
-from mig.cli import NO_ADMINISTRATOR, main
+from mig.cli import main
+from mig.cli.migration import NO_ADMINISTRATOR
 from mig.database.schema.declaration import API_ROLE
 from mig.demo.postgres import EmbeddedPostgres
 from mig.model.permissions import DEFAULT_PERMISSIONS

@@ -15,7 +15,7 @@ import psycopg2
 import pytest
 from psycopg2.extensions import make_dsn
 
-from mig.cli import make_progress_printer
+from mig.cli.retention import make_progress_printer
 from mig.database.schema.declaration import API_ROLE
 from mig.demo.postgres import OWNER_ROLE
 from mig.retention import Pruned

@@ -14,7 +14,7 @@ import psycopg2
 import pytest
 import pytest_twisted
 
-from mig.cli import NO_ADMINISTRATOR
+from mig.cli.migration import NO_ADMINISTRATOR
 from mig.database.schema.declaration import API_ROLE, READER_ROLE, load_schema
 from mig.hypermedia.urls import Urls
 from tests.support import catalog, fleet

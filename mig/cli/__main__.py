@@ -1,0 +1,5 @@
+"""``python -m mig.cli``."""
+
+from mig.cli import main
+
+main()
