@@ -2,6 +2,7 @@
 # make test    install into .venv, and run every check
 # make bench   measure the service against the floor that PostgreSQL sets
 # make reference writes the tables of docs/reference.md that are made from the program
+# make capacity  measure what docs/capacity.md plans with
 # make attacks measure what other clients notice of expensive requests
 PYTHON ?= python3
 VENV := .venv
@@ -11,7 +12,7 @@ DEMO_VENV = $(VENV)/demo-$(notdir $(PYTHON))
 DEMO_EXTRAS := demo
 SOURCES := $(shell find mig twisted typings -name '*.py' -o -name '*.sql' -o -name '*.pyi')
 
-.PHONY: demo demo-check demo-time test lint unit soak properties reference bench attacks clean
+.PHONY: demo demo-check demo-time test lint unit soak properties reference bench capacity attacks clean
 
 demo: demo-check $(DEMO_VENV)/installed
 	@exec $(DEMO_VENV)/bin/mig-api demo $(DEMO)
@@ -67,6 +68,10 @@ reference: $(VENV)/installed
 # The measured daemon is installed as by an operator, without the packages of the tests.
 bench: $(VENV)/installed $(VENV)/daemon/installed
 	$(BIN)/python -m benchmarks --twistd $(VENV)/daemon/bin/twistd $(BENCH)
+
+# The figures of docs/capacity.md.
+capacity: $(VENV)/installed $(VENV)/test-tools $(VENV)/daemon/installed
+	$(BIN)/python -m benchmarks.capacity --twistd $(VENV)/daemon/bin/twistd $(CAPACITY)
 
 attacks: $(VENV)/installed $(VENV)/daemon/installed
 	$(BIN)/python -m benchmarks.attacks --twistd $(VENV)/daemon/bin/twistd $(ATTACKS)
