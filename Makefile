@@ -45,7 +45,7 @@ lint: $(VENV)/installed
 # -P keeps the working directory out of sys.path: the tests run the installed package.
 PYTEST := $(BIN)/python -P -m pytest $(if $(TESTS),$(TESTS),--numprocesses auto --maxprocesses 8 --dist loadscope)
 
-unit: $(VENV)/installed $(VENV)/test-tools
+unit: $(VENV)/installed $(VENV)/test-tools $(VENV)/wheels
 	$(PYTEST)
 
 # What is done to the service in docs/operations.md, often, and then each expensive request.
@@ -59,7 +59,7 @@ soak: $(VENV)/installed $(VENV)/test-tools
 	$(if $(TESTS),,$(MAKE) attacks)
 
 # Run the property tests with 50 times as many examples.
-properties: $(VENV)/installed $(VENV)/test-tools
+properties: $(VENV)/installed $(VENV)/test-tools $(VENV)/wheels
 	REPETITIONS=50 $(PYTEST)
 
 reference: $(VENV)/installed
@@ -91,6 +91,13 @@ $(VENV)/installed: setup.cfg setup.py pyproject.toml $(SOURCES) | $(VENV)/system
 $(VENV)/test-tools: | $(VENV)/system
 	sh etc/system-tools.sh $(PYTHON) tests
 	touch $@
+
+# What docs/installation.md installs, for a machine without the network.
+$(VENV)/wheels: setup.cfg pyproject.toml | $(VENV)/system
+	rm -rf build $@ $@.new
+	$(BIN)/pip wheel -q --wheel-dir $@.new . 'setuptools>=77'
+	rm $@.new/mig_api-*
+	mv $@.new $@
 
 $(VENV)/system:
 	sh etc/system-tools.sh $(PYTHON)

@@ -35,6 +35,10 @@ if [ "${2:-}" = tests ] && [ $can_install = true ]; then
     command -v haproxy >/dev/null || missing="$missing haproxy"
     command -v faketime >/dev/null || missing="$missing faketime"
     command -v logrotate >/dev/null || missing="$missing logrotate"
+    command -v systemd-nspawn >/dev/null || missing="$missing systemd-container"
+    command -v openssl >/dev/null || missing="$missing openssl"
+    # docs/installation.md is tried with Debian's own Python
+    PATH=/usr/bin python3 -c 'import ensurepip' 2>/dev/null || missing="$missing python3-venv"
     command -v pgbouncer >/dev/null || missing="$missing pgbouncer"
 fi
 [ -z "$missing" ] && exit 0
