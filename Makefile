@@ -85,7 +85,7 @@ $(VENV)/daemon/installed: $(VENV)/installed
 
 $(VENV)/installed: setup.cfg setup.py pyproject.toml $(SOURCES) | $(VENV)/system
 	rm -rf build
-	$(BIN)/pip install -q '.[demo,test]'
+	$(BIN)/pip install -q '.[client,demo,test]'
 	touch $@
 
 $(VENV)/test-tools: | $(VENV)/system

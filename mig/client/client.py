@@ -1,0 +1,503 @@
+"""The client for code on Twisted, also on its asyncio reactor."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
+from datetime import datetime
+from ipaddress import ip_address
+from types import TracebackType
+from typing import Any, Final, Literal, Self, TypeVar, Unpack, cast, overload
+from urllib.parse import urlsplit
+
+import msgspec
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.web.client import Agent as HTTPAgent
+from twisted.web.client import HTTPConnectionPool
+from twisted.web.iweb import IAgent
+
+from mig.client.body import Response
+from mig.client.credentials import (
+    Credentials,
+    KeyCredentials,
+    NoCredentials,
+    TextSigner,
+    TokenCredentials,
+)
+from mig.client.errors import (
+    InsecureURLError,
+    InvalidResponseError,
+    NotFoundError,
+    RequestError,
+    UnreadableRecordsError,
+    WaitTimeoutError,
+)
+from mig.client.filters import Filters, Noun, build_query
+from mig.client.pages import (
+    CollectionPage,
+    UnreadableRecords,
+    convert,
+    convert_record,
+    list_data,
+)
+from mig.client.reading import CollectionReader, NdjsonReader
+from mig.client.records import (
+    Action,
+    Agent,
+    Command,
+    ComplianceItem,
+    Dashboard,
+    Investigator,
+    JsonValue,
+    Record,
+)
+from mig.client.session import Session
+from mig.hypermedia import urls
+from mig.hypermedia.document import Collection
+from mig.model.record import UnreadableRecord
+
+RecordType = TypeVar("RecordType", bound=Record)
+
+STALL_SECONDS: Final = 60.0
+"""How long nothing may arrive, by default."""
+FINAL_STATUSES: Final = ("completed", "invalid")
+"""The statuses of an action that has ended."""
+_CONNECT_SECONDS: Final = 30.0
+_SECONDS_AFTER_EXPIRY: Final = 60.0
+_FIRST_WAIT_SECONDS: Final = 1.0
+_MAX_WAIT_SECONDS: Final = 30.0
+_NDJSON: Final = "application/x-ndjson"
+_COLLECTION_JSON: Final = ("application/vnd.collection+json", "application/json")
+_NDJSON_QUERY: Final = (("format", "ndjson"), ("seal", "true"))
+_RECORDS: Final[Mapping[str, type[Record]]] = {
+    "action": Action,
+    "command": Command,
+    "agent": Agent,
+    "investigator": Investigator,
+}
+_UNREADABLE: Final = UnreadableRecord.noun
+_BAD_REQUEST: Final = 400
+
+
+class MIGClient:
+    """A client of a MIG API, also of the original one.
+
+    :param url: the base URL, such as ``https://mig.example.com/api/v1``.
+    :param credentials: an API key, or a signer whose tokens are sent; both only over TLS, or to
+        this host.
+    :param reactor: Twisted's reactor by default.
+    :param agent: what sends the requests; by default an agent that checks certificates and keeps
+        connections.
+    :param stall_seconds: how long nothing may arrive before the service counts as unreachable.
+    :raises InsecureURLError: when the credentials would go over plain HTTP to another host.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        credentials: str | TextSigner | None = None,
+        *,
+        reactor: IReactorTime | None = None,
+        agent: IAgent | None = None,
+        stall_seconds: float = STALL_SECONDS,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        base = url.rstrip("/")
+        if credentials is not None:
+            _check_transport(base)
+        if reactor is None:
+            # here, because its import installs a reactor, which the caller may want to choose
+            from twisted.internet import reactor as installed
+
+            reactor = cast(IReactorTime, installed)
+        self._pool: HTTPConnectionPool | None = None
+        if agent is None:
+            self._pool = HTTPConnectionPool(reactor)
+            agent = HTTPAgent(reactor, connectTimeout=_CONNECT_SECONDS, pool=self._pool)
+        self._reactor = reactor
+        self._wall_clock = wall_clock
+        self._session = Session(
+            reactor,
+            agent,
+            base,
+            _make_credentials(credentials, wall_clock),
+            wall_clock=wall_clock,
+            stall_seconds=stall_seconds,
+        )
+        self._has_ndjson: bool | None = None  # nobody knows before the first search
+
+    async def close(self) -> None:
+        """Close the connections that are kept for later requests."""
+        if self._pool:
+            closed: Deferred[None] = self._pool.closeCachedConnections()
+            await closed
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        reason: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def home(self) -> Collection:
+        """Return the home document: the links and queries of the service."""
+        _, members = await self._read(await self._session.get(urls.HOME))
+        # the original API sends an empty error and template with every document
+        filled = {name: value for name, value in members.items() if value}
+        return convert(filled, Collection)
+
+    async def dashboard(self) -> Dashboard:
+        """Return the dashboard."""
+        items, _ = await self._read(await self._session.get(urls.DASHBOARD))
+        values: dict[str, JsonValue] = {}
+        actions = []
+        for name, value in list_data(items):
+            if name == "action":
+                actions.append(convert_record(value, Action))
+            elif name != _UNREADABLE:
+                values[name] = value
+        return Dashboard(values=values, actions=actions)
+
+    async def action(self, action_id: int) -> Action:
+        """Return an action.
+
+        :raises NotFoundError: when there is none with this id.
+        """
+        return await self._get_record(urls.ACTION, "action", action_id, Action)
+
+    async def command(self, command_id: int) -> Command:
+        """Return a command.
+
+        :raises NotFoundError: when there is none with this id.
+        """
+        return await self._get_record(urls.COMMAND, "command", command_id, Command)
+
+    async def agent(self, agent_id: int) -> Agent:
+        """Return an agent.
+
+        :raises NotFoundError: when there is none with this id.
+        """
+        return await self._get_record(urls.AGENT, "agent", agent_id, Agent)
+
+    async def investigator(self, investigator_id: int) -> Investigator:
+        """Return an investigator.
+
+        :raises NotFoundError: when there is none with this id.
+        """
+        path, noun = urls.INVESTIGATOR, "investigator"
+        return await self._get_record(path, noun, investigator_id, Investigator)
+
+    @overload
+    def search(
+        self, noun: Literal["action"], search: Filters | None = None, **filters: Unpack[Filters]
+    ) -> AsyncGenerator[Action, None]: ...
+    @overload
+    def search(
+        self, noun: Literal["command"], search: Filters | None = None, **filters: Unpack[Filters]
+    ) -> AsyncGenerator[Command, None]: ...
+    @overload
+    def search(
+        self, noun: Literal["agent"], search: Filters | None = None, **filters: Unpack[Filters]
+    ) -> AsyncGenerator[Agent, None]: ...
+    @overload
+    def search(
+        self,
+        noun: Literal["investigator"],
+        search: Filters | None = None,
+        **filters: Unpack[Filters],
+    ) -> AsyncGenerator[Investigator, None]: ...
+    def search(
+        self, noun: Noun, search: Filters | None = None, **filters: Unpack[Filters]
+    ) -> AsyncGenerator[Any, None]:
+        """Return an iterator over the results of a search, from all of its pages.
+
+        It reads as fast as its results are taken. Without filters, the results are those of the
+        default window: the last 7 days. ``limit`` is the largest number of results.
+
+        :param search: filters, to which ``filters`` are added.
+        :raises IncompleteResponseError: while iterating, when an answer was cut.
+        :raises UnreadableRecordsError: at the end, when the service could not read some results.
+        :raises MIGClientError: while iterating, when there is no answer.
+        """
+        return _flatten(self.search_batches(noun, _RECORDS[noun], search, **filters))
+
+    def compliance_items(
+        self, search: Filters | None = None, **filters: Unpack[Filters]
+    ) -> AsyncGenerator[ComplianceItem, None]:
+        """Return an iterator over the items of a compliance report, from all of its pages.
+
+        Without filters, it has everything of the default window. ``limit`` counts commands. The
+        errors are those of :meth:`search`.
+        """
+        return _flatten(self.compliance_batches(search, **filters))
+
+    def targets(
+        self, target: str, /, search: Filters | None = None, **filters: Unpack[Filters]
+    ) -> AsyncGenerator[Agent, None]:
+        """Return an iterator over the agents on which an action with this target would run.
+
+        The errors are those of :meth:`search`.
+        """
+        chosen: Filters = {**(search or Filters()), **filters, "target": target}
+        return self.search("agent", chosen)
+
+    def search_batches(
+        self,
+        noun: Noun,
+        record: type[RecordType],
+        search: Filters | None = None,
+        **filters: Unpack[Filters],
+    ) -> AsyncGenerator[list[RecordType], None]:
+        """Return an iterator over the results of a search, as many at once as have arrived.
+
+        :param record: the class of the results.
+        """
+        chosen: Filters = {**(search or Filters()), **filters}
+        return self._read_pages([("type", noun), *build_query(chosen)], noun, record, chosen)
+
+    def compliance_batches(
+        self, search: Filters | None = None, **filters: Unpack[Filters]
+    ) -> AsyncGenerator[list[ComplianceItem], None]:
+        """Return an iterator over the items of a report, as many at once as have arrived."""
+        chosen: Filters = {**(search or Filters()), **filters}
+        query = [("type", "command"), ("report", "complianceitems"), *build_query(chosen)]
+        return self._read_pages(query, "compliance item", ComplianceItem, chosen)
+
+    async def create_action(self, action: Mapping[str, JsonValue] | str) -> Action:
+        """Submit a signed action, and return it as it was stored.
+
+        It may be repeated: an action that was accepted before is not stored again.
+
+        :param action: the action, or its JSON; :class:`mig.client.signer.Action` makes one.
+        :raises RequestError: when it is refused.
+        """
+        text = action if isinstance(action, str) else msgspec.json.encode(action).decode()
+        fields = {"action": text}
+        response = await self._session.post(urls.CREATE_ACTION, fields, is_idempotent=True)
+        return await self._read_record(response, "action", Action)
+
+    async def wait(
+        self,
+        action: Action | int,
+        *,
+        timeout_seconds: float | None = None,
+        on_change: Callable[[Action], object] | None = None,
+    ) -> Action:
+        """Return an action when it has ended: its status is completed or invalid.
+
+        It is asked for after one second, then less and less often, up to every 30 seconds.
+
+        :param timeout_seconds: how long to wait; by default until one minute after it expires.
+        :param on_change: called with every answer.
+        :raises WaitTimeoutError: when it has not ended then.
+        """
+        action_id = action if isinstance(action, int) else action.id
+        start = self._reactor.seconds()
+        pause = _FIRST_WAIT_SECONDS
+        while True:
+            found = await self.action(action_id)
+            if on_change:
+                on_change(found)
+            if found.status in FINAL_STATUSES:
+                return found
+            left = self._measure_remaining_time(found, start, timeout_seconds)
+            if left <= 0:
+                message = f"the action {action_id} has the status {found.status!r} and did not end"
+                raise WaitTimeoutError(message)
+            await deferLater(self._reactor, min(pause, left))
+            pause = min(pause * 1.5, _MAX_WAIT_SECONDS)
+
+    def _measure_remaining_time(
+        self, action: Action, start: float, timeout_seconds: float | None
+    ) -> float:
+        if timeout_seconds is not None:
+            return start + timeout_seconds - self._reactor.seconds()
+        end = datetime.fromisoformat(action.expireafter).timestamp()
+        return end + _SECONDS_AFTER_EXPIRY - self._wall_clock()
+
+    async def create_investigator(
+        self, name: str, publickey: str, permissions: Mapping[str, bool] | None = None
+    ) -> Investigator:
+        """Add an investigator, and return it.
+
+        :param publickey: the armored key; empty for an account that only calls the API, which must
+            have ``permissions``.
+        :raises RequestError: when it is refused, also because there is one with this key.
+        """
+        fields = {"name": name}
+        if permissions is not None:
+            fields["permissions"] = msgspec.json.encode(permissions).decode()
+        key = ("publickey.asc", "application/pgp-keys", publickey.encode())
+        response = await self._session.post(
+            urls.CREATE_INVESTIGATOR,
+            fields,
+            {"publickey": key} if publickey else None,
+            is_idempotent=False,
+        )
+        return await self._read_record(response, "investigator", Investigator)
+
+    async def update_investigator(
+        self,
+        investigator_id: int,
+        *,
+        status: Literal["active", "disabled"] | None = None,
+        permissions: Mapping[str, bool] | None = None,
+        apikey: Literal["active", "disabled"] | None = None,
+    ) -> Investigator:
+        """Change an investigator, and return it.
+
+        :param apikey: ``active`` makes an API key, which is ``apikey`` of the result and nowhere
+            else; ``disabled`` revokes all of them.
+        :raises RequestError: when it is refused.
+        """
+        fields = {"id": str(investigator_id)}
+        if status is not None:
+            fields["status"] = status
+        if permissions is not None:
+            fields["permissions"] = msgspec.json.encode(permissions).decode()
+        if apikey is not None:
+            fields["apikey"] = apikey
+        response = await self._session.post(
+            urls.UPDATE_INVESTIGATOR, fields, is_idempotent=apikey != "active"
+        )
+        return await self._read_record(response, "investigator", Investigator)
+
+    async def _get_record(
+        self, path: str, noun: str, record_id: int, record: type[RecordType]
+    ) -> RecordType:
+        response = await self._session.get(path, [(f"{noun}id", str(record_id))])
+        return await self._read_record(response, noun, record)
+
+    async def _read_record(
+        self, response: Response, noun: str, record: type[RecordType]
+    ) -> RecordType:
+        items, _ = await self._read(response)
+        for name, value in list_data(items):
+            if name == noun:
+                return convert_record(value, record)
+            if name == _UNREADABLE:
+                raise UnreadableRecordsError([convert(value, UnreadableRecord)], 1)
+        raise InvalidResponseError(f"the answer has no {noun}")
+
+    async def _read(self, response: Response) -> tuple[list[JsonValue], dict[str, JsonValue]]:
+        """Return the items and the other members of a document."""
+        _check_media_type(response, _COLLECTION_JSON)
+        reader = CollectionReader()
+        items: list[JsonValue] = []
+        async for chunk in response.read_chunks():
+            items += reader.feed(chunk)
+        return items + reader.close(), reader.members
+
+    async def _read_pages(
+        self,
+        query: list[tuple[str, str]],
+        noun: str,
+        record: type[RecordType],
+        filters: Filters,
+    ) -> AsyncGenerator[list[RecordType], None]:
+        unreadable = UnreadableRecords()
+        response = await self._start_search(query)
+        while response:
+            page: NdjsonReader[RecordType] | CollectionPage[RecordType]
+            if response.media_type == _NDJSON:
+                page = NdjsonReader(record)
+            else:
+                _check_media_type(response, _COLLECTION_JSON)
+                page = CollectionPage(
+                    noun, record, response.media_type, has_limit="limit" in filters
+                )
+            async with aclosing(response.read_chunks()) as chunks:
+                async for chunk in chunks:
+                    if records := page.feed(chunk):
+                        yield records
+                    unreadable.add(page.take_unreadable())
+            if records := page.close():
+                yield records
+            unreadable.add(page.take_unreadable())
+            # with a limit, further pages would exceed it
+            following = None if "limit" in filters else page.following
+            response = await self._get_page(following) if following else None
+        unreadable.check()
+
+    async def _start_search(self, query: list[tuple[str, str]]) -> Response | None:
+        """Return the first page of a search: as NDJSON where that is known."""
+        try:
+            if self._has_ndjson is not False:
+                try:
+                    response = await self._session.get(urls.SEARCH, [*query, *_NDJSON_QUERY])
+                except RequestError as reason:
+                    if reason.status != _BAD_REQUEST or self._has_ndjson:
+                        raise
+                else:
+                    self._has_ndjson = response.media_type == _NDJSON
+                    return response
+            response = await self._session.get(urls.SEARCH, query)
+        except NotFoundError as reason:
+            if "no results found" in reason.message:  # an original API says so by this status
+                return None
+            raise
+        self._has_ndjson = False
+        return response
+
+    async def _get_page(self, url: str) -> Response:
+        # only its query: credentials go to no other host, and the public URL may be another one
+        return await self._session.get(f"{urls.SEARCH}?{urlsplit(url).query}")
+
+
+def _make_credentials(
+    credentials: str | TextSigner | None, wall_clock: Callable[[], float]
+) -> Credentials:
+    if credentials is None:
+        return NoCredentials()
+    if isinstance(credentials, str):
+        return KeyCredentials(credentials)
+    return TokenCredentials(credentials, wall_clock)
+
+
+def _check_transport(base: str) -> None:
+    """Check that credentials may be sent to a URL.
+
+    :raises InsecureURLError: when others could read them on the way.
+    """
+    parts = urlsplit(base)
+    host = parts.hostname or ""
+    if parts.scheme != "https" and not _is_loopback(host):
+        raise InsecureURLError(
+            f"credentials are sent to {host} only over TLS: the URL must begin with https://"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _check_media_type(response: Response, accepted: Sequence[str]) -> None:
+    if response.media_type not in accepted:
+        response.abort()
+        raise InvalidResponseError(
+            f"the answer is {response.media_type or 'of no media type'}, not Collection+JSON:"
+            " is this the base URL of the API, such as https://mig.example.com/api/v1?"
+        )
+
+
+async def _flatten(
+    batches: AsyncGenerator[list[RecordType], None],
+) -> AsyncGenerator[RecordType, None]:
+    try:
+        async for records in batches:
+            for record in records:
+                yield record
+    finally:
+        await batches.aclose()

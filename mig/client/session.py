@@ -1,0 +1,237 @@
+"""Requests to the service: with credentials, and again when that is safe and may help."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from email.utils import parsedate_to_datetime
+from io import BytesIO
+from typing import Any, Final, TypeAlias, cast
+
+from OpenSSL.SSL import Error as TLSError
+from treq.client import HTTPClient
+from twisted.internet import defer
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectError, ConnectionClosed, DNSLookupError
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.python.failure import Failure
+from twisted.web.client import FileBodyProducer, ResponseFailed
+from twisted.web.error import SchemeNotSupported
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IAgent, IBodyProducer, IResponse
+from zope.interface import implementer
+
+from mig.client.body import Response
+from mig.client.credentials import Credentials
+from mig.client.errors import (
+    ConnectionFailedError,
+    IncompleteResponseError,
+    InvalidResponseError,
+    RequestError,
+    make_request_error,
+)
+from mig.client.reading import CollectionReader
+from mig.hypermedia.urls import encode_query_string
+
+MAX_RETRIES: Final = 5
+MAX_RETRY_SECONDS: Final = 120.0
+"""How long a service may ask to wait; when it asks for more, its error is raised at once."""
+_FIRST_BACKOFF_SECONDS: Final = 0.5
+_MAX_ERROR_BYTES: Final = 1_048_576
+
+_RETRIED_STATUSES: Final = (429, 502, 503, 504)
+_REFUSED: Final = 429  # nothing was done, so any request may be sent again
+_UNAUTHORIZED: Final = 401
+_MEDIA_TYPES: Final = "application/vnd.collection+json, application/json;q=0.9"
+# treq would decode what has this header, and its decoder does not notice that a stream was cut
+_CONTENT_ENCODING: Final = "Content-Encoding"
+_KEPT_ENCODING: Final = "X-Kept-Content-Encoding"
+
+File: TypeAlias = tuple[str, str, bytes]
+"""A file of a form: its name, its media type, and its content."""
+
+
+class Session:
+    """Requests below one URL."""
+
+    def __init__(
+        self,
+        reactor: IReactorTime,
+        agent: IAgent,
+        base: str,
+        credentials: Credentials,
+        *,
+        wall_clock: Callable[[], float],
+        stall_seconds: float,
+    ) -> None:
+        self._reactor = reactor
+        self._client = HTTPClient(_EncodingKeeper(agent))
+        self._base = base
+        self._credentials = credentials
+        self._wall_clock = wall_clock
+        self._stall_seconds = stall_seconds
+
+    async def get(self, path: str, query: Sequence[tuple[str, str]] = ()) -> Response:
+        """Return the successful answer to a GET request.
+
+        :raises MIGClientError: when there is no such answer, also after several attempts.
+        """
+        url = path + (f"?{encode_query_string(query)}" if query else "")
+        return await self._send("GET", url, {}, {}, is_idempotent=True)
+
+    async def post(
+        self,
+        path: str,
+        fields: Mapping[str, str],
+        files: Mapping[str, File] | None = None,
+        *,
+        is_idempotent: bool,
+    ) -> Response:
+        """Return the successful answer to a form.
+
+        :param is_idempotent: whether posting it twice does the same as posting it once.
+        :raises MIGClientError: when there is no such answer.
+        """
+        return await self._send("POST", path, fields, files or {}, is_idempotent=is_idempotent)
+
+    async def _send(
+        self,
+        method: str,
+        url: str,
+        fields: Mapping[str, str],
+        files: Mapping[str, File],
+        *,
+        is_idempotent: bool,
+    ) -> Response:
+        can_renew = self._credentials.can_renew
+        retries = 0
+        while True:
+            wait = 0.0
+            try:
+                response = await self._send_once(method, url, fields, files)
+                if 200 <= response.status < 300:
+                    return response
+                wait = self._read_retry_after(response)
+                error = await _read_error(response)
+                can_retry = error.status == _REFUSED or (
+                    is_idempotent and error.status in _RETRIED_STATUSES
+                )
+                if error.status == _UNAUTHORIZED and can_renew:
+                    can_renew = False
+                    self._credentials.forget()
+                    continue
+                failed: RequestError | ConnectionFailedError = error
+            except _NotSentError as reason:
+                failed, can_retry = reason, reason.is_temporary
+            except ConnectionFailedError as reason:
+                failed, can_retry = reason, is_idempotent and reason.is_temporary
+            if not can_retry or retries == MAX_RETRIES or wait > MAX_RETRY_SECONDS:
+                raise failed
+            # some time more or less, so that clients do not come back all at once
+            backoff = _FIRST_BACKOFF_SECONDS * 2**retries * random.uniform(0.5, 1.5)  # noqa: S311
+            await deferLater(self._reactor, max(wait, backoff))
+            retries += 1
+
+    async def _send_once(
+        self, method: str, url: str, fields: Mapping[str, str], files: Mapping[str, File]
+    ) -> Response:
+        headers = Headers({"Accept": [_MEDIA_TYPES]})
+        for name, value in (await self._credentials.make_headers()).items():
+            headers.setRawHeaders(name, [value])
+        sent = self._client.request(
+            method,
+            self._base + url,
+            headers=headers,
+            data=dict(fields) or None,
+            files={name: _make_part(file) for name, file in files.items()} or None,
+            allow_redirects=False,  # credentials go to no other URL
+            unbuffered=True,
+            reactor=cast(Any, self._reactor),  # for a timeout of treq, which is not used
+        )
+        try:
+            answer = await sent.addTimeout(self._stall_seconds, self._reactor)
+        except defer.TimeoutError:
+            message = f"there was no answer for {self._stall_seconds:g} seconds"
+            raise ConnectionFailedError(message) from None
+        except (ConnectError, DNSLookupError) as reason:
+            raise _NotSentError(f"no connection to {self._base}: {reason}") from reason
+        except (ResponseFailed, ConnectionClosed) as reason:
+            raise _describe_failure(self._base, reason) from reason
+        except SchemeNotSupported as reason:
+            raise ConnectionFailedError(str(reason), is_temporary=False) from reason
+        encoding = answer.headers.getRawHeaders(_KEPT_ENCODING) or [""]
+        return Response(answer, encoding[-1].lower(), self._reactor, self._stall_seconds)
+
+    def _read_retry_after(self, response: Response) -> float:
+        """Return the seconds in the header Retry-After, which may also be a date."""
+        text = response.get_header("retry-after").strip()
+        if text.isdigit():
+            return float(text)
+        try:
+            return max(0.0, parsedate_to_datetime(text).timestamp() - self._wall_clock())
+        except ValueError:
+            return 0.0
+
+
+class _NotSentError(ConnectionFailedError):
+    """The request did not reach the service, so any request may be sent again."""
+
+
+def _make_part(file: File) -> tuple[str, str, IBodyProducer]:
+    name, media_type, content = file
+    return name, media_type, FileBodyProducer(BytesIO(content))
+
+
+def _describe_failure(base: str, reason: Exception) -> ConnectionFailedError:
+    failures: Sequence[Failure] = getattr(reason, "reasons", None) or [Failure(reason)]
+    is_untrusted = any(failure.check(TLSError) for failure in failures)
+    what = "; ".join(failure.getErrorMessage() for failure in failures)
+    return ConnectionFailedError(f"no answer from {base}: {what}", is_temporary=not is_untrusted)
+
+
+async def _read_error(response: Response) -> RequestError:
+    """Return the error that an answer is."""
+    reader = CollectionReader()
+    text = b""
+    try:
+        async for chunk in response.read_chunks():
+            text += chunk
+            if len(text) > _MAX_ERROR_BYTES:
+                break
+        reader.feed(text)
+    except (IncompleteResponseError, InvalidResponseError):
+        pass  # a proxy answers with a document of its own; then the status says what is known
+    finally:
+        response.abort()
+    error = reader.members.get("error")
+    members = error if isinstance(error, dict) else {}
+    message = members.get("message") or text[:200].decode(errors="replace").strip()
+    operation = members.get("code") or response.get_header("x-request-id")
+    return make_request_error(response.status, str(message), str(operation))
+
+
+@implementer(IAgent)
+class _EncodingKeeper:
+    """An agent that hides the encoding of a body from treq."""
+
+    def __init__(self, agent: IAgent) -> None:
+        self._agent = agent
+
+    def request(
+        self,
+        method: bytes,
+        uri: bytes,
+        headers: Headers | None = None,
+        bodyProducer: IBodyProducer | None = None,  # noqa: N803 - a name of Twisted
+    ) -> Deferred[IResponse]:
+        """Send a request."""
+        sent: Deferred[IResponse] = self._agent.request(method, uri, headers, bodyProducer)
+        return sent.addCallback(_keep_encoding)
+
+
+def _keep_encoding(response: IResponse) -> IResponse:
+    headers = response.headers
+    headers.setRawHeaders(_KEPT_ENCODING, headers.getRawHeaders(_CONTENT_ENCODING) or [""])
+    headers.removeHeader(_CONTENT_ENCODING)
+    return response

@@ -1,0 +1,66 @@
+"""The client library has the names of the documents and of the parameters."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, timezone
+
+import msgspec
+import pytest
+
+from mig.client import records
+from mig.client.filters import Filters, build_query
+from mig.model.action import Action
+from mig.model.agent import Agent
+from mig.model.command import Command
+from mig.model.compliance import ComplianceItem
+from mig.model.investigator import Investigator
+from mig.search.parameters import PARAMETERS
+
+
+def list_names(record: type[msgspec.Struct]) -> list[str]:
+    return [field.name for field in msgspec.structs.fields(record)]
+
+
+@pytest.mark.parametrize("model", [Action, Agent, Command, Investigator, ComplianceItem])
+def test_records_have_the_members_of_the_documents(model: type[msgspec.Struct]) -> None:
+    assert sorted(list_names(getattr(records, model.__name__))) == sorted(list_names(model))
+
+
+def test_filters_are_the_parameters_of_a_search() -> None:
+    # what the client sets itself, or what is about one page
+    own = {"type", "report", "cursor", "offset", "total"}
+    names = {parameter.name.removesuffix(".NAME") for parameter in PARAMETERS}
+    assert set(Filters.__annotations__) == names - own
+
+
+def test_filters_become_a_query() -> None:
+    filters: Filters = {
+        "after": timedelta(days=7),
+        "before": datetime(2026, 1, 1, 1, tzinfo=timezone(timedelta(hours=1))),
+        "finishedafter": "-1d",
+        "finishedbefore": datetime(2026, 1, 1, 0, 0, 0, 5, tzinfo=UTC),
+        "status": ["success", "failed"],
+        "compliance": False,
+        "agentid": 2**64 - 1,
+        "tag": {"operator": "IT"},
+    }
+    assert build_query(filters) == [
+        ("after", "-604800s"),
+        ("before", "2026-01-01T00:00:00Z"),
+        ("finishedafter", "-1d"),
+        ("finishedbefore", "2026-01-01T00:00:00.000005Z"),
+        ("status", "success"),
+        ("status", "failed"),
+        ("compliance", "false"),
+        ("agentid", "18446744073709551615"),
+        ("tag.operator", "IT"),
+    ]
+
+
+def test_filters_that_could_mean_something_else_are_refused() -> None:
+    with pytest.raises(TypeError, match="statsu is not a filter"):
+        build_query({"statsu": "done"})  # type: ignore[typeddict-unknown-key]
+    with pytest.raises(ValueError, match="time zone"):
+        build_query({"after": datetime(2026, 1, 1)})
+    with pytest.raises(TypeError, match="agentid cannot be None"):
+        build_query({"agentid": None})  # type: ignore[typeddict-item]
