@@ -8,7 +8,7 @@ from contextlib import aclosing
 from datetime import datetime
 from ipaddress import ip_address
 from types import TracebackType
-from typing import Any, Final, Literal, Self, TypeVar, Unpack, cast, overload
+from typing import Any, Final, Literal, Protocol, Self, TypeVar, Unpack, cast, overload
 from urllib.parse import urlsplit
 
 import msgspec
@@ -72,14 +72,23 @@ _MAX_WAIT_SECONDS: Final = 30.0
 _NDJSON: Final = "application/x-ndjson"
 _COLLECTION_JSON: Final = ("application/vnd.collection+json", "application/json")
 _NDJSON_QUERY: Final = (("format", "ndjson"), ("seal", "true"))
-_RECORDS: Final[Mapping[str, type[Record]]] = {
+RECORDS: Final[Mapping[str, type[Record]]] = {
     "action": Action,
     "command": Command,
     "agent": Agent,
     "investigator": Investigator,
 }
+"""The class of the results of a search."""
 _UNREADABLE: Final = UnreadableRecord.noun
 _BAD_REQUEST: Final = 400
+
+
+class SubmittedAction(Protocol):
+    """An action that can be submitted, such as a :class:`mig.client.signer.Action`."""
+
+    def to_json(self) -> str:
+        """Return the action as JSON."""
+        ...
 
 
 class MIGClient:
@@ -226,7 +235,7 @@ class MIGClient:
         :raises UnreadableRecordsError: at the end, when the service could not read some results.
         :raises MIGClientError: while iterating, when there is no answer.
         """
-        return _flatten(self.search_batches(noun, _RECORDS[noun], search, **filters))
+        return _flatten(self.search_batches(noun, RECORDS[noun], search, **filters))
 
     def compliance_items(
         self, search: Filters | None = None, **filters: Unpack[Filters]
@@ -270,16 +279,15 @@ class MIGClient:
         query = [("type", "command"), ("report", "complianceitems"), *build_query(chosen)]
         return self._read_pages(query, "compliance item", ComplianceItem, chosen)
 
-    async def create_action(self, action: Mapping[str, JsonValue] | str) -> Action:
+    async def create_action(self, action: SubmittedAction | str) -> Action:
         """Submit a signed action, and return it as it was stored.
 
         It may be repeated: an action that was accepted before is not stored again.
 
-        :param action: the action, or its JSON; :class:`mig.client.signer.Action` makes one.
+        :param action: a :class:`mig.client.signer.Action`, or the JSON of an action.
         :raises RequestError: when it is refused.
         """
-        text = action if isinstance(action, str) else msgspec.json.encode(action).decode()
-        fields = {"action": text}
+        fields = {"action": action if isinstance(action, str) else action.to_json()}
         response = await self._session.post(urls.CREATE_ACTION, fields, is_idempotent=True)
         return await self._read_record(response, "action", Action)
 
