@@ -9,6 +9,7 @@ from io import BytesIO
 from typing import Any, Final, TypeAlias, cast
 
 from OpenSSL.SSL import Error as TLSError
+from service_identity import VerificationError
 from treq.client import HTTPClient
 from twisted.internet import defer
 from twisted.internet.defer import Deferred
@@ -185,7 +186,7 @@ def _make_part(file: File) -> tuple[str, str, IBodyProducer]:
 
 def _describe_failure(base: str, reason: Exception) -> ConnectionFailedError:
     failures: Sequence[Failure] = getattr(reason, "reasons", None) or [Failure(reason)]
-    is_untrusted = any(failure.check(TLSError) for failure in failures)
+    is_untrusted = any(failure.check(TLSError, VerificationError) for failure in failures)
     what = "; ".join(failure.getErrorMessage() for failure in failures)
     return ConnectionFailedError(f"no answer from {base}: {what}", is_temporary=not is_untrusted)
 
