@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 from twisted.internet import ssl
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.endpoints import SSL4ServerEndpoint
 from twisted.internet.error import ConnectionLost
 from twisted.internet.task import Clock
@@ -139,6 +139,19 @@ async def test_a_report_that_is_left_is_closed(api: Api, large_database: TestDat
         assert not [ended for ended in api.ended if ended.status == 200]
         await items.aclose()
         await wait_until(lambda: len(api.ended) == 2)  # after the one with format=
+
+
+@pytest_twisted.ensureDeferred
+async def test_ten_clients_read_their_reports_at_once(
+    api: Api, large_database: TestDatabase
+) -> None:
+    async def count_items() -> int:
+        async with MIGClient(api.base) as client:
+            items = client.compliance_items(after=fleet.ANY_TIME.partition("=")[2], limit=1000)
+            return len([item async for item in items])
+
+    counts = await gatherResults([Deferred.fromCoroutine(count_items()) for _ in range(10)])
+    assert counts == [5 * 1000] * 10
 
 
 @pytest_twisted.ensureDeferred
