@@ -34,6 +34,7 @@ if [ "${2:-}" = tests ] && [ $can_install = true ]; then
     command -v nginx >/dev/null || missing="$missing nginx"
     command -v haproxy >/dev/null || missing="$missing haproxy"
     command -v faketime >/dev/null || missing="$missing faketime"
+    command -v jq >/dev/null || missing="$missing jq"
     command -v logrotate >/dev/null || missing="$missing logrotate"
     command -v systemd-nspawn >/dev/null || missing="$missing systemd-container"
     command -v openssl >/dev/null || missing="$missing openssl"

@@ -19,9 +19,11 @@ from twisted.internet.threads import deferToThread
 from mig.demo.fleet import load_fleet
 from tests.support.api import Api
 from tests.support.postgres import TestDatabase
+from tests.support.programs import find_program
 
 GUIDE = (Path(__file__).parent.parent / "docs" / "guide.md").read_text()
 CURLS = re.findall(r"^    (curl 'http.*)$", GUIDE, re.MULTILINE)
+PIPES = re.findall(r"^    (curl -\S+ '.*\|.*)$", GUIDE, re.MULTILINE)
 KEY = re.findall(r"^    ((?:gpg|curl -F) .*)$", GUIDE, re.MULTILINE)
 [SIGN] = re.findall(r"```sh\n(.*?)```", GUIDE, re.DOTALL)
 [SCRIPT] = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
@@ -48,6 +50,16 @@ async def run_guide_command(api: Api, command: str) -> str:
 @pytest_twisted.ensureDeferred
 async def test_the_commands_of_the_guide_work(demo_api: Api, command: str) -> None:
     assert (await run_guide_command(demo_api, command)).startswith('{"collection":{"version":"1.0"')
+
+
+@pytest.mark.parametrize("command", PIPES)
+@pytest_twisted.ensureDeferred
+async def test_the_pipes_of_the_guide_work(demo_api: Api, command: str) -> None:
+    programs = re.findall(r"\| (\w+)", command)
+    for program in programs:
+        find_program(program)
+    found = await run_guide_command(demo_api, f"set -o pipefail; {command}")
+    assert re.search("example.net", found)
 
 
 @pytest_twisted.ensureDeferred

@@ -12,12 +12,13 @@ from mig.api.responder import (
     Responder,
     make_deleted_error,
     make_not_found_error,
-    parse_id_parameter,
+    parse_document_query,
     refuse_parameters,
 )
 from mig.database.database import Database
 from mig.errors import ConflictError
 from mig.formats.collection_json import write_document
+from mig.formats.format import Format
 from mig.hypermedia import templates
 from mig.hypermedia.document import Link
 from mig.hypermedia.links import link_commands
@@ -39,11 +40,12 @@ class ActionResource:
         self, request: Request, caller: Caller, query: QueryFunction
     ) -> bytes | None:
         """Return one action by its id, with links to its commands."""
-        action_id = parse_id_parameter(Action.noun, request)
+        action_id, values = parse_document_query(Action.noun, request)
+        format_ = self._responder.make_format(request, Action, values)
         found = await find_action(query, action_id)
         if found is None:
             raise make_not_found_error(Action.noun, action_id)
-        return await self._answer_action(request, action_id, found)
+        return await self._answer_action(request, format_, action_id, found)
 
     async def get_template(self, request: Request, caller: Caller) -> bytes:
         """Return the template of a new action."""
@@ -64,18 +66,30 @@ class ActionResource:
             link = Link(rel="action", href=urls.for_action(conflict.existing_id))
             return answer_refusal(request, conflict, links=[link] if conflict.existing_id else None)
         request.setHeader(b"location", urls.for_action(accepted.id).encode())
+        format_ = self._responder.make_format(request, Action, {})
         if accepted.new_row is None:
             earlier = await find_action(self._database.query, accepted.id)
             if earlier is None:
                 raise make_deleted_error()
             # clients of 2017 take any other status for a failure of an action that runs
-            return await self._answer_action(request, accepted.id, earlier, HTTPStatus.ACCEPTED)
+            return await self._answer_action(
+                request, format_, accepted.id, earlier, HTTPStatus.ACCEPTED
+            )
         record = read_record(Action.noun, Action.from_row, accepted.new_row, {})
-        return await self._responder.answer_record(request, record, status=HTTPStatus.ACCEPTED)
+        return await self._responder.answer_record(
+            request, format_, record, status=HTTPStatus.ACCEPTED
+        )
 
     async def _answer_action(
-        self, request: Request, action_id: int, found: LinkedAction, status: int = HTTPStatus.OK
+        self,
+        request: Request,
+        format_: Format,
+        action_id: int,
+        found: LinkedAction,
+        status: int = HTTPStatus.OK,
     ) -> bytes | None:
         urls = self._responder.urls
         links = link_commands(urls, action_id, found.commands, has_more=found.has_more)
-        return await self._responder.answer_record(request, found.action, links, status=status)
+        return await self._responder.answer_record(
+            request, format_, found.action, links, status=status
+        )

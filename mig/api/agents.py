@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mig.access.caller import Caller
-from mig.api.responder import Responder, make_not_found_error, parse_id_parameter
+from mig.api.responder import Responder, make_not_found_error, parse_document_query
 from mig.model.agent import Agent, find_agent
 from mig.model.statement import QueryFunction
 from mig.web.request import Request
@@ -19,8 +19,9 @@ class AgentResource:
         self, request: Request, caller: Caller, query: QueryFunction
     ) -> bytes | None:
         """Return one agent by its id."""
-        agent_id = parse_id_parameter(Agent.noun, request)
+        agent_id, values = parse_document_query(Agent.noun, request)
+        format_ = self._responder.make_format(request, Agent, values)
         found = await find_agent(query, agent_id)
         if found is None:
             raise make_not_found_error(Agent.noun, agent_id)
-        return await self._responder.answer_record(request, found)
+        return await self._responder.answer_record(request, format_, found)

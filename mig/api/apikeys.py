@@ -10,7 +10,9 @@ from mig.access.caller import Caller
 from mig.api.responder import Responder, make_not_found_error, refuse_parameters
 from mig.database.database import Database
 from mig.errors import InvalidInputError
+from mig.formats import COLLECTION
 from mig.formats.collection_json import write_document
+from mig.formats.format import Format
 from mig.hypermedia import templates
 from mig.hypermedia.document import Link, Template
 from mig.hypermedia.links import link_owner
@@ -20,7 +22,7 @@ from mig.investigators.apikeys import (
     make_foreign_key_error,
 )
 from mig.limits import Limits
-from mig.model.apikey import API_KEY_BY_ID, ApiKeyRow, list_api_keys, read_api_key
+from mig.model.apikey import API_KEY_BY_ID, ApiKey, ApiKeyRow, list_api_keys, read_api_key
 from mig.model.permissions import Permission, parse_permission_field
 from mig.values import parse_id, suggest_name
 from mig.web.forms import parse_form
@@ -67,7 +69,7 @@ class ApiKeyResource:
             (read_api_key(row), link_owner(self._responder.urls, row.investigatorid))
             for row in rows[:limit]
         ]
-        return self._responder.answer_records(request, records, links)
+        return self._responder.answer_records(request, self._make_format(request), records, links)
 
     async def get_create_template(self, request: Request, caller: Caller) -> bytes:
         """Return the template of a new key."""
@@ -130,11 +132,16 @@ class ApiKeyResource:
         """Answer with a key; with its text when it is new."""
         urls = self._responder.urls
         links = link_owner(urls, row.investigatorid)
+        format_ = self._make_format(request)
         if key is None:
-            return await self._responder.answer_record(request, read_api_key(row), links)
+            return await self._responder.answer_record(request, format_, read_api_key(row), links)
         request.setHeader(b"location", urls.for_api_key(row.id).encode())
         record, status = read_api_key(row, key), HTTPStatus.CREATED
-        return await self._responder.answer_record(request, record, links, status=status)
+        return await self._responder.answer_record(request, format_, record, links, status=status)
+
+    def _make_format(self, request: Request) -> Format:
+        """Return Collection+JSON: there is no reason to have keys in any other format."""
+        return self._responder.make_format(request, ApiKey, {"format": COLLECTION})
 
 
 def _parse_list_parameters(request: Request) -> dict[str, int]:

@@ -9,9 +9,8 @@ from twisted.internet.task import deferLater
 from whenever import Instant
 
 from mig.access.caller import Caller
-from mig.api.responder import Responder, make_not_found_error
+from mig.api.responder import Responder, encode_document, make_not_found_error
 from mig.database.database import Database
-from mig.formats.format import DocumentTail
 from mig.hypermedia.document import Link
 from mig.model.audit import AuditEntry
 from mig.model.record import read_record
@@ -48,7 +47,9 @@ class AuditResource:
         page = await load_page(self._database.query, search, search.values.get("cursor"))
         if search.entry_id is not None and not page.rows:
             raise make_not_found_error(AuditEntry.noun, search.entry_id)
-        format_ = self._responder.choose_format(request)
+        # a page always has a limit, so that NDJSON and CSV tell where it has cut the answer
+        values = {**search.options, "limit": search.limit}
+        format_ = self._responder.make_format(request, AuditEntry, values)
         entries: list[bytes] = []
         for begin in range(0, len(page.rows), SLICE_ROWS):
             if begin:  # other requests are handled before the next slice
@@ -61,14 +62,6 @@ class AuditResource:
         if page.next_position is not None:
             href = self._responder.urls.for_audit(search.list_parameters(page.next_position))
             links.append(Link(rel="next", href=href))
-        href = request.build_url()
-        tail = DocumentTail(href=href, is_empty=not entries, links=links)
         request.rows = len(entries)
-        document = b"".join(
-            (
-                format_.encode_head(href),
-                format_.separator.join(entries),
-                format_.encode_tail(tail),
-            )
-        )
+        document = encode_document(format_, request.build_url(), entries, links)
         return await self._responder.answer_document(request, document)

@@ -18,9 +18,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from mig.access.caller import Caller
-from mig.api.responder import refuse_parameters
+from mig.api.responder import parse_collection_query
 from mig.formats.collection_json import CollectionJson
-from mig.formats.format import DocumentTail
+from mig.formats.format import DocumentTail, Format, FormatOptions
 from mig.hypermedia.document import Data, Item
 from mig.hypermedia.urls import DASHBOARD, Urls
 from mig.limits import Limits
@@ -129,30 +129,30 @@ class DashboardResource:
         self._query = query
         self._urls = urls
         self._limits = limits
-        self._format = CollectionJson(urls)
         self._last_count: _FleetCount | None = None
         self._is_counting = False
         self._waiters: list[Deferred[_FleetCount]] = []
 
     async def get_dashboard(self, request: Request, caller: Caller) -> bytes:
         """Return the state of the agents, and the last actions."""
-        refuse_parameters(request)
-        href, format_ = request.build_url(), self._format
-        items = await self.encode_items()
+        values = parse_collection_query(request)
+        options = FormatOptions(ids_as_text=values.get("ids") == "text")
+        href, format_ = request.build_url(), CollectionJson(self._urls, options)
+        items = await self.encode_items(format_)
         return request.prepare_response(
             format_.encode_head(href)
             + items
             + format_.encode_tail(DocumentTail(href=href, is_empty=False))
         )
 
-    async def encode_items(self) -> bytes:
+    async def encode_items(self, format_: Format) -> bytes:
         """Return the item of counts, then the last actions, newest first, all encoded."""
         count = self._find_usable_count() or await self._wait_for_count()
         rows = await self._query(_LAST_ACTIONS, ())
         await self._count_new_actions(count, rows)
-        actions = ActionEncoder(self._format, count.counters)
+        actions = ActionEncoder(format_, count.counters)
         counts = encode_json(Item(href=self._urls.base + DASHBOARD, data=self._add_age(count)))
-        return self._format.separator.join([counts, *map(actions.encode_row, rows)])
+        return format_.separator.join([counts, *map(actions.encode_row, rows)])
 
     def _find_usable_count(self) -> _FleetCount | None:
         """Return the last count if it is kept and not too old; renew it when that is due."""

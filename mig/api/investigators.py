@@ -13,12 +13,13 @@ from mig.api.errors import answer_refusal
 from mig.api.responder import (
     Responder,
     make_not_found_error,
-    parse_id_parameter,
+    parse_document_query,
     refuse_parameters,
 )
 from mig.database.database import Database
 from mig.errors import ConflictError, ForbiddenError, InvalidInputError, NotFoundError
 from mig.formats.collection_json import write_document
+from mig.formats.format import Format
 from mig.hypermedia import templates
 from mig.hypermedia.document import Link, Template
 from mig.hypermedia.links import link_history
@@ -49,11 +50,14 @@ class InvestigatorResource:
         self, request: Request, caller: Caller, query: QueryFunction
     ) -> bytes | None:
         """Return one investigator by its id, with the public key."""
-        investigator_id = parse_id_parameter(Investigator.noun, request)
+        investigator_id, values = parse_document_query(Investigator.noun, request)
+        format_ = self._responder.make_format(request, Investigator, values)
         found = await find_investigator(query, investigator_id)
         if found is None:
             raise make_not_found_error(Investigator.noun, investigator_id)
-        return await self._answer_investigator(request, investigator_id, found, HTTPStatus.OK)
+        return await self._answer_investigator(
+            request, format_, investigator_id, found, HTTPStatus.OK
+        )
 
     async def get_public_key(self, request: Request, caller: Caller) -> bytes:
         """Return the armored key of an active investigator, by its fingerprint, as text."""
@@ -130,17 +134,23 @@ class InvestigatorResource:
     ) -> bytes | None:
         href = self._responder.urls.for_investigator(investigator_id)
         request.setHeader(b"location", href.encode())
-        return await self._answer_investigator(request, investigator_id, investigator, status)
+        format_ = self._responder.make_format(request, Investigator, {})
+        return await self._answer_investigator(
+            request, format_, investigator_id, investigator, status
+        )
 
     async def _answer_investigator(
         self,
         request: Request,
+        format_: Format,
         investigator_id: int,
         investigator: Investigator | UnreadableRecord,
         status: HTTPStatus,
     ) -> bytes | None:
         links = link_history(self._responder.urls, str(investigator_id))
-        return await self._responder.answer_record(request, investigator, links, status=status)
+        return await self._responder.answer_record(
+            request, format_, investigator, links, status=status
+        )
 
 
 def _parse_fields(request: Request, template: Template, *optional: str) -> dict[str, Any]:

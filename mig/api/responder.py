@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 from twisted.internet.interfaces import IReactorTime
+from whenever import Instant
 
 from mig.errors import InvalidInputError, NotFoundError, UnavailableError
-from mig.formats import FORMATS
-from mig.formats.format import AnyRecord, DocumentTail, Format
+from mig.formats import COLLECTION, FORMATS
+from mig.formats.format import AnyRecord, DocumentTail, Format, FormatOptions
+from mig.formats.seal import Seal
 from mig.hypermedia.document import Link
 from mig.hypermedia.urls import Urls
 from mig.limits import Limits
-from mig.values import parse_id, suggest_name
+from mig.model.record import Record
+from mig.search.parameters import DOCUMENT_PARAMETERS, PARAMETERS_BY_NAME, find_parameter
+from mig.search.search import parse_values
+from mig.values import parse_id
 from mig.web.request import Request
 from mig.web.stream import ChunkSource, stream_response
 from mig.web.streams import Streams
@@ -31,36 +36,78 @@ class Responder:
         urls: Urls,
         limits: Limits,
         streams: Streams | None = None,
-        formats: Mapping[str, Callable[[Urls], Format]] = FORMATS,
+        formats: Mapping[str, Callable[[Urls, FormatOptions], Format]] = FORMATS,
     ) -> None:
         self.urls = urls
         self.streams = streams or Streams(limits)
         self._reactor = reactor
         self._limits = limits
         self._large_documents = 0
-        instances = [make(urls) for make in formats.values()]
-        self._formats = {name: format_ for format_ in instances for name in format_.media_types}
-        self._media_types = tuple(self._formats)
+        self._formats = formats
+        self._media_types = {
+            name: make(urls, FormatOptions()).media_types for name, make in formats.items()
+        }
+        self._names = {
+            media_type: name
+            for name, media_types in self._media_types.items()
+            for media_type in media_types
+        }
 
-    def choose_format(self, request: Request) -> Format:
-        """Return the format that the client prefers."""
-        return self._formats[request.choose_media_type(self._media_types)]
+    def make_format(
+        self,
+        request: Request,
+        record: type[Record],
+        values: Mapping[str, Any],
+        *,
+        subject: str = "",
+    ) -> Format:
+        """Return the format of the answer: that of the parameters, or that which Accept prefers.
+
+        :param record: the kind of record in the answer.
+        :param values: the parameters of the request that have a value.
+        :param subject: what the answer is about, for the name of a file; the record by default.
+        :raises InvalidInputError: for a parameter that does not fit the format.
+        """
+        chosen: str | None = values.get("format")
+        offered = self._media_types[chosen] if chosen else tuple(self._names)
+        name = self._names[request.choose_media_type(offered)]
+        _check_options(name, values)
+        options = FormatOptions(
+            record=record,
+            fields=values.get("fields"),
+            ids_as_text=values.get("ids") == "text",
+            is_limited="limit" in values,
+            is_sealed=values.get("seal", False),
+            is_raw=values.get("raw", False),
+            has_bom=values.get("bom", False),
+        )
+        format_ = self._formats[name](self.urls, options)
+        headers: dict[bytes, bytes] = {}
+        if format_.file_extension:
+            date = _read_clock(request).format_iso()[:10]
+            file = f"mig-{subject or record.noun}-{date}.{format_.file_extension}"
+            headers[b"content-disposition"] = f'attachment; filename="{file}"'.encode()
+        if options.is_limited and not format_.is_paged:
+            headers[b"x-limit"] = b"%d" % values["limit"]
+        request.describe_answer(format_.charset, headers)
+        return format_
 
     async def answer_record(
-        self, request: Request, record: AnyRecord, links: Sequence[Link] = (), *, status: int = 200
+        self,
+        request: Request,
+        format_: Format,
+        record: AnyRecord,
+        links: Sequence[Link] = (),
+        *,
+        status: int = 200,
     ) -> bytes | None:
         """Answer with the document of one record.
 
         :raises UnavailableError: when too many large documents are being sent.
         """
-        format_ = self.choose_format(request)
         request.rows = 1
-        tail = DocumentTail(href=request.build_url(), is_empty=False)
-        document = (
-            format_.encode_head(request.build_url())
-            + format_.encode_record(record, links)
-            + format_.encode_tail(tail)
-        )
+        encoded = format_.encode_record(record, links)
+        document = encode_document(format_, request.build_url(), [encoded])
         return await self.answer_document(request, document, status=status)
 
     async def answer_document(
@@ -87,6 +134,7 @@ class Responder:
     def answer_records(
         self,
         request: Request,
+        format_: Format,
         records: Sequence[tuple[AnyRecord, Sequence[Link]]],
         links: Sequence[Link] = (),
     ) -> bytes:
@@ -94,15 +142,10 @@ class Responder:
 
         :param links: of the document.
         """
-        format_ = self.choose_format(request)
-        items = [format_.encode_record(record, its_links) for record, its_links in records]
-        tail = DocumentTail(href=request.build_url(), is_empty=not records, links=links)
         request.rows = len(records)
-        return request.prepare_response(
-            format_.encode_head(request.build_url())
-            + format_.separator.join(items)
-            + format_.encode_tail(tail)
-        )
+        encoded = [format_.encode_record(record, its_links) for record, its_links in records]
+        document = encode_document(format_, request.build_url(), encoded, links)
+        return request.prepare_response(document)
 
     async def stream_document(
         self,
@@ -112,6 +155,23 @@ class Responder:
     ) -> None:
         """Answer with ``chunks`` as fast as the client takes them; ``source`` makes them."""
         await stream_response(request, self._reactor, self.streams, chunks, source)
+
+
+def encode_document(
+    format_: Format, href: str, records: Sequence[bytes], links: Sequence[Link] = ()
+) -> bytes:
+    """Return a document of encoded records, one for each row.
+
+    :param href: the document's address.
+    """
+    document = format_.encode_head(href) + format_.separator.join(records)
+    seal = Seal() if format_.needs_seal else None
+    if seal is not None:
+        seal.add(document)
+    tail = DocumentTail(
+        href=href, is_empty=not records, links=links, row_count=len(records), seal=seal
+    )
+    return document + format_.encode_tail(tail)
 
 
 async def _split_document(document: bytes) -> AsyncGenerator[bytes, None]:
@@ -142,18 +202,47 @@ def refuse_parameters(request: Request) -> None:
             )
 
 
-def parse_id_parameter(noun: str, request: Request) -> int:
-    """Return the id of the one record that a request asks for.
+def parse_document_query(noun: str, request: Request) -> tuple[int, dict[str, Any]]:
+    """Return the id of the one record that a request asks for, and how it is to be written.
 
-    :raises InvalidInputError: for another parameter, a second id, and a value that is not an id.
+    :raises InvalidInputError: for another parameter, one that is given twice, and a value that is
+        not accepted.
     """
-    name = f"{noun}id"
-    values = []
-    for other, text in request.parse_query():
-        if other != name:
-            hint = suggest_name(other.lower(), [name], f"the only parameter is {name}")
-            raise InvalidInputError(f"unknown parameter {other!r}; {hint}", other)
-        values.append(text)
-    if len(values) > 1:
-        raise InvalidInputError(f"{name} is given twice", name)
-    return parse_id(name, values[0] if values else "")
+    id_name = f"{noun}id"
+    parameters = {id_name: PARAMETERS_BY_NAME[id_name], **DOCUMENT_PARAMETERS}
+    _, values = parse_values(request.parse_query(), parameters, _read_clock(request))
+    record_id = values.pop(id_name, None)
+    return record_id or parse_id(id_name, ""), values
+
+
+def parse_collection_query(request: Request) -> dict[str, Any]:
+    """Return how a document that has no other format than Collection+JSON is to be written.
+
+    :raises InvalidInputError: as :func:`parse_document_query` does, and for another format.
+    """
+    _, values = parse_values(request.parse_query(), DOCUMENT_PARAMETERS, _read_clock(request))
+    if values.get("format", COLLECTION) != COLLECTION:
+        raise InvalidInputError(
+            f"format must be {COLLECTION} at this path, which has no other", "format"
+        )
+    _check_options(COLLECTION, values)
+    return values
+
+
+def _read_clock(request: Request) -> Instant:
+    return Instant.from_timestamp(request.site.wall_clock())
+
+
+def _check_options(format_name: str, values: Mapping[str, Any]) -> None:
+    """Refuse a parameter that does not fit the format of the answer.
+
+    :raises InvalidInputError: naming both.
+    """
+    for name in values:
+        formats = find_parameter(name).formats
+        if formats is not None and format_name not in formats:
+            raise InvalidInputError(
+                f"{name} does not fit format={format_name}, which the answer has; it is for"
+                f" format={' and '.join(formats)}",
+                name,
+            )

@@ -16,12 +16,14 @@ from mig.compliance.selection import AnswerKeeper
 from mig.database.database import Database, Snapshot
 from mig.errors import InvalidInputError, NoResultsError, QueryCancelledError, RequestError
 from mig.formats.format import DocumentTail, Format
+from mig.formats.seal import Seal
 from mig.hypermedia.document import Data, Item, Link
 from mig.limits import Limits
 from mig.model.search import SearchParameters
 from mig.reactor import WallClock
+from mig.search.kinds import MAX_COUNT
 from mig.search.order import PagePosition
-from mig.search.records import make_row_encoder
+from mig.search.records import find_record_type, make_row_encoder
 from mig.search.search import Search, parse_search
 from mig.search.stream import SearchStream
 from mig.search.targeted_agents import find_targeted_agents
@@ -56,7 +58,17 @@ class SearchResource:
             search = parse_search(pairs, now)
         except InvalidInputError as refusal:
             return _answer_refused_search(request, refusal, parse_search([], now).echo_parameters())
-        format_ = self._responder.choose_format(request)
+        try:
+            format_ = self._responder.make_format(
+                request,
+                find_record_type(search),
+                search.parsed_values,
+                subject=search.report or search.type,
+            )
+        except InvalidInputError as refusal:
+            return _answer_refused_search(request, refusal, search.echo_parameters())
+        if not format_.is_paged:
+            search = replace(search, default_limit=MAX_COUNT)
         if search.target is not None:  # its SQL runs before anything is answered
             check_origin(request)
         if request.method == b"HEAD":  # the query would run only to be thrown away
@@ -152,6 +164,7 @@ class SearchResource:
     ) -> AsyncGenerator[bytes, None]:
         """Yield the document; its first chunk is the head and the first page."""
         href = request.build_url()
+        seal = Seal() if format_.needs_seal else None
         # The head leaves with the first page, so that an error of the query still becomes an error
         # answer: stream_response writes nothing before the first chunk.
         pending = format_.encode_head(href)
@@ -159,10 +172,7 @@ class SearchResource:
             while not stream.is_complete:
                 head, pending = pending, b""
                 # without a name: it would keep a page in memory that waits for its client
-                page = await _read_page(request, search, stream)
-                if stream.total is not None:  # takes effect before the first page
-                    request.setHeader(b"x-total-count", b"%d" % stream.total)
-                yield head + page
+                yield _add_to_seal(seal, head + await _read_page(request, search, stream))
         links = self._link_next_page(search, stream.next_position)
         is_first_page_of_records = not search.report and search.cursor is None
         parameters = search.echo_parameters(stream.total) if is_first_page_of_records else None
@@ -171,6 +181,8 @@ class SearchResource:
                 href=href,
                 is_empty=not stream.has_items,
                 links=links + self._link_resumption(stream.resumption),
+                row_count=stream.row_count,
+                seal=seal,
                 parameters=parameters,
                 total=stream.total,
             )
@@ -204,10 +216,17 @@ class SearchResource:
 
 async def _read_page(request: Request, search: Search, stream: SearchStream) -> bytes:
     page = await stream.read_page()
+    if stream.total is not None:  # takes effect before the first page
+        request.setHeader(b"x-total-count", b"%d" % stream.total)
     request.rows = stream.row_count
     if search.must_find_something and stream.is_complete and not stream.row_count:
         raise NoResultsError
     return page
+
+
+def _add_to_seal(seal: Seal | None, chunk: bytes) -> bytes:
+    """Return a chunk of a document, after adding it to the document's seal, if it needs one."""
+    return chunk if seal is None else seal.add(chunk)
 
 
 def _answer_refused_search(

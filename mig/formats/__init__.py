@@ -6,8 +6,14 @@ from collections.abc import Callable
 from typing import Final
 
 from mig.formats.collection_json import CollectionJson
-from mig.formats.format import Format
+from mig.formats.format import Format, FormatOptions
+from mig.formats.ndjson import Ndjson
 from mig.hypermedia.urls import Urls
 
-FORMATS: Final[dict[str, Callable[[Urls], Format]]] = {"collection": CollectionJson}
-"""Every format of an answer, by name; the first one is the default."""
+COLLECTION: Final = "collection"
+
+FORMATS: Final[dict[str, Callable[[Urls, FormatOptions], Format]]] = {
+    COLLECTION: CollectionJson,
+    "ndjson": Ndjson,
+}
+"""Every format of an answer, by the name in ``format=``; the first one is the default."""

@@ -7,7 +7,13 @@ from typing import Final
 
 from msgspec import UnsetType
 
-from mig.formats.format import ActionFields, AnyRecord, DocumentTail
+from mig.formats.format import (
+    DEFAULT_OPTIONS,
+    ActionFields,
+    AnyRecord,
+    DocumentTail,
+    FormatOptions,
+)
 from mig.hypermedia.document import Collection, Data, Document, Error, Item, Link, Query, Template
 from mig.hypermedia.urls import Urls
 from mig.model.compliance import ComplianceItem
@@ -49,10 +55,16 @@ class CollectionJson:
     """The format Collection+JSON, with each record as an item on a line of its own."""
 
     media_types = MEDIA_TYPES
+    charset = ""  # JSON is always UTF-8
+    file_extension = ""
+    is_paged = True
+    is_flat = False
+    needs_seal = False
     separator = _SEPARATOR
 
-    def __init__(self, urls: Urls) -> None:
+    def __init__(self, urls: Urls, options: FormatOptions = DEFAULT_OPTIONS) -> None:
         self._urls = urls
+        self.ids_as_text = options.ids_as_text
 
     def encode_head(self, href: str) -> bytes:
         """Return the document up to its first item."""
@@ -62,6 +74,8 @@ class CollectionJson:
         """Return the item "search parameters", if there is one, and the end of the document."""
         end_of_items = b"" if tail.is_empty else b"\n"
         if tail.parameters is not None:
+            if self.ids_as_text:
+                tail.parameters.write_ids_as_text()
             data = [Data(name=tail.parameters.noun, value=tail.parameters)]
             item = encode_json(Item(href=tail.href, data=data))
             end_of_items = (b"" if tail.is_empty else _SEPARATOR) + item + b"\n"
@@ -72,6 +86,8 @@ class CollectionJson:
         """Return a record as an item; that of an unreadable record has the reason."""
         if isinstance(record, StoredRecord):
             href = self._urls.for_record(record.noun, bytes(record.id).decode())
+            if self.ids_as_text:
+                record.write_ids_as_text()
         elif isinstance(record, ComplianceItem):
             href = record.link
         else:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
+from mig.formats.seal import Seal
 from mig.hypermedia.document import Link
 from mig.model.compliance import ComplianceItem, Policy
-from mig.model.record import StoredRecord, UnreadableRecord
+from mig.model.record import Record, StoredRecord, UnreadableRecord
 from mig.model.search import SearchParameters
 
 AnyRecord = StoredRecord | ComplianceItem | UnreadableRecord
@@ -23,11 +24,38 @@ class ActionFields(NamedTuple):
     description: str
 
 
+class FormatOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What a client may choose about a document, and what a format must know of it.
+
+    :param record: the kind of record that the document has.
+    :param fields: the names of the fields that a row has; ``None`` for all.
+    :param ids_as_text: whether ids are JSON strings, which no parser rounds.
+    :param is_limited: whether a limit was given, which may cut the document.
+    :param is_sealed: whether a document that no limit has cut ends with its seal, too.
+    :param is_raw: whether texts that a spreadsheet would run stay as they are.
+    :param has_bom: whether the document begins with a byte order mark.
+    """
+
+    record: type[Record] = Record
+    fields: tuple[str, ...] | None = None
+    ids_as_text: bool = False
+    is_limited: bool = False
+    is_sealed: bool = False
+    is_raw: bool = False
+    has_bom: bool = False
+
+
+DEFAULT_OPTIONS: Final = FormatOptions()
+
+
 class DocumentTail(msgspec.Struct, frozen=True, kw_only=True):
     """The content of a document that is known only at its end.
 
     :param href: the document's address.
     :param is_empty: whether nothing has been written since the head.
+    :param links: those of the document, such as ``next``.
+    :param row_count: how many records were read; in a report, how many commands.
+    :param seal: that of everything before the tail, if :attr:`Format.needs_seal`.
     :param parameters: the parameters of a search, on its first page.
     :param total: how many results a search has without a limit, if they were counted.
     """
@@ -35,6 +63,8 @@ class DocumentTail(msgspec.Struct, frozen=True, kw_only=True):
     href: str
     is_empty: bool
     links: Sequence[Link] = ()
+    row_count: int = 0
+    seal: Seal | None = None
     parameters: SearchParameters | None = None
     total: int | None = None
 
@@ -49,6 +79,36 @@ class Format(Protocol):
     @property
     def media_types(self) -> tuple[str, ...]:
         """The media types under which the format can be sent; the first one is its own."""
+        ...
+
+    @property
+    def charset(self) -> str:
+        """The charset that the media type must name; empty for none."""
+        ...
+
+    @property
+    def file_extension(self) -> str:
+        """The extension of the file that a client may save; empty for none."""
+        ...
+
+    @property
+    def is_paged(self) -> bool:
+        """Whether a search without a limit gets the default one, and a link to the next page."""
+        ...
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether a record is written as its fields: :attr:`mig.model.record.Record.flat`."""
+        ...
+
+    @property
+    def ids_as_text(self) -> bool:
+        """Whether ids are written as JSON strings, also those in parts that are encoded before."""
+        ...
+
+    @property
+    def needs_seal(self) -> bool:
+        """Whether the tail needs the seal of what is before it."""
         ...
 
     @property

@@ -99,6 +99,12 @@ class Action(StoredRecord, gc=False):
             row.syntaxversion or 0,
         )
 
+    def write_ids_as_text(self) -> None:
+        """Let the action and its investigators have their ids as JSON strings."""
+        super().write_ids_as_text()
+        for investigator in self.investigators:
+            investigator.write_ids_as_text()
+
 
 _decode_signatures = msgspec.json.Decoder(list[str] | None).decode
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Annotated, Final, NamedTuple, NoReturn, Protocol, TypeVar
 
+import msgspec
 from msgspec import Meta, Raw
 
 from mig.errors import UnreadableError
 from mig.model.action import Action, ActionRow
 from mig.model.agent import Agent, AgentRow
 from mig.model.record import (
+    Id,
     Json,
     StoredRecord,
     Time,
@@ -18,6 +21,7 @@ from mig.model.record import (
     encode_json,
     make_raw_id,
     make_raw_json,
+    quote_id,
     read_record,
 )
 from mig.model.row import Columns, Row, id_sql, make_row_reader
@@ -76,10 +80,87 @@ _NOTHING: Final = Raw("{}")
 """What a command has in place of an action or agent that is not in the database."""
 
 
+class ReferenceRow(NamedTuple):
+    """The columns of an action or agent that a reference to it needs."""
+
+    id: Annotated[str, id_sql("id")]
+    name: Annotated[str, "name"]
+
+
+class Reference(msgspec.Struct, gc=False):
+    """The id and name of an action or agent; both are null when it is not in the database."""
+
+    id: Id
+    name: str | None
+
+    @classmethod
+    def from_row(cls, row: ReferenceRow | ActionRow | AgentRow) -> Reference:
+        """Return the reference to the action or agent of a row.
+
+        :raises UnreadableError: for an id that cannot be served.
+        """
+        return cls(make_raw_id(row.id), row.name)
+
+
+_NO_REFERENCE: Final = Reference(Raw("null"), None)
+
+
+class FlatCommand(StoredRecord, gc=False):
+    """A command with the ids and names of its action and agent instead of the whole."""
+
+    noun = "command"
+    action: Reference
+    agent: Reference
+    status: str
+    results: Json
+    starttime: Time
+    finishtime: Time
+
+    @classmethod
+    def from_row(
+        cls,
+        row: CommandRow,
+        action: Reference | None,
+        agent: Reference | None,
+        *,
+        max_bytes: int,
+    ) -> FlatCommand:
+        """Return the command of a row.
+
+        :param max_bytes: the size of the largest results that are read.
+        :raises UnreadableError: for an id or a time that cannot be served, and for larger results.
+        """
+        command_id = make_raw_id(row.id)
+        if row.omitted_bytes is not None:
+            reject_omitted_results(row.omitted_bytes, max_bytes)
+        return cls(
+            command_id,
+            _NO_REFERENCE if action is None else action,
+            _NO_REFERENCE if agent is None else agent,
+            row.status,
+            make_raw_json(row.results, "[]"),
+            format_time(row.starttime),
+            format_time(row.finishtime),
+        )
+
+    def write_ids_as_text(self) -> None:
+        """Let the command and its references have their ids as JSON strings."""
+        super().write_ids_as_text()
+        self.action, self.agent = map(_quote_reference, (self.action, self.agent))
+
+
+def _quote_reference(reference: Reference) -> Reference:
+    """Return a reference with its id as a JSON string, since many commands share one."""
+    if reference is _NO_REFERENCE:
+        return reference
+    return Reference(quote_id(reference.id), reference.name)
+
+
 class Command(StoredRecord, gc=False):
     """A command; ``action`` and ``agent`` are ``{}`` when they are not in the database."""
 
     noun = "command"
+    flat = FlatCommand
     action: Annotated[Raw, Meta(extra_json_schema={"type": "object", "title": "Action"})]
     agent: Annotated[Raw, Meta(extra_json_schema={"type": "object", "title": "Agent"})]
     status: str
@@ -142,20 +223,45 @@ where c.id = %(id)s
 )
 
 
-def encode_action(row: ActionRow) -> Raw:
+REFERENCE: Final = Columns(ReferenceRow)
+ACTION_REFERENCES: Final = Statement(
+    f"""
+select {REFERENCE.sql}
+from actions
+where id = any(%s::numeric[])
+""",
+    REFERENCE,
+)
+AGENT_REFERENCES: Final = Statement(
+    f"""
+select {REFERENCE.sql}
+from agents
+where id = any(%s::numeric[])
+""",
+    REFERENCE,
+)
+
+
+def encode_action(row: ActionRow, *, ids_as_text: bool = False) -> Raw:
     """Return an action as it appears in a command, without counters.
 
     :raises UnreadableError: when it cannot be read.
     """
-    return Raw(encode_json(Action.from_row(row, counters={})))
+    return _encode_part(Action.from_row(row, counters={}), ids_as_text=ids_as_text)
 
 
-def encode_agent(row: AgentRow) -> Raw:
+def encode_agent(row: AgentRow, *, ids_as_text: bool = False) -> Raw:
     """Return an agent as it appears in a command.
 
     :raises UnreadableError: when it cannot be read.
     """
-    return Raw(encode_json(Agent.from_row(row)))
+    return _encode_part(Agent.from_row(row), ids_as_text=ids_as_text)
+
+
+def _encode_part(record: Action | Agent, *, ids_as_text: bool) -> Raw:
+    if ids_as_text:
+        record.write_ids_as_text()
+    return Raw(encode_json(record))
 
 
 class _FullResultsRow(NamedTuple):
@@ -183,7 +289,7 @@ RowType = TypeVar("RowType", bound=_RowWithResults)
 class LinkedCommand(NamedTuple):
     """A command, and the id of its action."""
 
-    command: Command | UnreadableRecord
+    command: Command | FlatCommand | UnreadableRecord
     actionid: str | None
 
 
@@ -219,21 +325,53 @@ def reject_omitted_results(size: int, max_bytes: int) -> NoReturn:
 
 
 async def find_command(
-    query: QueryFunction, command_id: int, *, max_bytes: int
+    query: QueryFunction,
+    command_id: int,
+    *,
+    max_bytes: int,
+    is_flat: bool = False,
+    ids_as_text: bool = False,
 ) -> LinkedCommand | None:
     """Return the command ``command_id``, or ``None`` if there is none.
 
     :param max_bytes: the size of the largest results that are read.
+    :param is_flat: whether to return a :class:`FlatCommand`.
+    :param ids_as_text: whether the ids of its action and agent are JSON strings.
     """
     for row in await query(_COMMAND_BY_ID, {"id": command_id}):
         command = await load_omitted_results(query, row.command, max_bytes=max_bytes)
-        record = read_record(Command.noun, _make_joined_command, command, row, max_bytes=max_bytes)
+        record: Command | FlatCommand | UnreadableRecord
+        if is_flat:
+            make_flat = _make_joined_flat_command
+            record = read_record(Command.noun, make_flat, command, row, max_bytes=max_bytes)
+        else:
+            make = partial(_make_joined_command, ids_as_text=ids_as_text, max_bytes=max_bytes)
+            record = read_record(Command.noun, make, command, row)
         return LinkedCommand(command=record, actionid=row.command.actionid)
     return None
 
 
-def _make_joined_command(command: CommandRow, row: _JoinedRow, *, max_bytes: int) -> Command:
-    # every column of an outer join is null when there is no such row
-    action = None if row.action.id is None else encode_action(row.action)
-    agent = None if row.agent.id is None else encode_agent(row.agent)
-    return Command.from_row(command, action, agent, max_bytes=max_bytes)
+# In both, every column of an outer join is null when there is no such row.
+
+
+def _make_joined_command(
+    command: CommandRow, row: _JoinedRow, *, max_bytes: int, ids_as_text: bool
+) -> Command:
+    action, agent = row.action, row.agent
+    return Command.from_row(
+        command,
+        None if action.id is None else encode_action(action, ids_as_text=ids_as_text),
+        None if agent.id is None else encode_agent(agent, ids_as_text=ids_as_text),
+        max_bytes=max_bytes,
+    )
+
+
+def _make_joined_flat_command(
+    command: CommandRow, row: _JoinedRow, *, max_bytes: int
+) -> FlatCommand:
+    return FlatCommand.from_row(
+        command,
+        None if row.action.id is None else Reference.from_row(row.action),
+        None if row.agent.id is None else Reference.from_row(row.agent),
+        max_bytes=max_bytes,
+    )

@@ -24,9 +24,13 @@ _REF: Final = "#/components/schemas/{name}"
 
 
 class Record(msgspec.Struct, gc=False):
-    """A thing that the API serves; clients know its kind by ``noun``."""
+    """A thing that the API serves; clients know its kind by ``noun``.
+
+    ``flat`` is the kind of record that a row of a table has instead; ``None`` for the same one.
+    """
 
     noun: ClassVar[str]
+    flat: ClassVar[type[Record] | None] = None
 
     def encode(self) -> bytes:
         """Return the record as JSON."""
@@ -43,6 +47,10 @@ class StoredRecord(Record):
     """A record with a row of its own."""
 
     id: Id
+
+    def write_ids_as_text(self) -> None:
+        """Let the record have all its ids as JSON strings, which no parser rounds."""
+        self.id = quote_id(self.id)
 
 
 class UnreadableRecord(Record, omit_defaults=True):
@@ -103,6 +111,11 @@ def check_numeric_id(text: str) -> str:
     if not text.isdigit():
         raise UnreadableError(f"the id {text!r} is not a whole number")
     return text
+
+
+def quote_id(raw: Raw) -> Raw:
+    """Return an id as a JSON string."""
+    return Raw(b'"%b"' % bytes(raw))
 
 
 def make_raw_id(text: str) -> Raw:

@@ -36,3 +36,8 @@ class SearchParameters(Record, kw_only=True):
     status: str = ANY_TEXT
     threatfamily: str = ANY_TEXT
     total: int | UnsetType = UNSET
+
+    def write_ids_as_text(self) -> None:
+        """Let the parameters have their ids as strings, which no parser rounds."""
+        self.actionid, self.agentid = str(self.actionid), str(self.agentid)
+        self.commandid, self.investigatorid = str(self.commandid), str(self.investigatorid)

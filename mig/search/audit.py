@@ -14,7 +14,7 @@ from mig.model.statement import QueryFunction, Statement
 from mig.search.condition import Condition
 from mig.search.kinds import CountKind, CursorKind, IdKind, TimeKind
 from mig.search.order import Order, PagePosition, make_cursor_error, make_time_column
-from mig.search.parameters import Parameter
+from mig.search.parameters import DOCUMENT_PARAMETERS, Parameter
 from mig.search.search import parse_values
 
 DEFAULT_LIMIT: Final = 100
@@ -67,6 +67,7 @@ AUDIT_PARAMETERS: Final[tuple[Parameter, ...]] = (
         kind=CursorKind(),
         meaning="the end of an earlier page",
     ),
+    *(parameter for parameter in DOCUMENT_PARAMETERS.values() if parameter.name != "ids"),
 )
 _PARAMETERS_BY_NAME: Final = {parameter.name: parameter for parameter in AUDIT_PARAMETERS}
 
@@ -92,6 +93,11 @@ class AuditSearch:
     def entry_id(self) -> int | None:
         """The id of the one entry that is searched for, or ``None``."""
         return self.values.get("auditid")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The values of the parameters that say how the answer is written."""
+        return {name: self.values[name] for name in DOCUMENT_PARAMETERS if name in self.values}
 
     def build_condition(self) -> Condition:
         """Return the condition that all parameters together set, but for the cursor."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final, Generic, Literal, TypeVar
 
@@ -265,12 +265,13 @@ class MemberPatternKind(ParameterKind[MemberPattern]):
 class ChoiceKind(ParameterKind[str]):
     """One of several words."""
 
-    words: Sequence[str]
+    words: Collection[str]
 
     @property
     def description(self) -> str:
         """What the value is, in words."""
-        return " or ".join(filter(None, (", ".join(self.words[:-1]), self.words[-1])))
+        *others, last = self.words
+        return " or ".join(filter(None, (", ".join(others), last)))
 
     def parse_text(self, name: str, text: str, context: ParseContext) -> str:
         """Return the word."""

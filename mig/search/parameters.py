@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from whenever import Instant
 
+from mig.formats import FORMATS
 from mig.model.action import FINISHED_COMMAND_STATUSES
 from mig.model.search import DEFAULT_LIMIT
 from mig.search.condition import Condition
@@ -58,7 +59,8 @@ class Parameter:
     When ``searched_table_only`` is set, only the condition on the searched table counts.
     ``default`` returns the value when the parameter is not set, from the searched type, the names
     of those that are set, and the current time; ``None`` sets no condition. ``meaning`` describes
-    the parameter to clients, without the values that it takes.
+    the parameter to clients, without the values that it takes. ``formats`` are those of the answers
+    that it is for, by default all. When ``is_of_documents`` is set, it is for single documents, too.
     """
 
     name: str
@@ -69,6 +71,8 @@ class Parameter:
     conditions: Mapping[str, str] = field(default_factory=dict)
     searched_table_only: bool = False
     default: Callable[[str, Collection[str], Instant], object] | None = None
+    formats: Collection[str] | None = None
+    is_of_documents: bool = False
 
     @property
     def values(self) -> str:
@@ -245,6 +249,19 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         conditions={"commands": r"results::text ~ ('[{,]\s*\"foundanything\"\s*:\s*' || %s)"},
         meaning="commands whose results have a member foundanything with this value, at any depth",
     ),
+    Parameter(
+        name="format",
+        kind=ChoiceKind(FORMATS),
+        is_of_documents=True,
+        meaning="the format of the answer; by default the header Accept decides",
+    ),
+    Parameter(
+        name="ids",
+        kind=ChoiceKind(("number", "text")),
+        formats=("collection", "ndjson"),
+        is_of_documents=True,
+        meaning="how JSON has ids: text is for programs that round large numbers; default number",
+    ),
     _make_id_parameter("investigator", "an"),
     _make_name_parameter("investigator", "an"),
     Parameter(
@@ -259,7 +276,8 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
     Parameter(
         name="limit",
         kind=CountKind(1),
-        meaning=f"the maximum number of results, in a report of commands; default {DEFAULT_LIMIT}",
+        meaning=f"the maximum number of results, in a report of commands; default {DEFAULT_LIMIT},"
+        " in ndjson and csv none",
     ),
     Parameter(
         name="offset",
@@ -285,6 +303,13 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         kind=ChoiceKind(REPORT_NAMES),
         types=("command",),
         meaning="complianceitems makes one item of each check in a command's results",
+    ),
+    Parameter(
+        name="seal",
+        kind=FlagKind(),
+        formats=("ndjson",),
+        is_of_documents=True,
+        meaning="whether the answer ends with its seal also when the limit has not cut it",
     ),
     Parameter(
         name="status",
@@ -321,6 +346,8 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
 )
 
 PARAMETERS_BY_NAME: Final = {parameter.name: parameter for parameter in PARAMETERS}
+DOCUMENT_PARAMETERS: Final = {p.name: p for p in PARAMETERS if p.is_of_documents}
+"""The parameters of a single document, besides its id, by name."""
 
 
 def find_parameter(

@@ -17,17 +17,22 @@ from mig.model.action import ACTION, ACTIONS_BY_IDS, Action, ActionRow, load_cou
 from mig.model.agent import AGENT, AGENTS_BY_IDS, Agent
 from mig.model.cache import RecordCache
 from mig.model.command import (
+    ACTION_REFERENCES,
+    AGENT_REFERENCES,
     COMMAND,
     Command,
     CommandRow,
+    FlatCommand,
+    Reference,
     count_complete_rows,
     encode_action,
     encode_agent,
     load_omitted_results,
     measure_results,
 )
+from mig.model.compliance import ComplianceItem
 from mig.model.investigator import INVESTIGATOR, Investigator
-from mig.model.record import UnreadableRecord, read_record
+from mig.model.record import Record, UnreadableRecord, read_record
 from mig.model.row import Columns
 from mig.model.statement import QueryFunction
 from mig.search.order import SearchRow
@@ -39,6 +44,7 @@ MAX_CACHED_ACTIONS: Final = 1_000
 MAX_CACHED_AGENTS: Final = 2_000
 
 AnySearchRow = TypeVar("AnySearchRow", bound=SearchRow)
+Part = TypeVar("Part")
 
 
 class RecordEncoder(Generic[AnySearchRow]):
@@ -101,22 +107,32 @@ class ActionEncoder(RecordEncoder[ActionRow]):
         return read_record(Action.noun, Action.from_row, row, self._counters.get(row.id, {}))
 
 
-class CommandEncoder:
-    """An encoder of commands with their actions and agents, each of which is encoded once.
+class CommandEncoder(Generic[Part]):
+    """An encoder of commands with their actions and agents, each of which is made once.
 
-    :param max_bytes: the size of the largest results that are read.
+    :param make_record: makes a command of its row, the parts of its action and agent, and
+        ``max_bytes``, the size of the largest results that are read.
     """
 
     columns = COMMAND
 
-    def __init__(self, format_: Format, urls: Urls, max_bytes: int) -> None:
+    def __init__(
+        self,
+        format_: Format,
+        urls: Urls,
+        max_bytes: int,
+        make_record: Callable[..., Command | FlatCommand],
+        actions: RecordCache[Any, Part],
+        agents: RecordCache[Any, Part],
+    ) -> None:
         self.separator = format_.separator
         self._encode_record = format_.encode_record
+        self._make_record = make_record
         self._urls = urls
         self._max_bytes = max_bytes
         self._links: dict[str | None, Sequence[Link]] = {}  # of a page, by the action's id
-        self._actions = RecordCache(ACTIONS_BY_IDS, encode_action, bound=MAX_CACHED_ACTIONS)
-        self._agents = RecordCache(AGENTS_BY_IDS, encode_agent, bound=MAX_CACHED_AGENTS)
+        self._actions = actions
+        self._agents = agents
 
     async def load_related(self, query: QueryFunction, rows: Sequence[CommandRow]) -> None:
         """Load the actions and agents of ``rows``, which the query does not join."""
@@ -142,11 +158,47 @@ class CommandEncoder:
         record: AnyRecord
         try:  # here and not by read_record: with thousands of rows, each call counts
             action, agent = self._actions.get(row.actionid), self._agents.get(row.agentid)
-            record = Command.from_row(row, action, agent, max_bytes=self._max_bytes)
+            record = self._make_record(row, action, agent, max_bytes=self._max_bytes)
         except UnreadableError as reason:
             # readers of commands expect a target, though none is known
             record = UnreadableRecord(Command.noun, row.id, str(reason), target="")
         return self._encode_record(record, self._links[row.actionid])
+
+
+def _make_command_encoder(format_: Format, urls: Urls, max_bytes: int) -> RowEncoder[CommandRow]:
+    """Return the encoder of commands with their whole actions and agents, or with references."""
+    if format_.is_flat:
+        read = Reference.from_row
+        return CommandEncoder(
+            format_,
+            urls,
+            max_bytes,
+            FlatCommand.from_row,
+            RecordCache(ACTION_REFERENCES, read, bound=MAX_CACHED_ACTIONS),
+            RecordCache(AGENT_REFERENCES, read, bound=MAX_CACHED_AGENTS),
+        )
+    read_action = partial(encode_action, ids_as_text=format_.ids_as_text)
+    read_agent = partial(encode_agent, ids_as_text=format_.ids_as_text)
+    return CommandEncoder(
+        format_,
+        urls,
+        max_bytes,
+        Command.from_row,
+        RecordCache(ACTIONS_BY_IDS, read_action, bound=MAX_CACHED_ACTIONS),
+        RecordCache(AGENTS_BY_IDS, read_agent, bound=MAX_CACHED_AGENTS),
+    )
+
+
+def find_record_type(search: Search) -> type[Record]:
+    """Return the kind of record in the answer of a search."""
+    if search.report == COMPLIANCE_ITEMS:
+        return ComplianceItem
+    return _RECORD_TYPES[search.type]
+
+
+_RECORD_TYPES: Final[dict[str, type[Record]]] = {
+    record.noun: record for record in (Action, Command, Agent, Investigator)
+}
 
 
 def make_row_encoder(
@@ -161,7 +213,7 @@ def make_row_encoder(
     if search.type == Action.noun:
         return ActionEncoder(format_)
     if search.type == Command.noun:
-        return CommandEncoder(format_, urls, limits.result_bytes)
+        return _make_command_encoder(format_, urls, limits.result_bytes)
     if search.type == Agent.noun:
         return RecordEncoder(format_, AGENT, partial(read_record, Agent.noun, Agent.from_row))
     return RecordEncoder(

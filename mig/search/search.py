@@ -36,7 +36,8 @@ class Search:
     ``parsed_values`` are their values, and ``effective_values`` also has the defaults of the
     others. ``targeted_agents`` are the ids of the agents that fulfil ``target``, as PostgreSQL
     arrays, once they have been found. ``latest`` keeps the answers of a report that takes only the
-    newest ones. ``is_continued`` tells that it is for the rest of an answer.
+    newest ones. ``is_continued`` tells that it is for the rest of an answer. ``default_limit`` is
+    the limit of a search that sets none.
     """
 
     type: str
@@ -46,6 +47,7 @@ class Search:
     targeted_agents: Sequence[str] | None = None
     latest: LatestAnswers | None = None
     is_continued: bool = False
+    default_limit: int = DEFAULT_LIMIT
 
     @property
     def after(self) -> Instant | None:
@@ -72,7 +74,7 @@ class Search:
     @property
     def limit(self) -> int:
         """The maximum number of results."""
-        limit: int = self.parsed_values.get("limit", DEFAULT_LIMIT)
+        limit: int = self.parsed_values.get("limit", self.default_limit)
         return limit
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import lru_cache
 from io import BytesIO
 from random import Random
@@ -124,6 +125,7 @@ class Request(server.Request):
         self.outcome = "complete"
         self.refusal: str | None = None
         self._media_type = ""
+        self._headers: Mapping[bytes, bytes] = {}
         self.is_aborted = False
         self.has_request_line = False
         self.target = b""
@@ -242,12 +244,22 @@ class Request(server.Request):
     def choose_media_type(self, offered: tuple[str, ...]) -> str:
         """Return the media type of ``offered`` that the client prefers.
 
-        It becomes the Content-Type of the answer.
+        It becomes the Content-Type of the answer, whose other headers are forgotten.
         """
         values = self.requestHeaders.getRawHeaders(b"accept", [])
         accept = ",".join(value.decode("latin-1") for value in values)
         self._media_type = choose_media_type(accept, offered)
+        self._headers = {}
         return self._media_type
+
+    def describe_answer(self, charset: str, headers: Mapping[bytes, bytes]) -> None:
+        """Set more headers of the answer whose media type was chosen, if it is no error.
+
+        :param charset: what the media type must name; empty for nothing.
+        """
+        if charset:
+            self._media_type += f"; charset={charset}"
+        self._headers = headers
 
     def set_headers(self) -> None:
         """Set the headers that every answer has.
@@ -262,6 +274,8 @@ class Request(server.Request):
         if needs_caller and not self.responseHeaders.hasHeader(b"cache-control"):
             # a cache for several users knows only Authorization as a credential (RFC 9111, 3.5)
             self.setHeader(b"cache-control", b"private")
+        for name, value in self._headers.items():
+            self.setHeader(name, value)
 
     def prepare_response(self, document: bytes, status: int = 200) -> bytes:
         """Set the status and headers of a complete document, and return it to be written."""

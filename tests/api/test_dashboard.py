@@ -21,6 +21,7 @@ from twisted.internet.threads import deferToThread
 from mig.api.dashboard import RENEWAL_FACTOR, DashboardResource
 from mig.database.database import Database
 from mig.errors import UnavailableError
+from mig.formats.collection_json import CollectionJson
 from mig.hypermedia.urls import Urls
 from mig.limits import Limits
 from mig.model.statement import Parameters, Statement
@@ -32,6 +33,7 @@ from tests.support.reactor import call_in_reactor, reactor
 Record = TypeVar("Record")
 
 LIMITS = Limits()
+URLS = Urls("http://x/api/v1")
 ONLINE, IDLE = ("heartbeating", "online"), ("inactive", "idle")
 HOURS = st.sampled_from([0.0, 0.05, 0.1, 1.0, 23.0, 25.0, 167.0, 169.0])
 AGENTS = st.lists(
@@ -54,7 +56,7 @@ class DashboardDriver:
     def __init__(self, dsn: str, limits: Limits) -> None:
         self.clock = Clock()
         self.database = Database(reactor, dsn, limits=limits)
-        self.dashboard = DashboardResource(self.clock, self.query, Urls("http://x/api/v1"), limits)
+        self.dashboard = DashboardResource(self.clock, self.query, URLS, limits)
         self.counts = 0
         self.takes_a_second = False
         self.gate: Deferred[None] | None = None
@@ -77,7 +79,7 @@ class DashboardDriver:
 
     async def read_items(self) -> list[Json]:
         """Return the dashboard's items: the counts by name, then the actions."""
-        found = json.loads(b"[%b]" % await self.dashboard.encode_items())
+        found = json.loads(b"[%b]" % await self.dashboard.encode_items(CollectionJson(URLS)))
         counts = {data["name"]: data["value"] for data in found[0]["data"]}
         return [counts, *(item["data"][0]["value"] for item in found[1:])]
 

@@ -8,7 +8,7 @@ import pytest
 import pytest_twisted
 
 from mig.formats import FORMATS
-from mig.formats.format import ActionFields, AnyRecord, DocumentTail
+from mig.formats.format import ActionFields, AnyRecord, DocumentTail, FormatOptions
 from mig.hypermedia.document import Link
 from mig.hypermedia.urls import Urls
 from mig.model.record import Record, encode_json
@@ -24,9 +24,15 @@ class LinesFormat:
     """A format with a line for each record, after its noun, and for each compliance item."""
 
     media_types = (LINES,)
+    charset = ""
+    file_extension = ""
+    is_paged = True
+    is_flat = False
+    ids_as_text = False
+    needs_seal = False
     separator = b""
 
-    def __init__(self, urls: Urls) -> None:
+    def __init__(self, urls: Urls, options: FormatOptions) -> None:
         pass
 
     def encode_head(self, href: str) -> bytes:

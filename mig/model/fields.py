@@ -1,0 +1,66 @@
+"""The fields of a record under flat names, such as ``check.test.value``, for rows of a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from operator import attrgetter
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from mig.errors import InvalidInputError
+from mig.model.record import Record
+from mig.values import suggest_name
+
+FIELDS_PARAMETER: Final = "fields"
+
+
+class Field(NamedTuple):
+    """A field: its flat name, and a function that reads its value from a record."""
+
+    name: str
+    read: Callable[[Any], object]
+
+
+@cache
+def list_fields(record_type: type[Record]) -> tuple[Field, ...]:
+    """Return the fields of a kind of record, in its order.
+
+    A member that is a struct counts as its members; any other one is a field, also when its value
+    is an array or an object. A command has the ids and names of its action and agent.
+    """
+    shape = record_type.flat or record_type
+    return tuple(Field(name, attrgetter(path)) for name, path in _list_names(shape))
+
+
+def _list_names(shape: type[msgspec.Struct]) -> Iterator[tuple[str, str]]:
+    """Yield the flat name and the path of attributes of each field."""
+    for field in msgspec.structs.fields(shape):
+        if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
+            for name, path in _list_names(field.type):
+                yield f"{field.encode_name}.{name}", f"{field.name}.{path}"
+        else:
+            yield field.encode_name, field.name
+
+
+def select_names(available: Sequence[str], wanted: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the names that a client wants, in the order of ``available``; ``None`` means all.
+
+    ``policy`` selects ``policy.level`` and all others below it.
+
+    :raises InvalidInputError: for a name that selects nothing; the message has all names.
+    """
+    if wanted is None:
+        return tuple(available)
+    selected: set[str] = set()
+    for name in wanted:
+        found = {each for each in available if each == name or each.startswith(f"{name}.")}
+        if not found:
+            hint = suggest_name(name, available, f"they are {', '.join(available)}")
+            raise InvalidInputError(
+                f"{FIELDS_PARAMETER} must be names of fields, not {name[:80]!r}; {hint}",
+                FIELDS_PARAMETER,
+            )
+        selected |= found
+    return tuple(each for each in available if each in selected)

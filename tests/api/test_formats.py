@@ -1,0 +1,226 @@
+"""Every answer with records can be had in every format, and has the same records in each."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from datetime import UTC, datetime
+
+import pytest
+import pytest_twisted
+
+from tests.support import fleet
+from tests.support.api import Answer, Api
+from tests.support.formats import read_items, read_lines
+from tests.support.json_types import JsonObject
+from tests.support.postgres import MANY_COMMANDS, TestDatabase
+
+NDJSON = "application/x-ndjson"
+KINDS = ("agent", "action", "command", "investigator")
+REPORT = "type=command&report=complianceitems"
+SEARCHES = (*(f"type={kind}" for kind in KINDS), REPORT)
+GOOD = fleet.make_results(fleet.make_hit())
+
+
+@pytest.fixture
+def api_with_fleet(api: Api, database: TestDatabase) -> Api:
+    """The API of the recorded fleet, with records that cannot be read."""
+    fleet.load_fleet(database.dsn)
+    fleet.insert_rows(database.dsn, "agents", [fleet.make_agent(1)])
+    odd_action = fleet.make_action(2, validfrom="infinity")
+    fleet.insert_rows(database.dsn, "actions", [fleet.make_action(1), odd_action])
+    odd = {"results": r'[{"elements":{"a":[{"file":"\u0000"}]}}]', "finishtime": "infinity"}
+    missing = fleet.make_command(102, None, None, results=GOOD)
+    rows = [fleet.make_command(101, 1, 1, **odd), missing]
+    fleet.insert_rows(database.dsn, "commands", rows)
+    return api
+
+
+async def get(api: Api, path: str, *, status: int = 200, accept: str = "") -> Answer:
+    answer = await api.get(path, headers={"Accept": accept} if accept else {})
+    assert answer.code == status, answer.body
+    return answer
+
+
+def name_today(subject: str, extension: str) -> str:
+    return f'attachment; filename="mig-{subject}-{datetime.now(UTC):%Y-%m-%d}.{extension}"'
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+@pytest_twisted.ensureDeferred
+async def test_a_search_has_the_same_records_in_ndjson(api_with_fleet: Api, search: str) -> None:
+    path = f"/search?{search}&{fleet.ANY_TIME}"
+    expected = read_items((await get(api_with_fleet, path)).document)
+    before = datetime.now(UTC)
+    answer = await get(api_with_fleet, f"{path}&format=ndjson")
+    assert len(expected) > 1
+    assert read_lines(answer.body) == expected
+    assert answer.get_header("content-type") == NDJSON
+    if datetime.now(UTC).date() == before.date():
+        subject = search.rpartition("=")[2]
+        assert answer.get_header("content-disposition") == name_today(subject, "ndjson")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest_twisted.ensureDeferred
+async def test_a_single_document_is_one_line_of_ndjson(api_with_fleet: Api, kind: str) -> None:
+    for row in fleet.FLEET[f"{kind}s"]:
+        path = f"/{kind}?{kind}id={row['id']}"
+        expected = read_items((await get(api_with_fleet, path)).document)
+        assert read_lines((await get(api_with_fleet, f"{path}&format=ndjson")).body) == expected
+        assert read_lines((await get(api_with_fleet, path, accept=NDJSON)).body) == expected
+        sealed = (await get(api_with_fleet, f"{path}&format=ndjson&seal=true")).body
+        [found, end] = read_lines(sealed)
+        assert [found] == expected
+        assert end["end"] == {
+            "rows": 1,
+            "items": 1,
+            "next": None,
+            "snapshot": True,
+            "sha256": hashlib.sha256(sealed[: sealed.index(b"\n") + 1]).hexdigest(),
+        }
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_parameter_format_wins_over_the_header_accept(api_with_fleet: Api) -> None:
+    path = "/search?type=agent"
+    for accept, format_, media_type in (
+        (NDJSON, "", NDJSON),
+        (f"{NDJSON};q=0.5, application/json;q=0.4", "", NDJSON),
+        (f"application/json, {NDJSON};q=0.9", "", "application/json"),
+        (NDJSON, "collection", "application/vnd.collection+json"),
+        (f"{NDJSON}, application/json;q=0.1", "collection", "application/json"),
+        ("application/vnd.collection+json", "ndjson", NDJSON),
+        ("", "ndjson", NDJSON),
+    ):
+        answer = await get(api_with_fleet, f"{path}&format={format_}", accept=accept)
+        assert answer.get_header("content-type") == media_type
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_search_without_a_limit_is_whole(api: Api, large_database: TestDatabase) -> None:
+    """Collection+JSON still has the default limit of 10,000."""
+    path = f"/search?type=command&{fleet.ANY_TIME}"
+    lines = (await get(api, f"{path}&format=ndjson")).body.count(b"\n")
+    assert lines == MANY_COMMANDS > 10_000
+    assert len((await get(api, path)).document["items"]) == 10_000 + 1
+
+
+@pytest.mark.parametrize("search", ["type=command", REPORT])
+@pytest_twisted.ensureDeferred
+async def test_a_client_follows_the_seals_to_the_end(api_with_fleet: Api, search: str) -> None:
+    """The same lines come as without a limit, and each page proves that it is whole."""
+    path = f"/search?{search}&{fleet.ANY_TIME}&format=ndjson"
+    whole = (await get(api_with_fleet, path)).body
+    found, rows = b"", 0
+    url: str | None = f"{path}&limit=2"
+    while url:
+        answer = await get(api_with_fleet, url)
+        if not answer.body.rpartition(b'{"end":')[1]:
+            found += answer.body
+            break
+        lines, mark, end = answer.body.rpartition(b'{"end":')
+        seal: JsonObject = json.loads(mark + end)["end"]
+        assert seal["sha256"] == hashlib.sha256(lines).hexdigest()
+        assert (seal["rows"], seal["items"]) == (2, lines.count(b"\n"))
+        assert seal["snapshot"] is True
+        found, rows, url = found + lines, rows + 2, seal["next"]
+    assert found == whole
+    sealed = (await get(api_with_fleet, f"{path}&seal=true")).body
+    assert sealed.startswith(whole)
+    end = read_lines(sealed)[-1]["end"]
+    assert end["next"] is None and end["items"] == whole.count(b"\n") and end["rows"] > rows
+    assert end["sha256"] == hashlib.sha256(whole).hexdigest()
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_empty_answer_has_no_line_but_its_seal(api: Api) -> None:
+    for search in SEARCHES:
+        assert (await get(api, f"/search?{search}&format=ndjson&limit=5")).body == b""
+        sealed = (await get(api, f"/search?{search}&format=ndjson&seal=true")).body
+        [line] = read_lines(sealed)
+        assert line["end"] == {
+            "rows": 0,
+            "items": 0,
+            "next": None,
+            "snapshot": True,
+            "sha256": hashlib.sha256().hexdigest(),
+        }
+
+
+@pytest.mark.parametrize(
+    "path",
+    [f"/search?{search}&{fleet.ANY_TIME}" for search in SEARCHES]
+    + [f"/{kind}?{kind}id={fleet.FLEET[f'{kind}s'][0]['id']}" for kind in KINDS]
+    + ["/dashboard?"],
+)
+@pytest_twisted.ensureDeferred
+async def test_ids_are_strings_when_a_client_wants_text(api_with_fleet: Api, path: str) -> None:
+    formats = ("collection",) if "dashboard" in path else ("collection", "ndjson")
+    for format_ in formats:
+        plain = (await get(api_with_fleet, f"{path}&format={format_}")).body.decode()
+        text = (await get(api_with_fleet, f"{path}&format={format_}&ids=text")).body.decode()
+        plain, text = (
+            re.sub(r'"counts age".*?\}|"href":"[^"]*"', "", each) for each in (plain, text)
+        )
+        numbers = re.compile(r'"((?:action|agent|command|investigator)?id)":([0-9]+)')
+        assert not numbers.search(text)
+        assert numbers.sub(r'"\1":"\2"', plain) == text
+        again = (await get(api_with_fleet, f"{path}&format={format_}&ids=number")).body.decode()
+        assert re.sub(r'"counts age".*?\}|"href":"[^"]*"', "", again) == plain
+
+
+@pytest.mark.parametrize(
+    ("query", "names"),
+    [
+        ("seal=true", ("seal", "collection", "ndjson")),
+        ("seal=true&format=collection", ("seal", "collection", "ndjson")),
+        ("format=xml", ("format", "collection", "ndjson")),
+        ("format=ndjson&seal=yes", ("seal", "true", "false")),
+        ("ids=hex", ("ids", "number", "text")),
+        ("format=ndjson&format=ndjson", ("format", "twice")),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_an_option_that_does_not_fit_is_refused_naming_both(
+    api: Api, query: str, names: tuple[str, ...]
+) -> None:
+    for path in ("/search?", "/search?type=command&report=complianceitems&", "/agent?agentid=1&"):
+        answer = await get(api, path + query, status=400)
+        assert answer.get_header("content-type") == "application/vnd.collection+json"
+        assert not answer.headers.hasHeader("content-disposition")
+        message = answer.document["error"]["message"]
+        assert all(name in message for name in names), message
+
+
+@pytest_twisted.ensureDeferred
+async def test_errors_are_collection_json_in_every_format(api: Api) -> None:
+    for path, status in (
+        ("/search?format=ndjson&limit=0", 400),
+        ("/search?format=ndjson&offset=0", 404),
+        ("/agent?agentid=1&format=ndjson", 404),
+        ("/dashboard?format=ndjson", 400),
+        ("/heartbeat?format=ndjson", 400),
+    ):
+        answer = await get(api, path, status=status, accept=NDJSON)
+        assert answer.get_header("content-type") == "application/vnd.collection+json"
+        assert not answer.headers.hasHeader("content-disposition")
+        assert answer.document["error"]["message"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_dashboard_names_the_format_that_it_has(api: Api) -> None:
+    answer = await get(api, "/dashboard?format=ndjson", status=400)
+    assert "format must be collection" in answer.document["error"]["message"]
+    assert (await get(api, "/dashboard", accept=NDJSON)).document["items"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_head_request_has_the_headers_of_the_format(api: Api) -> None:
+    for path in ("/search?type=agent&limit=7&", "/search?type=agent&"):
+        head = await api.request("HEAD", f"{path}format=ndjson")
+        whole = await api.get(f"{path}format=ndjson")
+        for name in ("content-type", "content-disposition", "vary", "x-limit"):
+            assert head.headers.getRawHeaders(name) == whole.headers.getRawHeaders(name)
+        assert head.headers.hasHeader("x-limit") == ("limit" in path)
