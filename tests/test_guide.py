@@ -19,11 +19,12 @@ from twisted.internet.threads import deferToThread
 from mig.demo.fleet import load_fleet
 from tests.support.api import Api
 from tests.support.postgres import TestDatabase
-from tests.support.programs import find_program
+from tests.support.programs import PATH, find_program
 
 GUIDE = (Path(__file__).parent.parent / "docs" / "guide.md").read_text()
 CURLS = re.findall(r"^    (curl 'http.*)$", GUIDE, re.MULTILINE)
 PIPES = re.findall(r"^    (curl -\S+ '.*\|.*)$", GUIDE, re.MULTILINE)
+[DOWNLOAD] = re.findall(r"^    (curl -sSfOJ .*)$", GUIDE, re.MULTILINE)
 KEY = re.findall(r"^    ((?:gpg|curl -F) .*)$", GUIDE, re.MULTILINE)
 [SIGN] = re.findall(r"```sh\n(.*?)```", GUIDE, re.DOTALL)
 [SCRIPT] = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
@@ -54,12 +55,21 @@ async def test_the_commands_of_the_guide_work(demo_api: Api, command: str) -> No
 
 @pytest.mark.parametrize("command", PIPES)
 @pytest_twisted.ensureDeferred
-async def test_the_pipes_of_the_guide_work(demo_api: Api, command: str) -> None:
-    programs = re.findall(r"\| (\w+)", command)
-    for program in programs:
+async def test_the_pipes_of_the_guide_work(demo_api: Api, command: str, tmp_path: Path) -> None:
+    for program in re.findall(r"\| (\w+)", command):
         find_program(program)
-    found = await run_guide_command(demo_api, f"set -o pipefail; {command}")
-    assert re.search("example.net", found)
+    file = tmp_path / "report.parquet"
+    here = f"set -o pipefail; PATH={PATH}; cd {tmp_path}; {command}"
+    found = await run_guide_command(demo_api, here)
+    assert file.exists() if file.name in command else "example.net" in found
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_download_of_the_guide_is_a_file(demo_api: Api, tmp_path: Path) -> None:
+    await run_guide_command(demo_api, f"cd {tmp_path}; {DOWNLOAD}")
+    [file] = tmp_path.glob("*.csv")
+    assert re.fullmatch(r"mig-agent-\d{4}-\d\d-\d\d\.csv", file.name)
+    assert file.read_bytes().startswith(b"\xef\xbb\xbfid,name,")
 
 
 @pytest_twisted.ensureDeferred

@@ -60,7 +60,7 @@ class Parameter:
     ``default`` returns the value when the parameter is not set, from the searched type, the names
     of those that are set, and the current time; ``None`` sets no condition. ``meaning`` describes
     the parameter to clients, without the values that it takes. ``formats`` are those of the answers
-    that it is for, by default all. When ``is_of_documents`` is set, it is for single documents, too.
+    that it is for, by default all. With ``is_of_documents`` it is for single documents, too.
     """
 
     name: str
@@ -303,6 +303,20 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         kind=ChoiceKind(REPORT_NAMES),
         types=("command",),
         meaning="complianceitems makes one item of each check in a command's results",
+    ),
+    Parameter(
+        name="raw",
+        kind=FlagKind(),
+        formats=("csv",),
+        is_of_documents=True,
+        meaning="whether texts that a spreadsheet would run stay as they are, without apostrophe",
+    ),
+    Parameter(
+        name="bom",
+        kind=FlagKind(),
+        formats=("csv",),
+        is_of_documents=True,
+        meaning="whether the answer begins with a byte order mark, by which Excel knows UTF-8",
     ),
     Parameter(
         name="seal",

@@ -12,6 +12,7 @@ import pytest_twisted
 from mig.model.permissions import ALL_PERMISSIONS, Permission
 from tests.support.api import Api
 from tests.support.audit import CAROL, FixedCaller
+from tests.support.formats import read_lines, read_rows
 from tests.support.json_types import Json, JsonObject
 from tests.support.postgres import TestDatabase
 
@@ -87,6 +88,26 @@ async def test_an_entry_is_served_as_it_is_stored(service: Api, database: TestDa
     assert list_entries(single) == [entry]
     error = (await service.get_collection("/audit?auditid=13", 404))["error"]
     assert error["message"] == "there is no audit 13"
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_audit_has_the_same_entries_in_every_format(
+    service: Api, database: TestDatabase
+) -> None:
+    """No page of them is cut in silence."""
+    insert_rows(database, 1, 8)
+    expected = list_entries(await service.get_collection("/audit"))
+    rows = await service.get("/audit?format=csv&raw=true")
+    assert [int(row["id"]) for row in read_rows(rows.body)] == [each["id"] for each in expected]
+    assert rows.get_header("x-limit") == "100"
+    lines, href = [], "/audit?format=ndjson&limit=5"
+    while href:
+        *found, last = read_lines((await service.get(href)).body)
+        href = last["end"]["next"] if "end" in last else ""
+        lines += found if href else [*found, last]
+    assert lines == expected
+    refused = (await service.get_collection("/audit?ids=text", 400))["error"]["message"]
+    assert "unknown parameter 'ids'" in refused
 
 
 @pytest_twisted.ensureDeferred

@@ -12,7 +12,7 @@ import pytest_twisted
 
 from tests.support import fleet
 from tests.support.api import Answer, Api
-from tests.support.formats import read_items, read_lines
+from tests.support.formats import flatten_items, read_items, read_lines, read_rows
 from tests.support.json_types import JsonObject
 from tests.support.postgres import MANY_COMMANDS, TestDatabase
 
@@ -43,43 +43,58 @@ async def get(api: Api, path: str, *, status: int = 200, accept: str = "") -> An
     return answer
 
 
-def name_today(subject: str, extension: str) -> str:
-    return f'attachment; filename="mig-{subject}-{datetime.now(UTC):%Y-%m-%d}.{extension}"'
-
-
-@pytest.mark.parametrize("search", SEARCHES)
 @pytest_twisted.ensureDeferred
-async def test_a_search_has_the_same_records_in_ndjson(api_with_fleet: Api, search: str) -> None:
-    path = f"/search?{search}&{fleet.ANY_TIME}"
-    expected = read_items((await get(api_with_fleet, path)).document)
-    before = datetime.now(UTC)
-    answer = await get(api_with_fleet, f"{path}&format=ndjson")
-    assert len(expected) > 1
-    assert read_lines(answer.body) == expected
-    assert answer.get_header("content-type") == NDJSON
-    if datetime.now(UTC).date() == before.date():
-        subject = search.rpartition("=")[2]
-        assert answer.get_header("content-disposition") == name_today(subject, "ndjson")
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest_twisted.ensureDeferred
-async def test_a_single_document_is_one_line_of_ndjson(api_with_fleet: Api, kind: str) -> None:
-    for row in fleet.FLEET[f"{kind}s"]:
-        path = f"/{kind}?{kind}id={row['id']}"
+async def test_a_search_has_the_same_records_in_every_format(api_with_fleet: Api) -> None:
+    for search in SEARCHES:
+        path = f"/search?{search}&{fleet.ANY_TIME}"
         expected = read_items((await get(api_with_fleet, path)).document)
-        assert read_lines((await get(api_with_fleet, f"{path}&format=ndjson")).body) == expected
-        assert read_lines((await get(api_with_fleet, path, accept=NDJSON)).body) == expected
-        sealed = (await get(api_with_fleet, f"{path}&format=ndjson&seal=true")).body
-        [found, end] = read_lines(sealed)
-        assert [found] == expected
-        assert end["end"] == {
-            "rows": 1,
-            "items": 1,
-            "next": None,
-            "snapshot": True,
-            "sha256": hashlib.sha256(sealed[: sealed.index(b"\n") + 1]).hexdigest(),
-        }
+        assert len(expected) > 1
+        lines = await get(api_with_fleet, f"{path}&format=ndjson")
+        assert read_lines(lines.body) == expected
+        assert lines.get_header("content-type") == NDJSON
+        rows = await get(api_with_fleet, f"{path}&format=csv&raw=true")
+        assert read_rows(rows.body) == flatten_items(expected, search.rpartition("=")[2])
+        assert rows.get_header("content-type") == "text/csv; charset=utf-8"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_single_document_is_one_line_or_row(api_with_fleet: Api) -> None:
+    for kind in KINDS:
+        for row in fleet.FLEET[f"{kind}s"]:
+            path = f"/{kind}?{kind}id={row['id']}"
+            expected = read_items((await get(api_with_fleet, path)).document)
+            assert read_lines((await get(api_with_fleet, f"{path}&format=ndjson")).body) == expected
+            assert read_lines((await get(api_with_fleet, path, accept=NDJSON)).body) == expected
+            rows = await get(api_with_fleet, f"{path}&format=csv&raw=true")
+            assert read_rows(rows.body) == flatten_items(expected, kind)
+            sealed = (await get(api_with_fleet, f"{path}&format=ndjson&seal=true")).body
+            [found, end] = read_lines(sealed)
+            assert [found] == expected
+            assert end["end"] == {
+                "rows": 1,
+                "items": 1,
+                "next": None,
+                "snapshot": True,
+                "sha256": hashlib.sha256(sealed[: sealed.index(b"\n") + 1]).hexdigest(),
+            }
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_download_has_a_name_with_its_type_and_date(api_with_fleet: Api) -> None:
+    for path, name in (
+        ("/search?", "mig-action"),
+        ("/search?type=agent&", "mig-agent"),
+        (f"/search?{REPORT}&", "mig-complianceitems"),
+        ("/agent?agentid=1&", "mig-agent"),
+    ):
+        for format_ in ("ndjson", "csv"):
+            before = datetime.now(UTC).date()
+            answer = await get(api_with_fleet, f"{path}format={format_}")
+            days = {before, datetime.now(UTC).date()}
+            names = {f'attachment; filename="{name}-{day}.{format_}"' for day in days}
+            assert answer.get_header("content-disposition") in names
+        plain = await get(api_with_fleet, path)
+        assert not plain.headers.hasHeader("content-disposition")
 
 
 @pytest_twisted.ensureDeferred
@@ -91,6 +106,9 @@ async def test_the_parameter_format_wins_over_the_header_accept(api_with_fleet: 
         (f"application/json, {NDJSON};q=0.9", "", "application/json"),
         (NDJSON, "collection", "application/vnd.collection+json"),
         (f"{NDJSON}, application/json;q=0.1", "collection", "application/json"),
+        ("text/csv", "", "text/csv; charset=utf-8"),
+        (f"text/csv;header=present, {NDJSON};q=0.5", "", "text/csv; charset=utf-8"),
+        (NDJSON, "csv", "text/csv; charset=utf-8"),
         ("application/vnd.collection+json", "ndjson", NDJSON),
         ("", "ndjson", NDJSON),
     ):
@@ -104,19 +122,24 @@ async def test_a_search_without_a_limit_is_whole(api: Api, large_database: TestD
     path = f"/search?type=command&{fleet.ANY_TIME}"
     lines = (await get(api, f"{path}&format=ndjson")).body.count(b"\n")
     assert lines == MANY_COMMANDS > 10_000
+    assert len(read_rows((await get(api, f"{path}&format=csv")).body)) == MANY_COMMANDS
     assert len((await get(api, path)).document["items"]) == 10_000 + 1
 
 
-@pytest.mark.parametrize("search", ["type=command", REPORT])
 @pytest_twisted.ensureDeferred
-async def test_a_client_follows_the_seals_to_the_end(api_with_fleet: Api, search: str) -> None:
+async def test_a_client_follows_the_seals_to_the_end(api_with_fleet: Api) -> None:
     """The same lines come as without a limit, and each page proves that it is whole."""
+    for search in ("type=command", REPORT):
+        await follow_seals(api_with_fleet, search)
+
+
+async def follow_seals(api: Api, search: str) -> None:
     path = f"/search?{search}&{fleet.ANY_TIME}&format=ndjson"
-    whole = (await get(api_with_fleet, path)).body
+    whole = (await get(api, path)).body
     found, rows = b"", 0
     url: str | None = f"{path}&limit=2"
     while url:
-        answer = await get(api_with_fleet, url)
+        answer = await get(api, url)
         if not answer.body.rpartition(b'{"end":')[1]:
             found += answer.body
             break
@@ -127,7 +150,7 @@ async def test_a_client_follows_the_seals_to_the_end(api_with_fleet: Api, search
         assert seal["snapshot"] is True
         found, rows, url = found + lines, rows + 2, seal["next"]
     assert found == whole
-    sealed = (await get(api_with_fleet, f"{path}&seal=true")).body
+    sealed = (await get(api, f"{path}&seal=true")).body
     assert sealed.startswith(whole)
     end = read_lines(sealed)[-1]["end"]
     assert end["next"] is None and end["items"] == whole.count(b"\n") and end["rows"] > rows
@@ -149,49 +172,70 @@ async def test_an_empty_answer_has_no_line_but_its_seal(api: Api) -> None:
         }
 
 
-@pytest.mark.parametrize(
-    "path",
-    [f"/search?{search}&{fleet.ANY_TIME}" for search in SEARCHES]
-    + [f"/{kind}?{kind}id={fleet.FLEET[f'{kind}s'][0]['id']}" for kind in KINDS]
-    + ["/dashboard?"],
-)
 @pytest_twisted.ensureDeferred
-async def test_ids_are_strings_when_a_client_wants_text(api_with_fleet: Api, path: str) -> None:
+async def test_ids_are_strings_when_a_client_wants_text(api_with_fleet: Api) -> None:
+    paths = [f"/search?{search}&{fleet.ANY_TIME}" for search in SEARCHES]
+    paths += [f"/{kind}?{kind}id={fleet.FLEET[f'{kind}s'][0]['id']}" for kind in KINDS]
+    for path in (*paths, f"{paths[2]}&actionid={fleet.FLEET['actions'][0]['id']}", "/dashboard?"):
+        await compare_ids(api_with_fleet, path)
+
+
+async def compare_ids(api: Api, path: str) -> None:
     formats = ("collection",) if "dashboard" in path else ("collection", "ndjson")
     for format_ in formats:
-        plain = (await get(api_with_fleet, f"{path}&format={format_}")).body.decode()
-        text = (await get(api_with_fleet, f"{path}&format={format_}&ids=text")).body.decode()
+        plain = (await get(api, f"{path}&format={format_}")).body.decode()
+        text = (await get(api, f"{path}&format={format_}&ids=text")).body.decode()
         plain, text = (
             re.sub(r'"counts age".*?\}|"href":"[^"]*"', "", each) for each in (plain, text)
         )
         numbers = re.compile(r'"((?:action|agent|command|investigator)?id)":([0-9]+)')
         assert not numbers.search(text)
         assert numbers.sub(r'"\1":"\2"', plain) == text
-        again = (await get(api_with_fleet, f"{path}&format={format_}&ids=number")).body.decode()
+        again = (await get(api, f"{path}&format={format_}&ids=number")).body.decode()
         assert re.sub(r'"counts age".*?\}|"href":"[^"]*"', "", again) == plain
 
 
-@pytest.mark.parametrize(
-    ("query", "names"),
-    [
+@pytest_twisted.ensureDeferred
+async def test_an_option_that_does_not_fit_is_refused_naming_both(api: Api) -> None:
+    for query, names in (
         ("seal=true", ("seal", "collection", "ndjson")),
-        ("seal=true&format=collection", ("seal", "collection", "ndjson")),
-        ("format=xml", ("format", "collection", "ndjson")),
+        ("seal=true&format=csv", ("seal", "csv", "ndjson")),
+        ("raw=true", ("raw", "collection", "csv")),
+        ("bom=false&format=ndjson", ("bom", "ndjson", "csv")),
+        ("ids=text&format=csv", ("ids", "csv", "collection", "ndjson")),
+        ("format=xml", ("format", "collection", "ndjson", "csv")),
         ("format=ndjson&seal=yes", ("seal", "true", "false")),
         ("ids=hex", ("ids", "number", "text")),
         ("format=ndjson&format=ndjson", ("format", "twice")),
-    ],
-)
+    ):
+        for path in ("/search?", f"/search?{REPORT}&", "/agent?agentid=1&"):
+            answer = await get(api, path + query, status=400)
+            assert answer.get_header("content-type") == "application/vnd.collection+json"
+            assert not answer.headers.hasHeader("content-disposition")
+            message = answer.document["error"]["message"]
+            assert all(name in message for name in names), message
+
+
 @pytest_twisted.ensureDeferred
-async def test_an_option_that_does_not_fit_is_refused_naming_both(
-    api: Api, query: str, names: tuple[str, ...]
+async def test_csv_has_a_header_line_without_rows_too(api: Api) -> None:
+    for search in SEARCHES:
+        answer = await get(api, f"/search?{search}&format=csv")
+        assert answer.body.count(b"\r\n") == 1 and answer.body.endswith(b",unreadable\r\n")
+        assert not answer.headers.hasHeader("x-limit")
+        marked = await get(api, f"/search?{search}&format=csv&bom=true&limit=3")
+        assert marked.body == b"\xef\xbb\xbf" + answer.body
+        assert marked.get_header("x-limit") == "3"
+
+
+@pytest_twisted.ensureDeferred
+async def test_no_cell_runs_in_a_spreadsheet_unless_it_is_raw(
+    api: Api, database: TestDatabase
 ) -> None:
-    for path in ("/search?", "/search?type=command&report=complianceitems&", "/agent?agentid=1&"):
-        answer = await get(api, path + query, status=400)
-        assert answer.get_header("content-type") == "application/vnd.collection+json"
-        assert not answer.headers.hasHeader("content-disposition")
-        message = answer.document["error"]["message"]
-        assert all(name in message for name in names), message
+    command = "=HYPERLINK(\"http://evil\", 'x')"
+    fleet.insert_rows(database.dsn, "agents", [fleet.make_agent(1, name=command)])
+    path = f"/search?type=agent&{fleet.ANY_TIME}&format=csv"
+    assert read_rows((await get(api, path)).body)[0]["name"] == f"'{command}"
+    assert read_rows((await get(api, f"{path}&raw=true")).body)[0]["name"] == command
 
 
 @pytest_twisted.ensureDeferred
@@ -218,9 +262,9 @@ async def test_the_dashboard_names_the_format_that_it_has(api: Api) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_head_request_has_the_headers_of_the_format(api: Api) -> None:
-    for path in ("/search?type=agent&limit=7&", "/search?type=agent&"):
-        head = await api.request("HEAD", f"{path}format=ndjson")
-        whole = await api.get(f"{path}format=ndjson")
+    for path in ("/search?type=agent&limit=7&format=csv", "/search?type=agent&format=ndjson"):
+        head = await api.request("HEAD", path)
+        whole = await api.get(path)
         for name in ("content-type", "content-disposition", "vary", "x-limit"):
             assert head.headers.getRawHeaders(name) == whole.headers.getRawHeaders(name)
         assert head.headers.hasHeader("x-limit") == ("limit" in path)

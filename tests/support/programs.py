@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
+from pathlib import Path
 
 import pytest
 
-_PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+PATH = f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+"""Where programs are, of this environment and of the system."""
 
 
 def find_program(name: str) -> str:
-    """Return the path of a program of the system, or skip the test."""
-    found = shutil.which(name, path=_PATH)
+    """Return the path of a program, or skip the test."""
+    found = shutil.which(name, path=PATH)
     if found is None:
         pytest.skip(f"{name} is not installed")
     return found
