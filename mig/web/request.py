@@ -22,9 +22,10 @@ from mig.reactor import WallClock
 from mig.web.body import RequestBody
 from mig.web.budget import BodyBudget
 from mig.web.connections import ConnectionLimiter
+from mig.web.encoding import ENCODINGS, MIN_ENCODED_BYTES, SLICE_BYTES, encode_whole
 from mig.web.forms import ContentType
 from mig.web.interfaces import Caller, Client, ClientIdentifier, Route
-from mig.web.negotiation import choose_media_type
+from mig.web.negotiation import choose_encoding, choose_media_type
 from mig.web.turns import FairScheduler
 from mig.web.urlencoded import NameValuePairs, parse_pairs
 
@@ -246,11 +247,20 @@ class Request(server.Request):
 
         It becomes the Content-Type of the answer, whose other headers are forgotten.
         """
-        values = self.requestHeaders.getRawHeaders(b"accept", [])
-        accept = ",".join(value.decode("latin-1") for value in values)
-        self._media_type = choose_media_type(accept, offered)
+        self._media_type = choose_media_type(self._join_values(b"accept"), offered)
         self._headers = {}
         return self._media_type
+
+    def choose_encoding(self) -> str | None:
+        """Return the content encoding of an answer that is not small; ``None`` for none."""
+        # Its length could tell others on the network what is in it (docs/decisions/0081).
+        if self.is_from_other_site:
+            return None
+        return choose_encoding(self._join_values(b"accept-encoding"), ENCODINGS)
+
+    def _join_values(self, name: bytes) -> str:
+        values = self.requestHeaders.getRawHeaders(name, [])
+        return ",".join(value.decode("latin-1") for value in values)
 
     def describe_answer(self, charset: str, headers: Mapping[bytes, bytes]) -> None:
         """Set more headers of the answer whose media type was chosen, if it is no error.
@@ -269,7 +279,7 @@ class Request(server.Request):
         media_type = self._media_type or self.choose_media_type(self.site.media_types)
         self.setHeader(b"server", b"mig-api")
         self.setHeader(b"content-type", media_type.encode())
-        self.setHeader(b"vary", b"Accept")
+        self.setHeader(b"vary", b"Accept, Accept-Encoding")
         needs_caller = self.route is not None and self.route.permission is not None
         if needs_caller and not self.responseHeaders.hasHeader(b"cache-control"):
             # a cache for several users knows only Authorization as a credential (RFC 9111, 3.5)
@@ -278,9 +288,17 @@ class Request(server.Request):
             self.setHeader(name, value)
 
     def prepare_response(self, document: bytes, status: int = 200) -> bytes:
-        """Set the status and headers of a complete document, and return it to be written."""
+        """Set the status and headers of a complete document, and return it to be written.
+
+        A document that would take long to compress is sent as it is.
+        """
         self.setResponseCode(status)
         self.set_headers()
+        if MIN_ENCODED_BYTES <= len(document) <= SLICE_BYTES and (
+            encoding := self.choose_encoding()
+        ):
+            self.setHeader(b"content-encoding", encoding.encode())
+            document = encode_whole(document, encoding)
         self.setHeader(b"content-length", b"%d" % len(document))
         return document
 

@@ -8,10 +8,12 @@ from typing import Protocol
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IPushProducer, IReactorTime
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from zope.interface import implementer
 
 from mig.errors import ClientStalledError, HttpVersionError, RequestError, describe_error
+from mig.web.encoding import MIN_ENCODED_BYTES, SLICE_BYTES, ContentEncoder, make_encoder
 from mig.web.request import Request
 from mig.web.send_queue import count_unread_bytes, find_descriptor
 from mig.web.streams import Streams
@@ -45,10 +47,16 @@ class ResponseWriter:
     long, the source of the chunks is suspended (docs/decisions/0042).
 
     :param source: the source, if it can be suspended.
+    :param encoder: the encoder of the answer, if its client accepts one.
     """
 
     def __init__(
-        self, request: Request, clock: IReactorTime, streams: Streams, source: ChunkSource | None
+        self,
+        request: Request,
+        clock: IReactorTime,
+        streams: Streams,
+        source: ChunkSource | None,
+        encoder: ContentEncoder | None,
     ) -> None:
         self._request = request
         self._clock = clock
@@ -56,16 +64,32 @@ class ResponseWriter:
         self._size = 0
         self._streams = streams
         self._source = source
+        self._encoder = encoder
         self._is_paused = False
         self._room: Deferred[None] | None = None
 
-    def write(self, chunk: bytes) -> None:
+    async def write(self, chunk: bytes) -> None:
         """Write ``chunk``; then await :meth:`wait_until_taken`.
 
         Until then the transport holds it, so the caller should not: it may take long.
         """
+        if self._encoder is not None:
+            chunk = await self._encode(self._encoder, chunk)
         self._size = len(chunk)
         self._request.write(chunk)
+
+    async def _encode(self, encoder: ContentEncoder, chunk: bytes) -> bytes:
+        """Return an encoded chunk; a large one is encoded while other requests are served."""
+        parts = [encoder.encode(chunk[:SLICE_BYTES])]
+        for begin in range(SLICE_BYTES, len(chunk), SLICE_BYTES):
+            await deferLater(self._clock, 0)
+            parts.append(encoder.encode(chunk[begin : begin + SLICE_BYTES]))
+        return b"".join(parts)
+
+    def write_end(self) -> None:
+        """Write what tells the client that its answer is whole."""
+        if self._encoder is not None:
+            self._request.write(self._encoder.finish())
 
     async def wait_until_taken(self) -> None:
         """Return when there is room for another chunk.
@@ -81,6 +105,8 @@ class ResponseWriter:
             if self._should_suspend(self._source, waited):
                 held_bytes = self._size + self._source.held_bytes
                 with self._streams.count_suspended(self._request, held_bytes):
+                    if self._encoder is not None:
+                        self._request.write(self._encoder.release_memory())
                     await self._source.suspend()
                     await self._require_room(patience - waited)
                 return
@@ -171,20 +197,42 @@ async def stream_response(
                 document = await _join_chunks(first, chunks, request.site.limits.whole_answer_bytes)
                 request.write(request.prepare_response(document))
                 return
-            writer = _start_response(request, clock, streams, source)
-            writer.write(first)
+            encoding = request.choose_encoding()
+            if encoding is not None:
+                first = await _join_first_chunks(first, chunks)
+                if len(first) < MIN_ENCODED_BYTES:
+                    encoding = None
+            writer = _start_response(request, clock, streams, source, encoding)
+            await writer.write(first)
             del first  # like every chunk, it must be held only once while the client takes it
             await _write_chunks(request, clock, writer, chunks)
 
 
+async def _join_first_chunks(first: bytes, chunks: AsyncGenerator[bytes, None]) -> bytes:
+    """Return the first chunks together, as many as show whether the answer is small."""
+    while len(first) < MIN_ENCODED_BYTES:
+        following = await anext(chunks, None)
+        if following is None:
+            break
+        first += following
+    return first
+
+
 def _start_response(
-    request: Request, clock: IReactorTime, streams: Streams, source: ChunkSource | None
+    request: Request,
+    clock: IReactorTime,
+    streams: Streams,
+    source: ChunkSource | None,
+    encoding: str | None,
 ) -> ResponseWriter:
     request.set_headers()
+    if encoding is not None:
+        request.setHeader(b"content-encoding", encoding.encode())
     descriptor = find_descriptor(request.channel.transport)
     if descriptor is not None:
         descriptor.SEND_LIMIT = MAX_SEND_BYTES  # internal: docs/twisted-internals.md
-    writer = ResponseWriter(request, clock, streams, source)
+    encoder = None if encoding is None else make_encoder(encoding)
+    writer = ResponseWriter(request, clock, streams, source, encoder)
     request.registerProducer(writer, True)
     return writer
 
@@ -201,9 +249,10 @@ async def _write_chunks(
         await writer.wait_until_taken()
         async for chunk in chunks:
             if chunk:
-                writer.write(chunk)
+                await writer.write(chunk)
             del chunk
             await writer.wait_until_taken()
+        writer.write_end()
     except CancelledError:  # the client has left
         raise
     except ClientStalledError:

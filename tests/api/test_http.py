@@ -154,7 +154,7 @@ async def test_a_client_gets_the_media_type_that_it_accepts(
     headers = {} if accept is None else {"accept": accept}
     response = await api.get("/heartbeat", headers=headers)
     assert response.get_header("content-type") == answered
-    assert response.get_header("vary") == "Accept"
+    assert response.get_header("vary") == "Accept, Accept-Encoding"
     item = response.document["items"][0]
     assert item["data"] == [{"name": "heartbeat", "value": "gatorz say hi"}]
 
