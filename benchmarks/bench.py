@@ -18,7 +18,8 @@ from benchmarks.signing import Signer
 SAMPLE: Final = 997
 ITEM: Final = '"data":[{"name":"compliance item"'
 EVERYTHING: Final = "after=2025-12-31T00:00:00-04:00&before=2100-01-01T00:00:00Z"
-REPORT: Final = "/search?type=command&{filter}&report=complianceitems&limit=100000000&" + EVERYTHING
+REPORT_LIMIT: Final = "&limit=100000000"
+REPORT: Final = f"/search?type=command&{{filter}}&report=complianceitems{REPORT_LIMIT}&{EVERYTHING}"
 FILTERS: Final = {
     "file": "status=success&threatfamily=compliance",
     "alternating": "status=success&threatfamily=compliance",

@@ -8,6 +8,7 @@ from typing import Final
 from benchmarks.bench import (
     EVERYTHING,
     ITEM,
+    REPORT_LIMIT,
     Bench,
     Scenario,
     make_form_request,
@@ -53,6 +54,44 @@ def _measure_reports(name: str, count: int, bench: Bench) -> list[Measurement]:
             note=_check_sizes(outcome, first),
         )
     ]
+
+
+def _measure_formats(bench: Bench) -> list[Measurement]:
+    """Measure the report in every format and encoding, in turns.
+
+    The processor time of the daemon is what can be compared.
+    """
+    one = ClientGroup(name="report", requests=[bench.report_request], needle=ITEM)
+    items = bench.warm_up(one).found
+    floor = items / bench.time_copy(ALL_RESULTS)
+    rows = []
+    whole = bench.report_request.target
+    without_limit = whole.replace(REPORT_LIMIT, "")
+    for option, base in (
+        ("collection", whole),
+        ("ndjson", without_limit),
+        ("ndjson&seal=true", without_limit),
+        ("csv", without_limit),
+    ):
+        for encoding in ("", "gzip", "zstd"):
+            name = f"report {option} {encoding}".rstrip()
+            target = f"{base}&format={option}"
+            headers = {"Accept-Encoding": encoding} if encoding else {}
+            request = Request(target=target, headers=headers)
+            group = ClientGroup(name=name, requests=[request])
+            [outcome], usage = bench.load_daemons(group)
+            measured = make_measurement(
+                bench,
+                group,
+                outcome,
+                usage,
+                unit="items",
+                each=items,
+                floor=floor,
+                floor_is="psql copy of all results",
+            )
+            rows.append(measured)
+    return rows
 
 
 def _check_sizes(outcome: Outcome, first: Outcome) -> str:
@@ -215,6 +254,13 @@ SCENARIOS: Final = (
         about=f"{REPORTS_AT_ONCE} reports at once",
         kind="file",
         measure=partial(_measure_reports, _MANY, REPORTS_AT_ONCE),
+        fresh=True,
+    ),
+    Scenario(
+        name="report-formats",
+        about="a report in every format and encoding, in turns",
+        kind="file",
+        measure=_measure_formats,
         fresh=True,
     ),
     Scenario(

@@ -39,7 +39,13 @@ class RowFormat:
         self._readers = [(marks[field.name], field.read) for field in fields if field.name in marks]
         self._marks = marks
         self._end = end
-        self._line_end = line_end
+        fields_of_command = {"link": b"link", "timestamp": b"time", "utctimestamp": b"time"}
+        self._item_tail = b"".join(
+            b"%b%%(%b)b" % (marks[name], key)  # no mark contains a %
+            for name, key in fields_of_command.items()
+            if name in marks
+        )
+        self._item_tail += end + line_end
         self._encode_value = encode_value
 
     def _encode_fields(self, record: object) -> bytes:
@@ -93,6 +99,5 @@ class RowFormat:
         self, link: str, agent: bytes, action: bytes, timestamp: str
     ) -> tuple[bytes, bytes]:
         """Return the fields before and after those of the check."""
-        values = {"link": link, "timestamp": timestamp, "utctimestamp": timestamp}
-        tail = self._encode_values(values) + self._end + self._line_end
-        return agent + action, tail
+        encode = self._encode_value
+        return agent + action, self._item_tail % {b"link": encode(link), b"time": encode(timestamp)}
