@@ -52,7 +52,7 @@ unit: $(VENV)/installed $(VENV)/test-tools $(VENV)/wheels
 FAULTS := $(addprefix tests/, \
 	access/test_two_services.py actions/test_killed_daemons.py actions/test_two_services.py \
 	sockets/test_many_readers.py sockets/test_flood.py sockets/test_fairness.py \
-	service/test_clock_steps.py)
+	sockets/test_cuts.py service/test_clock_steps.py)
 
 soak: $(VENV)/installed $(VENV)/test-tools
 	REPETITIONS=50 $(BIN)/python -P -m pytest $(or $(TESTS),$(FAULTS))
