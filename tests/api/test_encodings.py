@@ -7,6 +7,7 @@ import json
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import pytest
 import pytest_twisted
@@ -71,7 +72,7 @@ async def fetch(
 
 @pytest.fixture
 def demo_api(api: Api, database: TestDatabase) -> Api:
-    assert demo.load_fleet(database.dsn)
+    assert demo.load_fleet(database.dsn, datetime.now(UTC))
     return api
 
 

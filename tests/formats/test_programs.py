@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections import Counter
+from datetime import UTC, datetime
 
 import pytest
 import pytest_twisted
@@ -25,7 +26,7 @@ BY_CHECK = (
 
 @pytest.fixture
 def demo_api(api: Api, database: TestDatabase) -> Api:
-    assert demo.load_fleet(database.dsn)
+    assert demo.load_fleet(database.dsn, datetime.now(UTC))
     return api
 
 
