@@ -17,7 +17,7 @@ from twisted.internet.error import ConnectError, ConnectionClosed, DNSLookupErro
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
-from twisted.web.client import FileBodyProducer, ResponseFailed
+from twisted.web.client import FileBodyProducer
 from twisted.web.error import SchemeNotSupported
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IBodyProducer, IResponse
@@ -157,10 +157,13 @@ class Session:
             raise ConnectionFailedError(message) from None
         except (ConnectError, DNSLookupError) as reason:
             raise _NotSentError(f"no connection to {self._base}: {reason}") from reason
-        except (ResponseFailed, ConnectionClosed) as reason:
-            raise _describe_failure(self._base, reason) from reason
         except SchemeNotSupported as reason:
             raise ConnectionFailedError(str(reason), is_temporary=False) from reason
+        except Exception as reason:
+            # Twisted exports only some of the classes of failed requests; all of them have reasons
+            if not (isinstance(reason, ConnectionClosed) or hasattr(reason, "reasons")):
+                raise
+            raise _describe_failure(self._base, reason) from reason
         encoding = answer.headers.getRawHeaders(_KEPT_ENCODING) or [""]
         return Response(answer, encoding[-1].lower(), self._reactor, self._stall_seconds)
 

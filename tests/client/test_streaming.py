@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 import pytest_twisted
 from twisted.internet import ssl
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred, fail, gatherResults
 from twisted.internet.endpoints import SSL4ServerEndpoint
 from twisted.internet.error import ConnectionLost
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
+from twisted.web._newclient import RequestTransmissionFailed
 from twisted.web.client import ResponseDone
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IBodyProducer, IResponse
@@ -129,6 +130,29 @@ async def test_a_service_that_never_answers_is_an_error() -> None:
     with pytest.raises(ConnectionFailedError, match="no answer for 60 seconds"):
         await waiting
     assert agent.count == MAX_RETRIES + 1
+
+
+class BreakingAgent(SilentAgent):
+    """An agent whose connection breaks while the request is sent."""
+
+    def request(
+        self,
+        method: bytes,
+        uri: bytes,
+        headers: Headers | None = None,
+        bodyProducer: IBodyProducer | None = None,
+    ) -> Deferred[IResponse]:
+        self.count += 1
+        return fail(RequestTransmissionFailed([Failure(ConnectionLost())]))
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_connection_that_breaks_while_a_request_is_sent_is_an_error() -> None:
+    clock, agent = Clock(), BreakingAgent()
+    client = MIGClient("http://localhost", reactor=clock, agent=agent, stall_seconds=STALL_SECONDS)
+    with pytest.raises(ConnectionFailedError, match="no answer"):
+        await client.create_investigator("name", "key")
+    assert agent.count == 1
 
 
 @pytest_twisted.ensureDeferred
