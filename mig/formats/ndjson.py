@@ -47,9 +47,11 @@ class Ndjson(RowFormat):
         following = next((link.href for link in tail.links if link.rel == "next"), None)
         if tail.seal is None or not (self._options.is_sealed or following):
             return b""
+        total = {} if tail.total is None else {"total": tail.total}
         end = {
             "rows": tail.row_count,
             "items": tail.seal.lines,
+            **total,
             "next": following,
             "snapshot": all(link.rel != "resumed" for link in tail.links),
             "sha256": tail.seal.compute_sha256(),

@@ -372,6 +372,23 @@ class SortKind(ParameterKind[Order]):
         return {"type": "string", "enum": words, "examples": ["id", "-id"]}
 
 
+class FieldsKind(ParameterKind[tuple[str, ...]]):
+    """The names of fields of the records in an answer."""
+
+    @property
+    def description(self) -> str:
+        """What the value is, in words."""
+        return "names of fields, with commas between them"
+
+    def parse_text(self, name: str, text: str, context: ParseContext) -> tuple[str, ...]:
+        """Return the names; the format of the answer knows which ones there are."""
+        return tuple(text.split(","))
+
+    def build_json_schema(self) -> JsonSchema:
+        """Return the JSON schema of the names."""
+        return {"type": "string", "examples": ["id,name", "check.name,compliance"]}
+
+
 class TargetKind(ParameterKind[str]):
     """A condition on agents in SQL, as the target of an action."""
 

@@ -18,6 +18,7 @@ from mig.search.kinds import (
     ChoiceKind,
     CountKind,
     CursorKind,
+    FieldsKind,
     FlagKind,
     IdKind,
     MemberPatternKind,
@@ -248,6 +249,13 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         types=("command",),
         conditions={"commands": r"results::text ~ ('[{,]\s*\"foundanything\"\s*:\s*' || %s)"},
         meaning="commands whose results have a member foundanything with this value, at any depth",
+    ),
+    Parameter(
+        name="fields",
+        kind=FieldsKind(),
+        formats=("ndjson", "csv"),
+        is_of_documents=True,
+        meaning="which fields of a record the answer has, in the order of the record; default all",
     ),
     Parameter(
         name="format",

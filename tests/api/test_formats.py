@@ -12,7 +12,13 @@ import pytest_twisted
 
 from tests.support import fleet
 from tests.support.api import Answer, Api
-from tests.support.formats import flatten_items, read_items, read_lines, read_rows
+from tests.support.formats import (
+    flatten_items,
+    read_items,
+    read_lines,
+    read_rows,
+    select_members,
+)
 from tests.support.json_types import JsonObject
 from tests.support.postgres import MANY_COMMANDS, TestDatabase
 
@@ -193,6 +199,55 @@ async def compare_ids(api: Api, path: str) -> None:
         assert numbers.sub(r'"\1":"\2"', plain) == text
         again = (await get(api, f"{path}&format={format_}&ids=number")).body.decode()
         assert re.sub(r'"counts age".*?\}|"href":"[^"]*"', "", again) == plain
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_answer_has_only_the_fields_that_a_client_wants(api_with_fleet: Api) -> None:
+    one = f"/action?actionid={fleet.FLEET['actions'][0]['id']}"
+    for path, fields, has_whole in (
+        (f"/search?type=agent&{fleet.ANY_TIME}", "id,name,status", True),
+        (f"/search?type=command&{fleet.ANY_TIME}", "action,agent.name,id", False),
+        (f"/search?{REPORT}&{fleet.ANY_TIME}", "policy,check.test.value,compliance", True),
+        (one, "name,threat", True),
+    ):
+        wanted = fields.split(",")
+        whole = read_rows((await get(api_with_fleet, f"{path}&format=csv")).body)
+        some = read_rows((await get(api_with_fleet, f"{path}&format=csv&fields={fields}")).body)
+        selected = [
+            {name: cell for name, cell in row.items() if is_below(name, wanted)} for row in whole
+        ]
+        assert some == selected
+        lines = read_lines((await get(api_with_fleet, f"{path}&format=ndjson")).body)
+        less = read_lines((await get(api_with_fleet, f"{path}&format=ndjson&fields={fields}")).body)
+        assert len(lines) == len(less) == len(whole)
+        for line, found in zip(lines, less, strict=True):
+            if "unreadable" in line:
+                assert found == line
+            elif has_whole:
+                assert found == select_members(line, wanted)
+            else:
+                assert list(found) == ["id", "action", "agent"]
+                assert list(found["action"]) == ["id", "name"]
+                assert found["agent"] == {"name": line["agent"].get("name")}
+    for path in ("/search?type=agent", "/agent?agentid=1", f"/search?{REPORT}"):
+        refused = await get(api_with_fleet, f"{path}&format=csv&fields=nothing", status=400)
+        message = refused.document["error"]["message"]
+        assert "fields must be names of fields, not 'nothing'" in message and "unread" in message
+        await get(api_with_fleet, f"{path}&fields=id", status=400)
+
+
+def is_below(name: str, wanted: list[str]) -> bool:
+    return any(f"{name}.".startswith(f"{each}.") for each in wanted)
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_total_is_in_the_seal_and_in_a_header(api_with_fleet: Api) -> None:
+    path = f"/search?type=command&{fleet.ANY_TIME}&total=true&limit=2"
+    count = len(fleet.FLEET["commands"]) + 2
+    lines = await get(api_with_fleet, f"{path}&format=ndjson")
+    assert read_lines(lines.body)[-1]["end"]["total"] == count
+    for answer in (lines, await get(api_with_fleet, f"{path}&format=csv")):
+        assert answer.get_header("x-total-count") == str(count)
 
 
 @pytest_twisted.ensureDeferred

@@ -23,6 +23,7 @@ from mig.model.command import FlatCommand, Reference
 from mig.model.compliance import Check, ComplianceItem, Policy
 from mig.model.fields import list_fields
 from mig.model.record import Record, UnreadableRecord
+from tests.support.formats import select_members
 
 URLS = Urls("http://localhost/api/v1")
 HREF = "http://localhost/api/v1/search"
@@ -35,20 +36,6 @@ selections = st.none() | st.sets(st.sampled_from(ITEM_FIELDS), min_size=1).map(t
 
 def make_format(record: type[Record], **options: Any) -> Ndjson:
     return Ndjson(URLS, FormatOptions(record=record, **options))
-
-
-def select_members(value: Any, names: tuple[str, ...] | None, prefix: str = "") -> Any:
-    """Return the members of an object whose flat names are selected."""
-    if names is None:
-        return value
-    found = {}
-    for name, member in value.items():
-        flat = prefix + name
-        if flat in names:
-            found[name] = member
-        elif isinstance(member, dict) and (below := select_members(member, names, f"{flat}.")):
-            found[name] = below
-    return found
 
 
 @given(

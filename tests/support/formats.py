@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tests.support.json_types import Json, JsonObject
@@ -69,3 +69,17 @@ def _flatten(value: Json, kind: str, prefix: str) -> Iterator[tuple[str, str]]:
             yield flat, json.dumps(member, sort_keys=True)
         elif member is not None:
             yield flat, json.dumps(member)
+
+
+def select_members(value: Json, names: Sequence[str] | None, prefix: str = "") -> Json:
+    """Return the members of an object that are selected by their flat names."""
+    if names is None:
+        return value
+    found = {}
+    for name, member in value.items():
+        flat = prefix + name
+        if flat in names:
+            found[name] = member
+        elif isinstance(member, dict) and (below := select_members(member, names, f"{flat}.")):
+            found[name] = below
+    return found
