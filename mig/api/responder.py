@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from functools import cache
 from typing import Any, Final
 
 from twisted.internet.interfaces import IReactorTime
@@ -16,7 +17,12 @@ from mig.hypermedia.document import Link
 from mig.hypermedia.urls import Urls
 from mig.limits import Limits
 from mig.model.record import Record
-from mig.search.parameters import DOCUMENT_PARAMETERS, PARAMETERS_BY_NAME, find_parameter
+from mig.search.parameters import (
+    DOCUMENT_PARAMETERS,
+    PARAMETERS_BY_NAME,
+    Parameter,
+    find_parameter,
+)
 from mig.search.search import parse_values
 from mig.values import parse_id
 from mig.web.request import Request
@@ -209,10 +215,16 @@ def parse_document_query(noun: str, request: Request) -> tuple[int, dict[str, An
         not accepted.
     """
     id_name = f"{noun}id"
-    parameters = {id_name: PARAMETERS_BY_NAME[id_name], **DOCUMENT_PARAMETERS}
-    _, values = parse_values(request.parse_query(), parameters, _read_clock(request))
+    _, values = parse_values(
+        request.parse_query(), _list_document_parameters(id_name), _read_clock(request)
+    )
     record_id = values.pop(id_name, None)
     return record_id or parse_id(id_name, ""), values
+
+
+@cache
+def _list_document_parameters(id_name: str) -> Mapping[str, Parameter]:
+    return {id_name: PARAMETERS_BY_NAME[id_name], **DOCUMENT_PARAMETERS}
 
 
 def parse_collection_query(request: Request) -> dict[str, Any]:
