@@ -38,6 +38,7 @@ if [ "${2:-}" = tests ] && [ $can_install = true ]; then
     command -v node >/dev/null || missing="$missing nodejs"
     command -v zstd >/dev/null || missing="$missing zstd"
     command -v jq >/dev/null || missing="$missing jq"
+    command -v chromium-headless-shell >/dev/null || missing="$missing chromium-headless-shell"
     command -v logrotate >/dev/null || missing="$missing logrotate"
     command -v systemd-nspawn >/dev/null || missing="$missing systemd-container"
     command -v openssl >/dev/null || missing="$missing openssl"

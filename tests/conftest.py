@@ -11,6 +11,7 @@ import pytest_twisted
 from mig.demo.postgres import EmbeddedPostgres
 from mig.limits import Limits
 from tests.support.api import Api
+from tests.support.browser import Browser
 from tests.support.keys import Keys
 from tests.support.postgres import (
     Databases,
@@ -54,6 +55,14 @@ def keys() -> Iterator[Keys]:
     made = Keys()
     yield made
     made.stop()
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """Return a browser; each test opens pages of its own."""
+    running = Browser(tmp_path_factory.mktemp("browser"))
+    yield running
+    running.stop()
 
 
 @pytest_twisted.async_yield_fixture
