@@ -22,7 +22,8 @@ from mig.api.health import HealthResource
 from mig.api.home import HomeResource
 from mig.api.investigators import InvestigatorResource
 from mig.api.responder import Responder
-from mig.api.routes import ADMIN_ROUTES, DEFAULT_LIMITS, ROUTES, Route, Router
+from mig.api.router import Router
+from mig.api.routes import ADMIN_ROUTES, DEFAULT_LIMITS, ROUTES, Route
 from mig.api.search import SearchResource
 from mig.database.database import Database
 from mig.formats.collection_json import MEDIA_TYPES
