@@ -66,10 +66,13 @@ from mig.service.descriptors import fit_limits
 from mig.service.endpoints import CertificateFiles
 from mig.service.exposure import open_admin_listener, open_listeners
 from mig.service.listeners import Listener
+from mig.service.log_lines import TEXT
+from mig.service.logs import FIXED_FORMAT, Log
 from mig.service.memory import MemoryTrimmer
 from mig.service.monitoring import NO_GPG, Monitoring
 from mig.service.notify import SystemdNotifier
 from mig.service.options import EMBEDDED_PREFIX, Options, find_account
+from mig.service.reload import Reloader
 from mig.service.settings import Settings, read_settings
 from mig.service.site import make_admin_site, make_site
 from mig.signing.gpg.verify import Gpg
@@ -125,7 +128,13 @@ def make_service(
         for listener in (*listeners, *filter(None, [admin_listener])):
             listener.close()
         raise StartupError(str(reason)) from None
-    logs.handle_signals(reactor, log, [each.reload for each in certificates.values()])
+    reloader = Reloader(
+        Path(options["config"]) if options["config"] else None,
+        configuration,
+        [each.reload for each in certificates.values()],
+    )
+    reloader.add_receiver(lambda config: log.change_format(config.logging))
+    logs.handle_signals(reactor, log, reloader.reload)
     base = (settings.public_url or _make_local_url(listeners)) + settings.base_route
     return ApiService(
         database,
@@ -136,16 +145,16 @@ def make_service(
         admin_listener=admin_listener,
         certificates=certificates,
         warnings=[
-            *_list_warnings(options, configuration),
+            *_list_warnings(options, configuration, log),
             *filter(None, (each.find_fault() for each in certificates.values())),
         ],
         log_observer=log.observer,
-        observers=[logs.make_access_logger(configuration.logging)],
+        observers=[log.make_access_logger(configuration.logging)],
         database_class=database_class,
     )
 
 
-def _list_warnings(options: Options, configuration: Config) -> list[str]:
+def _list_warnings(options: Options, configuration: Config, log: Log) -> list[str]:
     """Return what the log says about the configuration at the start."""
     warnings = []
     if configuration.ineffective_keys:
@@ -157,6 +166,8 @@ def _list_warnings(options: Options, configuration: Config) -> list[str]:
         warnings.append(
             "[server] tlscert has no effect: --listen sets the listeners (certKey=FILE)"
         )
+    if log.lines is None and configuration.logging.format != TEXT:
+        warnings.append(FIXED_FORMAT)
     return warnings
 
 

@@ -61,9 +61,14 @@ _RESERVED_KEYS: Final = {
 """Keys that are checked, but belong to a part that does not exist yet."""
 
 
-def _with_parser(parser: Callable[[str], object]) -> Mapping[str, object]:
-    """Return the metadata of a field whose text ``parser`` parses."""
-    return {"parser": parser}
+def _with_parser(
+    parser: Callable[[str], object], *, is_reloaded: bool = False
+) -> Mapping[str, object]:
+    """Return the metadata of a field whose text ``parser`` parses.
+
+    :param is_reloaded: whether a new value has an effect while the daemon runs.
+    """
+    return {"parser": parser, "is_reloaded": is_reloaded}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +166,9 @@ class Scheduler:
 
 @dataclass(frozen=True, kw_only=True)
 class Logging:
-    """The destination of the log; ``host`` and ``port`` are those of a syslog server.
+    """The destination of the log, and whether its lines are text or JSON.
+
+    ``host`` and ``port`` are those of a syslog server.
 
     ``heartbeat`` is whether successful ``GET /heartbeat`` and ``/readyz`` are logged, too.
     """
@@ -170,6 +177,10 @@ class Logging:
         default="stdout", metadata=_with_parser(make_choice_parser("stdout", "file", "syslog"))
     )
     level: str = field(default="info", metadata=_with_parser(parse_level))
+    format: str = field(
+        default="text",
+        metadata=_with_parser(make_choice_parser("text", "json"), is_reloaded=True),
+    )
     file: Path | None = field(default=None, metadata=_with_parser(parse_path))
     host: str = field(default="localhost", metadata=_with_parser(parse_text))
     port: int = field(default=514, metadata=_with_parser(make_integer_parser(1, 65535)))
@@ -287,6 +298,21 @@ def parse_config(text: str) -> Config:
         raise ConfigError("; ".join(dict.fromkeys(faults)))
     sections = {name: kind(**values[name]) for name, kind in SECTIONS.items()}
     return Config(**sections, ineffective_keys=tuple(dict.fromkeys(ineffective_keys)))
+
+
+def list_changes(old: Config, new: Config) -> tuple[list[str], list[str]]:
+    """Return the names of the keys whose values differ.
+
+    :returns: those that have an effect while the daemon runs, and those that need a new start.
+    """
+    reloaded, others = [], []
+    for section, kind in SECTIONS.items():
+        before, after = getattr(old, section), getattr(new, section)
+        for key in fields(kind):
+            if getattr(before, key.name) != getattr(after, key.name):
+                names = reloaded if key.metadata["is_reloaded"] else others
+                names.append(f"[{section}] {key.name}")
+    return reloaded, others
 
 
 def _load_parser(text: str, faults: list[str]) -> ConfigParser:

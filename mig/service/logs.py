@@ -1,4 +1,4 @@
-"""The log: its destination from the configuration file, and the access lines."""
+"""The log and its destination, from the configuration file or the options of twistd."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import signal
 import socket
 import stat
 import sys
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import partial
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Final, TextIO
@@ -24,28 +24,23 @@ from twisted.logger import (
     Logger,
     LogLevel,
     LogLevelFilterPredicate,
-    eventAsText,
-    formatEventAsClassicLogText,
-    formatTime,
-    textFileLogObserver,
 )
 from twisted.python.logfile import LogFile
 from zope.interface import implementer
 
 from mig.account import Account
 from mig.errors import LogError, describe_error
-from mig.hypermedia.urls import HEARTBEAT, READINESS
 from mig.service.config_file import Logging
-from mig.values import escape_unprintable
-from mig.web.request import RequestEnded
+from mig.service.log_lines import TEXT, LineFormat
 from mig.web.site import RequestObserver
-from mig.web.urlencoded import escape_bytes
 
 SYSLOG_SOCKET: Final = Path("/dev/log")
 FACILITY_LOCAL3: Final = 19
 """The facility that MIG has always used."""
 MAX_DATAGRAM_BYTES: Final = 8192  # many log servers cut or drop longer ones
-MAX_OUTCOME_CHARACTERS: Final = 512
+FIXED_FORMAT: Final = (
+    "[logging] format has no effect: twistd or twist writes the log itself, as its options ask for"
+)
 
 _LEVELS: Final = {
     "debug": LogLevel.debug,
@@ -63,6 +58,8 @@ _SEVERITIES: Final = {
 }
 
 
+_logger = Logger()
+
 _SocketAddress = str | tuple[str | int | bytes, ...]
 
 
@@ -74,13 +71,27 @@ def _do_nothing() -> None:
 class Log:
     """The log of the daemon, and what SIGHUP and SIGUSR1 do to its file.
 
-    ``observer`` is ``None`` when twistd or twist has one of its own. ``reopen`` goes on with the
-    file that has the log's name now; ``rotate`` does the same, or renames twistd's own log first.
+    ``observer`` is ``None`` when twistd or twist has one of its own. ``lines`` is the format of the
+    lines; ``None`` when that observer has a format of its own. ``reopen`` goes on with the file
+    that has the log's name now; ``rotate`` does the same, or renames twistd's own log first.
     """
 
     observer: ILogObserver | None = None
+    lines: LineFormat | None = None
     reopen: Callable[[], None] = _do_nothing
     rotate: Callable[[], None] = _do_nothing
+
+    def make_access_logger(self, logging: Logging) -> RequestObserver:
+        """Return the observer of requests that writes the access log."""
+        lines = self.lines or LineFormat()
+        return lines.log_request if logging.heartbeat else lines.log_request_unless_check
+
+    def change_format(self, logging: Logging) -> None:
+        """Write the next lines in the format that ``logging`` names."""
+        if self.lines is not None:
+            self.lines.name = logging.format
+        elif logging.format != TEXT:
+            _logger.warn("{warning}", warning=FIXED_FORMAT)
 
 
 def configure_log(
@@ -118,15 +129,21 @@ def _configure_twistd_log(
         return Log()
     file = str(parent.get("logfile") or "")
     if file == "-":
-        return Log()
+        return _make_stream_log(LineFormat(logging.format)) if parent.get("nodaemon") else Log()
     if file:
-        return _make_twistd_log(Path(file), account)
+        return _make_twistd_log(Path(file), account, LineFormat(logging.format))
     if logging.mode == "stdout" and not parent.get("nodaemon"):
-        return _make_twistd_log(Path("twistd.log"), account)  # there is no standard output
+        # there is no standard output
+        return _make_twistd_log(Path("twistd.log"), account, LineFormat(logging.format))
     return _make_log(logging, account, syslog_socket)
 
 
-def _make_twistd_log(path: Path, account: Account) -> Log:
+def _make_stream_log(lines: LineFormat) -> Log:
+    """Return the log that twistd would write to the standard output."""
+    return Log(observer=FileLogObserver(sys.stdout, lines.format_line), lines=lines)
+
+
+def _make_twistd_log(path: Path, account: Account, lines: LineFormat) -> Log:
     """Return the log that twistd would write to ``path``, but which can also be reopened.
 
     :raises LogError: when it cannot be opened.
@@ -144,7 +161,8 @@ def _make_twistd_log(path: Path, account: Account) -> Log:
         with path.open("ab+"):
             file.reopen()
 
-    return Log(observer=textFileLogObserver(file), reopen=reopen, rotate=file.rotate)
+    observer = FileLogObserver(file, lines.format_line)
+    return Log(observer=observer, lines=lines, reopen=reopen, rotate=file.rotate)
 
 
 def _make_twist_log(file: object) -> Log:
@@ -161,19 +179,23 @@ def _make_log(logging: Logging, account: Account, syslog_socket: Path) -> Log:
 
     :raises LogError: when the file cannot be opened or the log server has no address.
     """
+    lines = LineFormat(logging.format)
     if logging.mode == "syslog":
-        server = _SyslogObserver(*_resolve_log_server(logging, syslog_socket))
-        return Log(observer=_filter_by_level(server, logging))
+        server = _SyslogObserver(*_resolve_log_server(logging, syslog_socket), lines)
+        return Log(observer=_filter_by_level(server, logging), lines=lines)
     if logging.mode == "stdout":
-        return Log(observer=_filter_by_level(FileLogObserver(sys.stdout, _format_line), logging))
+        observer = FileLogObserver(sys.stdout, lines.format_line)
+        return Log(observer=_filter_by_level(observer, logging), lines=lines)
     assert logging.file is not None
     try:
         file = _open_log_file(logging.file, account)
     except OSError as reason:
         raise LogError(f"[logging] {_explain_failure(logging.file, account, reason)}") from None
     reopen = partial(_replace_file, file, partial(_open_log_file, logging.file, account))
-    observer = _filter_by_level(FileLogObserver(file, _format_line), logging)
-    return Log(observer=observer, reopen=reopen, rotate=reopen)
+    observer = FileLogObserver(file, lines.format_line)
+    return Log(
+        observer=_filter_by_level(observer, logging), lines=lines, reopen=reopen, rotate=reopen
+    )
 
 
 def _explain_failure(path: Path, account: Account, reason: OSError) -> str:
@@ -181,17 +203,15 @@ def _explain_failure(path: Path, account: Account, reason: OSError) -> str:
     return f"{who}cannot open {path}: {reason.strerror}"
 
 
-def handle_signals(
-    reactor: IReactorFromThreads, log: Log, reloads: Sequence[Callable[[], None]] = ()
-) -> None:
+def handle_signals(reactor: IReactorFromThreads, log: Log, reload: Callable[[], None]) -> None:
     """Have SIGHUP reopen the log file, and SIGUSR1 rotate it; neither ends the process.
 
     twistd installs a handler of SIGUSR1 only for a log of its own: docs/decisions/0047.
 
-    :param reloads: what SIGHUP does, too, and says in the reopened log.
+    :param reload: what SIGHUP does, too, and says in the reopened log.
     """
     signals: dict[signal.Signals, list[Callable[[], None]]] = {
-        signal.SIGHUP: [partial(_change_file, log.reopen), *reloads],
+        signal.SIGHUP: [partial(_change_file, log.reopen), reload],
         signal.SIGUSR1: [partial(_change_file, log.rotate)],
     }
 
@@ -214,17 +234,6 @@ def _change_file(change: Callable[[], None]) -> None:
 def _filter_by_level(observer: ILogObserver, logging: Logging) -> ILogObserver:
     level = LogLevelFilterPredicate(defaultLogLevel=_LEVELS[logging.level])
     return FilteringLogObserver(observer, [level])
-
-
-def _format_line(event: LogEvent) -> str | None:
-    """Return a line as twistd writes it."""
-    return formatEventAsClassicLogText(event, lambda when: _format_time(int(when or 0)))
-
-
-@lru_cache(maxsize=1)
-def _format_time(seconds: int) -> str:
-    """Return the time of a line, the same text for a whole second."""
-    return formatTime(seconds)  # docs/decisions/0038
 
 
 def _open_log_file(path: Path, account: Account) -> TextIO:
@@ -288,51 +297,21 @@ def _resolve_log_server(
     return family, address
 
 
-_logger = Logger()
-# The name that these lines have always had: filters of the log may match on it.
-_access_logger = Logger(namespace="mig.web.request.Request")
-
-
-_CHECKS: Final = (HEARTBEAT, READINESS)
-"""What monitoring systems and load balancers ask every few seconds."""
-
-
-def make_access_logger(logging: Logging) -> RequestObserver:
-    """Return the observer of requests that writes the access log."""
-    return write_access_line if logging.heartbeat else _write_access_line_unless_heartbeat
-
-
-def _write_access_line_unless_heartbeat(event: RequestEnded) -> None:
-    """Write the line of a request, unless it is one of a monitoring system that has succeeded."""
-    is_good = event.status == 200 and event.outcome == "complete"
-    if not (is_good and event.route in _CHECKS and event.method == b"GET"):
-        write_access_line(event)
-
-
-def write_access_line(event: RequestEnded) -> None:
-    """Write the line of a request that has ended."""
-    outcome = escape_unprintable(event.outcome[:MAX_OUTCOME_CHARACTERS])
-    line = (
-        f"{event.operation} {event.client} {event.caller or '-'} {escape_bytes(event.method)}"
-        f" {escape_bytes(event.uri)} {event.status} {event.seconds:.3f}s"
-        f" {event.rows} rows {event.sent_bytes} bytes: {outcome}"
-    )
-    # Formatted here: Twisted takes three times as long to format an event with many fields.
-    _access_logger.info(line.replace("{", "{{").replace("}", "}}"))
-
-
 @implementer(ILogObserver)
 class _SyslogObserver:
     """An observer that sends events as RFC 3164 datagrams; one that would block is lost."""
 
-    def __init__(self, family: socket.AddressFamily, address: _SocketAddress) -> None:
+    def __init__(
+        self, family: socket.AddressFamily, address: _SocketAddress, lines: LineFormat
+    ) -> None:
         self._address = address
+        self._lines = lines
         self._socket = socket.socket(family, socket.SOCK_DGRAM)
         self._socket.setblocking(False)
 
     def __call__(self, event: LogEvent) -> None:
-        text = eventAsText(event, includeTimestamp=False, includeSystem=False)
         priority = FACILITY_LOCAL3 * 8 + _SEVERITIES.get(event.get("log_level", LogLevel.info), 6)
-        datagram = f"<{priority}>mig-api[{os.getpid()}]: {text}".encode(errors="backslashreplace")
+        header = f"<{priority}>mig-api[{os.getpid()}]: ".encode()
+        message = self._lines.format_datagram(event, MAX_DATAGRAM_BYTES - len(header))
         with suppress(OSError):
-            self._socket.sendto(datagram[:MAX_DATAGRAM_BYTES], self._address)
+            self._socket.sendto(header + message, self._address)

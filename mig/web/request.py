@@ -19,6 +19,7 @@ from twisted.web.http import HTTPChannel, datetimeToString
 from mig.errors import MigError
 from mig.limits import Limits
 from mig.reactor import WallClock
+from mig.tracing import parse_traceparent
 from mig.web.body import RequestBody
 from mig.web.budget import BodyBudget
 from mig.web.connections import ConnectionLimiter
@@ -40,7 +41,8 @@ class RequestEnded(Struct, frozen=True, kw_only=True, gc=False):
 
     ``route`` and ``caller`` are ``None`` for a request that was refused before they were known,
     ``client`` is the address of the client. ``caller`` is the caller in the log, and ``sender`` the
-    caller. ``refusal`` is what a client was told whose request was refused.
+    caller. ``refusal`` is what a client was told whose request was refused. ``trace`` is the id of
+    the trace that it belongs to, if it has a valid header ``traceparent``.
     """
 
     operation: str
@@ -57,6 +59,7 @@ class RequestEnded(Struct, frozen=True, kw_only=True, gc=False):
     outcome: str
     sender: Caller | None = None
     refusal: str | None = None
+    trace: str | None = None
 
 
 class RequestChecker(Protocol):
@@ -104,7 +107,8 @@ class Request(server.Request):
     """One request: its operation id, its route and caller, and its negotiated answer.
 
     ``rows`` and ``outcome`` are for the log: how many rows were served, and how the request ended.
-    ``refusal`` is what the client is told when the request is refused.
+    ``refusal`` is what the client is told when the request is refused. ``trace`` is the id of the
+    trace that the request belongs to, if it names one.
     ``is_addressed`` tells that its target and its Host are sound, so that what follows on the
     connection can be trusted to be a request; ``is_disconnected``, that the connection is lost;
     ``is_from_other_site``, that a page of another site made a browser send it.
@@ -125,6 +129,7 @@ class Request(server.Request):
         self.rows = 0
         self.outcome = "complete"
         self.refusal: str | None = None
+        self.trace: str | None = None
         self._media_type = ""
         self._headers: Mapping[bytes, bytes] = {}
         self.is_aborted = False
@@ -148,6 +153,8 @@ class Request(server.Request):
             self.channel.getPeer(), self.requestHeaders
         )
         self.set_target(target if target.startswith(b"/") else b"/")
+        if traceparents := self.requestHeaders.getRawHeaders(b"traceparent"):
+            self.trace = parse_traceparent(traceparents)
         self.setHeader(b"date", _format_date(int(self.site.wall_clock())))
         self.setHeader(b"x-request-id", self.operation.encode())
         if self.channel.isSecure():
@@ -354,6 +361,7 @@ class Request(server.Request):
                 outcome=self.outcome,
                 sender=self.caller,
                 refusal=self.refusal,
+                trace=self.trace,
             )
         )
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import stat
 import sys
-from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,11 @@ import pytest
 from twisted.logger import Logger, LogLevel, textFileLogObserver
 from twisted.scripts._twistd_unix import ServerOptions
 
-from mig.access.caller import Caller
 from mig.account import Account
 from mig.errors import LogError
-from mig.model.permissions import ALL_PERMISSIONS
 from mig.service import logs
 from mig.service.config_file import Logging
 from tests.support.reactor import record_log
-from tests.support.request_events import make_request_ended
 
 FOREGROUND: dict[str, object] = {"nodaemon": True}
 ACCOUNT = Account.of_process()
@@ -163,55 +160,30 @@ def test_twist_logs_to_the_configured_file_unless_told_otherwise(tmp_path: Path)
         assert parent["fileLogObserverFactory"] is None
 
 
-def test_each_request_is_logged_in_one_line() -> None:
-    event = make_request_ended(
-        uri=b"/search?{\xff\n",
-        status=400,
-        seconds=0.0125,
-        rows=3,
-        sent_bytes=99,
-        outcome="refused: " + "{x}" * 1000,
-    )
-    with record_log() as log:
-        logs.write_access_line(event)
-    [line] = log.lines
-    head = "17 127.0.0.1 - GET /search?{\\xff\\n 400 0.013s 3 rows 99 bytes: refused: {x}{x}"
-    assert line.startswith(head), line
-    assert len(line) == len(head) - len("refused: {x}{x}") + logs.MAX_OUTCOME_CHARACTERS
-
-
-def test_nobody_can_write_a_line_of_their_own_into_the_log() -> None:
-    """Whatever is in a name, a method, a path or a message, it is escaped and cut."""
-    evil = "\n\r\x1b[2J\u202e\x85\u2028"
-    caller = Caller(name=evil + "x" * 100_000, permissions=ALL_PERMISSIONS, investigator_id=7)
-    event = make_request_ended(
-        caller=caller.label,
-        method=evil.encode(),
-        uri=f"/{evil}".encode(),
-        outcome=f"refused: {evil}" + "x" * 100_000,
-    )
-    with record_log() as log:
-        logs.write_access_line(event)
-    [line] = log.lines
-    assert line.isascii() and line.isprintable() and len(line) < 1_000
-    assert "x/7 \\n\\r\\x1b[2J" in line
-
-
-make_heartbeat = partial(make_request_ended, uri=b"/api/v1/heartbeat", route="/heartbeat")
-
-
-def test_successful_heartbeats_are_logged_only_on_demand() -> None:
-    events = [
-        make_heartbeat(),
-        make_heartbeat(status=400, outcome="refused: it has a parameter"),
-        make_heartbeat(outcome="client left"),
-        make_heartbeat(method=b"HEAD"),
-        make_heartbeat(route="/"),
-    ]
-    counts = []
-    for logging in (Logging(), Logging(heartbeat=True)):
-        with record_log() as log:
-            for event in events:
-                logs.make_access_logger(logging)(event)
-        counts.append(len(log.lines))
-    assert counts == [len(events) - 1, len(events)]
+def test_json_is_for_every_destination_of_ours(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where an option of twistd sets the destination, except an observer of its own."""
+    options: dict[str, object]
+    for number, (logging, options) in enumerate(
+        (
+            (Logging(format="json"), {}),
+            (Logging(format="json"), {"logfile": "-"}),
+            (Logging(format="json", mode="file", file=tmp_path / "2"), {}),
+            (Logging(format="json"), {"logfile": tmp_path / "3"}),
+        )
+    ):
+        log = logs.configure_log(logging, {**FOREGROUND, **options}, ACCOUNT)
+        Logger(namespace="test", observer=log.observer).info("this")
+        file = tmp_path / str(number)
+        [line] = (file.read_text() if number > 1 else capsys.readouterr().out).splitlines()
+        assert json.loads(line)["message"] == "this"
+        log.change_format(Logging())
+        Logger(namespace="test", observer=log.observer).info("in text again")
+        written = file.read_text() if number > 1 else capsys.readouterr().out
+        assert written.endswith("[test#info] in text again\n")
+    with record_log() as recorded:
+        logs.configure_log(Logging(), {**FOREGROUND, "syslog": 1}, ACCOUNT).change_format(
+            Logging(format="json")
+        )
+    assert recorded.lines == [logs.FIXED_FORMAT]
