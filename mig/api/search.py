@@ -218,7 +218,7 @@ async def _read_page(request: Request, search: Search, stream: SearchStream) -> 
     page = await stream.read_page()
     if stream.total is not None:  # takes effect before the first page
         request.setHeader(b"x-total-count", b"%d" % stream.total)
-    request.rows = stream.row_count
+    request.rows, request.items = stream.row_count, stream.item_count
     if search.must_find_something and stream.is_complete and not stream.row_count:
         raise NoResultsError
     return page

@@ -106,7 +106,10 @@ class _AgentParts:
 
 
 class _ItemEncoder(Generic[Check]):
-    """Encodes the rows of commands as compliance items, in the format of an answer."""
+    """Encodes the rows of commands as compliance items, in the format of an answer.
+
+    ``item_count`` is how many items there are in all rows that have been encoded.
+    """
 
     columns = COMMAND_RESULTS
 
@@ -118,6 +121,7 @@ class _ItemEncoder(Generic[Check]):
         make_check: CheckMaker[Check],
         selection: ItemSelection,
     ) -> None:
+        self.item_count = 0
         self._format = format_
         self._limits = limits
         self._link_prefix = urls.for_command("")
@@ -171,8 +175,10 @@ class _ItemEncoder(Generic[Check]):
                 found = self._read_checks(action.operations, results)
             except UNUSUAL_SHAPE_ERRORS:
                 items = self._build_items(link, action, agent, row)
+                self.item_count += len(items)
                 return self.separator.join(map(self._format.encode_record, items))
         except UnreadableError as reason:
+            self.item_count += 1
             target = definition.build_target(agent.name) if agent else ""
             return self._format.encode_record(
                 UnreadableRecord("command", command_id, str(reason), target)
@@ -183,6 +189,7 @@ class _ItemEncoder(Generic[Check]):
         head, tail = self._format.encode_command_parts(
             link, agent.encoded, action.encoded, timestamp
         )
+        self.item_count += len(checks)
         # one join makes all items: the glue between two checks ends one item and begins the next
         checks[0] = head + checks[0]
         checks[-1] += tail
@@ -255,8 +262,13 @@ class SelectiveEncoder(_ItemEncoder[_SelectableCheck]):
             action = self._actions.get(row.actionid)
         if action is None:
             return super().encode_row(row)
-        encoded = super().encode_row(row) if action.policy.is_relevant else b""
-        return encoded if action.policy.is_included else b""
+        if action.policy.is_included:
+            return super().encode_row(row)
+        if action.policy.is_relevant:
+            items_before = self.item_count
+            super().encode_row(row)  # it may have the newest answers, which are not asked for
+            self.item_count = items_before
+        return b""
 
     def _select_checks(
         self, action: _ActionParts[_SelectableCheck], row: ResultsRow, found: list[_SelectableCheck]

@@ -54,6 +54,8 @@ class RecordEncoder(Generic[AnySearchRow]):
     :param links: returns the links to what belongs to a row's record.
     """
 
+    item_count = 0
+
     def __init__(
         self,
         format_: Format,
@@ -115,6 +117,7 @@ class CommandEncoder(Generic[Part]):
     """
 
     columns = COMMAND
+    item_count = 0
 
     def __init__(
         self,

@@ -50,6 +50,11 @@ class RowEncoder(Protocol[AnySearchRow]):
         """The bytes between two records or items."""
         ...
 
+    @property
+    def item_count(self) -> int:
+        """How many compliance items there are in the rows that have been encoded."""
+        ...
+
     def load_related(self, query: QueryFunction, rows: Sequence[AnySearchRow]) -> Awaitable[None]:
         """Load the related records that the rows of a page need."""
         ...
@@ -74,10 +79,11 @@ class RowEncoder(Protocol[AnySearchRow]):
 class SearchResults(Generic[AnySearchRow]):
     """The rows of a search, encoded page by page.
 
-    ``row_count`` is the number of rows that have been encoded, and ``position`` that of the last
-    one. ``is_complete`` tells that all pages have been encoded. If there are more rows than the
-    limit then, ``next_position`` is where the next search begins. ``total`` is how many rows there
-    are without limit and cursor, if the search asks for it.
+    ``row_count`` is the number of rows that have been encoded, ``item_count`` that of the
+    compliance items in them, and ``position`` that of the last row. ``is_complete`` tells that all
+    pages have been encoded. If there are more rows than the limit then, ``next_position`` is where
+    the next search begins. ``total`` is how many rows there are without limit and cursor, if the
+    search asks for it.
 
     :param get_page_bytes: returns how large an encoded page may be.
     :param has_items: whether items precede the first page.
@@ -99,6 +105,7 @@ class SearchResults(Generic[AnySearchRow]):
         self.has_items = has_items
         self.position = self._last_position = search.cursor
         self.row_count = 0
+        self.item_count = 0
         self.is_complete = False
         self.next_position: PagePosition | None = None
         self.total: int | None = None
@@ -192,7 +199,9 @@ class SearchResults(Generic[AnySearchRow]):
                     ahead = self._snapshot.fetch(sizes.next_size)
                 remaining = len(rows)
                 async for part in self._complete_rows(complete, rest):
+                    before = self._encoder.item_count
                     items = [item for item in map(self._encoder.encode_row, part) if item]
+                    self.item_count += self._encoder.item_count - before
                     # joined before all items but the first, an empty one adds a separator
                     page = separator.join([b"", *items] if self.has_items and items else items)
                     if part:

@@ -25,8 +25,8 @@ class SearchStream:
 
     The next page then comes from a new snapshot, and starts after the last row that was read
     (docs/decisions/0042). ``resumption`` is the search for all that did not come from the first
-    snapshot. ``is_complete``, ``row_count``, ``has_items`` and ``next_position`` are as in
-    :class:`SearchResults`, for all snapshots; ``total`` is of the first one.
+    snapshot. The other attributes are as in :class:`SearchResults`, for all snapshots; ``total`` is
+    of the first one.
 
     :param open_snapshot: opens the snapshots.
     :param make_encoder: makes an encoder for each snapshot: what it caches takes much memory.
@@ -53,8 +53,10 @@ class SearchStream:
         self._pages: AsyncGenerator[bytes, None] | None = None
         self._snapshot_exit = AsyncExitStack()
         self._earlier_row_count = 0
+        self._earlier_item_count = 0
         self.is_complete = False
         self.row_count = 0
+        self.item_count = 0
         self.has_items = False
         self.next_position: PagePosition | None = None
         self.total: int | None = None
@@ -83,6 +85,7 @@ class SearchStream:
             self._results, self._pages = await self._open()
         page = await anext(self._pages)
         self.row_count = self._earlier_row_count + self._results.row_count
+        self.item_count = self._earlier_item_count + self._results.item_count
         self.has_items = self._results.has_items
         self.next_position = self._results.next_position
         self.is_complete = self._results.is_complete
@@ -111,6 +114,7 @@ class SearchStream:
         await self.aclose()
         if results is not None and results.position is not None and not self.is_complete:
             self._earlier_row_count += results.row_count
+            self._earlier_item_count += results.item_count
             self._remaining_search = self._remaining_search.continue_after(
                 results.position, results.row_count
             )

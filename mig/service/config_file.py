@@ -305,7 +305,8 @@ def list_changes(old: Config, new: Config) -> tuple[list[str], list[str]]:
 
     :returns: those that have an effect while the daemon runs, and those that need a new start.
     """
-    reloaded, others = [], []
+    reloaded: list[str] = []
+    others: list[str] = []
     for section, kind in SECTIONS.items():
         before, after = getattr(old, section), getattr(new, section)
         for key in fields(kind):

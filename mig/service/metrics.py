@@ -111,6 +111,7 @@ class Metrics:
             registry=self._registry,
         )
         self._rows = self._make_counter("migapi_rows", "Rows in answers")
+        self._items = self._make_counter("migapi_items", "Compliance items in reports")
         self._sent = self._make_counter("migapi_sent_bytes", "Bytes of answers that were sent")
         self._pool_wait = self._make_histogram(
             "migapi_pool_wait_seconds",
@@ -187,6 +188,7 @@ class Metrics:
             seconds = self._seconds_children[route] = self._seconds.labels(route)
         seconds.observe(event.seconds)
         self._rows.inc(event.rows)
+        self._items.inc(event.items)
         self._sent.inc(event.sent_bytes)
         if event.status in (401, 429):
             self._count_failure(event)

@@ -41,8 +41,9 @@ class RequestEnded(Struct, frozen=True, kw_only=True, gc=False):
 
     ``route`` and ``caller`` are ``None`` for a request that was refused before they were known,
     ``client`` is the address of the client. ``caller`` is the caller in the log, and ``sender`` the
-    caller. ``refusal`` is what a client was told whose request was refused. ``trace`` is the id of
-    the trace that it belongs to, if it has a valid header ``traceparent``.
+    caller. ``items`` are those of a report. ``refusal`` is what a client was told whose request was
+    refused. ``trace`` is the id of the trace that it belongs to, if it has a valid header
+    ``traceparent``.
     """
 
     operation: str
@@ -54,6 +55,7 @@ class RequestEnded(Struct, frozen=True, kw_only=True, gc=False):
     status: int
     seconds: float
     rows: int
+    items: int
     sent_bytes: int
     received_bytes: int
     outcome: str
@@ -106,9 +108,10 @@ class BaseChannel(HTTPChannel):
 class Request(server.Request):
     """One request: its operation id, its route and caller, and its negotiated answer.
 
-    ``rows`` and ``outcome`` are for the log: how many rows were served, and how the request ended.
-    ``refusal`` is what the client is told when the request is refused. ``trace`` is the id of the
-    trace that the request belongs to, if it names one.
+    ``rows``, ``items`` and ``outcome`` are for the log and the metrics: how many rows and
+    compliance items were served, and how the request ended. ``refusal`` is what the client is told
+    when the request is refused. ``trace`` is the id of the trace that the request belongs to, if it
+    names one.
     ``is_addressed`` tells that its target and its Host are sound, so that what follows on the
     connection can be trusted to be a request; ``is_disconnected``, that the connection is lost;
     ``is_from_other_site``, that a page of another site made a browser send it.
@@ -127,6 +130,7 @@ class Request(server.Request):
         self.caller: Caller | None = None
         self.body: RequestBody | None = None
         self.rows = 0
+        self.items = 0
         self.outcome = "complete"
         self.refusal: str | None = None
         self.trace: str | None = None
@@ -356,6 +360,7 @@ class Request(server.Request):
                 status=self.code,
                 seconds=self.site.clock.seconds() - self._started,
                 rows=self.rows,
+                items=self.items,
                 sent_bytes=self.sentLength,
                 received_bytes=0 if self.body is None else self.body.received,
                 outcome=self.outcome,

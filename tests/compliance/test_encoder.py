@@ -101,6 +101,7 @@ def encode_fast(command: JsonObject, agent_name: str) -> list[Json]:
     twice = [encoder.encode_row(row), encoder.encode_row(row)]
     assert twice[0] == twice[1]
     items: list[Json] = json.loads(b"[%b]" % twice[0])
+    assert encoder.item_count == 2 * len(items)
     return items
 
 

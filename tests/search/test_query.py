@@ -91,6 +91,7 @@ class Searcher:
                 items = b"".join([page async for page in results.encode_pages()])
         self.next_position, self.total = results.next_position, results.total
         data = [item["data"][0] for item in json.loads(b"[%b]" % items)]
+        assert results.item_count == (len(data) if search.report else 0)
         return [(each["name"], each["value"]) for each in data]
 
     @staticmethod

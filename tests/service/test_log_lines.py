@@ -129,8 +129,9 @@ def test_any_other_line_is_an_object_with_a_message() -> None:
 
 
 def test_nobody_can_write_a_line_in_json_of_their_own() -> None:
+    caller = Caller(name=EVIL, permissions=ALL_PERMISSIONS, investigator_id=7)
     event = make_request_ended(
-        caller=EVIL, method=EVIL.encode(), uri=EVIL.encode(), outcome=EVIL, client='"}\n{"'
+        caller=caller.label, method=EVIL.encode(), uri=b'"}\n{"', outcome=EVIL
     )
     line = log_as_json(lambda lines: lines.log_request(event))
     assert line.isascii() and line.isprintable()

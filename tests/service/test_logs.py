@@ -164,15 +164,13 @@ def test_json_is_for_every_destination_of_ours(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Also where an option of twistd sets the destination, except an observer of its own."""
-    options: dict[str, object]
-    for number, (logging, options) in enumerate(
-        (
-            (Logging(format="json"), {}),
-            (Logging(format="json"), {"logfile": "-"}),
-            (Logging(format="json", mode="file", file=tmp_path / "2"), {}),
-            (Logging(format="json"), {"logfile": tmp_path / "3"}),
-        )
-    ):
+    cases: list[tuple[Logging, dict[str, object]]] = [
+        (Logging(format="json"), {}),
+        (Logging(format="json"), {"logfile": "-"}),
+        (Logging(format="json", mode="file", file=tmp_path / "2"), {}),
+        (Logging(format="json"), {"logfile": tmp_path / "3"}),
+    ]
+    for number, (logging, options) in enumerate(cases):
         log = logs.configure_log(logging, {**FOREGROUND, **options}, ACCOUNT)
         Logger(namespace="test", observer=log.observer).info("this")
         file = tmp_path / str(number)

@@ -29,12 +29,13 @@ def count_requests(samples: Samples, **labels: str) -> float:
 def test_requests_are_counted_by_route_method_and_status() -> None:
     metrics = Metrics(Clock())
     for _ in range(3):
-        metrics.observe_request(make_request_ended(route="/search", rows=7, sent_bytes=99))
+        metrics.observe_request(make_request_ended(route="/search", rows=7, items=9, sent_bytes=99))
     metrics.observe_request(make_request_ended(route=None, status=400))
     samples = read(metrics)
     assert count_requests(samples, route="/search", method="GET", status="200") == 3
     assert count_requests(samples, route="none", method="GET", status="400") == 1
     assert samples["migapi_rows_total", ()] >= 21
+    assert samples["migapi_items_total", ()] == 27
     assert samples["migapi_sent_bytes_total", ()] >= 297
     assert samples["migapi_request_seconds_count", (("route", "/search"),)] == 3
     assert samples["migapi_build_info", (("version", __version__),)] == 1

@@ -16,6 +16,7 @@ COMPLETE = RequestEnded(
     status=200,
     seconds=0.0,
     rows=0,
+    items=0,
     sent_bytes=0,
     received_bytes=0,
     outcome="complete",
