@@ -18,6 +18,8 @@ class MigError(Exception):
     """
 
     status: ClassVar[HTTPStatus] = HTTPStatus.INTERNAL_SERVER_ERROR
+    header_names: ClassVar[tuple[str, ...]] = ()
+    """The names of the additional headers of an answer with this error."""
 
     @property
     def client_message(self) -> str:
@@ -85,6 +87,7 @@ class UnauthorizedError(RequestError):
     """The request has no valid credentials; the message says what is wrong or what is taken."""
 
     status = HTTPStatus.UNAUTHORIZED
+    header_names = ("WWW-Authenticate",)
 
     @property
     def headers(self) -> tuple[tuple[bytes, bytes], ...]:
@@ -96,6 +99,7 @@ class TooManyRequestsError(RequestError):
     """The client has to wait ``seconds`` before the same request can succeed."""
 
     status = HTTPStatus.TOO_MANY_REQUESTS
+    header_names = ("Retry-After",)
 
     def __init__(self, message: str, seconds: float) -> None:
         super().__init__(message)
@@ -130,6 +134,7 @@ class MethodNotAllowedError(RequestError):
     """The path does not allow the method; ``allowed`` lists those that it does."""
 
     status = HTTPStatus.METHOD_NOT_ALLOWED
+    header_names = ("Allow",)
 
     def __init__(self, method: str, allowed: str) -> None:
         super().__init__(f"the method {method} is not allowed here; allowed methods: {allowed}")
@@ -196,6 +201,7 @@ class UnavailableError(RequestError):
     """
 
     status = HTTPStatus.SERVICE_UNAVAILABLE
+    header_names = ("Retry-After",)
 
     def __init__(self, message: str, detail: str = "") -> None:
         super().__init__(message)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from tests.support.reference import PAGE, replace_table
+from tests.support.reference import PAGE, replace_tables
 
 ROOT = Path(__file__).parent.parent
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
@@ -33,6 +33,6 @@ def test_every_relative_link_leads_to_a_file() -> None:
     assert not broken
 
 
-def test_the_reference_has_the_parameters_of_the_program() -> None:
+def test_the_reference_has_the_tables_of_the_program() -> None:
     page = PAGE.read_text()
-    assert replace_table(page) == page, "run `make reference`"
+    assert replace_tables(page) == page, "run `make reference`"

@@ -1,4 +1,4 @@
-"""Errors keep nothing that is large."""
+"""Errors say which headers they have, and keep nothing that is large."""
 
 from __future__ import annotations
 
@@ -8,7 +8,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from mig.errors import InvalidInputError, drop_traceback
+from mig.errors import (
+    InvalidInputError,
+    MethodNotAllowedError,
+    NotFoundError,
+    RequestError,
+    TooManyRequestsError,
+    UnauthorizedError,
+    UnavailableError,
+    drop_traceback,
+)
 
 
 class Large:
@@ -45,3 +54,19 @@ def test_an_error_keeps_no_variable_of_the_functions_that_raised_it() -> None:
             assert str(error) == "second after 2"
 
     handle()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MethodNotAllowedError("PUT", "GET"),
+        NotFoundError("there is none"),
+        TooManyRequestsError("too many", 1),
+        UnauthorizedError("who?"),
+        UnavailableError("later"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_error_has_the_headers_that_are_described(error: RequestError) -> None:
+    names = [name.decode() for name, _ in error.headers]
+    assert names == [name.lower() for name in error.header_names]

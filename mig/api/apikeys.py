@@ -7,9 +7,9 @@ from typing import Final
 
 from mig.access.audit import Actor
 from mig.access.caller import Caller
-from mig.api.responder import Responder, make_not_found_error, refuse_parameters
+from mig.api import forms
+from mig.api.responder import Responder, make_not_found_error, read_clock, refuse_parameters
 from mig.database.database import Database
-from mig.errors import InvalidInputError
 from mig.formats import COLLECTION
 from mig.formats.collection_json import write_document
 from mig.formats.format import Format
@@ -24,11 +24,22 @@ from mig.investigators.apikeys import (
 from mig.limits import Limits
 from mig.model.apikey import API_KEY_BY_ID, ApiKey, ApiKeyRow, list_api_keys, read_api_key
 from mig.model.permissions import Permission, parse_permission_field
-from mig.values import parse_id, suggest_name
-from mig.web.forms import parse_form
+from mig.search.kinds import IdKind
+from mig.search.parameters import Parameter
+from mig.search.search import parse_values
+from mig.values import parse_id
 from mig.web.request import Request
 
-LIST_PARAMETERS: Final = ("apikeyid", "investigatorid", "cursor")
+LIST_PARAMETERS: Final = (
+    Parameter(name="apikeyid", kind=IdKind(), meaning="the id of the one key that is asked for"),
+    Parameter(
+        name="investigatorid",
+        kind=IdKind(),
+        meaning="whose keys; default those of the caller, of everybody with investigator_update",
+    ),
+    Parameter(name="cursor", kind=IdKind(), meaning="the end of an earlier page"),
+)
+_PARAMETERS_BY_NAME: Final = {parameter.name: parameter for parameter in LIST_PARAMETERS}
 
 
 class ApiKeyResource:
@@ -48,7 +59,7 @@ class ApiKeyResource:
 
     async def get_keys(self, request: Request, caller: Caller) -> bytes | None:
         """Return the keys that the caller may see, the newest first, or the one with an id."""
-        ids = _parse_list_parameters(request)
+        _, ids = parse_values(request.parse_query(), _PARAMETERS_BY_NAME, read_clock(request))
         if Permission.INVESTIGATOR_UPDATE not in caller.permissions:
             _restrict_to_own(ids, caller)
         if "apikeyid" in ids:
@@ -82,13 +93,7 @@ class ApiKeyResource:
     async def create_key(self, request: Request, caller: Caller) -> bytes | None:
         """Make a key: 201, with its text, which is never shown again."""
         check_authentication(caller)
-        fields = parse_form(
-            request.content_type,
-            request.content.getvalue(),
-            templates.API_KEY_CREATION,
-            object_fields=("permissions",),
-            optional=("investigatorid", "permissions", "expires"),
-        )
+        fields = forms.CREATE_API_KEY.parse(request)
         owner = caller.investigator_id
         if "investigatorid" in fields:
             owner = parse_id("investigatorid", fields["investigatorid"])
@@ -109,9 +114,7 @@ class ApiKeyResource:
 
     async def revoke_key(self, request: Request, caller: Caller) -> bytes | None:
         """Revoke a key; it is refused from the next request on."""
-        fields = parse_form(
-            request.content_type, request.content.getvalue(), templates.API_KEY_REVOCATION
-        )
+        fields = forms.REVOKE_API_KEY.parse(request)
         actor = Actor.of_request(request, caller)
         row = await self._registry.revoke(actor, caller, parse_id("id", fields["id"]))
         return await self._answer_key(request, row)
@@ -142,26 +145,6 @@ class ApiKeyResource:
     def _make_format(self, request: Request) -> Format:
         """Return Collection+JSON: there is no reason to have keys in any other format."""
         return self._responder.make_format(request, ApiKey, {"format": COLLECTION})
-
-
-def _parse_list_parameters(request: Request) -> dict[str, int]:
-    """Return the ids that a request for keys has as parameters.
-
-    :raises InvalidInputError: for another parameter, one that is given twice, and for a value that
-        is not an id.
-    """
-    ids: dict[str, int] = {}
-    names: set[str] = set()
-    for name, text in request.parse_query():
-        if name not in LIST_PARAMETERS:
-            hint = suggest_name(name.lower(), LIST_PARAMETERS, f"use {', '.join(LIST_PARAMETERS)}")
-            raise InvalidInputError(f"unknown parameter {name!r}; {hint}", name)
-        if name in names:
-            raise InvalidInputError(f"{name} is given twice", name)
-        names.add(name)
-        if text:
-            ids[name] = parse_id(name, text)
-    return ids
 
 
 def _restrict_to_own(ids: dict[str, int], caller: Caller) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from mig.access.audit import Actor
 from mig.access.caller import Caller
+from mig.api import forms
 from mig.api.errors import answer_refusal
 from mig.api.responder import (
     Responder,
@@ -29,7 +30,6 @@ from mig.model.permissions import DEFAULT_PERMISSIONS, Permission, parse_permiss
 from mig.model.record import UnreadableRecord
 from mig.model.statement import QueryFunction
 from mig.values import parse_id
-from mig.web.forms import parse_form
 from mig.web.request import Request
 
 PERMISSIONS_FIELD: Final = "permissions"
@@ -80,7 +80,7 @@ class InvestigatorResource:
 
     async def create_investigator(self, request: Request, caller: Caller) -> bytes | None:
         """Add an investigator: 201, or 409 with a link to the owner of the key."""
-        fields = _parse_fields(request, templates.INVESTIGATOR, "publickey", "isadmin")
+        fields = forms.CREATE_INVESTIGATOR.parse(request)
         permissions = _parse_permissions(fields)
         if "publickey" not in fields and permissions is None:
             raise InvalidInputError(
@@ -105,7 +105,7 @@ class InvestigatorResource:
 
     async def update_investigator(self, request: Request, caller: Caller) -> bytes | None:
         """Change the status, the permissions or the API keys of an investigator."""
-        fields = _parse_fields(request, templates.INVESTIGATOR_UPDATE, "status", "apikey")
+        fields = forms.UPDATE_INVESTIGATOR.parse(request)
         investigator_id = parse_id("id", fields["id"])
         permissions = _parse_permissions(fields)
         status, apikey = fields.get("status"), fields.get("apikey")
@@ -151,16 +151,6 @@ class InvestigatorResource:
         return await self._responder.answer_record(
             request, format_, investigator, links, status=status
         )
-
-
-def _parse_fields(request: Request, template: Template, *optional: str) -> dict[str, Any]:
-    return parse_form(
-        request.content_type,
-        request.content.getvalue(),
-        template,
-        object_fields=(PERMISSIONS_FIELD,),
-        optional=(PERMISSIONS_FIELD, *optional),
-    )
 
 
 def _parse_permissions(fields: Mapping[str, Any]) -> Permission | None:

@@ -90,7 +90,7 @@ class Responder:
         format_ = self._formats[name](self.urls, options)
         headers: dict[bytes, bytes] = {}
         if format_.file_extension:
-            date = _read_clock(request).format_iso()[:10]
+            date = read_clock(request).format_iso()[:10]
             file = f"mig-{subject or record.noun}-{date}.{format_.file_extension}"
             headers[b"content-disposition"] = f'attachment; filename="{file}"'.encode()
         if options.is_limited and not format_.is_paged:
@@ -216,14 +216,15 @@ def parse_document_query(noun: str, request: Request) -> tuple[int, dict[str, An
     """
     id_name = f"{noun}id"
     _, values = parse_values(
-        request.parse_query(), _list_document_parameters(id_name), _read_clock(request)
+        request.parse_query(), list_document_parameters(id_name), read_clock(request)
     )
     record_id = values.pop(id_name, None)
     return record_id or parse_id(id_name, ""), values
 
 
 @cache
-def _list_document_parameters(id_name: str) -> Mapping[str, Parameter]:
+def list_document_parameters(id_name: str) -> Mapping[str, Parameter]:
+    """Return the parameters of the document of one record, whose id is the first, by name."""
     return {id_name: PARAMETERS_BY_NAME[id_name], **DOCUMENT_PARAMETERS}
 
 
@@ -232,7 +233,7 @@ def parse_collection_query(request: Request) -> dict[str, Any]:
 
     :raises InvalidInputError: as :func:`parse_document_query` does, and for another format.
     """
-    _, values = parse_values(request.parse_query(), DOCUMENT_PARAMETERS, _read_clock(request))
+    _, values = parse_values(request.parse_query(), DOCUMENT_PARAMETERS, read_clock(request))
     if values.get("format", COLLECTION) != COLLECTION:
         raise InvalidInputError(
             f"format must be {COLLECTION} at this path, which has no other", "format"
@@ -241,7 +242,8 @@ def parse_collection_query(request: Request) -> dict[str, Any]:
     return values
 
 
-def _read_clock(request: Request) -> Instant:
+def read_clock(request: Request) -> Instant:
+    """Return the current time, for parameters that depend on it."""
     return Instant.from_timestamp(request.site.wall_clock())
 
 

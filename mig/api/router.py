@@ -17,7 +17,8 @@ from werkzeug.routing import Map, MapAdapter, Rule
 from mig.access.caller import Caller
 from mig.api import errors
 from mig.api.guarded import CallerChecker, GuardedDatabase, make_guarded_endpoint
-from mig.api.routes import DEFAULT_LIMITS, ROOT, ROUTES, BodyPolicy, Route
+from mig.api.route import BodyPolicy, Route
+from mig.api.routes import DEFAULT_LIMITS, ROOT, ROUTES
 from mig.errors import MethodNotAllowedError, NotFoundError
 from mig.limits import Limits
 from mig.model.permissions import Permission

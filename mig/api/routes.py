@@ -1,222 +1,348 @@
-"""Every route: its path, method, permission, body policy and handler."""
+"""Every route: its path, method, permission, body policy, handler and description."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
-from enum import Enum
-from typing import Any, Final, TypeVar
+from dataclasses import replace
+from http import HTTPStatus
+from typing import Final
 
-from mig.access.caller import Caller
+from mig.api import forms
 from mig.api.actions import ActionResource
 from mig.api.agents import AgentResource
-from mig.api.apikeys import ApiKeyResource
+from mig.api.apikeys import LIST_PARAMETERS, ApiKeyResource
 from mig.api.audit import AuditResource
 from mig.api.commands import CommandResource
 from mig.api.dashboard import DashboardResource
+from mig.api.descriptions import (
+    COLLECTION_PARAMETERS,
+    JSON,
+    TEXT,
+    Answer,
+    Description,
+    describe_change,
+)
+from mig.api.docs import FILE_TYPES, FILES, DocsResource
 from mig.api.health import HealthResource
 from mig.api.home import HomeResource
-from mig.api.investigators import InvestigatorResource
+from mig.api.investigators import FINGERPRINT_PATTERN, InvestigatorResource
+from mig.api.route import BodyPolicy, define_get, define_post, define_record_get
 from mig.api.search import SearchResource
+from mig.errors import ConflictError, ForbiddenError, HttpVersionError, NotFoundError
+from mig.formats import FORMATS
 from mig.hypermedia import urls
-from mig.limits import Limits, find_limit_key
+from mig.limits import Limits
+from mig.model.action import Action
+from mig.model.agent import Agent
+from mig.model.apikey import ApiKey
+from mig.model.audit import AuditEntry
+from mig.model.command import Command
+from mig.model.investigator import Investigator
 from mig.model.permissions import ANY_CALLER, Permission
-from mig.model.statement import QueryFunction
-from mig.web.request import Request
+from mig.model.search import SearchParameters
+from mig.search.audit import AUDIT_PARAMETERS
+from mig.search.parameters import PARAMETERS
+from mig.search.records import REPORT_RECORDS, TYPE_RECORDS
 
 DEFAULT_LIMITS: Final = Limits()
 
-
-class BodyPolicy(Enum):
-    """What a route does with a body; the value is the field of ``Limits`` for its length."""
-
-    DISCARDED = "discarded_body_bytes"
-    ACTION = "action_body_bytes"
-    KEY = "key_body_bytes"
-
-    @property
-    def advice(self) -> str:
-        """What a client whose body is too long can do; empty for nothing."""
-        key = find_limit_key(self.value)
-        advice = [f"{key} in the service's configuration raises this"] if key else []
-        if self is BodyPolicy.KEY:
-            advice.append("`gpg --export-options export-minimal` makes a key shorter")
-        return ", and ".join(advice)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Route:
-    """One method of one path: the permission that the caller needs, and the handler.
-
-    :param permission: ``None`` for an open route, which ignores credentials.
-    :param resource_class: the class that the handler is a method of.
-    :param handler: one that is guarded has another argument, the function by which it queries.
-    :param is_guarded: whether the handler's first query checks the caller (docs/decisions/0060).
-    :param is_streamed: whether a client that closes its sending side ends the request; otherwise it
-        gets its answer (docs/decisions/0043).
-    """
-
-    path: str
-    method: str
-    permission: Permission | None
-    body_policy: BodyPolicy
-    resource_class: type
-    handler: Callable[..., Awaitable[bytes | None]]
-    is_streamed: bool = False
-    is_guarded: bool = False
-
-
-Resource = TypeVar("Resource")
-AnswerCoroutine = Coroutine[Any, Any, bytes | None]
-
-
-def _define_get(
-    path: str,
-    permission: Permission | None,
-    resource_class: type[Resource],
-    handler: Callable[[Resource, Request, Caller], AnswerCoroutine],
-    *,
-    is_streamed: bool = False,
-) -> Route:
-    body_policy = BodyPolicy.DISCARDED
-    return Route(
-        path=path,
-        method="GET",
-        permission=permission,
-        body_policy=body_policy,
-        resource_class=resource_class,
-        handler=handler,
-        is_streamed=is_streamed,
-    )
-
-
-def _define_guarded_get(
-    path: str,
-    permission: Permission,
-    resource_class: type[Resource],
-    handler: Callable[[Resource, Request, Caller, QueryFunction], AnswerCoroutine],
-) -> Route:
-    """Return a route whose handler makes its whole answer by the query function that it gets."""
-    return Route(
-        path=path,
-        method="GET",
-        permission=permission,
-        body_policy=BodyPolicy.DISCARDED,
-        resource_class=resource_class,
-        handler=handler,
-        is_guarded=True,
-    )
-
-
-def _define_post(
-    path: str,
-    permission: Permission,
-    body_policy: BodyPolicy,
-    resource_class: type[Resource],
-    handler: Callable[[Resource, Request, Caller], AnswerCoroutine],
-) -> Route:
-    return Route(
-        path=path,
-        method="POST",
-        permission=permission,
-        body_policy=body_policy,
-        resource_class=resource_class,
-        handler=handler,
-    )
-
-
 ROUTES: Final = (
-    _define_get(urls.HOME, None, HomeResource, HomeResource.get_home),
-    _define_get(urls.HEARTBEAT, None, HomeResource, HomeResource.get_heartbeat),
-    _define_get(urls.READINESS, None, HealthResource, HealthResource.get_readiness),
-    _define_get(
-        urls.DASHBOARD, Permission.DASHBOARD, DashboardResource, DashboardResource.get_dashboard
+    define_get(
+        urls.HOME,
+        None,
+        HomeResource,
+        HomeResource.get_home,
+        Description(meaning="links to the resources and forms, and the queries"),
     ),
-    _define_guarded_get(urls.ACTION, Permission.ACTION, ActionResource, ActionResource.get_action),
-    _define_guarded_get(urls.AGENT, Permission.AGENT, AgentResource, AgentResource.get_agent),
-    _define_guarded_get(
-        urls.COMMAND, Permission.COMMAND, CommandResource, CommandResource.get_command
+    define_get(
+        urls.HEARTBEAT,
+        None,
+        HomeResource,
+        HomeResource.get_heartbeat,
+        Description(meaning="confirms that the service runs"),
     ),
-    _define_guarded_get(
+    define_get(
+        urls.READINESS,
+        None,
+        HealthResource,
+        HealthResource.get_readiness,
+        Description(
+            meaning="`ok`, or 503 `failing` while the database cannot be used, as plain text, for"
+            " load balancers",
+            answer=TEXT,
+            failure=replace(TEXT, status=HTTPStatus.SERVICE_UNAVAILABLE),
+        ),
+    ),
+    define_get(
+        urls.DASHBOARD,
+        Permission.DASHBOARD,
+        DashboardResource,
+        DashboardResource.get_dashboard,
+        Description(
+            meaning="counts of agents and endpoints (with the data names of clients of 2014 and of"
+            " 2017), and the last ten actions",
+            parameters=COLLECTION_PARAMETERS,
+            answer=Answer(records=(Action,), other_data="a count of agents or endpoints"),
+        ),
+    ),
+    define_record_get(
+        urls.ACTION,
+        Permission.ACTION,
+        ActionResource,
+        ActionResource.get_action,
+        Action,
+        "an action, its signers and counters, links to its first 1,000 commands",
+    ),
+    define_record_get(
+        urls.AGENT, Permission.AGENT, AgentResource, AgentResource.get_agent, Agent, "an agent"
+    ),
+    define_record_get(
+        urls.COMMAND,
+        Permission.COMMAND,
+        CommandResource,
+        CommandResource.get_command,
+        Command,
+        "a command with its action, agent and results",
+    ),
+    define_record_get(
         urls.INVESTIGATOR,
         Permission.INVESTIGATOR,
         InvestigatorResource,
         InvestigatorResource.get_investigator,
+        Investigator,
+        "an investigator with permissions and public key",
     ),
-    _define_get(urls.PUBLIC_KEY, None, InvestigatorResource, InvestigatorResource.get_public_key),
-    _define_get(urls.CLIENT_ADDRESS, None, HomeResource, HomeResource.get_client_address),
-    _define_get(
+    define_get(
+        urls.PUBLIC_KEY,
+        None,
+        InvestigatorResource,
+        InvestigatorResource.get_public_key,
+        Description(
+            meaning="the armored key of an active investigator, as plain text",
+            path_parameters={
+                "fingerprint": {"type": "string", "pattern": f"^{FINGERPRINT_PATTERN.pattern}$"}
+            },
+            answer=TEXT,
+            errors=(NotFoundError,),
+        ),
+    ),
+    define_get(
+        urls.CLIENT_ADDRESS,
+        None,
+        HomeResource,
+        HomeResource.get_client_address,
+        Description(meaning="the client's address, as plain text", answer=TEXT),
+    ),
+    define_get(
+        urls.OPENAPI,
+        None,
+        DocsResource,
+        DocsResource.get_openapi,
+        Description(meaning="the description of the API in OpenAPI 3.1", answer=JSON),
+    ),
+    define_get(
+        urls.DOCS,
+        None,
+        DocsResource,
+        DocsResource.get_page,
+        Description(
+            meaning="the same for people, a page that can also send requests",
+            answer=Answer(formats=(), media_types=("text/html; charset=utf-8",)),
+        ),
+    ),
+    define_get(
+        urls.DOCS_FILE,
+        None,
+        DocsResource,
+        DocsResource.get_file,
+        Description(
+            meaning="a file of that page",
+            path_parameters={"file": {"type": "string", "enum": list(FILES)}},
+            answer=Answer(formats=(), media_types=FILE_TYPES),
+            errors=(NotFoundError,),
+        ),
+    ),
+    define_get(
         urls.SEARCH,
         Permission.SEARCH,
         SearchResource,
         SearchResource.run_search,
+        Description(
+            meaning="actions, commands, agents or investigators, or a report over commands",
+            parameters=PARAMETERS,
+            answer=Answer(
+                formats=tuple(FORMATS),
+                records=(*TYPE_RECORDS.values(), *REPORT_RECORDS.values(), SearchParameters),
+                headers=("Content-Disposition", "X-Limit", "X-Total-Count"),
+            ),
+            errors=(ForbiddenError, NotFoundError, HttpVersionError),
+        ),
         is_streamed=True,
     ),
-    _define_get(urls.AUDIT, Permission.INVESTIGATOR_UPDATE, AuditResource, AuditResource.get_audit),
-    _define_get(
-        urls.CREATE_ACTION, Permission.ACTION_CREATE, ActionResource, ActionResource.get_template
+    define_get(
+        urls.AUDIT,
+        Permission.INVESTIGATOR_UPDATE,
+        AuditResource,
+        AuditResource.get_audit,
+        Description(
+            meaning="who changed what, and what was refused to whom, the newest first",
+            parameters=AUDIT_PARAMETERS,
+            answer=Answer(
+                formats=tuple(FORMATS),
+                records=(AuditEntry,),
+                headers=("Content-Disposition", "X-Limit"),
+            ),
+            errors=(NotFoundError,),
+        ),
     ),
-    _define_get(
+    define_get(
+        urls.CREATE_ACTION,
+        Permission.ACTION_CREATE,
+        ActionResource,
+        ActionResource.get_template,
+        Description(meaning="the form of a new action"),
+    ),
+    define_get(
         urls.CREATE_INVESTIGATOR,
         Permission.INVESTIGATOR_CREATE,
         InvestigatorResource,
         InvestigatorResource.get_template,
+        Description(meaning="the form of a new investigator"),
     ),
-    _define_get(
+    define_get(
         urls.UPDATE_INVESTIGATOR,
         Permission.INVESTIGATOR_UPDATE,
         InvestigatorResource,
         InvestigatorResource.get_update_template,
+        Description(meaning="the form that changes an investigator"),
     ),
-    _define_get(urls.API_KEY, ANY_CALLER, ApiKeyResource, ApiKeyResource.get_keys),
-    _define_get(
-        urls.CREATE_API_KEY, ANY_CALLER, ApiKeyResource, ApiKeyResource.get_create_template
+    define_get(
+        urls.API_KEY,
+        ANY_CALLER,
+        ApiKeyResource,
+        ApiKeyResource.get_keys,
+        Description(
+            meaning="the API keys of the caller, or of everybody, without their secrets",
+            parameters=LIST_PARAMETERS,
+            answer=Answer(records=(ApiKey,)),
+            errors=(NotFoundError,),
+        ),
     ),
-    _define_get(
-        urls.REVOKE_API_KEY, ANY_CALLER, ApiKeyResource, ApiKeyResource.get_revoke_template
+    define_get(
+        urls.CREATE_API_KEY,
+        ANY_CALLER,
+        ApiKeyResource,
+        ApiKeyResource.get_create_template,
+        Description(meaning="the form of a new API key"),
     ),
-    _define_post(
+    define_get(
+        urls.REVOKE_API_KEY,
+        ANY_CALLER,
+        ApiKeyResource,
+        ApiKeyResource.get_revoke_template,
+        Description(meaning="the form that revokes an API key"),
+    ),
+    define_post(
         urls.CREATE_ACTION,
         Permission.ACTION_CREATE,
         BodyPolicy.ACTION,
         ActionResource,
         ActionResource.create_action,
+        Description(
+            meaning="accepts a signed action",
+            form=forms.CREATE_ACTION,
+            answer=describe_change(HTTPStatus.ACCEPTED, Action),
+            errors=(ConflictError,),
+        ),
     ),
-    _define_post(
+    define_post(
         urls.CREATE_INVESTIGATOR,
         Permission.INVESTIGATOR_CREATE,
         BodyPolicy.KEY,
         InvestigatorResource,
         InvestigatorResource.create_investigator,
+        Description(
+            meaning="adds an investigator",
+            form=forms.CREATE_INVESTIGATOR,
+            answer=describe_change(HTTPStatus.CREATED, Investigator),
+            errors=(ConflictError,),
+        ),
     ),
-    _define_post(
+    define_post(
         urls.UPDATE_INVESTIGATOR,
         Permission.INVESTIGATOR_UPDATE,
         BodyPolicy.KEY,
         InvestigatorResource,
         InvestigatorResource.update_investigator,
+        Description(
+            meaning="changes the status, permissions or API keys of an investigator",
+            form=forms.UPDATE_INVESTIGATOR,
+            answer=describe_change(HTTPStatus.OK, Investigator),
+            errors=(NotFoundError, ConflictError),
+        ),
     ),
-    _define_post(
+    define_post(
         urls.CREATE_API_KEY,
         ANY_CALLER,
         BodyPolicy.KEY,
         ApiKeyResource,
         ApiKeyResource.create_key,
+        Description(
+            meaning="makes an API key, whose text is only in this answer",
+            form=forms.CREATE_API_KEY,
+            answer=describe_change(HTTPStatus.CREATED, ApiKey),
+            errors=(NotFoundError, ConflictError),
+        ),
     ),
-    _define_post(
+    define_post(
         urls.REVOKE_API_KEY,
         ANY_CALLER,
         BodyPolicy.KEY,
         ApiKeyResource,
         ApiKeyResource.revoke_key,
+        Description(
+            meaning="revokes an API key, for ever",
+            form=forms.REVOKE_API_KEY,
+            answer=Answer(records=(ApiKey,)),
+            errors=(NotFoundError, ConflictError),
+        ),
     ),
 )
 ADMIN_ROUTES: Final = (
-    _define_get("/healthz", None, HealthResource, HealthResource.get_liveness),
-    _define_get("/readyz", None, HealthResource, HealthResource.get_detailed_readiness),
-    _define_get("/version", None, HealthResource, HealthResource.get_version),
-    _define_get("/metrics", None, HealthResource, HealthResource.get_metrics),
+    define_get(
+        "/healthz",
+        None,
+        HealthResource,
+        HealthResource.get_liveness,
+        Description(meaning="that the process answers", answer=TEXT),
+    ),
+    define_get(
+        "/readyz",
+        None,
+        HealthResource,
+        HealthResource.get_detailed_readiness,
+        Description(meaning="the state of every part", answer=JSON),
+    ),
+    define_get(
+        "/version",
+        None,
+        HealthResource,
+        HealthResource.get_version,
+        Description(meaning="the version of the program", answer=JSON),
+    ),
+    define_get(
+        "/metrics",
+        None,
+        HealthResource,
+        HealthResource.get_metrics,
+        Description(meaning="the metrics of the daemon", answer=TEXT),
+    ),
 )
 """The routes of the admin listener, which only the host's operators can reach."""
-ROOT: Final = _define_get("/", None, HomeResource, HomeResource.redirect_to_home)
+ROOT: Final = define_get(
+    "/",
+    None,
+    HomeResource,
+    HomeResource.redirect_to_home,
+    Description(meaning="leads to the home document", answer=Answer(status=HTTPStatus.FOUND)),
+)
 """The route of the root of the server, if the API is below it."""

@@ -13,7 +13,9 @@ from mig.hypermedia.urls import (
     CREATE_API_KEY,
     CREATE_INVESTIGATOR,
     DASHBOARD,
+    DOCS,
     HEARTBEAT,
+    OPENAPI,
     REVOKE_API_KEY,
     SEARCH,
     UPDATE_INVESTIGATOR,
@@ -29,6 +31,8 @@ _LINKS: Final = (
     ("create-apikey", CREATE_API_KEY, "The form for a new API key"),
     ("revoke-apikey", REVOKE_API_KEY, "The form that revokes an API key"),
     ("heartbeat", HEARTBEAT, "Whether the service is running"),
+    ("service-doc", DOCS, "The description of the API, for people"),
+    ("service-desc", OPENAPI, "The description of the API in OpenAPI"),
 )
 NOUNS: Final = ("action", "command", "agent", "investigator", "apikey")
 

@@ -23,14 +23,21 @@ CREATE_API_KEY = "/apikey/create/"
 REVOKE_API_KEY = "/apikey/revoke/"
 CLIENT_ADDRESS = "/ip"
 PUBLIC_KEY = "/publickey/<fingerprint>"
+OPENAPI = "/openapi.json"
+DOCS = "/docs"
+DOCS_FILE = "/docs/<file>"
 
 
 class Urls:
-    """The public URLs, all below a base such as ``http://localhost:1664/api/v1``."""
+    """The public URLs, all below a base such as ``http://localhost:1664/api/v1``.
+
+    ``root`` is the base without its path, ``base_path``.
+    """
 
     def __init__(self, base: str) -> None:
         self.base = base.rstrip("/")
-        self.root = self.base.removesuffix(urlsplit(self.base).path)
+        self.base_path = urlsplit(self.base).path
+        self.root = self.base.removesuffix(self.base_path)
 
     def for_home(self) -> str:
         """Return the URL of the home document."""

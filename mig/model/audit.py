@@ -6,12 +6,12 @@ from typing import Annotated, Final, NamedTuple
 
 from msgspec import Meta, Raw
 
-from mig.model.record import Json, StoredRecord, Time, make_raw_id, make_raw_json
+from mig.model.record import ID_SCHEMA, Json, StoredRecord, Time, make_raw_id, make_raw_json
 from mig.model.row import Columns, id_sql
-from mig.values import MAX_ID, format_time
+from mig.values import format_time
 
 OptionalId = Annotated[
-    Raw, Meta(extra_json_schema={"type": ["integer", "null"], "minimum": 1, "maximum": MAX_ID})
+    Raw, Meta(extra_json_schema={**ID_SCHEMA, "type": ["integer", "string", "null"]})
 ]
 """An id as the digits that are stored, or null."""
 

@@ -13,6 +13,7 @@ from mig.errors import UnreadableError
 from mig.model.action import Action, ActionRow
 from mig.model.agent import Agent, AgentRow
 from mig.model.record import (
+    SCHEMA_REFERENCE,
     Id,
     Json,
     StoredRecord,
@@ -156,13 +157,19 @@ def _quote_reference(reference: Reference) -> Reference:
     return Reference(quote_id(reference.id), reference.name)
 
 
+def _describe_part(record: type[StoredRecord]) -> dict[str, object]:
+    """Return the JSON schema of a record within a command."""
+    reference = SCHEMA_REFERENCE.format(name=record.__name__)
+    return {"anyOf": [{"$ref": reference}, {"type": "object", "maxProperties": 0}]}
+
+
 class Command(StoredRecord, gc=False):
     """A command; ``action`` and ``agent`` are ``{}`` when they are not in the database."""
 
     noun = "command"
     flat = FlatCommand
-    action: Annotated[Raw, Meta(extra_json_schema={"type": "object", "title": "Action"})]
-    agent: Annotated[Raw, Meta(extra_json_schema={"type": "object", "title": "Agent"})]
+    action: Annotated[Raw, Meta(extra_json_schema=_describe_part(Action))]
+    agent: Annotated[Raw, Meta(extra_json_schema=_describe_part(Agent))]
     status: str
     results: Json
     starttime: Time

@@ -13,14 +13,23 @@ from mig.values import MAX_ID
 
 encode_json = msgspec.json.Encoder().encode
 
-Id = Annotated[Raw, Meta(extra_json_schema={"type": "integer", "minimum": 1, "maximum": MAX_ID})]
+ID_SCHEMA: Final[dict[str, object]] = {
+    "type": ["integer", "string"],
+    "minimum": 1,
+    "maximum": MAX_ID,
+    "pattern": "^[0-9]+$",
+}
+"""The JSON schema of an id in an answer: its digits, as a string when the client wants that."""
+
+Id = Annotated[Raw, Meta(extra_json_schema=ID_SCHEMA)]
 """An id as the digits that are stored, so that no conversion can change it."""
 
 Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
 
 Json = Annotated[Raw, Meta(extra_json_schema={"description": "JSON, exactly as it is stored"})]
 
-_REF: Final = "#/components/schemas/{name}"
+SCHEMA_REFERENCE: Final = "#/components/schemas/{name}"
+"""The reference to the JSON schema of a record or a part, by its name."""
 
 
 class Record(msgspec.Struct, gc=False):
@@ -39,7 +48,7 @@ class Record(msgspec.Struct, gc=False):
     @classmethod
     def build_json_schema(cls) -> dict[str, object]:
         """Return the JSON schemas (2020-12) of the record and of its parts, by name."""
-        _, components = msgspec.json.schema_components([cls], ref_template=_REF)
+        _, components = msgspec.json.schema_components([cls], ref_template=SCHEMA_REFERENCE)
         return components
 
 

@@ -194,14 +194,15 @@ def _make_command_encoder(format_: Format, urls: Urls, max_bytes: int) -> RowEnc
 
 def find_record_type(search: Search) -> type[Record]:
     """Return the kind of record in the answer of a search."""
-    if search.report == COMPLIANCE_ITEMS:
-        return ComplianceItem
-    return _RECORD_TYPES[search.type]
+    return REPORT_RECORDS[search.report] if search.report else TYPE_RECORDS[search.type]
 
 
-_RECORD_TYPES: Final[dict[str, type[Record]]] = {
+TYPE_RECORDS: Final[dict[str, type[Record]]] = {
     record.noun: record for record in (Action, Command, Agent, Investigator)
 }
+"""The kind of record that each type of search has."""
+REPORT_RECORDS: Final[dict[str, type[Record]]] = {COMPLIANCE_ITEMS: ComplianceItem}
+"""The kind of record that each report has."""
 
 
 def make_row_encoder(

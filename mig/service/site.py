@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from urllib.parse import urlsplit
 
 from twisted.internet.interfaces import IReactorTime
@@ -18,12 +19,14 @@ from mig.api.apikeys import ApiKeyResource
 from mig.api.audit import AuditResource
 from mig.api.commands import CommandResource
 from mig.api.dashboard import DashboardResource
+from mig.api.docs import DocsResource
 from mig.api.health import HealthResource
 from mig.api.home import HomeResource
 from mig.api.investigators import InvestigatorResource
 from mig.api.responder import Responder
+from mig.api.route import Route
 from mig.api.router import Router
-from mig.api.routes import ADMIN_ROUTES, DEFAULT_LIMITS, ROUTES, Route
+from mig.api.routes import ADMIN_ROUTES, DEFAULT_LIMITS, ROUTES
 from mig.api.search import SearchResource
 from mig.database.database import Database
 from mig.formats.collection_json import MEDIA_TYPES
@@ -31,7 +34,8 @@ from mig.hypermedia.urls import Urls
 from mig.investigators.apikeys import ApiKeyRegistry
 from mig.investigators.registry import InvestigatorRegistry
 from mig.limits import Limits
-from mig.reactor import WallClock
+from mig.model.record import encode_json
+from mig.reactor import Reactor, WallClock
 from mig.web.gate import Authenticator as GateAuthenticator
 from mig.web.request import Request
 from mig.web.site import ApiSite, RequestObserver
@@ -44,7 +48,7 @@ def authenticate_anonymously(request: Request) -> Caller:
 
 
 def make_site(
-    reactor: IReactorTime,
+    reactor: Reactor,
     database: Database,
     base: str,
     *,
@@ -81,6 +85,7 @@ def make_site(
         ApiKeyResource(database, responder, keys, limits),
         SearchResource(wall_clock, database, responder, limits),
         AuditResource(reactor, wall_clock, database, responder),
+        DocsResource(reactor, responder, partial(_build_openapi, routes, urls, limits)),
     )
     return ApiSite(
         reactor,
@@ -96,6 +101,13 @@ def make_site(
         limits=limits,
         observers=observers,
     )
+
+
+def _build_openapi(routes: Iterable[Route], urls: Urls, limits: Limits) -> bytes:
+    """Return the OpenAPI document of ``routes``."""
+    from mig.api.openapi import build_openapi  # few processes need it
+
+    return encode_json(build_openapi(routes, urls.base_path, limits))
 
 
 def make_admin_site(

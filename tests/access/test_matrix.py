@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest_twisted
 
-from mig.api.routes import ROUTES, Route
+from mig.api.route import Route
+from mig.api.routes import ROUTES
 from mig.hypermedia import urls
 from mig.model.permissions import (
     ALL_PERMISSIONS,
@@ -31,7 +32,10 @@ from tests.support.callers import (
 from tests.support.keys import Keys
 from tests.support.postgres import TestDatabase
 
-OPEN = {urls.HOME, urls.HEARTBEAT, urls.READINESS, urls.CLIENT_ADDRESS, urls.PUBLIC_KEY}
+OPEN = {
+    *(urls.HOME, urls.HEARTBEAT, urls.READINESS, urls.CLIENT_ADDRESS, urls.PUBLIC_KEY),
+    *(urls.OPENAPI, urls.DOCS, urls.DOCS_FILE),
+}
 """The paths that anyone may ask; a new one needs a reason."""
 
 OWN_RECORDS = {urls.API_KEY, urls.CREATE_API_KEY, urls.REVOKE_API_KEY}

@@ -69,7 +69,8 @@ class Walker:
         assert (
             " " not in found.get("rel", "") or "Command" in found["rel"] or "hist" in found["rel"]
         )
-        self.waiting.append(found["href"])
+        if not found.get("rel", "").startswith("service-"):  # the description, for others
+            self.waiting.append(found["href"])
 
     def submit_query(self, query: JsonObject) -> None:
         """Submit a form with every field; those that it does not fill in are empty."""

@@ -6,7 +6,7 @@ import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import treq
 from psycopg2.extensions import make_dsn
@@ -23,6 +23,7 @@ from mig.actions.parser import ActionParser
 from mig.actions.spool import Spool
 from mig.actions.store import ActionStore
 from mig.actions.submit import Submitter
+from mig.api.routes import ROUTES
 from mig.database.database import Database
 from mig.database.schema.declaration import API_ROLE
 from mig.investigators.registry import InvestigatorRegistry
@@ -37,6 +38,23 @@ from mig.web.request import RequestEnded
 from mig.web.streams import Streams
 from tests.support.json_types import Json
 from tests.support.reactor import listen_on, reactor, stop_listening
+
+_STATUSES: Final = {
+    (route.path, route.method): {
+        route.description.answer.status,
+        *route.list_error_statuses(),
+    }
+    for route in ROUTES
+}
+
+
+def is_documented(event: RequestEnded) -> bool:
+    """Return whether the OpenAPI document has the status of the answer to a request."""
+    key = (event.route or "", event.method.decode())
+    was_answered = event.outcome in ("complete", "failed") or event.outcome.startswith("refused")
+    if not was_answered or key not in _STATUSES or event.uri == b"/":
+        return True
+    return event.status in _STATUSES[key]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,3 +185,4 @@ class Api:
         await self.refusals.stop()
         self.database.stop()
         await self.pool.closeCachedConnections()
+        assert not [event for event in self.ended if not is_documented(event)]

@@ -136,8 +136,14 @@ class Page:
     def follow(self, selector: str) -> None:
         """Click on the element *selector*, a link or the button of a form, which loads a page."""
         self._is_loaded = False
-        self.evaluate(f"document.querySelector({json.dumps(selector)}).click()")
+        self.click(selector)
         self._wait_until_loaded()
+
+    def click(self, selector: str) -> None:
+        """Click on the element *selector* as soon as it is there."""
+        found = f"document.querySelector({json.dumps(selector)})"
+        self.wait_until(found)
+        self.evaluate(f"{found}.click()")
 
     def fill(self, selector: str, value: str) -> None:
         """Set the value of the field *selector*."""
