@@ -21,8 +21,10 @@ from tests.support.postgres import (
     run_server,
 )
 from tests.support.properties import load_profile
+from tests.support.temporary_folder import use_memory
 
 load_profile()
+use_memory()
 
 
 @pytest.fixture(scope="session")
