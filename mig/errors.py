@@ -96,19 +96,25 @@ class UnauthorizedError(RequestError):
 
 
 class TooManyRequestsError(RequestError):
-    """The client has to wait ``seconds`` before the same request can succeed."""
+    """The client has to wait ``seconds`` before the same request can succeed.
+
+    :param limit_headers: what describes the limit.
+    """
 
     status = HTTPStatus.TOO_MANY_REQUESTS
-    header_names = ("Retry-After",)
+    header_names = ("Retry-After", "RateLimit", "RateLimit-Policy")
 
-    def __init__(self, message: str, seconds: float) -> None:
+    def __init__(
+        self, message: str, seconds: float, limit_headers: tuple[tuple[bytes, bytes], ...] = ()
+    ) -> None:
         super().__init__(message)
         self.seconds = seconds
+        self._limit_headers = limit_headers
 
     @property
     def headers(self) -> tuple[tuple[bytes, bytes], ...]:
-        """The header Retry-After."""
-        return ((b"retry-after", b"%d" % ceil(self.seconds)),)
+        """The header Retry-After, and those of the limit."""
+        return ((b"retry-after", b"%d" % ceil(self.seconds)), *self._limit_headers)
 
 
 class ForbiddenError(RequestError):

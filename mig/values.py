@@ -8,6 +8,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import timedelta
 from decimal import Decimal
 from difflib import get_close_matches
@@ -27,9 +28,18 @@ RFC3339_PATTERN = re.compile(
     r"(?:Z|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])",
     re.ASCII,
 )
-_DURATION = re.compile(
-    r"(?:([0-9]{1,6})d)?(?:([0-9]{1,6})h)?(?:([0-9]{1,6})m)?(?:([0-9]{1,9})s)?", re.ASCII
+_UNIT_MILLISECONDS: Final = {
+    "w": 604_800_000,
+    "d": 86_400_000,
+    "h": 3_600_000,
+    "m": 60_000,
+    "s": 1_000,
+    "ms": 1,
+}
+DURATION_PATTERN: Final = "(?=[0-9])" + "".join(
+    f"(?:([0-9]{{1,10}}){unit})?" for unit in _UNIT_MILLISECONDS
 )
+_DURATION = re.compile(DURATION_PATTERN, re.ASCII)
 _SPACE_FOR_PLUS = re.compile(r" (?=[0-9]{2}:[0-9]{2}$)", re.ASCII)
 
 
@@ -93,19 +103,34 @@ def parse_time(name: str, text: str) -> Instant:
     )
 
 
-def parse_duration(text: str) -> timedelta:
-    """Return the duration in ``text``: days, hours, minutes and seconds, as in ``1h30m``.
+def parse_duration(text: str, *, can_be_zero: bool = False) -> timedelta:
+    """Return the duration in ``text``: weeks, days, hours, minutes, seconds and milliseconds.
 
-    :raises ValueError: with what is accepted, for any other text and for no time at all.
+    They are written in this order, as in ``1h30m`` and ``50ms``.
+
+    :raises ValueError: with what is accepted, for any other text, and for no time at all.
     """
     match = _DURATION.fullmatch(text)
-    days, hours, minutes, seconds = (
-        (int(part or 0) for part in match.groups()) if match else [0] * 4
+    counts = match.groups() if match else ()
+    milliseconds = sum(
+        int(count or 0) * size
+        for count, size in zip(counts, _UNIT_MILLISECONDS.values(), strict=False)
     )
-    duration = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
-    if not duration:
-        raise ValueError("a duration such as 10m, 90d or 1h30m")
-    return duration
+    if match and (milliseconds or can_be_zero):
+        with suppress(OverflowError):
+            return timedelta(milliseconds=milliseconds)
+    raise ValueError("a duration such as 10m, 90d or 1h30m")
+
+
+def format_duration(seconds: float) -> str:
+    """Return a duration as :func:`parse_duration` reads it, without weeks."""
+    rest = round(seconds * 1000)
+    parts = []
+    for unit, size in _UNIT_MILLISECONDS.items():
+        if unit != "w":
+            count, rest = divmod(rest, size)
+            parts += [f"{count}{unit}"] if count else []
+    return "".join(parts) or "0s"
 
 
 def format_time(column: str | None) -> str:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from decimal import Decimal
 
 import pytest
@@ -12,6 +13,7 @@ from mig.values import (
     MAX_ID,
     count_values,
     escape_unprintable,
+    format_duration,
     format_time,
     generate_id,
     parse_duration,
@@ -30,13 +32,24 @@ from mig.values import (
         ("400d", 34_560_000),
         ("1d2h3m4s", 93_784),
         ("90s", 90),
+        ("50ms", 0.05),
+        ("2w1s5ms", 1_209_601.005),
     ],
 )
-def test_a_duration_is_days_hours_minutes_and_seconds(text: str, seconds: int) -> None:
+def test_a_duration_is_a_number_of_each_unit(text: str, seconds: float) -> None:
     assert parse_duration(text).total_seconds() == seconds
 
 
-@pytest.mark.parametrize("text", ["", "0s", "h", "5", "-5m", "1.5h", "1h 30m", "30m1h", "5M", "٣h"])
+@given(st.integers(1, 10**13))
+def test_a_duration_is_written_as_it_is_parsed(milliseconds: int) -> None:
+    assert parse_duration(format_duration(milliseconds / 1000)) == timedelta(
+        milliseconds=milliseconds
+    )
+
+
+@pytest.mark.parametrize(
+    "text", ["", "0s", "h", "5", "-5m", "1.5h", "1h 30m", "30m1h", "5M", "٣h", "9999999999w"]
+)
 def test_another_duration_is_refused_with_what_is_accepted(text: str) -> None:
     with pytest.raises(ValueError, match="a duration such as 10m, 90d or 1h30m"):
         parse_duration(text)

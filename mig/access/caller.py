@@ -35,6 +35,11 @@ class Caller:
     guard: Guard | None = None
 
     @property
+    def identity(self) -> int | None:
+        """Whose limits are used up: those of the investigator, by whichever credentials."""
+        return self.investigator_id
+
+    @property
     def label(self) -> str:
         """The caller in the log, in one word: ``NAME/ID``, or ``NAME/ID/KEY``; ``-`` for anyone."""
         if self.investigator_id is None:

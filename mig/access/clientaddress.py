@@ -56,6 +56,9 @@ def parse_trusted_proxies(text: str) -> TrustedProxies:
     return TrustedProxies(networks=networks, has_unix_sockets=UNIX_SOCKETS in words)
 
 
+_UNKNOWN: Final = Client(address="unknown", group="unknown", is_loopback=False)
+
+
 class ClientIdentifier:
     """Finds the client of a connection and of a request.
 
@@ -85,7 +88,7 @@ class ClientIdentifier:
 
     def identify_peer(self, peer: IAddress) -> Client:
         """Return the peer of a connection as a client."""
-        return _make_client(_get_host(peer)) or Client(address="unknown", group="unknown")
+        return _make_client(_get_host(peer)) or _UNKNOWN
 
 
 def _get_host(peer: IAddress) -> str:
@@ -103,11 +106,10 @@ def _make_client(text: str) -> Client | None:
     parsed = _parse_address(text)
     if parsed is None:
         return None
-    if isinstance(parsed, IPv4Address):
-        return Client(address=str(parsed), group=str(parsed))
-    return Client(
-        address=str(parsed), group=str(ip_network((parsed, IPV6_GROUP_PREFIX), strict=False))
-    )
+    group = str(parsed)
+    if isinstance(parsed, IPv6Address):
+        group = str(ip_network((parsed, IPV6_GROUP_PREFIX), strict=False))
+    return Client(address=str(parsed), group=group, is_loopback=parsed.is_loopback)
 
 
 def _parse_address(text: str) -> IPv4Address | IPv6Address | None:

@@ -48,7 +48,7 @@ class FailureCounter:
 
     def __init__(self, clock: IReactorTime, limits: Limits) -> None:
         self._clock = clock
-        self._max_failures = limits.failures_per_minute
+        self._limits = limits
         self._groups: LruCache[str, _Count] = LruCache(limits.counted_failures)
         self._pairs: LruCache[tuple[str, str], _Count] = LruCache(limits.counted_failures)
 
@@ -63,7 +63,7 @@ class FailureCounter:
             pair is not None and pair.success is not None and now - pair.success < PROVEN_SECONDS
         )
         count = pair if is_proven else self._groups.get(group)
-        if count is None or count.failures < self._max_failures:
+        if count is None or count.failures < self._limits.failures_per_minute:
             return
         seconds = count.start + WINDOW_SECONDS - now
         if seconds > 0:

@@ -176,7 +176,7 @@ def parse_submission(
     if len(operations) > max_operations_bytes:
         raise InvalidInputError(
             f"operations must have at most {max_operations_bytes} bytes as they are signed, where"
-            " each < is written as \\u003c ([server] actionsize)",
+            " each < is written as \\u003c ([limits] action_body_bytes)",
             "operations",
         )
     signable = Signable(

@@ -109,7 +109,6 @@ class ApiKeyResource:
             permissions=permissions,
             expires=fields.get("expires"),
         )
-        request.setHeader(b"cache-control", b"no-store")
         return await self._answer_key(request, made.row, made.key)
 
     async def revoke_key(self, request: Request, caller: Caller) -> bytes | None:

@@ -33,15 +33,12 @@ _ERRORS: Final[ErrorTypes] = (
     RequestTimeoutError,
     BodyTooLargeError,
     ExpectationFailedError,
+    TooManyRequestsError,
     MigError,
     UnavailableError,
 )
 """What any route may answer."""
-_ERRORS_OF_CALLERS: Final[ErrorTypes] = (
-    UnauthorizedError,
-    ForbiddenError,
-    TooManyRequestsError,
-)
+_ERRORS_OF_CALLERS: Final[ErrorTypes] = (UnauthorizedError, ForbiddenError)
 """What a route that needs a caller may answer."""
 _ERRORS_OF_BODIES: Final[ErrorTypes] = (ForbiddenError, UnsupportedMediaTypeError)
 """What a route that reads a body may answer."""
@@ -137,9 +134,11 @@ def describe_statuses(limits: Limits) -> dict[HTTPStatus, str]:
         HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "the body is not urlencoded, multipart, JSON or"
         " Collection+JSON, is not UTF-8, or has a `Content-Encoding`",
         HTTPStatus.EXPECTATION_FAILED: "`Expect` is not `100-continue`",
-        HTTPStatus.TOO_MANY_REQUESTS: f"{limits.failures_per_minute} requests of the client's"
-        " address had wrong credentials within a minute, and these are not known to be good; see"
-        " `Retry-After`",
+        HTTPStatus.TOO_MANY_REQUESTS: "the client's address, or the caller, sends more than"
+        f" {limits.rate:g} requests a second after a burst of {limits.burst}, or has"
+        f" {limits.streams} reports or searches for more than {limits.short_search_rows} results"
+        f" already; or {limits.failures_per_minute} requests of the address had wrong credentials"
+        " within a minute, and these are not known to be good; see `Retry-After`",
         HTTPStatus.INTERNAL_SERVER_ERROR: "a fault of the service; the log has it under the error's"
         " code",
         HTTPStatus.SERVICE_UNAVAILABLE: "the database is unreachable, busy or too slow, or too much"

@@ -20,12 +20,8 @@ _PAGE_HEADERS: Final[Mapping[bytes, bytes]] = {
     b"content-security-policy": b"default-src 'none'; script-src 'self'; style-src 'self';"
     b" img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none';"
     b" frame-ancestors 'none'",
-    b"x-content-type-options": b"nosniff",
 }
-_FILE_HEADERS: Final[Mapping[bytes, bytes]] = {
-    b"cache-control": b"public, max-age=3600",
-    b"x-content-type-options": b"nosniff",
-}
+_FILE_HEADERS: Final[Mapping[bytes, bytes]] = {b"cache-control": b"public, max-age=3600"}
 
 FILES: Final[Mapping[str, str]] = {
     "swagger-ui-bundle.js": "text/javascript",

@@ -121,8 +121,6 @@ class InvestigatorResource:
             change_permissions=None if permissions is None else lambda _: permissions,
             apikey=apikey,
         )
-        if apikey is not None:
-            request.setHeader(b"cache-control", b"no-store")
         return await self._answer_change(request, investigator_id, changed, HTTPStatus.OK)
 
     async def _answer_change(

@@ -48,6 +48,14 @@ _HEADERS: Final[Mapping[str, tuple[str, JsonSchema]]] = {
         {"type": "string"},
     ),
     "Location": ("The address of the record.", {"type": "string", "format": "uri"}),
+    "RateLimit": (
+        "Which limit is used up, and after how many seconds (`t`) it is not.",
+        {"type": "string", "examples": ['"address";r=0;t=1']},
+    ),
+    "RateLimit-Policy": (
+        "The limit: a quota (`q`) in a window of seconds (`w`), or of what happens at a time.",
+        {"type": "string", "examples": ['"address";q=200;w=4']},
+    ),
     "Retry-After": ("When to try again, in seconds.", {"type": "integer", "minimum": 0}),
     "WWW-Authenticate": ("The schemes of credentials.", {"type": "string"}),
     "X-Limit": ("The limit of the rows, if one is given.", {"type": "integer", "minimum": 1}),

@@ -13,7 +13,6 @@ from mig.api.descriptions import Answer, Description, list_common_errors
 from mig.api.responder import list_document_parameters
 from mig.errors import NotFoundError
 from mig.formats import FORMATS
-from mig.limits import find_limit_key
 from mig.model.permissions import Permission
 from mig.model.record import Record
 from mig.model.statement import QueryFunction
@@ -30,11 +29,12 @@ class BodyPolicy(Enum):
     @property
     def advice(self) -> str:
         """What a client whose body is too long can do; empty for nothing."""
-        key = find_limit_key(self.value)
-        advice = [f"{key} in the service's configuration raises this"] if key else []
+        if self is BodyPolicy.DISCARDED:
+            return ""
+        advice = f"[limits] {self.value} in the service's configuration raises this"
         if self is BodyPolicy.KEY:
-            advice.append("`gpg --export-options export-minimal` makes a key shorter")
-        return ", and ".join(advice)
+            advice += ", and `gpg --export-options export-minimal` makes a key shorter"
+        return advice
 
 
 @dataclass(frozen=True, kw_only=True)

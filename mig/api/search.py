@@ -28,6 +28,7 @@ from mig.search.search import Search, parse_search
 from mig.search.stream import SearchStream
 from mig.search.targeted_agents import find_targeted_agents
 from mig.web.gate import check_origin
+from mig.web.rates import RequestLimiter
 from mig.web.request import Request
 
 RESUMPTION_PROMPT: Final = (
@@ -39,15 +40,22 @@ class SearchResource:
     """The handler of searches.
 
     :param wall_clock: the time of day, at which the default search window ends.
+    :param limiter: refuses clients and callers that have too many long answers.
     """
 
     def __init__(
-        self, wall_clock: WallClock, database: Database, responder: Responder, limits: Limits
+        self,
+        wall_clock: WallClock,
+        database: Database,
+        responder: Responder,
+        limits: Limits,
+        limiter: RequestLimiter,
     ) -> None:
         self._wall_clock = wall_clock
         self._database = database
         self._responder = responder
         self._limits = limits
+        self._limiter = limiter
         self._answers = AnswerKeeper(limits)
 
     async def run_search(self, request: Request, caller: Caller) -> bytes | None:
@@ -75,7 +83,10 @@ class SearchResource:
             request.set_headers()
             return b""
         try:
-            return await self._answer_search(request, format_, search)
+            if search.limit <= self._limits.short_search_rows:
+                return await self._answer_search(request, format_, search)
+            with self._limiter.count_stream(request.identified_client, caller):
+                return await self._answer_search(request, format_, search)
         except (InvalidInputError, NoResultsError) as refusal:
             return _answer_refused_search(request, refusal, search.echo_parameters())
 

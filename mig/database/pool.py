@@ -48,7 +48,7 @@ class Pool:
         self._setup = setup
         self._wait_seconds = wait_seconds
         self._impatient: FairQueue[_Waiter] = FairQueue(limits.waiting_queries)
-        self._patient: FairQueue[_Waiter] = FairQueue(limits.streams)
+        self._patient: FairQueue[_Waiter] = FairQueue(limits.total_streams)
         self._queues = [self._impatient, self._patient]
         self._free: list[Connection] = []
         self._users: dict[Connection, str] = {}

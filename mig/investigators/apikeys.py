@@ -121,7 +121,7 @@ def parse_expiry(text: str, now: float, limits: Limits = DEFAULT_LIMITS) -> Inst
     if not start < expiry <= start.add(seconds=limits.api_key_seconds):
         days = limits.api_key_seconds // 86_400
         raise InvalidInputError(
-            f"expires must be in the future, and at most {days} days ahead", "expires"
+            f"expires must be in the future, and at most {days:.0f} days ahead", "expires"
         )
     return expiry
 

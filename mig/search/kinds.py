@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import ClassVar, Final, Generic, Literal, TypeVar
 
 from whenever import Instant
@@ -13,7 +14,15 @@ from mig.errors import InvalidInputError
 from mig.search.condition import Condition
 from mig.search.order import SORT_COLUMNS, Order, PagePosition, make_cursor_error
 from mig.search.target import MAX_TARGET_CHARACTERS, parse_target
-from mig.values import MAX_ID, parse_id, parse_time, quote_if_short, suggest_name
+from mig.values import (
+    DURATION_PATTERN,
+    MAX_ID,
+    parse_duration,
+    parse_id,
+    parse_time,
+    quote_if_short,
+    suggest_name,
+)
 
 MAX_COUNT: Final = 2**63 - 1  # of PostgreSQL's bigint, the type of limit and offset
 MAX_PATTERN_CHARACTERS: Final = 256
@@ -24,12 +33,6 @@ MAX_REPETITIONS: Final = 16
 MAX_RELATIVE_DAYS: Final = 36_525
 """How long ago a relative time may be: 100 years."""
 
-_RELATIVE_TIME_PATTERN: Final = (
-    r"-(?=[0-9])(?:([0-9]{1,10})w)?(?:([0-9]{1,10})d)?(?:([0-9]{1,10})h)?(?:([0-9]{1,10})m)?"
-    r"(?:([0-9]{1,10})s)?"
-)
-_RELATIVE_TIME = re.compile(_RELATIVE_TIME_PATTERN, re.ASCII)
-_UNIT_SECONDS: Final = (604_800, 86_400, 3_600, 60, 1)
 _WHOLE_NUMBER = re.compile(r"[0-9]{1,20}", re.ASCII)
 _CURSOR_ID = re.compile(r"NaN|-?[0-9]{1,1000}(\.[0-9]{1,100})?", re.ASCII)
 
@@ -123,23 +126,22 @@ class TimeKind(ParameterKind[Instant]):
         """Return the time in ``text``."""
         if not text.startswith("-"):
             return parse_time(name, text)
-        units = _RELATIVE_TIME.fullmatch(text)
-        seconds = sum(
-            int(count or 0) * seconds
-            for count, seconds in zip(units.groups() if units else (), _UNIT_SECONDS, strict=False)
-        )
-        if units is None or seconds > MAX_RELATIVE_DAYS * 86_400:
+        try:
+            duration = parse_duration(text[1:], can_be_zero=True)
+        except ValueError:
+            duration = timedelta.max
+        if duration > timedelta(days=MAX_RELATIVE_DAYS):
             raise InvalidInputError(
-                f"{name} must be a minus sign, then weeks, days, hours, minutes and seconds in this"
-                f" order, at most {MAX_RELATIVE_DAYS} days, for example -1d12h"
+                f"{name} must be a minus sign, then weeks, days, hours, minutes, seconds and"
+                f" milliseconds in this order, at most {MAX_RELATIVE_DAYS} days, for example -1d12h"
                 f"{quote_if_short(text)}",
                 name,
             )
-        return context.now.subtract(seconds=seconds)
+        return context.now.subtract(seconds=duration.total_seconds())
 
     def build_json_schema(self) -> JsonSchema:
         """Return the JSON schema of a time."""
-        relative = {"pattern": f"^{_RELATIVE_TIME_PATTERN}$"}
+        relative = {"pattern": f"^-{DURATION_PATTERN}$"}
         return {
             "type": "string",
             "anyOf": [{"format": "date-time"}, relative],

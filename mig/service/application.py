@@ -134,6 +134,7 @@ def make_service(
         [each.reload for each in certificates.values()],
     )
     reloader.add_receiver(lambda config: log.change_format(config.logging))
+    reloader.add_receiver(lambda config: limits.change(config.limits))
     logs.handle_signals(reactor, log, reloader.reload)
     base = (settings.public_url or _make_local_url(listeners)) + settings.base_route
     return ApiService(
@@ -366,9 +367,7 @@ class ApiService(Service):
             database,
             wall_clock=time.time,
             health=self._monitoring.health,
-            limits=replace(
-                self._settings.limits, connections=self._settings.limits.admin_connections
-            ),
+            limits=self._settings.limits,
         )
         self._ports.append(listener.start_accepting(reactor, site))
 

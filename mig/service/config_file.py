@@ -1,7 +1,8 @@
 """The configuration file of the API, the ``api.cfg`` that MIG has always had.
 
 Each dataclass is a section and each field a key, whose metadata names the function of
-:mod:`mig.service.config_values` that parses its text.
+:mod:`mig.service.config_values` that parses its text. Those of limits are parsed by
+:mod:`mig.service.limit_values`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from psycopg2.extensions import make_dsn
 
 from mig.access.clientaddress import TrustedProxies, parse_trusted_proxies
 from mig.errors import ConfigError
+from mig.limits import Limits
 from mig.service.config_values import (
     DEFAULT_IP,
     join_choices,
@@ -37,6 +39,7 @@ from mig.service.config_values import (
     parse_text,
 )
 from mig.service.endpoints import quote_argument
+from mig.service.limit_values import LIMITS_SECTION, parse_limit
 from mig.values import parse_duration, suggest_name
 
 DEFAULT_PORT: Final = 1664
@@ -59,6 +62,11 @@ _RESERVED_KEYS: Final = {
     ("maxmind", "path"),
 }
 """Keys that are checked, but belong to a part that does not exist yet."""
+_OLDER_KEYS: Final = {
+    ("server", "actionsize"): "action_body_bytes",
+    ("server", "keysize"): "key_body_bytes",
+}
+"""Keys of older files that set a limit."""
 
 
 def _with_parser(
@@ -77,10 +85,8 @@ class Server:
 
     ``ip`` and ``port`` are ``None`` when the file does not set them. With ``tlscert`` the listener
     has TLS; the key is in ``tlskey``, or else in the same file. ``cleartext`` is whether listeners
-    that other machines can reach may be without TLS. ``actionsize`` and ``keysize``
-    are the maximum sizes, in bytes, of requests that submit an action and a key. ``clientpublicip``
-    is the entry of X-Forwarded-For that names the client, counted from the end; ``None`` means the
-    peer's address.
+    that other machines can reach may be without TLS. ``clientpublicip`` is the entry of
+    X-Forwarded-For that names the client, counted from the end; ``None`` means the peer's address.
     """
 
     ip: str | None = field(default=None, metadata=_with_parser(parse_ip))
@@ -93,12 +99,6 @@ class Server:
     clientpublicip: int | None = field(default=None, metadata=_with_parser(parse_client_ip_source))
     trustedproxies: TrustedProxies = field(
         default=TrustedProxies(), metadata=_with_parser(parse_trusted_proxies)
-    )
-    actionsize: int = field(
-        default=10_485_760, metadata=_with_parser(make_integer_parser(1024, 67_108_864))
-    )
-    keysize: int = field(
-        default=65_536, metadata=_with_parser(make_integer_parser(1024, 1_048_576))
     )
 
     @property
@@ -241,6 +241,7 @@ class Config:
     admin: Admin = Admin()
     manifest: Manifest = Manifest()
     maxmind: Maxmind = Maxmind()
+    limits: Limits = field(default_factory=Limits)
     ineffective_keys: tuple[str, ...] = ()
     exposes_password: bool = False
 
@@ -255,6 +256,7 @@ SECTIONS: Final[Mapping[str, type[Any]]] = {
     "admin": Admin,
     "manifest": Manifest,
     "maxmind": Maxmind,
+    LIMITS_SECTION: Limits,
 }
 
 
@@ -288,11 +290,15 @@ def parse_config(text: str) -> Config:
     for section, key, raw in _iterate_keys(parser, faults):
         if (section, key) in _OBSOLETE_KEYS | _RESERVED_KEYS:
             ineffective_keys.append(f"[{section}] {key}")
-        if (section, key) not in _OBSOLETE_KEYS:
-            try:
-                values[section][key] = _parse_value(section, key, raw)
-            except ValueError as fault:
-                faults.append(str(fault))
+        if (section, key) in _OBSOLETE_KEYS:
+            continue
+        limit = _OLDER_KEYS.get((section, key))
+        try:
+            value = _parse_value(section, key, raw, limit)
+        except ValueError as fault:
+            faults.append(str(fault))
+        else:
+            values[LIMITS_SECTION if limit else section][limit or key] = value
     faults.extend(_check_combinations(values))
     if faults:
         raise ConfigError("; ".join(dict.fromkeys(faults)))
@@ -368,16 +374,19 @@ def _iterate_keys(parser: ConfigParser, faults: list[str]) -> Iterator[tuple[str
             )
 
 
-def _parse_value(section: str, key: str, raw: str) -> object:
+def _parse_value(section: str, key: str, raw: str, limit: str | None) -> object:
+    """Return the value of a key; ``limit`` is the one that an older key sets."""
     keys = {f.name: f for f in fields(SECTIONS[section])} if section in SECTIONS else {}
-    if key not in keys:
-        known = [*keys, *(name for of, name in _OBSOLETE_KEYS if of == section)]
+    if key not in keys and limit is None:
         raise ValueError(
-            f"[{section}] {_escape_name(key)} is not a key: {_suggest_names(key, sorted(known))}"
+            f"[{section}] {_escape_name(key)} is not a key: {_suggest_keys(section, key, keys)}"
         )
     try:
+        text = _unquote(raw)
+        if section == LIMITS_SECTION or limit is not None:
+            return parse_limit(limit or key, text)
         parse: Callable[[str], object] = keys[key].metadata["parser"]
-        return parse(_unquote(raw))
+        return parse(text)
     except ValueError as accepted:
         raise ValueError(f"[{section}] {key} must be {accepted}") from None
 
@@ -400,6 +409,14 @@ def _check_combinations(values: Mapping[str, Mapping[str, object]]) -> Iterator[
             "[logging] protocol must be udp or unix: with tcp, a log server that does not answer"
             " would stop the service"
         )
+
+
+def _suggest_keys(section: str, key: str, keys: Iterable[str]) -> str:
+    if section == LIMITS_SECTION:
+        return suggest_name(key, list(keys), "docs/limits.md lists all of them")
+    return _suggest_names(
+        key, sorted([*keys, *(name for of, name in _OBSOLETE_KEYS if of == section)])
+    )
 
 
 def _suggest_names(name: str, known: Iterable[str]) -> str:

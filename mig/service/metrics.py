@@ -54,6 +54,9 @@ FAILURES: Final = {
 TOO_MANY: Final = "too_many"
 """Credentials that were not looked at, after too many wrong ones."""
 
+TOO_MANY_WORDS: Final = "wrong credentials"
+"""Words of the message then; a 429 without them is about the rate of requests."""
+
 GaugeReader = Callable[[], Mapping[tuple[str, ...], float]]
 """Returns the values of a gauge, by the values of its labels."""
 
@@ -214,8 +217,12 @@ class Metrics:
     def _count_failure(self, event: RequestEnded) -> None:
         """Count credentials that were refused, by the beginning of the reason."""
         reason = event.refusal or ""
+        if event.status == 429:
+            if TOO_MANY_WORDS in reason:
+                self._failures.labels(TOO_MANY).inc()
+            return
         kinds = (kind for words, kind in FAILURES.items() if words in reason)
-        self._failures.labels(TOO_MANY if event.status == 429 else next(kinds, OTHER)).inc()
+        self._failures.labels(next(kinds, OTHER)).inc()
 
     def format_text(self) -> bytes:
         """Return all metrics."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -95,5 +95,5 @@ def read_settings(options: Options, configuration: Config) -> Settings:
         authentication=authentication,
         token_seconds=configuration.authentication.tokenduration.total_seconds(),
         admin_endpoint=options["admin"] or configuration.admin.listen,
-        limits=Limits(action_body_bytes=server.actionsize, key_body_bytes=server.keysize),
+        limits=replace(configuration.limits),  # a copy: these change while the daemon runs
     )

@@ -37,6 +37,7 @@ from mig.limits import Limits
 from mig.model.record import encode_json
 from mig.reactor import Reactor, WallClock
 from mig.web.gate import Authenticator as GateAuthenticator
+from mig.web.rates import RequestLimiter
 from mig.web.request import Request
 from mig.web.site import ApiSite, RequestObserver
 from mig.web.streams import Streams
@@ -73,6 +74,7 @@ def make_site(
     """
     urls = Urls(base)
     responder = Responder(reactor, urls, limits, streams)
+    limiter = RequestLimiter(reactor, limits)
     keys = ApiKeyRegistry(database, wall_clock, limits=limits)
     resources = (
         HomeResource(urls),
@@ -83,7 +85,7 @@ def make_site(
         CommandResource(responder, limits),
         InvestigatorResource(database, responder, investigators),
         ApiKeyResource(database, responder, keys, limits),
-        SearchResource(wall_clock, database, responder, limits),
+        SearchResource(wall_clock, database, responder, limits, limiter),
         AuditResource(reactor, wall_clock, database, responder),
         DocsResource(reactor, responder, partial(_build_openapi, routes, urls, limits)),
     )
@@ -99,6 +101,8 @@ def make_site(
         render_error=errors.answer_exception,
         media_types=MEDIA_TYPES,
         limits=limits,
+        limiter=limiter,
+        max_connections=limits.connections,
         observers=observers,
     )
 
@@ -129,4 +133,6 @@ def make_admin_site(
         render_error=errors.answer_exception,
         media_types=MEDIA_TYPES,
         limits=limits,
+        limiter=RequestLimiter(reactor, limits),
+        max_connections=limits.admin_connections,
     )

@@ -14,6 +14,7 @@ from mig.errors import ExpectationFailedError, ForbiddenError, InvalidInputError
 from mig.web import forms
 from mig.web.body import RequestBody
 from mig.web.interfaces import Caller, Router
+from mig.web.rates import RequestLimiter
 from mig.web.request import Request
 
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
@@ -42,7 +43,9 @@ class Gate:
     :param base: the public URL of the service.
     """
 
-    def __init__(self, base: str, router: Router, authenticate: Authenticator) -> None:
+    def __init__(
+        self, base: str, router: Router, authenticate: Authenticator, limiter: RequestLimiter
+    ) -> None:
         parts = urlsplit(base)
         self._public_host = parts.netloc.encode()
         self._public_origin = _normalize_origin(f"{parts.scheme}://{parts.netloc}")
@@ -50,12 +53,14 @@ class Gate:
         self._host_names = frozenset({f"[{name}]" if ":" in name else name})
         self._router = router
         self._authenticate = authenticate
+        self._limiter = limiter
 
     def check_request(self, request: Request, length: int | None) -> Deferred[None] | None:
         """Set the route, the body and the caller of a request whose request line is set.
 
-        The cheap checks come before the expensive ones: the target and Host, the route, the body
-        and its origin, the caller, the permission.
+        The cheap checks come before the expensive ones: the target and Host, the route, the limits
+        of the client's address, the body and its origin, the caller, the permission, the limits of
+        the caller.
 
         :param length: of the body in bytes; ``None`` when it arrives in chunks.
         :returns: ``None`` when the request is accepted now; otherwise a Deferred that fires when
@@ -67,11 +72,15 @@ class Gate:
         if isinstance(caller, Awaitable):
             waiting = Deferred.fromCoroutine(self._check_awaited_caller(request, caller))
             return None if _has_fired(waiting) else waiting
-        admit_caller(request, caller)
+        self._check_caller(request, caller)
         return None
 
     async def _check_awaited_caller(self, request: Request, caller: Awaitable[Caller]) -> None:
-        admit_caller(request, await caller)
+        self._check_caller(request, await caller)
+
+    def _check_caller(self, request: Request, caller: Caller) -> None:
+        admit_caller(request, caller)
+        self._limiter.check_caller(request.identified_client, caller)
 
     def _check_head(self, request: Request, length: int | None) -> None:
         """Check the request line and the headers."""
@@ -83,6 +92,7 @@ class Gate:
         host = self._check_host_header(request)
         request.is_addressed = True
         route = request.route = self._router.resolve(path, request.method.decode())
+        self._limiter.check_address(request.identified_client)
         if length != 0:
             budget = request.site.body_budget if route.keeps_body else None
             request.body = RequestBody(

@@ -14,11 +14,13 @@ class Client(NamedTuple):
     """The client of a request or of a connection.
 
     ``address`` is its IPv4 or IPv6 address. What is shared between clients is shared by ``group``:
-    the IPv4 address, or the network of 64 bits of an IPv6 address.
+    the IPv4 address, or the network of 64 bits of an IPv6 address. ``is_loopback`` tells that it is
+    on this host, also by a Unix socket.
     """
 
     address: str
     group: str
+    is_loopback: bool
 
 
 class ClientIdentifier(Protocol):
@@ -84,6 +86,10 @@ class Caller(Protocol):
     @property
     def label(self) -> str:
         """The caller in the log."""
+
+    @property
+    def identity(self) -> int | None:
+        """What no other caller has, by which they are limited; ``None`` for anyone."""
 
     @property
     def permissions(self) -> IntFlag:

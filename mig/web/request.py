@@ -120,7 +120,7 @@ class Request(server.Request):
     site: BaseSite
     channel: BaseChannel
     content_type: ContentType
-    _identified: Client
+    identified_client: Client
     content: BytesIO
 
     def __init__(self, channel: BaseChannel, queued: object = False) -> None:
@@ -153,7 +153,7 @@ class Request(server.Request):
         self.site = self.channel.site
         self._started = self.site.clock.seconds()
         self.method, self.target, self.clientproto = method, target, version
-        self._identified = self.site.clients.identify_client(
+        self.identified_client = self.site.clients.identify_client(
             self.channel.getPeer(), self.requestHeaders
         )
         self.set_target(target if target.startswith(b"/") else b"/")
@@ -173,12 +173,12 @@ class Request(server.Request):
     @property
     def client_address(self) -> str:
         """The address of the client, which a trusted proxy may have named."""
-        return self._identified.address
+        return self.identified_client.address
 
     @property
     def client_group(self) -> str:
         """What limits are shared by: the client's IPv4 address or network of IPv6."""
-        return self._identified.group
+        return self.identified_client.group
 
     @property
     def is_refused(self) -> bool:
@@ -291,10 +291,8 @@ class Request(server.Request):
         self.setHeader(b"server", b"mig-api")
         self.setHeader(b"content-type", media_type.encode())
         self.setHeader(b"vary", b"Accept, Accept-Encoding")
-        needs_caller = self.route is not None and self.route.permission is not None
-        if needs_caller and not self.responseHeaders.hasHeader(b"cache-control"):
-            # a cache for several users knows only Authorization as a credential (RFC 9111, 3.5)
-            self.setHeader(b"cache-control", b"private")
+        self.setHeader(b"cache-control", b"no-store")
+        self.setHeader(b"x-content-type-options", b"nosniff")
         for name, value in self._headers.items():
             self.setHeader(name, value)
 

@@ -18,6 +18,7 @@ from mig.web.channel import Channel
 from mig.web.connections import ConnectionLimiter
 from mig.web.gate import Authenticator, Gate
 from mig.web.interfaces import ClientIdentifier, Router
+from mig.web.rates import RequestLimiter
 from mig.web.request import BaseSite, Request, RequestEnded
 from mig.web.turns import FairScheduler
 
@@ -36,6 +37,7 @@ class ApiSite(BaseSite):
     :param base: for example ``http://localhost:1664/api``.
     :param clients: finds the client of each request.
     :param media_types: those of every document whose handler does not offer others.
+    :param limiter: refuses requests of clients that send too many.
     """
 
     protocol: Callable[[], Any] = Channel  # Twisted declares its own type, a switch to HTTP/2
@@ -53,6 +55,8 @@ class ApiSite(BaseSite):
         render_error: ErrorRenderer,
         media_types: tuple[str, ...],
         limits: Limits,
+        limiter: RequestLimiter,
+        max_connections: int,
         observers: Sequence[RequestObserver] = (),
     ) -> None:
         parts = urlsplit(base)
@@ -63,9 +67,9 @@ class ApiSite(BaseSite):
         self.limits = limits
         self.media_types = media_types
         self.body_budget = BodyBudget(limits)
-        self.connections = ConnectionLimiter(clock, limits.connections)
+        self.connections = ConnectionLimiter(clock, max_connections)
         self.scheduler = FairScheduler(clock)
-        self.check_request = Gate(base, router, authenticate).check_request
+        self.check_request = Gate(base, router, authenticate, limiter).check_request
         self._render_error = render_error
         self._observers = observers
         super().__init__(

@@ -87,7 +87,7 @@ class Streams:
         :raises UnavailableError: when there are too many.
         """
         client = request.client_group
-        if self.count >= self._limits.streams:
+        if self.count >= self._limits.total_streams:
             self._make_room(client)
         self._by_client.setdefault(client, {})[request] = None
         try:

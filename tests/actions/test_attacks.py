@@ -503,7 +503,7 @@ ROWS = [
     ),
     expect_refused(
         "100,000 signatures in one line",
-        "the body of this request must be at most 10485760 bytes; [server] actionsize in the",
+        "the body of this request must be at most 10485760 bytes; [limits] action_body_bytes in",
         sign_with(then=lambda s, _: encode_signature(decode_signature(s) * 100_000)),
         413,
     ),

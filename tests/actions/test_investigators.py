@@ -285,7 +285,7 @@ async def test_a_key_too_long_for_a_request_is_refused(
     response = await create_investigator(api, "Bob Kelso", make_large_key(keys))
     assert response.code == 413
     message = response.document["error"]["message"]
-    assert "[server] keysize in the service's configuration raises this" in message
+    assert "[limits] key_body_bytes in the service's configuration raises this" in message
     assert "`gpg --export-options export-minimal` makes a key shorter" in message
     assert database.execute("select count(*) from investigators") == [(0,)]
 

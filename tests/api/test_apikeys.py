@@ -69,7 +69,6 @@ async def test_a_key_is_made_for_its_caller_and_shown_once(console: Console) -> 
     alice = console.add("alice", DEFAULT_PERMISSIONS)
     answer = await console.post(alice, "/apikey/create/", name="  nightly report ")
     assert answer.code == 201, answer.body
-    assert answer.get_header("cache-control") == "no-store"
     made = read_item(answer)
     key = made.pop("key")
     assert parse_key(key) == made["id"]
@@ -360,7 +359,6 @@ async def test_a_console_of_2017_gets_the_new_key_in_the_investigator(console: C
     update = {"id": alice.investigator_id}
     answer = await console.post(root, "/investigator/update/", **update, apikey="active")
     assert answer.code == 200, answer.body
-    assert answer.get_header("cache-control") == "no-store"
     investigator = read_item(answer, "investigator")
     [(key_id, owner, permissions, keyhash)] = console.database.execute(
         "select id, investigatorid, permissions, keyhash from apikeys"

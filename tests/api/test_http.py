@@ -65,6 +65,24 @@ async def test_every_path_answers_options_and_head_and_refuses_other_methods(
     assert (head.code, head.body) == (whole.code, b"")
     for name in ("content-type", "vary"):
         assert head.get_header(name) == whole.get_header(name)
+    missing = await api.get(f"{path}/nothing")
+    for answer in (whole, head, refused, missing):
+        assert answer.get_header("cache-control") == "no-store"
+        assert answer.get_header("x-content-type-options") == "nosniff"
+
+
+@pytest_twisted.ensureDeferred
+async def test_no_cache_keeps_a_report_in_any_format(api: Api) -> None:
+    for parameters in (
+        "report=complianceitems",
+        "format=ndjson",
+        "format=csv",
+        "report=complianceitems&format=csv",
+    ):
+        answer = await api.get(f"/search?type=command&{parameters}&{fleet.ANY_TIME}")
+        assert answer.code == 200
+        assert answer.get_header("cache-control") == "no-store"
+        assert answer.get_header("x-content-type-options") == "nosniff"
 
 
 @pytest_twisted.ensureDeferred

@@ -74,12 +74,13 @@ def test_bad_parameters_are_named(parameters: list[tuple[str, str]], message: st
         ("-24h", 86_400),
         ("-1d12h", 129_600),
         ("-2w3d4h5m6s", 1_483_506),
+        ("-1s500ms", 1.5),
         ("-0s", 0),
         ("-36525d", 3_155_760_000),
         ("-3155760000s", 3_155_760_000),
     ],
 )
-def test_a_relative_time_is_before_the_time_of_the_request(text: str, seconds: int) -> None:
+def test_a_relative_time_is_before_the_time_of_the_request(text: str, seconds: float) -> None:
     search = parse_search([("after", text), ("before", text)], NOW)
     time = NOW.subtract(seconds=seconds)
     assert search.parsed_values == {"after": time, "before": time}

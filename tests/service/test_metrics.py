@@ -114,7 +114,8 @@ def test_refused_credentials_are_counted_by_reason() -> None:
         (401, "clock differs by 900 s"),
         (401, "the API key is not valid"),
         (401, "no credentials"),
-        (429, "too many wrong credentials"),
+        (429, "20 requests of your address had wrong credentials"),
+        (429, "more than 200 requests at once"),
         (403, "this request needs the permission search"),
     ):
         metrics.observe_request(make_request_ended(status=status, refusal=refusal))

@@ -48,6 +48,7 @@ class Service:
         config.write_text(
             f'[directories]\nspool = "{folder / "spool"}"\n'
             "[server]\nclientpublicip = x-forwarded-for:0\ntrustedproxies = 127.0.0.9\n"
+            "[limits]\nrate = 1000000\nburst = 1000000\n"  # the flood must not end at the gate
         )
         self.daemon = Daemon(
             *("--config", str(config), "--database", database.dsn, "--listen", "tcp:0"),

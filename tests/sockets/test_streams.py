@@ -129,6 +129,33 @@ async def test_a_stream_that_takes_too_long_is_ended(
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_client_has_a_bounded_number_of_reports_at_a_time(
+    start_api: Callable[[Limits], Api], large_database: TestDatabase
+) -> None:
+    """The end of one makes room for the next; small searches do not count."""
+    api = start_api(Limits(streams=1, loopback=True))
+    small, large = (f"/search?type=command&limit={n}&{fleet.ANY_TIME}" for n in (100, 101))
+    client = await deferToThread(ReportClient, api)
+    await deferToThread(client.read_at_least, 300_000)
+    refused = await api.get(large)
+    assert (refused.code, refused.get_header("retry-after")) == (429, "5")
+    assert refused.get_header("ratelimit-policy") == (
+        '"address-streams";q=1;qu="concurrent-requests"'
+    )
+    assert "more than 1 reports and large searches of one address" in refused.body.decode()
+    elsewhere = await api.get(large, headers={"X-Forwarded-For": "192.0.2.1"})
+    assert [(await api.get(small)).code, elsewhere.code] == [200, 200]
+    await deferToThread(client.disconnect)
+    await wait_until(lambda: not large_database.execute(BACKENDS))
+    for _ in range(1000):
+        answer = await api.get(large)
+        if answer.code != 429:
+            break
+    assert answer.code == 200
+    assert (await api.get(large)).code == 200
+
+
+@pytest_twisted.ensureDeferred
 async def test_an_administrator_finds_and_stops_a_stream(
     api: Api, large_database: TestDatabase
 ) -> None:

@@ -118,7 +118,7 @@ async def open_tls(tmp_path: Path) -> AsyncIterator[OpenTls]:
         await stop_listening(port)
 
 
-def make_site(limits: Limits = Limits()) -> ApiSite:  # noqa: B008 - it is frozen
+def make_site(limits: Limits = Limits()) -> ApiSite:  # noqa: B008 - nothing changes it
     return make_echo_site(reactor, BASE, EchoRoutes(), limits)
 
 

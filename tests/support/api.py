@@ -88,7 +88,7 @@ class Api:
         dsn: str,
         spool: Path | None = None,
         handoff: str = "spool",
-        limits: Limits = Limits(),  # noqa: B008 - it is frozen
+        limits: Limits = Limits(),  # noqa: B008 - nothing changes it
         *,
         authentication: bool = False,
         wall_clock: WallClock = time.time,

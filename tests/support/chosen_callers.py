@@ -91,7 +91,7 @@ class Console:
 @asynccontextmanager
 async def run_console(
     database: TestDatabase,
-    limits: Limits = Limits(),  # noqa: B008 - it is frozen
+    limits: Limits = Limits(),  # noqa: B008 - nothing changes it
 ) -> AsyncIterator[Console]:
     """Run an API."""
     callers = ChosenCallers()

@@ -1,11 +1,11 @@
-"""The tables of docs/reference.md, made from those of the program.
+"""The tables of docs/reference.md and docs/limits.md, made from those of the program.
 
 ``python -m tests.support.reference`` writes them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,11 @@ from mig.model.permissions import ANY_CALLER
 from mig.model.record import Record
 from mig.search.audit import AUDIT_PARAMETERS
 from mig.search.parameters import DOCUMENT_PARAMETERS, PARAMETERS, SEARCH_TYPES, Parameter
+from mig.service.limit_values import describe_limits
 
-PAGE = Path(__file__).parents[2] / "docs" / "reference.md"
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = DOCS / "reference.md"
+LIMITS_PAGE = DOCS / "limits.md"
 Rows = Iterable[Sequence[str]]
 
 
@@ -131,6 +134,11 @@ def list_statuses() -> Rows:
         yield str(status.value), meaning
 
 
+def list_limits() -> Rows:
+    yield "limit", "default", "accepted", "changed by", "bounds"
+    yield from describe_limits()
+
+
 TABLES: dict[str, Callable[[], Rows]] = {
     "routes": list_routes,
     "search": list_search_parameters,
@@ -140,7 +148,8 @@ TABLES: dict[str, Callable[[], Rows]] = {
     "records": list_records,
     "statuses": list_statuses,
 }
-"""The tables by the name in the comment before each."""
+"""The tables of the reference, by the name in the comment before each."""
+LIMIT_TABLES: dict[str, Callable[[], Rows]] = {"limits": list_limits}
 
 
 def build_table(rows: Rows) -> str:
@@ -149,12 +158,12 @@ def build_table(rows: Rows) -> str:
     return "".join(f"| {' | '.join(cells)} |\n".replace("|  |", "| |") for cells in lines)
 
 
-def replace_tables(page: str) -> str:
+def replace_tables(page: str, tables: Mapping[str, Callable[[], Rows]] = TABLES) -> str:
     """Return the page with the current tables."""
-    for name, list_rows in TABLES.items():
+    for name, list_rows in tables.items():
         mark = f"<!-- table: {name} -->\n"
         before, found, after = page.partition(mark)
-        assert found, f"{PAGE} has no {mark}"
+        assert found, f"the page has no {mark}"
         lines = after.splitlines(keepends=True)
         end = next(i for i, line in enumerate(lines) if not line.startswith("|"))
         page = before + mark + build_table(list_rows()) + "".join(lines[end:])
@@ -164,6 +173,7 @@ def replace_tables(page: str) -> str:
 def main() -> None:
     """Write the tables."""
     PAGE.write_text(replace_tables(PAGE.read_text()))
+    LIMITS_PAGE.write_text(replace_tables(LIMITS_PAGE.read_text(), LIMIT_TABLES))
 
 
 if __name__ == "__main__":

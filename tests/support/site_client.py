@@ -96,7 +96,7 @@ def make_echo_site(
     reactor: Any,
     base: str,
     echo_routes: EchoRoutes,
-    limits: Limits = Limits(),  # noqa: B008 - it is frozen
+    limits: Limits = Limits(),  # noqa: B008 - nothing changes it
     authenticate: Authenticator = authenticate_anonymously,
     observers: Sequence[RequestObserver] = (),
 ) -> ApiSite:
@@ -126,7 +126,7 @@ class SiteClient:
     def __init__(
         self,
         base: str = BASE,
-        limits: Limits = Limits(),  # noqa: B008 - it is frozen
+        limits: Limits = Limits(),  # noqa: B008 - nothing changes it
         authenticate: Authenticator = authenticate_anonymously,
         observers: Sequence[RequestObserver] = (),
     ) -> None:

@@ -11,7 +11,7 @@ from mig.errors import UnavailableError
 from mig.limits import Limits
 from mig.web.streams import Streams
 
-LIMITS = Limits(streams=4, suspended_bytes=1_000_000, short_answer_bytes=10_000)
+LIMITS = Limits(total_streams=4, suspended_bytes=1_000_000, short_answer_bytes=10_000)
 
 
 class StreamedRequest:
