@@ -79,7 +79,7 @@ _INSERT_KEY: Final = Statement(
 
 
 class KeyAdopter:
-    """Finds the owner of a key that an earlier API made, and makes it one of ours.
+    """Finds the owner of a key that an earlier API made, and replaces it by a hash of our form.
 
     :param limits: ``adopted_keys`` and ``waiting_adopted_keys``.
     """

@@ -1,4 +1,4 @@
-"""The audit: who changed what, and what was refused to whom. Its rows are only added."""
+"""The audit: who changed what, and which requests were refused. Its rows are only added."""
 
 from __future__ import annotations
 

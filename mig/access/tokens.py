@@ -1,6 +1,6 @@
 """The text of a token: ``1;TIME;NONCE;SIGNATURE``, from the header X-PGPAUTHORIZATION.
 
-Whoever has a token may use it until it expires. Its signature covers what is before the last
+Anyone who has a token may use it until it expires. Its signature covers what is before the last
 semicolon and a line feed, and is written as those of actions are. No signature over an action is
 one over a token, or the other way round: a token's text begins with ``1;``, an action's with
 ``name=``.

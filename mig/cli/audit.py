@@ -73,7 +73,7 @@ def _parse_id_option(
 def audit_command(
     after: Instant, investigator_id: int | None, format_name: str, database: str
 ) -> None:
-    """Print who changed what, and what was refused to whom, the oldest first."""
+    """Print who changed what, and which requests were refused, the oldest first."""
 
     async def print_audit(opened: Database) -> None:
         await ensure_schema(opened, upgrade=False)

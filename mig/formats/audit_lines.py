@@ -19,7 +19,7 @@ MAX_CHANGE_CHARACTERS: Final = 200
 SEPARATOR: Final = "  "
 
 _TITLES: Final = ("TIME", "CALLER", "CLIENT", "REQUEST", "OBJECT", "COUNT", "OUTCOME")
-# Most cells are no longer: so the lines of several pages are aligned.
+# Most cells fit into these, so the lines of several pages are aligned.
 _WIDTHS: Final = (27, 16, 15, 27, 23, 5, 8)
 _LAST_TITLE: Final = "CHANGE"
 

@@ -116,7 +116,7 @@ def list_home_queries(urls: Urls, search: Sequence[Data], audit: Sequence[Data])
         Query(
             rel="audit",
             href=urls.base + AUDIT,
-            prompt="Who changed what, and what was refused to whom, newest first",
+            prompt="Who changed what, and which requests were refused, newest first",
             data=audit,
         ),
     ]

@@ -269,7 +269,7 @@ def _make_adopted_key_error(signer: Signer, fingerprint: str) -> InvalidInputErr
 
 
 async def _lock_investigator(change: Change, investigator_id: int) -> InvestigatorDocument:
-    """Return an investigator, whom no other program changes until the change ends."""
+    """Return an investigator, which no other program can change until the change ends."""
     for document in await change.transaction.query(_LOCK_INVESTIGATOR, (investigator_id,)):
         return document
     raise NotFoundError(f"there is no investigator {investigator_id}")

@@ -1,4 +1,4 @@
-"""The entries of the audit: who changed what, and what was refused to whom."""
+"""The entries of the audit: who changed what, and which requests were refused."""
 
 from __future__ import annotations
 

@@ -274,7 +274,7 @@ class Request(server.Request):
         return ",".join(value.decode("latin-1") for value in values)
 
     def describe_answer(self, charset: str, headers: Mapping[bytes, bytes]) -> None:
-        """Set more headers of the answer whose media type was chosen, if it is no error.
+        """Set more headers of the answer whose media type was chosen, if it is not an error.
 
         :param charset: what the media type must name; empty for nothing.
         """

@@ -69,7 +69,7 @@ async def test_head_needs_the_permission_of_get_and_reads_no_command(
 
 @pytest.mark.parametrize("method", ["post", "Post", "gET", "get"])
 @pytest_twisted.ensureDeferred
-async def test_a_method_in_small_letters_is_not_the_method(
+async def test_a_method_in_lower_case_is_not_the_method(
     closed_api: Api, database: TestDatabase, method: str
 ) -> None:
     everything = make_key(database, Permission(0x7FFFF))

@@ -86,7 +86,7 @@ async def service(database: TestDatabase, caller: FixedCaller) -> AsyncIterator[
 async def test_refusals_of_one_caller_route_and_reason_are_one_row(
     service: Api, database: TestDatabase, caller: FixedCaller
 ) -> None:
-    """It counts them, and names the first one; a search that is wrong is no refusal."""
+    """It counts them, and names the first one; a search that is wrong is not a refusal."""
     answers = [await service.get("/audit") for _ in range(3)]
     assert [answer.code for answer in answers] == [403] * 3
     for name in ("a", "b"):

@@ -69,7 +69,7 @@ def find_identity(action: JsonObject) -> str:
 async def test_an_action_is_recorded_with_its_poster_and_its_signers(
     service: Api, database: TestDatabase, case: Case
 ) -> None:
-    """The poster is another person; a second signature by a signer is no second signer."""
+    """The poster is another person; a second signature by a signer is not a second signer."""
     bob = case.add_investigator(case.keys.bob)
     action = make_action()
     signatures = [

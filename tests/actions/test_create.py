@@ -92,7 +92,7 @@ def make_edits(action: JsonObject) -> Iterator[JsonObject]:
 
 
 def has_same_operations(action: JsonObject, other: JsonObject) -> bool:
-    """Whether only operations differ, and mean the same: null parameters are no parameters."""
+    """Whether only operations differ, and mean the same: null parameters are as none."""
     if other != {**action, "operations": other["operations"]}:
         return False
     try:

@@ -512,7 +512,7 @@ async def test_a_key_works_until_it_is_revoked(database: TestDatabase) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_caller_who_lost_the_right_meanwhile_changes_nothing(console: Console) -> None:
+async def test_a_caller_who_lost_the_permission_changes_nothing(console: Console) -> None:
     """The gate has let the request in, and its body came after the change."""
     console.add("root")
     alice = console.add("alice")

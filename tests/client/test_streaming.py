@@ -1,4 +1,4 @@
-"""The library keeps little, waits not for ever, and closes what nobody reads."""
+"""The library keeps little, does not wait for ever, and closes what nobody reads."""
 
 from __future__ import annotations
 

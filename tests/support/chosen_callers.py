@@ -1,4 +1,4 @@
-"""Callers whom a test chooses, instead of credentials."""
+"""Callers that a test chooses, instead of credentials."""
 
 from __future__ import annotations
 

@@ -182,7 +182,7 @@ backend mig_api
 
 @contextmanager
 def run_proxy(name: str, folder: Path, target: int) -> Iterator[int]:
-    """Run nginx or HAProxy in front of a port; yield its own port. ``direct`` is no proxy."""
+    """Run nginx or HAProxy in front of a port; yield its own port. ``direct`` has none."""
     if name == "direct":
         yield target
         return

@@ -138,7 +138,7 @@ create table apikeyuses (
     lastused timestamptz not null
 );
 
--- Who changed what, and what was refused to whom. The daemon only adds rows; the owner detaches old
+-- Who changed what, and which requests were refused. The daemon only adds rows; the owner detaches old
 -- months. No foreign keys: it outlives what it names. caller is null for who needed no credentials.
 create sequence audit_id_seq;
 create table audit (
