@@ -50,7 +50,8 @@ unit: $(VENV)/installed $(VENV)/test-tools $(VENV)/wheels
 
 # What is done to the service in docs/operations.md, often, and then each expensive request.
 FAULTS := $(addprefix tests/, \
-	access/test_two_services.py actions/test_killed_daemons.py actions/test_two_services.py \
+	access/test_two_services.py access/test_killed_changes.py actions/test_killed_daemons.py \
+	actions/test_two_services.py \
 	sockets/test_many_readers.py sockets/test_flood.py sockets/test_fairness.py \
 	sockets/test_cuts.py service/test_clock_steps.py)
 

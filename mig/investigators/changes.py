@@ -38,7 +38,7 @@ _LAST_ADMINISTRATOR: Final = (
 
 # A row lock that every change takes first (docs/decisions/0065). All rows, since a migration adds
 # one.
-_LOCK: Final = "select version from mig_schema order by version for update"
+LOCK: Final = "select version from mig_schema order by version for update"
 
 
 class _CallerRow(NamedTuple):
@@ -147,7 +147,7 @@ class ChangeRunner:
         :raises UnavailableError: when the change or its row of the audit cannot be stored now.
         """
         async with self._database.transaction() as transaction:
-            await transaction.query(_LOCK)
+            await transaction.query(LOCK)
             rights = await _find_rights(transaction, caller)
             current = None if caller is None else replace(caller, permissions=rights or NOTHING)
             before = await transaction.query(ADMINISTRATORS)

@@ -36,6 +36,7 @@ from zope.interface import implementer
 
 from mig.actions.spool import SystemCalls
 from mig.database.database import Database, Transaction
+from mig.investigators.changes import LOCK
 from mig.model.statement import Parameters, Statement
 from mig.service.application import make_service
 from mig.service.options import Options
@@ -55,6 +56,10 @@ POINTS: Final = (
     "marked",
 )
 """The points, in the order in which a submission passes them."""
+
+CHANGING: Final = "changing"
+"""A change of an investigator or an API key passes it before each of its statements, and before and
+after its commit."""
 
 
 class Faults:
@@ -130,16 +135,19 @@ def make_calls(failures: Mapping[int, int]) -> SystemCalls:
 
 
 class FaultyTransaction(Transaction):
-    """A transaction that may be the one in which actions are handed over."""
+    """A transaction in which actions may be handed over, or an investigator may be changed."""
 
     def __init__(self, transaction: Transaction) -> None:
         self._transaction = transaction
+        self._is_change = False
 
     def query(self, statement: Any, parameters: Parameters = ()) -> Deferred[Any]:
         return Deferred.fromCoroutine(self._query(statement, parameters))
 
     async def _query(self, statement: Any, parameters: Parameters) -> Any:
         sql = statement.execute_sql if isinstance(statement, Statement) else statement
+        self._is_change = self._is_change or sql == LOCK
+        self.pass_change()
         confirms = "status = %s" in sql
         if confirms:
             pass_point("checked")
@@ -158,6 +166,11 @@ class FaultyTransaction(Transaction):
         if hands_over:
             pass_point("marked")
 
+    def pass_change(self) -> None:
+        """Pass a point if an investigator or an API key is being changed."""
+        if self._is_change:
+            pass_point(CHANGING)
+
 
 class FaultyDatabase(Database):
     """A database in which actions are stored and handed over."""
@@ -174,7 +187,10 @@ class FaultyDatabase(Database):
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:
         async with super().transaction() as transaction:
-            yield FaultyTransaction(transaction)
+            faulty = FaultyTransaction(transaction)
+            yield faulty
+            faulty.pass_change()
+        faulty.pass_change()
 
 
 @implementer(IServiceMaker)
