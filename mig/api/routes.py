@@ -184,7 +184,7 @@ ROUTES: Final = (
         AuditResource,
         AuditResource.get_audit,
         Description(
-            meaning="who changed what, and what was refused to whom, the newest first",
+            meaning="who changed what, and which requests were refused, the newest first",
             parameters=AUDIT_PARAMETERS,
             answer=Answer(
                 formats=tuple(FORMATS),
