@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from mig.tracing import parse_traceparent
+from mig.tracing import (
+    build_application_name,
+    get_application_name,
+    name_no_statements,
+    name_statements,
+    parse_traceparent,
+)
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = "00f067aa0ba902b7"
@@ -59,3 +65,19 @@ def test_two_headers_are_ignored() -> None:
     header = f"00-{TRACE}-{PARENT}-01".encode()
     assert parse_traceparent([header, header]) is None
     assert parse_traceparent([]) is None
+
+
+def test_a_request_without_a_trace_has_not_the_name_of_another_one() -> None:
+    """One may be started by what another one does, such as the end of its answer."""
+    with name_statements("17", TRACE):
+        assert get_application_name() == f"mig-api 17 {TRACE}"
+        with name_statements("18", None):
+            assert get_application_name() is None
+        with name_no_statements():
+            assert get_application_name() is None
+        assert get_application_name() == f"mig-api 17 {TRACE}"
+    assert get_application_name() is None
+
+
+def test_a_name_is_not_longer_than_postgresql_keeps() -> None:
+    assert len(build_application_name(str(2**53 - 1), TRACE)) < 63

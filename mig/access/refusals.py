@@ -23,6 +23,7 @@ from mig.limits import Limits
 from mig.model.record import encode_json
 from mig.model.row import make_row_reader
 from mig.model.statement import Statement
+from mig.tracing import name_no_statements
 from mig.values import escape_unprintable
 from mig.web.request import RequestEnded
 
@@ -280,7 +281,8 @@ class RefusalRecorder:
             self._rows.append(row)
         self._drop_oldest_rows()
         if self._writing is None:
-            writing = self._writing = Deferred.fromCoroutine(self._write_rows())
+            with name_no_statements():
+                writing = self._writing = Deferred.fromCoroutine(self._write_rows())
             writing.addErrback(lambda failure: self._log.failure("refusals are lost", failure))
             writing.addBoth(self._note_written)
 

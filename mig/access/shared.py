@@ -11,6 +11,8 @@ from typing import Any, Final, Generic, TypeVar
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from mig.tracing import name_no_statements
+
 Key = TypeVar("Key", bound=Hashable)
 Result = TypeVar("Result")
 
@@ -38,7 +40,8 @@ class SharedJobs(Generic[Key, Result]):
             self._waiting[key].append(answer)
         else:
             self._waiting[key] = [answer]
-            job = Deferred.fromCoroutine(start())
+            with name_no_statements():
+                job = Deferred.fromCoroutine(start())
             job.addBoth(lambda result: _deliver(self._waiting.pop(key), result))
         return await answer
 
@@ -65,7 +68,8 @@ class BatchLoader(Generic[Key, Result]):
         answer: Deferred[Result | None] = Deferred()
         self._waiting.setdefault(key, []).append(answer)
         if not self._is_loading:
-            Deferred.fromCoroutine(self._load_waiting())
+            with name_no_statements():
+                Deferred.fromCoroutine(self._load_waiting())
         return await answer
 
     async def _load_waiting(self) -> None:

@@ -29,6 +29,7 @@ from mig.limits import Limits
 from mig.model.row import Columns, id_sql
 from mig.model.statement import IdRow, Parameters, Statement, id_array, select_ids
 from mig.reactor import Reactor
+from mig.tracing import name_no_statements
 
 T = TypeVar("T")
 
@@ -180,16 +181,23 @@ class Outbox:
         if self._poll_is_due and not (self._waiting and self._last_was_poll):
             self._poll_is_due = False
             self._last_was_poll = True
-            Deferred.fromCoroutine(
-                self._run_batch(_SELECT_OLDEST, (self._limits.handoff_batch,), ())
-            )
+            self._start_batch(_SELECT_OLDEST, (self._limits.handoff_batch,), ())
         elif self._waiting:
             self._last_was_poll = False
             batch = list(self._waiting)[: self._limits.handoff_batch]
             waiters = [self._waiting.pop(action_id) for action_id in batch]
-            Deferred.fromCoroutine(self._run_batch(_SELECT_BY_ID, (id_array(batch),), waiters))
+            self._start_batch(_SELECT_BY_ID, (id_array(batch),), waiters)
         elif self._drained is not None and not self._drained.called:
             self._drained.callback(None)
+
+    def _start_batch(
+        self,
+        statement: Statement[_WaitingRow],
+        parameters: Parameters,
+        waiters: Sequence[Deferred[None]],
+    ) -> None:
+        with name_no_statements():
+            Deferred.fromCoroutine(self._run_batch(statement, parameters, waiters))
 
     async def _run_batch(
         self,

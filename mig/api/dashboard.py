@@ -35,6 +35,7 @@ from mig.model.record import encode_json
 from mig.model.row import Columns
 from mig.model.statement import QueryFunction, Statement
 from mig.search.records import ActionEncoder
+from mig.tracing import name_no_statements
 from mig.web.request import Request
 
 MAX_LAST_ACTIONS: Final = 10
@@ -174,7 +175,8 @@ class DashboardResource:
     def _start_counting(self) -> None:
         if not self._is_counting:
             self._is_counting = True
-            Deferred.fromCoroutine(self._run_count())
+            with name_no_statements():
+                Deferred.fromCoroutine(self._run_count())
 
     async def _run_count(self) -> None:
         waiting, self._waiters = self._waiters, []

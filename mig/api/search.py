@@ -27,6 +27,7 @@ from mig.search.records import find_record_type, make_row_encoder
 from mig.search.search import Search, parse_search
 from mig.search.stream import SearchStream
 from mig.search.targeted_agents import find_targeted_agents
+from mig.tracing import build_application_name
 from mig.web.gate import check_origin
 from mig.web.rates import RequestLimiter
 from mig.web.request import Request
@@ -144,7 +145,8 @@ class SearchResource:
     def _make_stream(
         self, request: Request, format_: Format, search: Search, *, is_short: bool = False
     ) -> SearchStream:
-        client, name = request.client_group, f"mig-api {request.operation}"
+        client = request.client_group
+        name = build_application_name(request.operation, request.trace)
 
         def open_snapshot(*, is_resumed: bool) -> AbstractAsyncContextManager[Snapshot]:
             if is_short:

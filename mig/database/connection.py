@@ -31,6 +31,7 @@ from mig.errors import UnavailableError
 from mig.model.row import Row, make_row_reader
 from mig.model.statement import Guard, Parameters, Statement
 from mig.reactor import Reactor
+from mig.tracing import get_application_name
 
 Record = TypeVar("Record")
 Rows = list[Row]
@@ -57,6 +58,16 @@ CONNECTION_PARAMETERS: dict[str, str | int] = {
 
 class _BackendRow(NamedTuple):
     pid: int
+
+
+def name_sql() -> str:
+    """Return SQL that gives the running request's name to its transaction; empty without a trace.
+
+    Statements that are sent together are one transaction, at whose end the name is what it was
+    before: no connection of a pool keeps it (docs/decisions/0104).
+    """
+    name = get_application_name()
+    return f"set local application_name = '{name}'; " if name else ""
 
 
 class _Connection(txpostgres.Connection):
@@ -139,19 +150,31 @@ class Connection:
 
     @overload
     def execute(
-        self, statement: Statement[Record], parameters: Parameters = (), *, seconds: float
+        self,
+        statement: Statement[Record],
+        parameters: Parameters = (),
+        *,
+        seconds: float,
+        prefix: str = "",
     ) -> Deferred[list[Record]]: ...
     @overload
     def execute(
-        self, statement: str, parameters: Parameters = (), *, seconds: float
+        self, statement: str, parameters: Parameters = (), *, seconds: float, prefix: str = ""
     ) -> Deferred[Rows]: ...
     def execute(
-        self, statement: Statement[Any] | str, parameters: Parameters = (), *, seconds: float
+        self,
+        statement: Statement[Any] | str,
+        parameters: Parameters = (),
+        *,
+        seconds: float,
+        prefix: str = "",
     ) -> Deferred[Any]:
         """Start a statement and return its records.
 
         The rows of SQL that is not a :class:`Statement` are opaque. Cancelling the Deferred does
         not stop the statement.
+
+        :param prefix: SQL that is sent with the statement and runs before it.
 
         :raises UnavailableError: when the server does not answer within ``seconds``, has gone,
             ended the statement, or is read-only, and when a prepared statement is outdated.
@@ -161,10 +184,13 @@ class Connection:
         :raises ValueTooLongError: when a value does not fit into its column.
         """
         if isinstance(statement, str):
-            return self._execute(statement, parameters, seconds, list)
+            return self._execute(prefix + statement, parameters, seconds, list)
+        sql = prefix + statement.execute_sql
         if not statement.name or statement.name in self._prepared:
-            return self._execute(statement.execute_sql, parameters, seconds, statement.read_records)
-        return Deferred.fromCoroutine(self._prepare_and_execute(statement, parameters, seconds))
+            return self._execute(sql, parameters, seconds, statement.read_records)
+        return Deferred.fromCoroutine(
+            self._prepare_and_execute(statement, sql, parameters, seconds)
+        )
 
     def execute_guarded(
         self,
@@ -173,6 +199,7 @@ class Connection:
         parameters: Mapping[str, object],
         *,
         seconds: float,
+        prefix: str = "",
     ) -> Deferred[list[Record]]:
         """Start a prepared statement with the condition of ``guard``, and return its records.
 
@@ -182,7 +209,7 @@ class Connection:
         guarded = guard.add_to(statement)
 
         def execute() -> Deferred[list[Record]]:
-            sql = guard.format_execute(statement, guarded)
+            sql = prefix + guard.format_execute(statement, guarded)
             return self._execute(
                 sql, parameters, seconds, statement.read_records, translate_guarded_failure
             )
@@ -210,12 +237,10 @@ class Connection:
         )
 
     async def _prepare_and_execute(
-        self, statement: Statement[Record], parameters: Parameters, seconds: float
+        self, statement: Statement[Record], sql: str, parameters: Parameters, seconds: float
     ) -> list[Record]:
         await self._prepare(statement, seconds)
-        return await self._execute(
-            statement.execute_sql, parameters, seconds, statement.read_records
-        )
+        return await self._execute(sql, parameters, seconds, statement.read_records)
 
     async def _prepare(self, statement: Statement[Any], seconds: float) -> None:
         try:

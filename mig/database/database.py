@@ -13,7 +13,7 @@ from typing import Any, TypeVar, overload
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from mig.database.connection import Connection, Rows
+from mig.database.connection import Connection, Rows, name_sql
 from mig.database.control import ControlConnection
 from mig.database.pool import Pool
 from mig.database.restricted import RestrictedQueries
@@ -123,7 +123,7 @@ class Transaction:
         """Return all records of a statement; the first statement begins the transaction."""
         # sent together with `begin`, the first statement costs one round trip less
         sql = statement if isinstance(statement, str) else statement.execute_sql
-        begin = "" if self.has_begun else "begin isolation level read committed; "
+        begin = "" if self.has_begun else f"begin isolation level read committed; {name_sql()}"
         rows = self._execute(f"{begin}{sql}", parameters)
         self.has_begun = True
         return rows if isinstance(statement, str) else rows.addCallback(statement.read_records)
@@ -197,7 +197,9 @@ class Database:
         """
         connection = await self._queries.acquire()
         try:
-            records = await connection.execute(statement, parameters, seconds=self._query_seconds)
+            records = await connection.execute(
+                statement, parameters, seconds=self._query_seconds, prefix=name_sql()
+            )
             if isinstance(statement, Statement) and statement.writes:
                 connection.check_commit()
             return records
@@ -215,7 +217,7 @@ class Database:
         connection = await self._queries.acquire()
         try:
             return await connection.execute_guarded(
-                guard, statement, parameters, seconds=self._query_seconds
+                guard, statement, parameters, seconds=self._query_seconds, prefix=name_sql()
             )
         finally:
             self._release(connection)

@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 from psycopg2.errors import InsufficientPrivilege, InvalidParameterValue
 from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 
-from mig.database.connection import Connection, open_connection
+from mig.database.connection import Connection, name_sql, open_connection
 from mig.database.schema.declaration import READER_ROLE
 from mig.errors import QueryCancelledError, StatementError, UnavailableError
 from mig.fair_queue import FairSemaphore
@@ -28,7 +28,7 @@ ANSWER_GRACE_SECONDS: Final = 1.0
 # Without parallel workers a statement takes one core. When the role may not read what every such
 # statement reads, this select is refused, so that it does not look like a mistake of the client.
 BEGIN: Final = f"""
-begin read only;
+begin read only; {{name}}
 set local standard_conforming_strings = on;
 set local max_parallel_workers_per_gather = 0;
 set local statement_timeout = {{milliseconds}};
@@ -89,7 +89,8 @@ class RestrictedQueries:
             self._end(connection)
 
     async def _begin(self, connection: Connection) -> None:
-        begin = BEGIN.format(milliseconds=round(self._limits.restricted_seconds * 1000))
+        milliseconds = round(self._limits.restricted_seconds * 1000)
+        begin = BEGIN.format(name=name_sql(), milliseconds=milliseconds)
         try:
             await connection.execute(begin, seconds=BEGIN_TIMEOUT_SECONDS)
         except (InsufficientPrivilege, InvalidParameterValue) as reason:

@@ -16,6 +16,7 @@ from mig.model.row import id_sql, make_row_reader
 from mig.model.statement import QueryFunction, Statement, id_array
 from mig.openpgp import certificate as certificates
 from mig.openpgp.certificate import Certificate
+from mig.tracing import name_no_statements
 
 ACTIVE: Final = "active"
 
@@ -102,7 +103,8 @@ class Keyring:
         answer: Deferred[list[Signer]] = Deferred(self._stop_waiting)
         self._waiting.append(answer)
         if not self._is_reloading:
-            Deferred.fromCoroutine(self._reload_for_waiting(query))
+            with name_no_statements():
+                Deferred.fromCoroutine(self._reload_for_waiting(query))
         return await answer
 
     def _stop_waiting(self, answer: Deferred[list[Signer]]) -> None:

@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from mig.errors import ExpectationFailedError, ForbiddenError, InvalidInputError
+from mig.tracing import name_statements
 from mig.web import forms
 from mig.web.body import RequestBody
 from mig.web.interfaces import Caller, Router
@@ -68,10 +69,11 @@ class Gate:
         :raises RequestError: when the request is refused now.
         """
         self._check_head(request, length)
-        caller = self._authenticate(request)
-        if isinstance(caller, Awaitable):
-            waiting = Deferred.fromCoroutine(self._check_awaited_caller(request, caller))
-            return None if _has_fired(waiting) else waiting
+        with name_statements(request.operation, request.trace):
+            caller = self._authenticate(request)
+            if isinstance(caller, Awaitable):
+                waiting = Deferred.fromCoroutine(self._check_awaited_caller(request, caller))
+                return None if _has_fired(waiting) else waiting
         self._check_caller(request, caller)
         return None
 

@@ -19,7 +19,7 @@ from twisted.web.http import HTTPChannel, datetimeToString
 from mig.errors import MigError
 from mig.limits import Limits
 from mig.reactor import WallClock
-from mig.tracing import parse_traceparent
+from mig.tracing import name_statements, parse_traceparent
 from mig.web.body import RequestBody
 from mig.web.budget import BodyBudget
 from mig.web.connections import ConnectionLimiter
@@ -223,6 +223,11 @@ class Request(server.Request):
         self._error = error
         self._is_decided = True
         self._handle_when_ready()
+
+    def process(self) -> None:
+        """Have the request handled; all of its statements have its name."""
+        with name_statements(self.operation, self.trace):
+            super().process()
 
     def _handle_when_ready(self) -> None:
         if not (self._is_complete and self._is_decided):

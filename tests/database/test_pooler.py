@@ -19,7 +19,7 @@ from tests.support import fleet
 from tests.support.api import Api
 from tests.support.cluster import Cluster, Server, make_cluster
 from tests.support.daemon import run_program
-from tests.support.postgres import TestDatabase, insert_many_commands
+from tests.support.postgres import TestDatabase, hold_transaction, insert_many_commands
 from tests.support.programs import find_program
 from tests.support.reactor import reactor, wait_until
 
@@ -136,6 +136,39 @@ async def test_searches_and_documents_are_answered_behind_the_pooler(
         [Deferred.fromCoroutine(api.get("/command?commandid=1")) for _ in range(20)]
     )
     assert [answer.code for answer in answers] == [200] * 20
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_trace_is_the_name_of_a_request_while_its_statements_run(
+    api: Api, server: Server, commands: None
+) -> None:
+    """Of a document as of a stream, and their connections do not keep it."""
+    traces = [f"{n:032x}" for n in (1, 2)]
+    running = "select application_name from pg_stat_activity where wait_event_type = 'Lock'"
+    seen: set[str] = set()
+
+    def see_both() -> bool:
+        seen.update(name for (name,) in server.database.execute(running))
+        return len(seen) == 2
+
+    async def get(path: str, trace: str) -> str:
+        header = {"traceparent": f"00-{trace}-00f067aa0ba902b7-01"}
+        return (await api.get(path, headers=header)).get_header("x-request-id")
+
+    await api.get("/agent?agentid=1")  # prepares the statement
+    with hold_transaction(server.database, "lock table agents"):
+        asked = gatherResults(
+            [
+                Deferred.fromCoroutine(get("/agent?agentid=1", traces[0])),
+                Deferred.fromCoroutine(get("/search?type=agent", traces[1])),
+            ]
+        )
+        await wait_until(see_both)
+    document, stream = await asked
+    assert seen == {f"mig-api {document} {traces[0]}", f"mig-api {stream} {traces[1]}"}
+    assert {event.operation: event.trace for event in api.ended}[document] == traces[0]
+    kept = "select 1 from pg_stat_activity where application_name = any(%s)"
+    await wait_until(lambda: not server.database.execute(kept, (list(seen),)))
 
 
 @pytest_twisted.ensureDeferred
