@@ -31,6 +31,17 @@ class Account:
         """The name of the user, or its number when it has none."""
         return find_user_name(self.uid)
 
+    def become(self) -> None:
+        """Give this process the rights of the account for good; only root can become another one.
+
+        :raises PermissionError: when this process may not.
+        """
+        if self.is_current:
+            return
+        os.setgroups(os.getgrouplist(self.name, self.gid))
+        os.setgid(self.gid)
+        os.setuid(self.uid)
+
     @contextmanager
     def act(self) -> Iterator[None]:
         """Run the block with the rights of the account; only root can take those of another one.

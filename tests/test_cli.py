@@ -5,9 +5,13 @@ from __future__ import annotations
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
+from psycopg2.extensions import parse_dsn
 
 from mig import __version__
 from mig.cli import main
@@ -39,7 +43,7 @@ def test_version_and_help_are_printed() -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ([], "Missing option '--database'"),
+        ([], "Name the database with --database or --config"),
         (["--database", "nonsense"], "it must be a postgresql:// URL or a connection string"),
         (["--database", "embedded:/x"], "sets up an embedded database when it starts"),
     ],
@@ -48,6 +52,44 @@ def test_a_missing_or_unusable_database_is_a_usage_error(arguments: list[str], s
     told = CliRunner(env={"MIG_DATABASE": ""}).invoke(main, ["migrate", *arguments])
     assert told.exit_code == 2
     assert says in told.output
+
+
+def list_verbs(group: click.Group) -> Iterator[click.Command]:
+    for command in group.commands.values():
+        if isinstance(command, click.Group):
+            yield from list_verbs(command)
+        else:
+            yield command
+
+
+def test_every_verb_that_needs_a_database_takes_the_configuration_file() -> None:
+    """The demo has a database of its own."""
+    options = {verb.name: {each.name for each in verb.params} for verb in list_verbs(main)}
+    others = [name for name, names in options.items() if not {"config", "database"} <= names]
+    assert len(options) > 10 and others == ["demo"]
+
+
+def test_the_configuration_file_names_the_database_unless_an_option_does(
+    database: TestDatabase, tmp_path: Path
+) -> None:
+    """What the command line names takes precedence over the environment."""
+    config = tmp_path / "api.cfg"
+    values = parse_dsn(database.dsn).items()
+    config.write_text("\n".join(["[postgres]", *(f'{key} = "{text}"' for key, text in values)]))
+    away = "postgresql://x@127.0.0.1:1/x"
+    verb = ("investigator", "list", "--config", str(config))
+    assert run_cli(*verb, MIG_DATABASE=away) == (0, "", "")
+    status, _, errors = run_cli(*verb, "--database", away)
+    assert status == 1 and errors.startswith("mig-api: the database cannot be reached")
+    config.write_text("[postgres]\nhots = x\n")
+    status, _, errors = run_cli(*verb)
+    assert (status, errors) == (
+        1,
+        f"mig-api: {config}: [postgres] hots is not a key: did you mean host?\n",
+    )
+    config.write_text("[server]\n")
+    status, _, errors = run_cli(*verb)
+    assert status == 2 and "has no section [postgres]" in " ".join(errors.split())
 
 
 def test_a_plan_is_sql_that_does_what_a_migration_does(

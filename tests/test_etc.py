@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from mig.cli.check import DAEMON_USER
 from mig.limits import Limits
 from mig.service.descriptors import count_needed_descriptors
 from mig.service.endpoints import parse_endpoint
@@ -65,6 +66,10 @@ def test_the_unit_has_descriptors_for_every_connection() -> None:
     limits = Limits(gpg_processes=256)
     needed = limits.connections + count_needed_descriptors(limits, listener_count=4)
     assert int(Unit("mig-api@.service")["Service"]["LimitNOFILE"]) >= needed
+
+
+def test_root_checks_as_the_user_of_the_unit() -> None:
+    assert Unit("mig-api@.service")["Service"]["User"] == DAEMON_USER
 
 
 def test_the_daemons_share_the_socket_of_the_unit() -> None:

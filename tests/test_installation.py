@@ -124,6 +124,7 @@ class Operator:
         self._checks: dict[tuple[str, int], Callable[[str], None]] = {
             ("Program", 0): self._check_program,
             ("Database", 0): self._check_database,
+            ("Check", 0): self._check_the_check,
             ("Units", 0): self._check_units,
             ("Units", 1): self._check_retention,
             ("First administrator, first key", 1): self._check_key,
@@ -158,6 +159,11 @@ class Operator:
         assert self.run("runuser -u migadmin -- mig-api migrate --database postgresql:///mig") == (
             "nothing to do\n"
         )
+
+    def _check_the_check(self, output: str) -> None:
+        assert "ok configuration: /etc/mig/api.cfg, read by mig-api" in output
+        assert "ok spool: mig-api can hand over through /var/cache/mig\n" in output
+        assert {line.partition(" ")[0] for line in output.splitlines()} == {"ok"}
 
     def _check_units(self, output: str) -> None:
         assert '"gatorz say hi"' in output

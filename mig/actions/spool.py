@@ -8,7 +8,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
@@ -85,10 +85,9 @@ class Spool:
                 self._check_rights(folder, os.X_OK, account)
             _check_parents(self._path)
             owner = _check_folder(self._path, None, account)
-            for name, states in FOLDERS.items():
-                for folder in (self._path / name, *(self._path / name / s for s in states)):
-                    _make_folder(folder, account)
-                    _check_folder(folder, owner, account)
+            for folder in self._list_folders():
+                _make_folder(folder, account)
+                _check_folder(folder, owner, account)
             action = self._path / "action"
             for folder in (self._path, action, *(action / state for state in FOLDERS["action"])):
                 rights = os.R_OK | os.X_OK | (os.W_OK if folder.name == "new" else 0)
@@ -104,6 +103,28 @@ class Spool:
             raise SpoolError(
                 f"the spool {reason.filename or self._path} cannot be used: {reason.strerror}"
             ) from None
+
+    def find_missing_folder(self) -> Path | None:
+        """Check the spool as :meth:`prepare_folders` does for this process, but make nothing.
+
+        :returns: the first folder that is missing and that this process can make, if there is one.
+        :raises SpoolError: as :meth:`prepare_folders` raises it.
+        """
+        with suppress(OSError):  # it is described below
+            for folder in (*reversed(self._path.parents), self._path, *self._list_folders()):
+                try:
+                    folder.lstat()
+                except FileNotFoundError:
+                    self._check_rights(folder.parent, os.W_OK | os.X_OK, Account.of_process())
+                    return folder
+        self.prepare_folders()
+        return None
+
+    def _list_folders(self) -> Iterator[Path]:
+        """Yield the folders in the spool, each before those in it."""
+        for name, states in FOLDERS.items():
+            yield self._path / name
+            yield from (self._path / name / state for state in states)
 
     def check_folders(self) -> None:
         """Check that an action could be handed over now; it may block.

@@ -7,6 +7,7 @@ import click
 from mig import __version__
 from mig.cli.apikeys import apikey
 from mig.cli.audit import audit_command
+from mig.cli.check import check_command
 from mig.cli.demo import demo_command
 from mig.cli.investigators import investigator
 from mig.cli.migration import migrate_command
@@ -25,6 +26,7 @@ for verb in (
     apikey,
     audit_command,
     prune_command,
+    check_command,
     demo_command,
 ):
     main.add_command(verb)

@@ -6,9 +6,12 @@ import os
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from functools import wraps
+from pathlib import Path
 from typing import Final, NoReturn
 
 import click
+from click.core import ParameterSource
 from psycopg2 import ProgrammingError
 from psycopg2.errors import InsufficientPrivilege
 from psycopg2.extensions import parse_dsn
@@ -17,10 +20,13 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorCore
 from twisted.python.failure import Failure
 
+from mig.account import Account
 from mig.database.database import Database
 from mig.database.schema.declaration import API_ROLE
 from mig.database.schema.migrate import ensure_schema
 from mig.errors import (
+    CertificateError,
+    ConfigError,
     InvalidInputError,
     PoolerError,
     RequestError,
@@ -37,7 +43,9 @@ from mig.signing.gpg.verify import Gpg
 EXIT_INTERRUPTED: Final = 130
 
 
-def _check_dsn(_context: click.Context, _option: click.Parameter, value: str) -> str:
+def _check_dsn(_context: click.Context, _option: click.Parameter, value: str | None) -> str | None:
+    if value is None:
+        return None
     if value.startswith("embedded:"):
         raise click.BadParameter("the daemon sets up an embedded database when it starts.")
     try:
@@ -48,16 +56,54 @@ def _check_dsn(_context: click.Context, _option: click.Parameter, value: str) ->
 
 
 def database_option(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a verb the option that names the database."""
-    return click.option(
+    """Give a verb the options that name the database, ``--database`` and ``--config``."""
+    by_file = click.option(
+        "--config",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="The daemon's configuration file: [postgres] names the database.",
+    )
+    by_url = click.option(
         "--database",
         envvar="MIG_DATABASE",
         show_envvar=True,
-        required=True,
         metavar="URL",
         callback=_check_dsn,
-        help="postgresql://USER@HOST/NAME; keep a password in PGPASSFILE.",
-    )(command)
+        help="postgresql://USER@HOST/NAME, rather than that of --config; keep a password in"
+        " PGPASSFILE.",
+    )
+
+    @wraps(command)
+    def run_command(
+        *arguments: object, config: Path | None, database: str | None, **options: object
+    ) -> None:
+        command(*arguments, database=_choose_database(config, database), **options)
+
+    return by_file(by_url(run_command))
+
+
+def _choose_database(config: Path | None, database: str | None) -> str:
+    """Return the database that a verb uses: of ``--database``, ``--config`` or MIG_DATABASE."""
+    source = click.get_current_context().get_parameter_source("database")
+    if config is None or source is ParameterSource.COMMANDLINE:
+        if database is None:
+            raise click.UsageError("Name the database with --database or --config.")
+        return database
+    # late, because most verbs are given a URL
+    from mig.service.certificates import check_database_files
+    from mig.service.config_file import read_config_file
+
+    try:
+        postgres = read_config_file(config).postgres
+        check_database_files(postgres, Account.of_process())
+    except (ConfigError, CertificateError) as reason:
+        click.echo(f"mig-api: {reason}", err=True)
+        raise SystemExit(1) from None
+    if postgres.dsn is None:
+        raise click.UsageError(
+            f"{config} has no section [postgres]: name the database with --database."
+        )
+    return postgres.dsn
 
 
 def _parse_permissions_option(

@@ -73,7 +73,7 @@ from mig.service.monitoring import NO_GPG, Monitoring
 from mig.service.notify import SystemdNotifier
 from mig.service.options import EMBEDDED_PREFIX, Options, find_account
 from mig.service.reload import Reloader
-from mig.service.settings import Settings, read_settings
+from mig.service.settings import Settings, describe_ineffective_keys, list_warnings, read_settings
 from mig.service.site import make_admin_site, make_site
 from mig.signing.gpg.verify import Gpg
 from mig.signing.keyring import Keyring
@@ -157,19 +157,10 @@ def make_service(
 
 def _list_warnings(options: Options, configuration: Config, log: Log) -> list[str]:
     """Return what the log says about the configuration at the start."""
-    warnings = []
-    if configuration.ineffective_keys:
-        keys = ", ".join(configuration.ineffective_keys)
-        warnings.append(f"keys in the configuration file that have no effect: {keys}")
-    if configuration.exposes_password:
-        warnings.append(f"everyone can read the password in {options['config']}: chmod o-r")
-    if configuration.server.tlscert is not None and options["listen"]:
-        warnings.append(
-            "[server] tlscert has no effect: --listen sets the listeners (certKey=FILE)"
-        )
+    warnings = [describe_ineffective_keys(configuration), *list_warnings(options, configuration)]
     if log.lines is None and configuration.logging.format != TEXT:
         warnings.append(FIXED_FORMAT)
-    return warnings
+    return list(filter(None, warnings))
 
 
 def _resolve_database(reactor: Reactor, text: str, account: Account) -> str | EmbeddedPostgres:

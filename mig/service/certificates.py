@@ -68,6 +68,11 @@ class ServerCertificate:
             f"the certificate in {self._files.certificate} is of no use: {fault}" if fault else ""
         )
 
+    @property
+    def end(self) -> datetime:
+        """When clients stop to accept the certificate."""
+        return self._loaded.end
+
     def reload(self) -> None:
         """Load the files again, and log the result; the old certificate stays if that fails."""
         path = self._files.certificate

@@ -265,17 +265,24 @@ def read_config_file(path: Path) -> Config:
 
     :raises ConfigError: when the file cannot be read, or with everything that is wrong in it.
     """
+    config, faults = inspect_config_file(path)
+    if faults:
+        raise ConfigError(faults)
+    return config
+
+
+def inspect_config_file(path: Path) -> tuple[Config, str]:
+    """Return what is right in a configuration file, and a line with everything that is wrong."""
     try:
         with path.open(encoding="utf-8-sig") as file:
-            config = parse_config(file.read())
+            config, faults = _parse_config(file.read())
             is_public = bool(os.fstat(file.fileno()).st_mode & stat.S_IROTH)
-        return replace(config, exposes_password=is_public and bool(config.postgres.password))
     except OSError as reason:
-        raise ConfigError(f"cannot read {path}: {reason.strerror}") from None
+        return Config(), f"cannot read {path}: {reason.strerror}"
     except UnicodeDecodeError:
-        raise ConfigError(f"{path}: the file is not UTF-8") from None
-    except ConfigError as faults:
-        raise ConfigError(f"{path}: {faults}") from None
+        return Config(), f"{path}: the file is not UTF-8"
+    exposes_password = is_public and bool(config.postgres.password)
+    return replace(config, exposes_password=exposes_password), faults and f"{path}: {faults}"
 
 
 def parse_config(text: str) -> Config:
@@ -283,6 +290,14 @@ def parse_config(text: str) -> Config:
 
     :raises ConfigError: with everything that is wrong in it, joined by ``; ``.
     """
+    config, faults = _parse_config(text)
+    if faults:
+        raise ConfigError(faults)
+    return config
+
+
+def _parse_config(text: str) -> tuple[Config, str]:
+    """Return the configuration that is right in a text, and everything that is wrong."""
     faults: list[str] = []
     parser = _load_parser(text, faults)
     values: dict[str, dict[str, object]] = {name: {} for name in SECTIONS}
@@ -300,10 +315,9 @@ def parse_config(text: str) -> Config:
         else:
             values[LIMITS_SECTION if limit else section][limit or key] = value
     faults.extend(_check_combinations(values))
-    if faults:
-        raise ConfigError("; ".join(dict.fromkeys(faults)))
     sections = {name: kind(**values[name]) for name, kind in SECTIONS.items()}
-    return Config(**sections, ineffective_keys=tuple(dict.fromkeys(ineffective_keys)))
+    config = Config(**sections, ineffective_keys=tuple(dict.fromkeys(ineffective_keys)))
+    return config, "; ".join(dict.fromkeys(faults))
 
 
 def list_changes(old: Config, new: Config) -> tuple[list[str], list[str]]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from mig.errors import ListenerError
-from mig.service.endpoints import CertificateFiles, parse_endpoint
+from mig.service.endpoints import CertificateFiles, Endpoint, parse_endpoint
 from mig.service.listeners import Listener, bind_listeners
 
 TLS_FORM = (
@@ -82,16 +82,24 @@ def choose_authentication(
     return bool(wanted)
 
 
+def parse_admin_endpoint(text: str) -> Endpoint:
+    """Return the parts of the text of the listener for operators.
+
+    :raises ListenerError: when other machines could reach it, and for a wrong text.
+    """
+    endpoint = parse_endpoint(text)
+    if not endpoint.is_local or endpoint.certificate_files is not None:
+        raise ListenerError(f"{text}: {ADMIN_FORMS}")
+    return endpoint
+
+
 def open_admin_listener(text: str) -> Listener:
     """Bind the listener for operators, which needs no credentials.
 
     :raises ListenerError: when other machines could reach it, for a wrong text, and when the
         address cannot be bound.
     """
-    endpoint = parse_endpoint(text)
-    if not endpoint.is_local or endpoint.certificate_files is not None:
-        raise ListenerError(f"{text}: {ADMIN_FORMS}")
-    [listener] = bind_listeners([endpoint])
+    [listener] = bind_listeners([parse_admin_endpoint(text)])
     if not listener.is_local:  # only an inherited socket itself tells its address
         listener.close()
         raise ListenerError(f"{text}: {ADMIN_FORMS}")

@@ -74,6 +74,35 @@ def read_settings(options: Options, configuration: Config) -> Settings:
             authentication = config_values.parse_boolean(options["authentication"])
         except ValueError as accepted:
             raise StartupError(f"--authentication must be {accepted}") from None
+    handoff, spool = choose_handoff(options, configuration)
+    is_from_file = server.endpoint is not None and not options["listen"]
+    return Settings(
+        database=database,
+        endpoints=list_endpoints(options, configuration),
+        endpoints_source=FILE_SOURCE if is_from_file else "--listen",
+        cleartext=server.cleartext,
+        public_url=public_url,
+        base_route=server.baseroute,
+        handoff=handoff,
+        spool=spool,
+        clients=ClientIdentifier(server.trustedproxies, server.clientpublicip),
+        authentication=authentication,
+        token_seconds=configuration.authentication.tokenduration.total_seconds(),
+        admin_endpoint=options["admin"] or configuration.admin.listen,
+        limits=replace(configuration.limits),  # a copy: these change while the daemon runs
+    )
+
+
+def list_endpoints(options: Options, configuration: Config) -> Sequence[str]:
+    """Return the texts of the listeners."""
+    return options["listen"] or [configuration.server.endpoint or DEFAULT_ENDPOINT]
+
+
+def choose_handoff(options: Options, configuration: Config) -> tuple[str | None, Path | None]:
+    """Return the hand-off, ``None`` if the database decides, and the folder of a spool.
+
+    :raises StartupError: when that folder is missing.
+    """
     spool = Path(options["spool"]) if options["spool"] else configuration.directories.spool
     handoff = configuration.scheduler.handoff or ("spool" if spool else None)
     if handoff == "spool" and spool is None:
@@ -81,19 +110,22 @@ def read_settings(options: Options, configuration: Config) -> Settings:
             "[scheduler] handoff is spool, but the spool has no folder: set [directories] spool or"
             " --spool"
         )
-    is_from_file = server.endpoint is not None and not options["listen"]
-    return Settings(
-        database=database,
-        endpoints=options["listen"] or [server.endpoint or DEFAULT_ENDPOINT],
-        endpoints_source=FILE_SOURCE if is_from_file else "--listen",
-        cleartext=server.cleartext,
-        public_url=public_url,
-        base_route=server.baseroute,
-        handoff=handoff,
-        spool=spool if handoff == "spool" else None,
-        clients=ClientIdentifier(server.trustedproxies, server.clientpublicip),
-        authentication=authentication,
-        token_seconds=configuration.authentication.tokenduration.total_seconds(),
-        admin_endpoint=options["admin"] or configuration.admin.listen,
-        limits=replace(configuration.limits),  # a copy: these change while the daemon runs
-    )
+    return handoff, spool if handoff == "spool" else None
+
+
+def describe_ineffective_keys(configuration: Config) -> str:
+    """Return a line that names the keys without effect; empty if there are none."""
+    keys = ", ".join(configuration.ineffective_keys)
+    return f"keys in the configuration file that have no effect: {keys}" if keys else ""
+
+
+def list_warnings(options: Options, configuration: Config) -> list[str]:
+    """Return what is likely to be a mistake in the configuration, a line for each."""
+    warnings = []
+    if configuration.exposes_password:
+        warnings.append(f"everyone can read the password in {options['config']}: chmod o-r")
+    if configuration.server.tlscert is not None and options["listen"]:
+        warnings.append(
+            "[server] tlscert has no effect: --listen sets the listeners (certKey=FILE)"
+        )
+    return warnings

@@ -274,7 +274,8 @@ def test_a_role_migapi_that_comes_later_does_not_stop_another_users_daemon(
     status, output = run_program("-n", "mig-api", *arguments, cwd=tmp_path)
     assert status != 0
     assert (
-        f"{OTHER_USER} lacks privileges that this service needs: insert on signatures;"
+        f"{OTHER_USER} lacks privileges that this service needs:"
+        " insert (actionid, investigatorid, pgpsignature) on signatures;"
         f" `mig-api migrate` grants them to {API_ROLE}"
     ) in output
     owner.execute(f"revoke select (version) on mig_schema from {OTHER_USER}")

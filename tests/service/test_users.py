@@ -9,8 +9,6 @@ import shutil
 import signal
 import stat
 import subprocess
-import sys
-import sysconfig
 import tempfile
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,25 +24,13 @@ from mig.actions.spool import Spool
 from tests.support.certificates import issue_certificate
 from tests.support.daemon import BIN, Daemon, wait_for
 from tests.support.fleet import VECTORS, load_fleet
+from tests.support.programs import find_readable_python
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can switch to another user")
 
 NOBODY = Account(uid=65534, gid=65534)
 USER, GROUP = NOBODY.name, grp.getgrgid(NOBODY.gid).gr_name
 ACTION = (VECTORS / "actions" / "unix-plain.json").read_text()
-
-
-def find_readable_python() -> tuple[Path, Mapping[str, str]]:
-    """Return an interpreter of this version that every user can read, and its environment."""
-    with NOBODY.act():
-        if os.access(os.__file__, os.R_OK, effective_ids=True):
-            return BIN / "python", {}
-    system = Path("/usr/bin/python3")
-    ask = [str(system), "-c", "import sys; print(sys.version_info[:2])"]
-    found = subprocess.run(ask, capture_output=True, text=True, check=False).stdout.strip()
-    if found != str(sys.version_info[:2]):
-        pytest.skip("nobody cannot read the standard library of this interpreter")
-    return system, {"PYTHONPATH": sysconfig.get_path("purelib")}
 
 
 @pytest.fixture
@@ -59,7 +45,7 @@ def start_as_nobody(
     folder: Path, options: Sequence[str], environment: Mapping[str, str] | None = None
 ) -> tuple[int, str]:
     """Return status and output of a start that must end by itself."""
-    python, own = find_readable_python()
+    python, own = find_readable_python(NOBODY)
     twistd = [
         str(python),
         "-P",
@@ -90,7 +76,7 @@ def test_actions_reach_a_spool_that_root_made_for_the_user(folder: Path) -> None
     """The log file can be reopened, the certificate loaded again, and the embedded PostgreSQL
     runs as that user, too.
     """
-    python, environment = find_readable_python()
+    python, environment = find_readable_python(NOBODY)
     log, spool, database = folder / "api.log", folder / "cache" / "mig", folder / "db"
     (folder / "api.cfg").write_text(f"[logging]\nmode = file\nfile = {log}\n")
     for path in issue_certificate().write(folder):
@@ -186,7 +172,7 @@ def test_a_user_who_cannot_read_the_program_is_refused(folder: Path) -> None:
     closed.mkdir(mode=0o700)
     assert mig.__file__
     shutil.copytree(Path(mig.__file__).parent, closed / "mig")
-    path = f"{closed}:{find_readable_python()[1].get('PYTHONPATH', '')}"
+    path = f"{closed}:{find_readable_python(NOBODY)[1].get('PYTHONPATH', '')}"
     status, output = start_as_nobody(folder, ["--listen", "unix:s"], {"PYTHONPATH": path})
     assert status == 1
     assert output.startswith(f"mig-api: the user {USER} cannot read {closed}/mig/"), output

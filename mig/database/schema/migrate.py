@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple, TypeVar
 
 import psycopg2
@@ -30,7 +30,7 @@ from twisted.logger import Logger
 
 from mig.database.connection import Connection, Rows
 from mig.database.database import SERVER_GRACE_SECONDS, Database
-from mig.database.schema.catalog import inspect_schema
+from mig.database.schema.catalog import ExistingSchema, inspect_schema
 from mig.database.schema.declaration import API_ROLE, Schema, load_schema
 from mig.database.schema.plan import (
     CONCURRENT_RETRY_POLICY,
@@ -48,6 +48,7 @@ __all__ = [
     "MigrationPolicy",
     "SchemaError",
     "Step",
+    "check_schema",
     "ensure_schema",
     "migrate",
     "plan_migration",
@@ -55,6 +56,9 @@ __all__ = [
 
 MIGRATION_LOCK_KEY: Final = 1664
 """The key of the advisory lock: any number that all versions of this program agree on."""
+
+CHECKED_MONTHS: Final = 2
+"""How many months after this one :func:`check_schema` expects to have their partitions."""
 
 LOCK_POLL_INTERVAL_SECONDS: Final = 0.1
 RETRY_PAUSE_SECONDS: Final = 1.0
@@ -102,6 +106,33 @@ async def ensure_schema(database: Database, *, upgrade: bool, schema: Schema | N
             database, schema, _log_step, MigrationPolicy(), set_up_only=not upgrade
         )
         existing = await inspect_schema(database.query, schema)
+    _refuse_missing(schema, existing)
+
+
+async def check_schema(database: Database) -> list[Step]:
+    """Check that the database has the schema that this program needs, and change nothing.
+
+    :returns: the steps that a migration would run, without what only later months need. What
+        ``ensure_privileges`` checks is not among them.
+    :raises SchemaError: when the service could not work with the schema.
+    :raises UnavailableError: when the database cannot be reached.
+    """
+    schema = load_schema()
+    schema = replace(
+        schema,
+        months=[replace(months, count=CHECKED_MONTHS) for months in schema.months],
+        grants=[grant for grant in schema.grants if grant.role != API_ROLE],
+    )
+    existing = await inspect_schema(database.query, schema)
+    _refuse_missing(schema, existing)
+    return plan_steps(schema, existing)
+
+
+def _refuse_missing(schema: Schema, existing: ExistingSchema) -> None:
+    """Refuse a database that lacks a part of the schema which the service needs.
+
+    :raises SchemaError: naming the first missing part.
+    """
     if not existing.can_read_version:
         raise SchemaError(
             f"{existing.user.title} may not read the table mig_schema;"
