@@ -45,7 +45,7 @@ lint: $(VENV)/installed
 # -P keeps the working directory out of sys.path: the tests run the installed package.
 PYTEST := $(BIN)/python -P -m pytest $(if $(TESTS),$(TESTS),--numprocesses auto --maxprocesses 8 --dist loadscope)
 
-unit: $(VENV)/installed $(VENV)/test-tools $(VENV)/wheels
+unit: $(VENV)/installed $(VENV)/test-tools $(VENV)/wheels $(BIN)/schemathesis
 	$(PYTEST)
 
 # What is done to the service in docs/operations.md, often, and then each expensive request.
@@ -53,14 +53,14 @@ FAULTS := $(addprefix tests/, \
 	access/test_two_services.py access/test_killed_changes.py actions/test_killed_daemons.py \
 	actions/test_two_services.py \
 	sockets/test_many_readers.py sockets/test_flood.py sockets/test_fairness.py \
-	sockets/test_cuts.py service/test_clock_steps.py)
+	sockets/test_cuts.py service/test_clock_steps.py api/test_schemathesis.py)
 
-soak: $(VENV)/installed $(VENV)/test-tools
+soak: $(VENV)/installed $(VENV)/test-tools $(BIN)/schemathesis
 	REPETITIONS=50 $(BIN)/python -P -m pytest $(or $(TESTS),$(FAULTS))
 	$(if $(TESTS),,$(MAKE) attacks)
 
 # Run the property tests with 50 times as many examples.
-properties: $(VENV)/installed $(VENV)/test-tools $(VENV)/wheels
+properties: $(VENV)/installed $(VENV)/test-tools $(VENV)/wheels $(BIN)/schemathesis
 	REPETITIONS=50 $(PYTEST)
 
 reference: $(VENV)/installed
@@ -92,6 +92,17 @@ $(VENV)/installed: setup.cfg setup.py pyproject.toml $(SOURCES) | $(VENV)/system
 $(VENV)/test-tools: | $(VENV)/system
 	sh etc/system-tools.sh $(PYTHON) tests
 	touch $@
+
+# It needs other versions of some packages than our tests do, and takes a while to install: all clones
+# share one environment.
+SCHEMATHESIS := schemathesis==4.32.5
+SCHEMATHESIS_VENV := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/mig-api/$(subst ==,-,$(SCHEMATHESIS))
+
+$(BIN)/schemathesis: | $(VENV)/system
+	$(SCHEMATHESIS_VENV)/bin/schemathesis --version >/dev/null 2>&1 || { \
+	    $(PYTHON) -m venv --clear $(SCHEMATHESIS_VENV) && \
+	    $(SCHEMATHESIS_VENV)/bin/pip install -q $(SCHEMATHESIS); }
+	ln -sf $(SCHEMATHESIS_VENV)/bin/schemathesis $@
 
 # What docs/installation.md installs, for a machine without the network.
 $(VENV)/wheels: setup.cfg pyproject.toml | $(VENV)/system

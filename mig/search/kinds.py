@@ -35,6 +35,9 @@ MAX_RELATIVE_DAYS: Final = 36_525
 
 _WHOLE_NUMBER = re.compile(r"[0-9]{1,20}", re.ASCII)
 _CURSOR_ID = re.compile(r"NaN|-?[0-9]{1,1000}(\.[0-9]{1,100})?", re.ASCII)
+_LITERAL: Final = r"(?:[^\\%\u0000]|\\[^%\u0000])*"
+_PATTERN_PATTERN: Final = rf"^{_LITERAL}(?:\\?%{_LITERAL}){{0,{MAX_WILDCARDS}}}$"
+"""An ILIKE pattern in which every backslash escapes a character."""
 
 Value = TypeVar("Value")
 JsonSchema = dict[str, object]
@@ -192,7 +195,12 @@ class PatternKind(ParameterKind[str]):
 
     def build_json_schema(self) -> JsonSchema:
         """Return the JSON schema of a pattern."""
-        return {"type": "string", "maxLength": MAX_PATTERN_CHARACTERS}
+        return {
+            "type": "string",
+            "maxLength": MAX_PATTERN_CHARACTERS,
+            "pattern": _PATTERN_PATTERN,
+            "examples": ["x", "%.example.net"],
+        }
 
     def build_condition(self, table: str, sql: str, values: Sequence[str]) -> Condition:
         """Return the condition that the text ``sql`` matches one of several patterns."""
