@@ -1,7 +1,7 @@
 # make demo    install, and serve a made-up fleet from an embedded PostgreSQL
 # make test    install into .venv, and run every check
 # make bench   measure the service against the floor that PostgreSQL sets
-# make reference writes the tables of docs/reference.md that are made from the program
+# make reference writes the tables of docs/reference.md and docs/migctl.md that are made from the program
 # make capacity  measure what docs/capacity.md plans with
 # make attacks measure what other clients notice of expensive requests
 PYTHON ?= python3
@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Each Python has its own: the demo works at once with any that fits, also after one that does not.
 DEMO_VENV = $(VENV)/demo-$(notdir $(PYTHON))
-DEMO_EXTRAS := demo
+DEMO_EXTRAS := demo,client
 SOURCES := $(shell find mig twisted typings -name '*.py' -o -name '*.sql' -o -name '*.pyi')
 
 .PHONY: demo demo-check demo-time test lint unit soak properties reference bench capacity attacks clean
@@ -65,6 +65,7 @@ properties: $(VENV)/installed $(VENV)/test-tools $(VENV)/wheels $(BIN)/schemathe
 
 reference: $(VENV)/installed
 	$(BIN)/python -m tests.support.reference
+	$(BIN)/python -m tests.support.migctl_page
 
 # The measured daemon is installed as by an operator, without the packages of the tests.
 bench: $(VENV)/installed $(VENV)/daemon/installed

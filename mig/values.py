@@ -21,6 +21,8 @@ from mig.errors import InvalidInputError, UnreadableError
 MAX_ID: Final = 2**64 - 1
 UNSET_TIME: Final = "0001-01-01T00:00:00Z"  # Go's zero time, which clients know
 MAX_QUOTED_CHARACTERS: Final = 20
+FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r")
+"""How a text begins that a spreadsheet runs."""
 
 _ID = re.compile(r"[0-9]{1,20}", re.ASCII)
 RFC3339_PATTERN = re.compile(

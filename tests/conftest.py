@@ -12,6 +12,7 @@ from mig.demo.postgres import EmbeddedPostgres
 from mig.limits import Limits
 from tests.support.api import Api
 from tests.support.browser import Browser
+from tests.support.certificates import Certificate
 from tests.support.keys import Keys
 from tests.support.postgres import (
     Databases,
@@ -21,6 +22,7 @@ from tests.support.postgres import (
     run_server,
 )
 from tests.support.properties import load_profile
+from tests.support.scripted_server import ScriptedAnswer, ScriptedServer
 from tests.support.temporary_folder import use_memory
 
 load_profile()
@@ -89,3 +91,19 @@ async def start_api(
     yield start
     for each in running:
         await each.stop()
+
+
+@pytest_twisted.async_yield_fixture
+async def serve() -> AsyncIterator[Callable[..., ScriptedServer]]:
+    """Return a function that starts a server with some answers."""
+    servers = []
+
+    def start(
+        *answers: ScriptedAnswer | None, certificate: Certificate | None = None
+    ) -> ScriptedServer:
+        servers.append(ScriptedServer(*answers, certificate=certificate))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        await server.stop()

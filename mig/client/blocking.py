@@ -1,7 +1,7 @@
 """The client for plain scripts, which wait for each answer.
 
-Twisted's reactor runs in a thread, from the first client to the end of the process. A reactor is
-started once in a process, so a program that runs its own uses :class:`mig.client.MIGClient`.
+Twisted's reactor runs in a thread, from the first client to the end of the process. Where the
+program itself runs it, these clients can be used in other threads.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import Any, Literal, Self, TypeVar, Unpack, cast, overload
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.internet.threads import blockingCallFromThread
+from twisted.python.threadable import isInIOThread
+from twisted.web.iweb import IAgent
 
 from mig.client import client
 from mig.client.credentials import TextSigner
@@ -22,42 +24,41 @@ from mig.client.filters import Filters, Noun
 from mig.client.records import (
     Action,
     Agent,
+    ApiKey,
     Command,
     ComplianceItem,
     Dashboard,
     Investigator,
 )
+from mig.client.session import RetryObserver
 from mig.hypermedia.document import Collection
 
 Result = TypeVar("Result")
 
 
 _starting = threading.Lock()
-_thread: threading.Thread | None = None
 
 
 def _find_reactor() -> IReactorFromThreads:
-    """Return the reactor, which runs in a thread of its own.
+    """Return the reactor, which runs in another thread.
 
-    :raises RuntimeError: when the program itself runs it.
+    :raises RuntimeError: when it runs in this one.
     """
     from twisted.internet import reactor as installed
 
     reactor = cast(Any, installed)
-    global _thread
     with _starting:
-        if _thread is None:
-            if reactor.running:
-                raise RuntimeError("the reactor runs already: use mig.client.MIGClient")
+        if reactor.running and isInIOThread():
+            raise RuntimeError("the reactor runs in this thread: use mig.client.MIGClient")
+        if not reactor.running:
             started = threading.Event()
             reactor.callWhenRunning(started.set)
-            _thread = threading.Thread(
+            threading.Thread(
                 target=reactor.run,
                 kwargs={"installSignalHandlers": False},
                 name="mig.client",
                 daemon=True,
-            )
-            _thread.start()
+            ).start()
             started.wait()
     return cast(IReactorFromThreads, reactor)
 
@@ -65,7 +66,8 @@ def _find_reactor() -> IReactorFromThreads:
 class MIGClient:
     """A client of a MIG API whose methods wait for the answer.
 
-    Arguments and errors are those of :class:`mig.client.MIGClient`.
+    Arguments and errors are those of :class:`mig.client.MIGClient`; ``on_retry`` is called in the
+    reactor's thread.
     """
 
     def __init__(
@@ -73,11 +75,18 @@ class MIGClient:
         url: str,
         credentials: str | TextSigner | None = None,
         *,
+        agent: IAgent | None = None,
         stall_seconds: float = client.STALL_SECONDS,
+        on_retry: RetryObserver | None = None,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._client = client.MIGClient(
-            url, credentials, stall_seconds=stall_seconds, wall_clock=wall_clock
+            url,
+            credentials,
+            agent=agent,
+            stall_seconds=stall_seconds,
+            on_retry=on_retry,
+            wall_clock=wall_clock,
         )
         self._reactor = _find_reactor()
 
@@ -159,6 +168,12 @@ class MIGClient:
         chosen: Filters = {**(search or Filters()), **filters, "target": target}
         return self.search("agent", chosen)
 
+    def count(
+        self, noun: Noun, search: Filters | None = None, **filters: Unpack[Filters]
+    ) -> int | None:
+        """Return how many results a search has; of a report, how many commands."""
+        return self._wait_for(self._client.count(noun, search, **filters))
+
     def create_action(self, action: client.SubmittedAction | str) -> Action:
         """Submit a signed action, and return it as it was stored."""
         return self._wait_for(self._client.create_action(action))
@@ -195,6 +210,29 @@ class MIGClient:
                 investigator_id, status=status, permissions=permissions, apikey=apikey
             )
         )
+
+    def api_keys(self, investigator_id: int | None = None) -> list[ApiKey]:
+        """Return the API keys of an investigator, or all that may be seen."""
+        return self._wait_for(self._client.api_keys(investigator_id))
+
+    def create_api_key(
+        self,
+        name: str,
+        *,
+        investigator_id: int | None = None,
+        permissions: str | Mapping[str, bool] | None = None,
+        expires: str | None = None,
+    ) -> ApiKey:
+        """Make an API key, and return it with its text."""
+        return self._wait_for(
+            self._client.create_api_key(
+                name, investigator_id=investigator_id, permissions=permissions, expires=expires
+            )
+        )
+
+    def revoke_api_key(self, key_id: int) -> ApiKey:
+        """Revoke an API key, and return it."""
+        return self._wait_for(self._client.revoke_api_key(key_id))
 
     def _wait_for(self, coroutine: Coroutine[Deferred[Any], Any, Result]) -> Result:
         def start() -> Deferred[Result]:

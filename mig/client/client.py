@@ -35,18 +35,20 @@ from mig.client.errors import (
     UnreadableRecordsError,
     WaitTimeoutError,
 )
-from mig.client.filters import Filters, Noun, build_query
+from mig.client.filters import Filters, Noun, build_query, drop_report_filters
 from mig.client.pages import (
     CollectionPage,
     UnreadableRecords,
     convert,
     convert_record,
+    find_next,
     list_data,
 )
 from mig.client.reading import CollectionReader, NdjsonReader
 from mig.client.records import (
     Action,
     Agent,
+    ApiKey,
     Command,
     ComplianceItem,
     Dashboard,
@@ -54,7 +56,7 @@ from mig.client.records import (
     JsonValue,
     Record,
 )
-from mig.client.session import Session
+from mig.client.session import RetryObserver, Session
 from mig.hypermedia import urls
 from mig.hypermedia.document import Collection
 from mig.model.record import UnreadableRecord
@@ -79,6 +81,7 @@ RECORDS: Final[Mapping[str, type[Record]]] = {
     "investigator": Investigator,
 }
 """The class of the results of a search."""
+_TOTAL: Final = "X-Total-Count"
 _UNREADABLE: Final = UnreadableRecord.noun
 _BAD_REQUEST: Final = 400
 
@@ -101,6 +104,7 @@ class MIGClient:
     :param agent: what sends the requests; by default an agent that checks certificates and keeps
         connections.
     :param stall_seconds: how long nothing may arrive before the service counts as unreachable.
+    :param on_retry: called before each pause after which a request is sent again.
     :raises InsecureURLError: when the credentials would go over plain HTTP to another host.
     """
 
@@ -112,6 +116,7 @@ class MIGClient:
         reactor: IReactorTime | None = None,
         agent: IAgent | None = None,
         stall_seconds: float = STALL_SECONDS,
+        on_retry: RetryObserver | None = None,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         base = url.rstrip("/")
@@ -135,6 +140,7 @@ class MIGClient:
             _make_credentials(credentials, wall_clock),
             wall_clock=wall_clock,
             stall_seconds=stall_seconds,
+            on_retry=on_retry,
         )
         self._has_ndjson: bool | None = None  # nobody knows before the first search
 
@@ -279,6 +285,28 @@ class MIGClient:
         query = [("type", "command"), ("report", "complianceitems"), *build_query(chosen)]
         return self._read_pages(query, "compliance item", ComplianceItem, chosen)
 
+    async def count(
+        self, noun: Noun, search: Filters | None = None, **filters: Unpack[Filters]
+    ) -> int | None:
+        """Return how many results a search has; of a report, how many commands.
+
+        The original API does not count: then it is ``None``, as for filters that are refused.
+        ``limit`` has no effect, nor has what only chooses items of a report.
+
+        :raises MIGClientError: when there is no answer.
+        """
+        chosen = drop_report_filters({**(search or Filters()), **filters, "limit": 1})
+        query = [("type", noun), *build_query(chosen), ("total", "true")]
+        try:
+            response = await self._session.get(urls.SEARCH, query)
+        except RequestError as reason:
+            if reason.status == _BAD_REQUEST:
+                return None
+            raise
+        response.abort()
+        total = response.get_header(_TOTAL)
+        return int(total) if total.isdigit() else None
+
     async def create_action(self, action: SubmittedAction | str) -> Action:
         """Submit a signed action, and return it as it was stored.
 
@@ -341,7 +369,7 @@ class MIGClient:
         """
         fields = {"name": name}
         if permissions is not None:
-            fields["permissions"] = msgspec.json.encode(permissions).decode()
+            fields["permissions"] = _encode(permissions)
         key = ("publickey.asc", "application/pgp-keys", publickey.encode())
         response = await self._session.post(
             urls.CREATE_INVESTIGATOR,
@@ -369,13 +397,66 @@ class MIGClient:
         if status is not None:
             fields["status"] = status
         if permissions is not None:
-            fields["permissions"] = msgspec.json.encode(permissions).decode()
+            fields["permissions"] = _encode(permissions)
         if apikey is not None:
             fields["apikey"] = apikey
         response = await self._session.post(
             urls.UPDATE_INVESTIGATOR, fields, is_idempotent=apikey != "active"
         )
         return await self._read_record(response, "investigator", Investigator)
+
+    async def api_keys(self, investigator_id: int | None = None) -> list[ApiKey]:
+        """Return the API keys of an investigator, or all that the caller may see, newest first.
+
+        :raises RequestError: when the caller may not see them.
+        """
+        query = [] if investigator_id is None else [("investigatorid", str(investigator_id))]
+        keys = []
+        response: Response | None = await self._session.get(urls.API_KEY, query)
+        while response:
+            items, members = await self._read(response)
+            for name, value in list_data(items):
+                if name == "apikey":
+                    keys.append(convert_record(value, ApiKey))
+            following = find_next(members)
+            response = await self._get_page(urls.API_KEY, following) if following else None
+        return keys
+
+    async def create_api_key(
+        self,
+        name: str,
+        *,
+        investigator_id: int | None = None,
+        permissions: str | Mapping[str, bool] | None = None,
+        expires: str | None = None,
+    ) -> ApiKey:
+        """Make an API key, and return it with its text: ``key``, which is nowhere else.
+
+        :param investigator_id: the owner, by default the caller.
+        :param permissions: the most that it may do: names with commas between them, or by name;
+            by default all that the owner may do now.
+        :param expires: a duration such as ``90d``, or an RFC 3339 date; by default never.
+        :raises RequestError: when it is refused.
+        """
+        fields = {"name": name}
+        if investigator_id is not None:
+            fields["investigatorid"] = str(investigator_id)
+        if permissions is not None:
+            names = permissions if isinstance(permissions, str) else _encode(permissions)
+            fields["permissions"] = names
+        if expires is not None:
+            fields["expires"] = expires
+        response = await self._session.post(urls.CREATE_API_KEY, fields, is_idempotent=False)
+        return await self._read_record(response, "apikey", ApiKey)
+
+    async def revoke_api_key(self, key_id: int) -> ApiKey:
+        """Revoke an API key at once and for ever, and return it.
+
+        :raises RequestError: when it is refused.
+        """
+        fields = {"id": str(key_id)}
+        response = await self._session.post(urls.REVOKE_API_KEY, fields, is_idempotent=True)
+        return await self._read_record(response, "apikey", ApiKey)
 
     async def _get_record(
         self, path: str, noun: str, record_id: int, record: type[RecordType]
@@ -431,7 +512,7 @@ class MIGClient:
             unreadable.add(page.take_unreadable())
             # with a limit, further pages would exceed it
             following = None if "limit" in filters else page.following
-            response = await self._get_page(following) if following else None
+            response = await self._get_page(urls.SEARCH, following) if following else None
         unreadable.check()
 
     async def _start_search(self, query: list[tuple[str, str]]) -> Response | None:
@@ -454,9 +535,13 @@ class MIGClient:
         self._has_ndjson = False
         return response
 
-    async def _get_page(self, url: str) -> Response:
+    async def _get_page(self, path: str, url: str) -> Response:
         # only its query: credentials go to no other host, and the public URL may be another one
-        return await self._session.get(f"{urls.SEARCH}?{urlsplit(url).query}")
+        return await self._session.get(f"{path}?{urlsplit(url).query}")
+
+
+def _encode(permissions: Mapping[str, bool]) -> str:
+    return msgspec.json.encode(permissions).decode()
 
 
 def _make_credentials(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, Generic, TypeVar
 
 import msgspec
@@ -66,6 +66,12 @@ def list_data(items: Sequence[JsonValue]) -> Iterator[tuple[str, JsonValue]]:
         raise InvalidResponseError("an item of the answer has no data") from None
 
 
+def find_next(members: Mapping[str, JsonValue]) -> str | None:
+    """Return the URL of the next page, from the members of a document other than its items."""
+    links = members.get("links") or ()
+    return next((str(link["href"]) for link in links if link.get("rel") == "next"), None)
+
+
 class CollectionPage(Generic[RecordType]):
     """A page of a search in Collection+JSON.
 
@@ -88,8 +94,7 @@ class CollectionPage(Generic[RecordType]):
     @property
     def following(self) -> str | None:
         """The URL of the next page, once the document has ended."""
-        links = self._reader.members.get("links") or ()
-        return next((str(link["href"]) for link in links if link.get("rel") == "next"), None)
+        return find_next(self._reader.members)
 
     def feed(self, data: bytes) -> list[RecordType]:
         """Return the records that are complete with these bytes.

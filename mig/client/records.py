@@ -15,6 +15,7 @@ from mig.model.compliance import Check, Policy, Test
 __all__ = [
     "Action",
     "Agent",
+    "ApiKey",
     "Check",
     "Command",
     "ComplianceItem",
@@ -34,7 +35,7 @@ class Record(msgspec.Struct, kw_only=True):
     """The base class of all records."""
 
 
-class Investigator(Record):
+class Investigator(Record, omit_defaults=True):
     """An investigator.
 
     ``permissions`` and ``publickey``, in base64, are empty where a document leaves them out.
@@ -118,6 +119,23 @@ class ComplianceItem(Record):
     link: str = ""
     timestamp: str = ""
     utctimestamp: str = ""
+
+
+class ApiKey(Record):
+    """An API key; ``key``, its text, is only in the answer to the request that has made it.
+
+    ``expires`` and the other times are empty where there are none.
+    """
+
+    id: int
+    investigatorid: int
+    name: str = ""
+    permissions: dict[str, bool] = {}
+    createdat: str = ""
+    expires: str = ""
+    revokedat: str = ""
+    lastused: str = ""
+    key: str = ""
 
 
 class Dashboard(Record):

@@ -29,6 +29,7 @@ from mig.client.errors import (
     ConnectionFailedError,
     IncompleteResponseError,
     InvalidResponseError,
+    MIGClientError,
     RequestError,
     make_request_error,
 )
@@ -52,6 +53,9 @@ _KEPT_ENCODING: Final = "X-Kept-Content-Encoding"
 File: TypeAlias = tuple[str, str, bytes]
 """A file of a form: its name, its media type, and its content."""
 
+RetryObserver: TypeAlias = Callable[[MIGClientError, float], object]
+"""A function that is told why a request is sent again, and after how many seconds."""
+
 
 class Session:
     """Requests below one URL."""
@@ -65,7 +69,9 @@ class Session:
         *,
         wall_clock: Callable[[], float],
         stall_seconds: float,
+        on_retry: RetryObserver | None = None,
     ) -> None:
+        self._on_retry = on_retry
         self._reactor = reactor
         self._client = HTTPClient(_EncodingKeeper(agent))
         self._base = base
@@ -131,7 +137,10 @@ class Session:
                 raise failed
             # some time more or less, so that clients do not come back all at once
             backoff = _FIRST_BACKOFF_SECONDS * 2**retries * random.uniform(0.5, 1.5)  # noqa: S311
-            await deferLater(self._reactor, max(wait, backoff))
+            wait = max(wait, backoff)
+            if self._on_retry:
+                self._on_retry(failed, wait)
+            await deferLater(self._reactor, wait)
             retries += 1
 
     async def _send_once(

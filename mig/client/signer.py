@@ -93,19 +93,14 @@ class Action(msgspec.Struct, kw_only=True, frozen=True):
         :param expires: how long it is valid from now on, such as ``90m`` or ``2d``.
         :raises InvalidActionError: when it could not be accepted.
         """
-        now = datetime.fromtimestamp(int(wall_clock()), UTC)
-        start = now - timedelta(seconds=CLOCK_TOLERANCE_SECONDS)
-        try:
-            end = now + (parse_duration(expires) if isinstance(expires, str) else expires)
-        except ValueError as reason:
-            raise InvalidActionError(f"expires must be {reason}") from None
+        validfrom, expireafter = make_dates(expires, wall_clock)
         action = cls(
             name=name,
             target=target,
             description=description or {},
             threat=threat or {},
-            validfrom=_format_time(start),
-            expireafter=_format_time(end),
+            validfrom=validfrom,
+            expireafter=expireafter,
             operations=operations,
         )
         return cls.parse(action.to_json())
@@ -188,6 +183,23 @@ class Action(msgspec.Struct, kw_only=True, frozen=True):
             operations=encode_operations(self._list_operations()),
         )
         return [(text.form, text.text) for text in build_signed_texts(signable)]
+
+
+def make_dates(expires: str | timedelta, wall_clock: Callable[[], float]) -> tuple[str, str]:
+    """Return ``validfrom`` and ``expireafter`` of an action that is valid from one minute ago.
+
+    :param expires: how long it is valid from now on, such as ``90m`` or ``2d``.
+    :raises InvalidActionError: when ``expires`` is not a duration.
+    """
+    now = datetime.fromtimestamp(int(wall_clock()), UTC)
+    try:
+        end = now + (parse_duration(expires) if isinstance(expires, str) else expires)
+    except OverflowError:
+        raise InvalidActionError("expires must be before the year 10000") from None
+    except ValueError as reason:
+        raise InvalidActionError(f"expires must be {reason}") from None
+    start = now - timedelta(seconds=CLOCK_TOLERANCE_SECONDS)
+    return _format_time(start), _format_time(end)
 
 
 class _Operation(msgspec.Struct):

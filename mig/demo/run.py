@@ -6,6 +6,7 @@ import os
 import shlex
 import sys
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -24,10 +25,9 @@ from mig.reactor import Reactor, WallClock, get_reactor
 INSTRUCTIONS: Final = """\
 The fleet is ready, and answers the actions that you post. Try, in another terminal:
 
-  curl -s {base}/dashboard | head -c 900
+{migctl}  curl -s {base}/dashboard | head -c 900
   curl -s '{base}/search?type=agent&agentname=web%25&limit=3' | cut -c -300
-  curl -s '{base}/search?type=command&investigatorname=%25bob%25smith%25&limit=10' | cut -c -300
-  curl -s '{base}/search?type=command&threatfamily=compliance&status=done'\\
+  curl -s '{base}/search?type=command&threatfamily=compliance&status=done'\
 '&report=complianceitems&limit=10' | cut -c -300
 
 To post an action of your own, see "Investigators and actions" in docs/guide.md. The database:
@@ -36,6 +36,23 @@ To post an action of your own, see "Investigators and actions" in docs/guide.md.
 
 Ctrl-C stops everything. The next start goes on with what is in {folder}.
 """
+MIGCTL_INSTRUCTIONS: Final = """\
+  export MIG_URL={base}
+  {migctl} status | head -n 6
+  {migctl} search agents --agentname 'web%' --limit 3
+  {migctl} search commands --investigatorname '%bob%smith%' --limit 5
+  {migctl} compliance --latest --no-compliance --limit 100 | head -n 5
+
+docs/migctl.md has the other commands. Or without it:
+
+"""
+
+
+def find_migctl() -> str | None:
+    """Return how the command migctl is called; ``None`` when it cannot be used here."""
+    program = Path(sys.executable).parent / "migctl"
+    has_extra = all(find_spec(name) for name in ("rich", "treq"))
+    return shlex.quote(str(program)) if has_extra and program.exists() else None
 
 
 def default_folder() -> Path:
@@ -96,7 +113,9 @@ def run_demo(folder: Path, port: int, wall_clock: WallClock) -> NoReturn:
         raise failures[0]
     base = f"http://localhost:{port}/api/v1"
     psql = shlex.join([str(postgres.get_program_path("psql")), postgres.format_dsn()])
-    sys.stdout.write(INSTRUCTIONS.format(folder=folder, base=base, psql=psql))
+    migctl = find_migctl()
+    first = MIGCTL_INSTRUCTIONS.format(base=base, migctl=migctl) if migctl else ""
+    sys.stdout.write(INSTRUCTIONS.format(folder=folder, base=base, psql=psql, migctl=first))
     sys.stdout.flush()
     start_simulator(folder)
     twistd = str(Path(sys.executable).parent / "twistd")

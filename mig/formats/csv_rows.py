@@ -13,12 +13,12 @@ from mig.hypermedia.document import Link
 from mig.hypermedia.urls import Urls
 from mig.model.fields import list_fields, select_names
 from mig.model.record import StoredRecord, UnreadableRecord, encode_json
+from mig.values import FORMULA_STARTS
 
 MEDIA_TYPE: Final = "text/csv"
 UNREADABLE: Final = "unreadable"
 """The last column: why a record cannot be read; empty for every other one."""
 
-_FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r")
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _LINE_END: Final = b"\r\n"
 
@@ -100,7 +100,7 @@ def _make_cell_encoder(
 
 def _guard_text(text: str) -> bytes:
     """Return a text as a cell that a spreadsheet shows and does not run."""
-    return _encode_text(f"'{text}" if text.startswith(_FORMULA_STARTS) else text)
+    return _encode_text(f"'{text}" if text.startswith(FORMULA_STARTS) else text)
 
 
 def _encode_text(text: str) -> bytes:

@@ -152,6 +152,20 @@ async def test_filters_reach_the_service(api_with_fleet: Api) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_results_are_counted_where_the_service_counts(
+    api_with_fleet: Api, serve: Serve
+) -> None:
+    async with MIGClient(api_with_fleet.base) as client:
+        agents = await collect(client.search("agent", after=LONG_AGO))
+        assert await client.count("agent", after=LONG_AGO, limit=1) == len(agents) > 1
+        commands = await collect(client.search("command", after=LONG_AGO))
+        assert await client.count("command", after=LONG_AGO, compliance=True) == len(commands)
+    for answer in (make_error(400, "unknown parameter 'total'"), ScriptedAnswer(make_document())):
+        client, _ = make_client(serve(answer))
+        assert await client.count("agent") is None
+
+
+@pytest_twisted.ensureDeferred
 async def test_errors_have_status_message_and_operation(api_with_fleet: Api) -> None:
     async with MIGClient(api_with_fleet.base) as client:
         with pytest.raises(NotFoundError) as missing:

@@ -8,9 +8,10 @@ import msgspec
 import pytest
 
 from mig.client import records
-from mig.client.filters import Filters, build_query
+from mig.client.filters import Filters, build_query, describe_filters
 from mig.model.action import Action
 from mig.model.agent import Agent
+from mig.model.apikey import ApiKey
 from mig.model.command import Command
 from mig.model.compliance import ComplianceItem
 from mig.model.investigator import Investigator
@@ -21,7 +22,7 @@ def list_names(record: type[msgspec.Struct]) -> list[str]:
     return [field.name for field in msgspec.structs.fields(record)]
 
 
-@pytest.mark.parametrize("model", [Action, Agent, Command, Investigator, ComplianceItem])
+@pytest.mark.parametrize("model", [Action, Agent, ApiKey, Command, Investigator, ComplianceItem])
 def test_records_have_the_members_of_the_documents(model: type[msgspec.Struct]) -> None:
     assert sorted(list_names(getattr(records, model.__name__))) == sorted(list_names(model))
 
@@ -31,6 +32,16 @@ def test_filters_are_the_parameters_of_a_search() -> None:
     own = {"type", "report", "cursor", "offset", "total"} | set(DOCUMENT_PARAMETERS)
     names = {parameter.name.removesuffix(".NAME") for parameter in PARAMETERS}
     assert set(Filters.__annotations__) == names - own
+
+
+@pytest.mark.parametrize("name", Filters.__annotations__)
+def test_filters_mean_what_the_parameters_do(name: str) -> None:
+    parameter = next(p for p in PARAMETERS if p.name.removesuffix(".NAME") == name)
+    _, filter_ = describe_filters()[name]
+    assert set(filter_.nouns) == set(parameter.types)
+    assert filter_.is_of_reports == bool(parameter.reports)
+    if name not in ("limit", "sort"):  # its default is another one, its values are not listed
+        assert filter_.meaning == parameter.meaning
 
 
 def test_filters_become_a_query() -> None:

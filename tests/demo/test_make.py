@@ -54,4 +54,4 @@ def test_a_port_in_use_is_refused_before_anything_is_installed(tmp_path: Path) -
 
 def test_the_demo_installs_its_own_extras_alone(tmp_path: Path) -> None:
     _, steps = make_demo(tmp_path / "venv", "--dry-run", f"PYTHON={sys.executable}")
-    assert "pip install -q --disable-pip-version-check '.[demo]'" in steps
+    assert "pip install -q --disable-pip-version-check '.[demo,client]'" in steps

@@ -6,8 +6,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from OpenSSL.SSL import TLS_SERVER_METHOD, Context
+from twisted.internet.interfaces import IOpenSSLContextFactory, IProtocolFactory
 from twisted.internet.protocol import Factory, Protocol
+from twisted.protocols.tls import TLSMemoryBIOFactory
+from zope.interface import implementer
 
+from tests.support.certificates import Certificate
 from tests.support.json_types import Json
 from tests.support.reactor import listen_on, reactor, stop_listening
 
@@ -71,18 +77,37 @@ class _Connection(Protocol):
         self.transport.loseConnection()
 
 
+@implementer(IOpenSSLContextFactory)
+class _Contexts:
+    def __init__(self, certificate: Certificate) -> None:
+        self._context = Context(TLS_SERVER_METHOD)
+        self._context.use_certificate(certificate.certificate)
+        key = certificate.private_key
+        assert isinstance(key, EllipticCurvePrivateKey)
+        self._context.use_privatekey(key)
+
+    def getContext(self) -> Context:
+        return self._context
+
+
 class ScriptedServer:
     """A server whose *answers* are sent one after the other; ``None`` closes the connection.
 
-    ``requests`` are those that arrived, as bytes.
+    ``requests`` are those that arrived, as bytes. With a certificate, it speaks TLS.
     """
 
-    def __init__(self, *answers: ScriptedAnswer | None) -> None:
+    def __init__(
+        self, *answers: ScriptedAnswer | None, certificate: Certificate | None = None
+    ) -> None:
         self.answers = list(answers)
         self.requests: list[bytes] = []
-        factory = Factory.forProtocol(lambda: _Connection(self))
+        factory: IProtocolFactory = Factory.forProtocol(lambda: _Connection(self))
+        if certificate:
+            contexts = _Contexts(certificate)
+            factory = TLSMemoryBIOFactory(contexts, isClient=False, wrappedFactory=factory)
         listener = listen_on("tcp:0")
-        self.url = f"http://localhost:{listener.port}/api/v1"
+        scheme = "https" if certificate else "http"
+        self.url = f"{scheme}://localhost:{listener.port}/api/v1"
         self.port = listener.start_accepting(reactor, factory)
 
     @property

@@ -1,0 +1,5 @@
+"""``python -m mig.migctl``."""
+
+from mig.migctl import main
+
+main()

@@ -1,0 +1,24 @@
+"""``migctl completion``."""
+
+from __future__ import annotations
+
+import click
+from click.shell_completion import get_completion_class
+
+SHELLS = ("bash", "zsh", "fish")
+
+
+@click.command("completion")
+@click.argument("shell", type=click.Choice(SHELLS))
+@click.pass_context
+def completion_command(context: click.Context, shell: str) -> None:
+    """Print the script that lets SHELL complete the words of migctl.
+
+    In ~/.bashrc or ~/.zshrc: eval "$(migctl completion bash)", or zsh. For fish: migctl completion
+    fish > ~/.config/fish/completions/migctl.fish
+    """
+    root = context.find_root()
+    name = str(root.info_name)
+    found = get_completion_class(shell)
+    assert found is not None  # click knows all three
+    click.echo(found(root.command, {}, name, f"_{name.upper()}_COMPLETE").source())

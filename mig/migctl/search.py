@@ -1,0 +1,44 @@
+"""``migctl search``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from mig.client.filters import NOUNS, Filters, Noun
+from mig.migctl.configuration import Configuration
+from mig.migctl.options import filter_options, output_options, service_options
+
+
+@click.group()
+def search() -> None:
+    """Search for actions, commands, agents or investigators.
+
+    A PATTERN is one of SQL: % matches any text and _ any character. An option with a PATTERN may be
+    given several times, of which one must match. A TIME is an RFC 3339 date, or how long ago it
+    was: -7d, -1d12h. All results are printed unless there is a --limit.
+    """
+
+
+def _make_command(noun: Noun) -> Callable[..., None]:
+    @search.command(f"{noun}s", help=f"Search for {noun}s, newest first.")
+    @service_options
+    @filter_options(noun)
+    @output_options
+    def search_command(
+        configuration: Configuration, filters: Filters, format_name: str, path: Path | None
+    ) -> None:
+        from mig.migctl.output import open_writer
+        from mig.migctl.service import open_client
+
+        with open_client(configuration) as client, open_writer(noun, format_name, path) as writer:
+            for record in client.search(noun, filters):
+                writer.write(record)
+
+    return search_command
+
+
+for each in NOUNS:
+    _make_command(each)

@@ -1,0 +1,144 @@
+"""How a command ends: its exit status, and what it says on standard error."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import pytest_twisted
+from twisted.internet.threads import deferToThread
+
+from mig.migctl.exits import MEANINGS, ExitStatus
+from tests.support.certificates import issue_certificate
+from tests.support.migctl import MIGCTL, run_migctl
+from tests.support.postgres import TestDatabase
+from tests.support.scripted_server import (
+    NDJSON,
+    ScriptedAnswer,
+    ScriptedServer,
+    make_document,
+    make_error,
+)
+
+Serve = Callable[..., ScriptedServer]
+PAGE = (Path(__file__).parents[2] / "docs" / "migctl.md").read_text()
+
+
+def test_every_exit_status_has_a_meaning() -> None:
+    assert set(MEANINGS) == set(ExitStatus)
+    for status, meaning in MEANINGS.items():
+        assert f"| {status.value} | {meaning} |\n" in PAGE
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "says"),
+    [
+        (make_error(401, "no credentials"), ExitStatus.REFUSED, "hint: set MIG_API_KEY"),
+        (make_error(403, "you may not"), ExitStatus.REFUSED, "403: you may not (operation 4711)"),
+        (make_error(404, "nothing here"), ExitStatus.REFUSED, "404: nothing here"),
+        (make_error(500, "it broke"), ExitStatus.REFUSED, "500: it broke"),
+        (
+            make_error(429, "too many", "Retry-After: 3600"),
+            ExitStatus.UNREACHABLE,
+            "hint: try again later",
+        ),
+        (ScriptedAnswer(b"<p>", media_type="text/html"), ExitStatus.UNREACHABLE, "text/html"),
+        (ScriptedAnswer(b'{"id":1}\n', media_type=NDJSON), ExitStatus.UNREACHABLE, "hint: what"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_an_error_of_the_service_has_a_status_and_a_line(
+    serve: Serve, answer: ScriptedAnswer, status: ExitStatus, says: str
+) -> None:
+    ended = await run_migctl("search", "agents", MIG_URL=serve(answer).url)
+    assert ended.status == status, ended.errors
+    assert ended.errors.startswith("migctl: ")
+    assert says in ended.errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["search", "agents", "--agentnam", "x"], "No such option"),
+        (["search", "agents", "--actionid", "0"], "it must be a whole number from 1 to 184467"),
+        (["search", "agents", "--url", "http://mig.example.com/api/v1"], "only over TLS"),
+        (["agent", "show", "-5"], "No such option"),
+        (["status", "--url", "mig.example.com"], "the URL of the service must begin with https://"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_wrong_usage_is_2(arguments: list[str], says: str) -> None:
+    ended = await run_migctl(*arguments, MIG_API_KEY="key")
+    assert (ended.status, ended.output) == (ExitStatus.USAGE, "")
+    assert says in ended.errors
+
+
+@pytest_twisted.ensureDeferred
+async def test_any_certificate_is_accepted_only_on_request_and_with_a_warning(
+    serve: Serve, home: Path
+) -> None:
+    dashboard = ScriptedAnswer(make_document())
+    server = serve(dashboard, dashboard, certificate=issue_certificate())
+    refused = await run_migctl("status", MIG_URL=server.url)
+    assert refused.status == ExitStatus.UNREACHABLE
+    assert "certificate verify failed" in refused.errors
+    assert "hint: is the URL right, and the service running?" in refused.errors
+    warning = "migctl: the certificate of the service is not checked: skipverifycert\n"
+    accepted = await run_migctl("status", "--skip-verify-cert", MIG_URL=server.url)
+    assert (accepted.status, accepted.errors) == (0, warning)
+    (home / ".migrc").write_text(f'[api]\nurl = "{server.url}/"\nskipverifycert = on\n')
+    configured = await run_migctl("status")
+    assert (configured.status, configured.errors) == (0, warning)
+
+
+@pytest_twisted.ensureDeferred
+async def test_somebody_who_waits_is_told_why(serve: Serve) -> None:
+    server = serve(make_error(503, "it starts"), ScriptedAnswer(make_document()))
+    ended = await run_migctl("status", MIG_URL=server.url)
+    assert ended.status == 0
+    assert re.fullmatch(
+        r"migctl: 503: it starts \(operation 4711\); trying again in \d s\n", ended.errors
+    )
+
+
+@pytest_twisted.ensureDeferred
+async def test_records_that_cannot_be_read_are_reported_at_the_end(service: TestDatabase) -> None:
+    service.execute("update agents set starttime = 'infinity' where id = 2")
+    ended = await run_migctl("search", "agents")
+    assert ended.status == ExitStatus.FAILED
+    assert len(ended.output.splitlines()) == 2
+    assert "1 of the records found cannot be read" in ended.errors
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_reader_that_leaves_is_not_reported(service: TestDatabase) -> None:
+    command = f"{' '.join(MIGCTL)} search agents | true; echo ${{PIPESTATUS[0]}}"
+
+    def run() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+
+    done = await deferToThread(run)
+    assert (done.stdout, done.stderr) == (f"{ExitStatus.FAILED}\n", "")
+
+
+@pytest.mark.parametrize("package", ["click", "rich", "treq"])
+def test_without_the_extra_it_says_how_to_get_it(package: str) -> None:
+    text = f"import sys; sys.modules['{package}'] = None; from mig.migctl import main; main()"
+    done = subprocess.run([sys.executable, "-P", "-c", text], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (ExitStatus.USAGE, "")
+    assert done.stderr == (f"migctl needs {package}: pip install 'mig-api[client]'\n")
+
+
+def test_completion_imports_neither_twisted_nor_rich() -> None:
+    text = (
+        "import sys; from mig.migctl.program import call\n"
+        "call(['search', 'agents', '--help'])\n"
+        "print([name for name in ('twisted', 'treq', 'rich', 'msgspec', 'gnupg')"
+        " if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", text], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr

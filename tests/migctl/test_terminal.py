@@ -1,0 +1,166 @@
+"""On a terminal: tables that fit, colour, bars that follow its size, questions, and Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pexpect
+import pyte
+import pytest_twisted
+from twisted.internet.threads import deferToThread
+
+from mig.migctl.exits import ExitStatus
+from tests.support.callers import add_investigator
+from tests.support.keys import Keys
+from tests.support.migctl import ANSWERED, MIGCTL
+from tests.support.postgres import TestDatabase
+from tests.support.scripted_server import ScriptedServer
+
+ROWS = 30
+Serve = Callable[..., ScriptedServer]
+
+
+class Terminal:
+    """A command on a terminal, and what the terminal shows."""
+
+    def __init__(self, *arguments: str, columns: int = 100) -> None:
+        self.screen = pyte.Screen(columns, ROWS)
+        self._stream = pyte.ByteStream(self.screen)
+        self.received = b""
+        self.child: pexpect.spawn[bytes] = pexpect.spawn(
+            MIGCTL[0], [*MIGCTL[1:], *arguments], dimensions=(ROWS, columns), timeout=60
+        )
+
+    def wait_until(self, is_so: Callable[[str], object]) -> str:
+        """Read until the screen is as described, and return its text."""
+        while not is_so(text := self.text):
+            self._feed(self.child.read_nonblocking(4_096, timeout=60))
+        return text
+
+    def wait_for_end(self) -> tuple[int | None, str]:
+        """Return the exit status, and the text of the screen."""
+        while True:
+            try:
+                self._feed(self.child.read_nonblocking(4_096, timeout=60))
+            except pexpect.EOF:
+                break
+        self.child.wait()
+        return self.child.exitstatus, self.text
+
+    @property
+    def text(self) -> str:
+        return "\n".join(line.rstrip() for line in self.screen.display).rstrip()
+
+    def resize(self, columns: int) -> None:
+        self.screen.resize(ROWS, columns)
+        self.child.setwinsize(ROWS, columns)
+
+    def _feed(self, data: bytes) -> None:
+        self.received += data
+        self._stream.feed(data)
+
+
+def has_colour(data: bytes) -> bool:
+    return re.search(rb"\x1b\[[0-9;]*3[0-7]", data) is not None
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_table_fits_the_terminal_and_has_colour(service: TestDatabase) -> None:
+    service.execute("update agents set name = repeat('long', 40) where id = 2")
+
+    def run() -> None:
+        terminal = Terminal("search", "agents", "--sort", "id", columns=80)
+        status, text = terminal.wait_for_end()
+        header, *rows = text.splitlines()
+        assert status == 0
+        assert header.split() == ["id", "name", "os", "version", "status", "heartbeat"]
+        assert [row.split()[0] for row in rows] == ["1", "2", "3"]
+        assert "longlong" in rows[1] and "…" in rows[1]
+        assert has_colour(terminal.received)
+
+    await deferToThread(run)
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_action_is_asked_for_followed_and_interrupted(
+    service: TestDatabase, keys: Keys
+) -> None:
+    """The bar moves to the new size of the terminal, and goes when the command ends."""
+    add_investigator(service, "Alice", keys.alice)
+    options = ("--key", keys.alice.fingerprint, "--gpg-home", str(keys.home))
+    run = ("run", "--module", "ping", "--target", "name <> 'web2'", "--name", "who is there")
+
+    def run_commands() -> None:
+        refused = Terminal(*run, *options)
+        refused.wait_until(lambda text: "Sign and submit it? [y/N]:" in text)
+        refused.child.sendline("n")
+        status, text = refused.wait_for_end()
+        assert (status, text.splitlines()[-1]) == (ExitStatus.FAILED, "migctl: not submitted")
+        assert service.execute("select from actions") == []
+
+        followed = Terminal(*run, *options)
+        shown = followed.wait_until(lambda text: "Sign and submit it? [y/N]:" in text)
+        assert "agents   2: web" in shown
+        followed.child.sendline("y")
+        bar = re.compile(r"who is there ━+ 0/2 agents \w+ 0:00:0\d")
+        followed.wait_until(lambda text: bar.search(text))
+        followed.resize(50)
+        followed.wait_until(lambda text: re.search(r"^who.* 0/2 .{0,40}$", text.splitlines()[-1]))
+        assert has_colour(followed.received)
+        followed.child.sendintr()
+        status, text = followed.wait_for_end()
+        [[action_id]] = service.execute("select id::bigint from actions")
+        assert status == ExitStatus.INTERRUPTED
+        assert text.splitlines()[-2:] == [
+            "migctl: interrupted; the action goes on",
+            f"hint: migctl action follow {action_id}",
+        ]
+        assert followed.received.count(b"\x1b[?25l") == followed.received.count(b"\x1b[?25h")
+
+    await deferToThread(run_commands)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_report_to_a_file_shows_its_progress(service: TestDatabase, tmp_path: Path) -> None:
+    service.execute(ANSWERED.replace("STATUS", "success"))
+    service.execute(
+        "insert into actions (id, name, target, description, threat, operations, validfrom,"
+        " expireafter, status, pgpsignatures, syntaxversion) values (5, 'a', 'true', '{}', '{}',"
+        """ '[{"module": "file"}]', now(), now(), 'init', '[]', 2)"""
+    )
+    file = tmp_path / "report.json"
+
+    def run() -> None:
+        terminal = Terminal("compliance", "--output", str(file))
+        status, text = terminal.wait_for_end()
+        assert (status, text) == (0, ""), text
+        shown = re.sub(rb"\x1b\[[0-9;?]*[a-zA-Z]", b"", terminal.received).decode()
+        assert re.search(r"report ━+ 2/2 commands 2 items [\d,]+/s 0:00:00", shown), shown
+
+    await deferToThread(run)
+    assert len(json.loads(file.read_text())) == 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_configuration_is_asked_for(home: Path) -> None:
+    def run() -> None:
+        terminal = Terminal("config", "init")
+        terminal.wait_until(lambda text: "URL of the API:" in text)
+        terminal.child.sendline("https://mig.example.com/api/v1")
+        terminal.wait_until(lambda text: "(empty: none):" in text)
+        terminal.child.sendline("bob@example.net")
+        terminal.wait_until(lambda text: "API key, not shown" in text)
+        terminal.child.sendline("secret")
+        status, text = terminal.wait_for_end()
+        assert status == 0
+        assert "secret" not in text
+
+    await deferToThread(run)
+    written = (home / ".config" / "mig" / "config.toml").read_text()
+    assert written == (
+        '[api]\nurl = "https://mig.example.com/api/v1"\napikey = "secret"\n\n'
+        '[gpg]\nkeyid = "bob@example.net"\n'
+    )
