@@ -5,13 +5,16 @@ from __future__ import annotations
 import click
 
 from mig import __version__
-from mig.cli.apikeys import apikey
-from mig.cli.audit import audit_command
-from mig.cli.check import check_command
-from mig.cli.demo import demo_command
-from mig.cli.investigators import investigator
-from mig.cli.migration import migrate_command
-from mig.cli.retention import prune_command
+from mig.startup import pause_collector
+
+with pause_collector():
+    from mig.cli.apikeys import apikey
+    from mig.cli.audit import audit_command
+    from mig.cli.check import check_command
+    from mig.cli.demo import demo_command
+    from mig.cli.investigators import investigator
+    from mig.cli.migration import migrate_command
+    from mig.cli.retention import prune_command
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

@@ -5,8 +5,11 @@ from __future__ import annotations
 from twisted.application.service import IService
 
 from mig.errors import StartupError
-from mig.service.application import make_service
-from mig.service.options import Options
+from mig.startup import pause_collector
+
+with pause_collector():
+    from mig.service.application import make_service
+    from mig.service.options import Options
 
 __all__ = ["Options", "makeService"]
 
