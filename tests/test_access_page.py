@@ -77,14 +77,16 @@ def shell(closed_api: Api, database: TestDatabase, tmp_path: Path) -> Iterator[S
 async def test_the_examples_of_the_page_work(shell: Shell, database: TestDatabase) -> None:
     await deferToThread(shell.run, MAKE_KEY)
     said = [await deferToThread(shell.run, example) for example in EXAMPLES]
-    add, permissions, key, rotation, token, audit = said
+    add, permissions, key, rotation, browser, token, audit = said
     assert add == "added investigator 1\n"
     assert "investigator_update" in permissions
     for answer in (key, token):
         assert answer.startswith('{"collection":{"version":"1.0"')
     assert "nightly report 2" in rotation
+    assert browser.startswith("mig_3_")
     assert database.execute("select id, revokedat is null from apikeys order by id") == [
         (1, False),
         (2, True),
+        (3, True),
     ]
     assert audit.count("\n") >= 5

@@ -17,7 +17,7 @@ from mig.access.adoption import KeyAdopter
 from mig.access.apikeys import PREFIX, parse_key
 from mig.access.audit import Actor
 from mig.access.caller import UNKNOWN, Caller
-from mig.access.credentials import Credential, read_credential
+from mig.access.credentials import Credential, may_use_basic, read_credential
 from mig.access.failures import FailureCounter
 from mig.access.keyuses import KeyUses
 from mig.access.lookup import CallerLookup, FoundCaller
@@ -38,6 +38,10 @@ INVALID_KEY: Final = "the API key is not valid"
 
 _NO_DIGEST: Final = bytes(32)
 """What is compared with the key of a request while there are no keys."""
+
+
+def _read_credential(request: Request) -> Credential:
+    return read_credential(request.requestHeaders, accepts_basic=may_use_basic(request))
 
 
 def _has_permission(caller: WebCaller, permission: IntFlag) -> bool:
@@ -104,7 +108,7 @@ class Authenticator:
         assert route is not None  # the gate has found it
         if route.permission is None:
             return UNKNOWN
-        credential = read_credential(request.requestHeaders)
+        credential = _read_credential(request)
         known = self._known.get(credential.identity)
         if (
             known is not None
@@ -121,7 +125,7 @@ class Authenticator:
 
         :raises UnauthorizedError: as by :meth:`authenticate`, like the other errors.
         """
-        credential = read_credential(request.requestHeaders)
+        credential = _read_credential(request)
         return await self._look_up(request, credential, self._known.get(credential.identity))
 
     def record_use(self, caller: Caller) -> None:

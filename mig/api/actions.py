@@ -7,17 +7,16 @@ from http import HTTPStatus
 from mig.access.audit import Actor
 from mig.access.caller import Caller
 from mig.actions.submit import Submitter
+from mig.api.documents import answer_template
 from mig.api.errors import answer_refusal
 from mig.api.responder import (
     Responder,
     make_deleted_error,
     make_not_found_error,
     parse_document_query,
-    refuse_parameters,
 )
 from mig.database.database import Database
 from mig.errors import ConflictError
-from mig.formats.collection_json import write_document
 from mig.formats.format import Format
 from mig.hypermedia import templates
 from mig.hypermedia.document import Link
@@ -49,10 +48,7 @@ class ActionResource:
 
     async def get_template(self, request: Request, caller: Caller) -> bytes:
         """Return the template of a new action."""
-        refuse_parameters(request)
-        return request.prepare_response(
-            write_document(request.build_url(), template=templates.ACTION)
-        )
+        return answer_template(request, caller, templates.ACTION)
 
     async def create_action(self, request: Request, caller: Caller) -> bytes | None:
         """Accept a signed action: 202, also when it was accepted before."""

@@ -8,15 +8,16 @@ from typing import Final
 from mig.access.audit import Actor
 from mig.access.caller import Caller
 from mig.api import forms
-from mig.api.responder import Responder, make_not_found_error, read_clock, refuse_parameters
+from mig.api.documents import answer_template
+from mig.api.responder import Responder, make_not_found_error, read_clock
 from mig.database.database import Database
 from mig.formats import COLLECTION
-from mig.formats.collection_json import write_document
 from mig.formats.format import Format
 from mig.hypermedia import templates
-from mig.hypermedia.document import Link, Template
+from mig.hypermedia.document import Link
 from mig.hypermedia.links import link_owner
 from mig.investigators.apikeys import (
+    NO_KEYS_WITHOUT_AUTHENTICATION,
     ApiKeyRegistry,
     check_authentication,
     make_foreign_key_error,
@@ -80,15 +81,18 @@ class ApiKeyResource:
             (read_api_key(row), link_owner(self._responder.urls, row.investigatorid))
             for row in rows[:limit]
         ]
-        return self._responder.answer_records(request, self._make_format(request), records, links)
+        format_ = self._make_format(request, is_list=True)
+        return self._responder.answer_records(request, format_, records, links)
 
     async def get_create_template(self, request: Request, caller: Caller) -> bytes:
         """Return the template of a new key."""
-        return _answer_template(request, templates.API_KEY_CREATION)
+        return answer_template(
+            request, caller, templates.API_KEY_CREATION, refusal=NO_KEYS_WITHOUT_AUTHENTICATION
+        )
 
     async def get_revoke_template(self, request: Request, caller: Caller) -> bytes:
         """Return the template that revokes a key."""
-        return _answer_template(request, templates.API_KEY_REVOCATION)
+        return answer_template(request, caller, templates.API_KEY_REVOCATION)
 
     async def create_key(self, request: Request, caller: Caller) -> bytes | None:
         """Make a key: 201, with its text, which is never shown again."""
@@ -141,9 +145,11 @@ class ApiKeyResource:
         record, status = read_api_key(row, key), HTTPStatus.CREATED
         return await self._responder.answer_record(request, format_, record, links, status=status)
 
-    def _make_format(self, request: Request) -> Format:
-        """Return Collection+JSON: there is no reason to have keys in any other format."""
-        return self._responder.make_format(request, ApiKey, {"format": COLLECTION})
+    def _make_format(self, request: Request, *, is_list: bool = False) -> Format:
+        """Return the format: there is no reason to have keys as rows of a file."""
+        return self._responder.make_format(
+            request, ApiKey, {}, is_list=is_list, offered=(COLLECTION,)
+        )
 
 
 def _restrict_to_own(ids: dict[str, int], caller: Caller) -> None:
@@ -154,8 +160,3 @@ def _restrict_to_own(ids: dict[str, int], caller: Caller) -> None:
     own = caller.investigator_id
     if own is None or ids.setdefault("investigatorid", own) != own:
         raise make_foreign_key_error()
-
-
-def _answer_template(request: Request, template: Template) -> bytes:
-    refuse_parameters(request)
-    return request.prepare_response(write_document(request.build_url(), template=template))

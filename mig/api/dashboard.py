@@ -18,20 +18,19 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from mig.access.caller import Caller
-from mig.api.responder import parse_collection_query
-from mig.formats.collection_json import CollectionJson
-from mig.formats.format import DocumentTail, Format, FormatOptions
+from mig.api.responder import Responder, parse_collection_query
+from mig.formats.format import DocumentFormat, DocumentTail
 from mig.hypermedia.document import Data, Item
-from mig.hypermedia.urls import DASHBOARD, Urls
+from mig.hypermedia.urls import DASHBOARD
 from mig.limits import Limits
 from mig.model.action import (
     ACTION,
+    Action,
     ActionRow,
     count_commands_by_status,
     load_counters,
     make_counters,
 )
-from mig.model.record import encode_json
 from mig.model.row import Columns
 from mig.model.statement import QueryFunction, Statement
 from mig.search.records import ActionEncoder
@@ -124,11 +123,15 @@ class DashboardResource:
     log = Logger()
 
     def __init__(
-        self, clock: IReactorTime, query: QueryFunction, urls: Urls, limits: Limits
+        self,
+        clock: IReactorTime,
+        query: QueryFunction,
+        responder: Responder,
+        limits: Limits,
     ) -> None:
         self._clock = clock
         self._query = query
-        self._urls = urls
+        self._responder = responder
         self._limits = limits
         self._last_count: _FleetCount | None = None
         self._is_counting = False
@@ -137,8 +140,8 @@ class DashboardResource:
     async def get_dashboard(self, request: Request, caller: Caller) -> bytes:
         """Return the state of the agents, and the last actions."""
         values = parse_collection_query(request)
-        options = FormatOptions(ids_as_text=values.get("ids") == "text")
-        href, format_ = request.build_url(), CollectionJson(self._urls, options)
+        href = request.build_url()
+        format_ = self._responder.make_document_format(request, Action, values, "Dashboard")
         items = await self.encode_items(format_)
         return request.prepare_response(
             format_.encode_head(href)
@@ -146,13 +149,14 @@ class DashboardResource:
             + format_.encode_tail(DocumentTail(href=href, is_empty=False))
         )
 
-    async def encode_items(self, format_: Format) -> bytes:
+    async def encode_items(self, format_: DocumentFormat) -> bytes:
         """Return the item of counts, then the last actions, newest first, all encoded."""
         count = self._find_usable_count() or await self._wait_for_count()
         rows = await self._query(_LAST_ACTIONS, ())
         await self._count_new_actions(count, rows)
         actions = ActionEncoder(format_, count.counters)
-        counts = encode_json(Item(href=self._urls.base + DASHBOARD, data=self._add_age(count)))
+        href = self._responder.urls.base + DASHBOARD
+        counts = format_.encode_item(Item(href=href, data=self._add_age(count)))
         return format_.separator.join([counts, *map(actions.encode_row, rows)])
 
     def _find_usable_count(self) -> _FleetCount | None:

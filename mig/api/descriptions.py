@@ -70,6 +70,7 @@ COLLECTION_PARAMETERS: Final = tuple(
 )
 """The parameters of a document that has no other format."""
 TEXT: Final = Answer(formats=(), media_types=("text/plain; charset=utf-8",))
+STYLE_SHEET: Final = Answer(formats=(), media_types=("text/css; charset=utf-8",))
 JSON: Final = Answer(formats=(), media_types=("application/json",))
 
 

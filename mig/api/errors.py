@@ -1,8 +1,9 @@
-"""Errors as Collection+JSON documents."""
+"""Errors as documents."""
 
 from __future__ import annotations
 
 from http import HTTPStatus
+from typing import Final
 
 from klein import Klein
 from twisted.internet.defer import CancelledError
@@ -10,12 +11,20 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
 
-from mig.errors import INTERNAL_ERROR_MESSAGE, RequestError, describe_error
-from mig.formats.collection_json import MEDIA_TYPES, write_document
+from mig.access.credentials import may_use_basic
+from mig.api.documents import answer_collection
+from mig.errors import (
+    INTERNAL_ERROR_MESSAGE,
+    RequestError,
+    UnauthorizedError,
+    describe_error,
+)
 from mig.hypermedia.document import Error, Item, Link
 from mig.web.request import Request
 
 log = Logger()
+
+_BASIC: Final = b'Basic realm="mig-api", charset="UTF-8"'
 
 
 def answer_refusal(
@@ -27,6 +36,8 @@ def answer_refusal(
     """Answer with the reason why a request is refused."""
     for name, value in refusal.headers:
         request.setHeader(name, value)
+    if isinstance(refusal, UnauthorizedError) and may_use_basic(request):
+        request.responseHeaders.addRawHeader(b"www-authenticate", _BASIC)
     request.refusal = refusal.client_message
     request.outcome = f"refused: {describe_error(refusal)}"
     return _answer_error(request, refusal.status, refusal.client_message, items, links)
@@ -39,11 +50,8 @@ def _answer_error(
     items: list[Item] | None = None,
     links: list[Link] | None = None,
 ) -> bytes:
-    # Errors have one format, even where the handler has already chosen another one.
-    request.choose_media_type(MEDIA_TYPES)
     error = Error(title=status.phrase, code=request.operation, message=message)
-    document = write_document(request.build_url(), items=items, links=links, error=error)
-    return request.prepare_response(document, status)
+    return answer_collection(request, items=items, links=links, error=error, status=status)
 
 
 def answer_exception(request: Request, error: BaseException) -> bytes:

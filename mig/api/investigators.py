@@ -10,6 +10,7 @@ from typing import Any, Final
 from mig.access.audit import Actor
 from mig.access.caller import Caller
 from mig.api import forms
+from mig.api.documents import answer_template
 from mig.api.errors import answer_refusal
 from mig.api.responder import (
     Responder,
@@ -19,10 +20,9 @@ from mig.api.responder import (
 )
 from mig.database.database import Database
 from mig.errors import ConflictError, ForbiddenError, InvalidInputError, NotFoundError
-from mig.formats.collection_json import write_document
 from mig.formats.format import Format
 from mig.hypermedia import templates
-from mig.hypermedia.document import Link, Template
+from mig.hypermedia.document import Link
 from mig.hypermedia.links import link_history
 from mig.investigators.registry import InvestigatorRegistry
 from mig.model.investigator import Investigator, find_investigator, find_public_key
@@ -72,11 +72,11 @@ class InvestigatorResource:
 
     async def get_template(self, request: Request, caller: Caller) -> bytes:
         """Return the template of a new investigator."""
-        return _answer_template(request, templates.INVESTIGATOR)
+        return answer_template(request, caller, templates.INVESTIGATOR)
 
     async def get_update_template(self, request: Request, caller: Caller) -> bytes:
         """Return the template that changes an investigator."""
-        return _answer_template(request, templates.INVESTIGATOR_UPDATE)
+        return answer_template(request, caller, templates.INVESTIGATOR_UPDATE)
 
     async def create_investigator(self, request: Request, caller: Caller) -> bytes | None:
         """Add an investigator: 201, or 409 with a link to the owner of the key."""
@@ -169,8 +169,3 @@ def _check_administrator_flag(text: str) -> None:
         )
     if text != "false":
         raise InvalidInputError("isadmin must be true or false", "isadmin")
-
-
-def _answer_template(request: Request, template: Template) -> bytes:
-    refuse_parameters(request)
-    return request.prepare_response(write_document(request.build_url(), template=template))

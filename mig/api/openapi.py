@@ -73,6 +73,15 @@ _LINES: Final = (
     ' members. One that cannot be read is `{"unreadable": …}`, and the seal `{"end": …}`.'
 )
 _ANY_TEXT: Final[JsonSchema] = {"type": "string"}
+_PAGE: Final[dict[str, dict[str, JsonSchema]]] = {
+    "text/html; charset=utf-8": {
+        "schema": {
+            **_ANY_TEXT,
+            "description": "A page for browsers, which may send an API key as the password of Basic"
+            " to get one.",
+        }
+    }
+}
 _COMMON_HEADERS: Final = ("X-Request-Id",)
 _ERROR_DOCUMENT: Final = "ErrorDocument"
 
@@ -203,6 +212,8 @@ def _describe_form(form: Form) -> dict[str, object]:
 
 def _describe_answer(answer: Answer) -> dict[str, object]:
     content: dict[str, object] = {media_type: {} for media_type in answer.media_types}
+    if answer.formats:
+        content |= _PAGE
     for name in answer.formats:
         format_ = FORMATS[name](Urls(""), FormatOptions())
         for media_type in format_.media_types:
@@ -295,6 +306,7 @@ def _describe_errors(limits: Limits) -> dict[str, object]:
     for error in _list_error_types(MigError):
         names.setdefault(error.status, set()).update(error.header_names)
     content = {media_type: {"schema": _refer(_ERROR_DOCUMENT)} for media_type in MEDIA_TYPES}
+    content |= _PAGE
     return {
         status.name: {
             "description": meaning,

@@ -11,7 +11,14 @@ from whenever import Instant
 
 from mig.errors import InvalidInputError, NotFoundError, UnavailableError
 from mig.formats import COLLECTION, FORMATS
-from mig.formats.format import AnyRecord, DocumentTail, Format, FormatOptions
+from mig.formats.collection_json import CollectionJson
+from mig.formats.format import (
+    AnyRecord,
+    DocumentFormat,
+    DocumentTail,
+    Format,
+    FormatOptions,
+)
 from mig.formats.seal import Seal
 from mig.hypermedia.document import Link
 from mig.hypermedia.urls import Urls
@@ -28,6 +35,8 @@ from mig.values import parse_id
 from mig.web.request import Request
 from mig.web.stream import ChunkSource, stream_response
 from mig.web.streams import Streams
+
+_PAGE: Final = "html"  # no format of a parameter: only Accept asks for it
 
 SLICE_BYTES: Final = 262_144
 """The pieces of a large document: small enough that a slow client takes each one in time."""
@@ -66,20 +75,31 @@ class Responder:
         values: Mapping[str, Any],
         *,
         subject: str = "",
+        is_list: bool = False,
+        offered: Sequence[str] | None = None,
     ) -> Format:
         """Return the format of the answer: that of the parameters, or that which Accept prefers.
 
         :param record: the kind of record in the answer.
         :param values: the parameters of the request that have a value.
         :param subject: what the answer is about, for the name of a file; the record by default.
+        :param is_list: whether the answer may have several records.
+        :param offered: the names of the formats that it may have; by default all.
         :raises InvalidInputError: for a parameter that does not fit the format.
         """
         chosen: str | None = values.get("format")
-        offered = self._media_types[chosen] if chosen else tuple(self._names)
-        name = self._names[request.choose_media_type(offered)]
+        if request.is_page_wanted and chosen is None:
+            # a route with a format of its own has no parameter for another one
+            alternatives = tuple(self._formats) if offered is None else ()
+            options = FormatOptions(record=record, is_list=is_list, alternatives=alternatives)
+            return self._make_page(request, values, options)
+        names = [chosen] if chosen else offered or list(self._formats)
+        media_types = tuple(each for name in names for each in self._media_types[name])
+        name = self._names[request.choose_media_type(media_types)]
         _check_options(name, values)
         options = FormatOptions(
             record=record,
+            is_list=is_list,
             fields=values.get("fields"),
             ids_as_text=values.get("ids") == "text",
             is_limited="limit" in values,
@@ -97,6 +117,28 @@ class Responder:
             headers[b"x-limit"] = b"%d" % values["limit"]
         request.describe_answer(format_.charset, headers)
         return format_
+
+    def _make_page(
+        self, request: Request, values: Mapping[str, Any], options: FormatOptions
+    ) -> DocumentFormat:
+        from mig.formats.html import Html
+
+        _check_options(_PAGE, values)
+        request.describe_page()
+        return Html(self.urls, options)
+
+    def make_document_format(
+        self, request: Request, record: type[Record], values: Mapping[str, Any], title: str
+    ) -> DocumentFormat:
+        """Return the format of a list that has other items, too: Collection+JSON, or a page."""
+        if request.is_page_wanted and "format" not in values:
+            options = FormatOptions(
+                record=record, is_list=True, title=title, alternatives=(COLLECTION,)
+            )
+            return self._make_page(request, values, options)
+        request.choose_media_type(self._media_types[COLLECTION])
+        _check_options(COLLECTION, values)
+        return CollectionJson(self.urls, FormatOptions(ids_as_text=values.get("ids") == "text"))
 
     async def answer_record(
         self,
@@ -238,7 +280,6 @@ def parse_collection_query(request: Request) -> dict[str, Any]:
         raise InvalidInputError(
             f"format must be {COLLECTION} at this path, which has no other", "format"
         )
-    _check_options(COLLECTION, values)
     return values
 
 
@@ -255,8 +296,9 @@ def _check_options(format_name: str, values: Mapping[str, Any]) -> None:
     for name in values:
         formats = find_parameter(name).formats
         if formats is not None and format_name not in formats:
+            chosen = "a page for browsers" if format_name == _PAGE else f"format={format_name}"
             raise InvalidInputError(
-                f"{name} does not fit format={format_name}, which the answer has; it is for"
+                f"{name} does not fit {chosen}, which the answer has; it is for"
                 f" format={' and '.join(formats)}",
                 name,
             )

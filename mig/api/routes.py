@@ -16,6 +16,7 @@ from mig.api.dashboard import DashboardResource
 from mig.api.descriptions import (
     COLLECTION_PARAMETERS,
     JSON,
+    STYLE_SHEET,
     TEXT,
     Answer,
     Description,
@@ -52,6 +53,13 @@ ROUTES: Final = (
         HomeResource,
         HomeResource.get_home,
         Description(meaning="links to the resources and forms, and the queries"),
+    ),
+    define_get(
+        urls.STYLE,
+        None,
+        HomeResource,
+        HomeResource.get_style,
+        Description(meaning="the style sheet of the pages for browsers", answer=STYLE_SHEET),
     ),
     define_get(
         urls.HEARTBEAT,

@@ -21,8 +21,9 @@ from mig.hypermedia.document import Data, Item, Link
 from mig.limits import Limits
 from mig.model.search import SearchParameters
 from mig.reactor import WallClock
+from mig.search.item_limit import ItemLimit
 from mig.search.kinds import MAX_COUNT
-from mig.search.order import PagePosition
+from mig.search.order import PagePosition, make_cursor_error
 from mig.search.records import find_record_type, make_row_encoder
 from mig.search.search import Search, parse_search
 from mig.search.stream import SearchStream
@@ -73,9 +74,12 @@ class SearchResource:
                 find_record_type(search),
                 search.parsed_values,
                 subject=search.report or search.type,
+                is_list=True,
             )
         except InvalidInputError as refusal:
             return _answer_refused_search(request, refusal, search.echo_parameters())
+        if search.cursor is not None and search.cursor.items and format_.max_items is None:
+            return _answer_refused_search(request, make_cursor_error(), search.echo_parameters())
         if not format_.is_paged:
             search = replace(search, default_limit=MAX_COUNT)
         if search.target is not None:  # its SQL runs before anything is answered
@@ -160,6 +164,7 @@ class SearchResource:
                 search, format_, self._responder.urls, self._limits
             ),
             get_page_bytes=self._responder.streams.get_page_bytes,
+            item_limit=_make_item_limit(format_, search),
             is_connection_needed=lambda paused: self._is_connection_needed(client, paused),
         )
 
@@ -186,7 +191,7 @@ class SearchResource:
                 head, pending = pending, b""
                 # without a name: it would keep a page in memory that waits for its client
                 yield _add_to_seal(seal, head + await _read_page(request, search, stream))
-        links = self._link_next_page(search, stream.next_position)
+        links = self._link_next_page(format_, search, stream.next_position)
         is_first_page_of_records = not search.report and search.cursor is None
         parameters = search.echo_parameters(stream.total) if is_first_page_of_records else None
         yield format_.encode_tail(
@@ -201,10 +206,15 @@ class SearchResource:
             )
         )
 
-    def _link_next_page(self, search: Search, position: PagePosition | None) -> list[Link]:
+    def _link_next_page(
+        self, format_: Format, search: Search, position: PagePosition | None
+    ) -> list[Link]:
         if position is None:
             return []
-        return [Link(rel="next", href=self._build_url(search, search.limit, position))]
+        # a page for browsers links to the same in other formats, which would have its limit
+        is_limited = format_.max_items is None or "limit" in search.texts
+        href = self._build_url(search, search.limit if is_limited else 0, position)
+        return [Link(rel="next", href=href)]
 
     def _link_resumption(self, resumption: Search | None) -> list[Link]:
         """Return the link that tells a client that not all results are of the same moment."""
@@ -214,10 +224,13 @@ class SearchResource:
         return [Link(rel="resumed", href=href, prompt=RESUMPTION_PROMPT)]
 
     def _build_url(self, search: Search, limit: int, position: PagePosition) -> str:
-        """Return the URL of the search for at most ``limit`` results after ``position``."""
+        """Return the URL of the search for at most ``limit`` results after ``position``.
+
+        :param limit: 0 for the default one.
+        """
         parameters = dict(search.texts)
         # written out: the default of `after` moves with the clock, and that of `limit` may change
-        parameters["limit"] = (str(limit),)
+        parameters["limit"] = (str(limit),) if limit else ()
         if search.after is not None:
             parameters["after"] = (search.after.format_iso(),)
         # the cursor continues after the offset
@@ -225,6 +238,12 @@ class SearchResource:
         return self._responder.urls.for_search(
             (name, text) for name, texts in parameters.items() for text in texts
         )
+
+
+def _make_item_limit(format_: Format, search: Search) -> ItemLimit | None:
+    if format_.max_items is None:
+        return None
+    return ItemLimit(search.order, format_.max_items, format_.separator, search.cursor)
 
 
 async def _read_page(request: Request, search: Search, stream: SearchStream) -> bytes:

@@ -61,6 +61,7 @@ class CollectionJson:
     is_flat = False
     needs_seal = False
     separator = _SEPARATOR
+    max_items = None
 
     def __init__(self, urls: Urls, options: FormatOptions = DEFAULT_OPTIONS) -> None:
         self._urls = urls
@@ -94,6 +95,10 @@ class CollectionJson:
             return self._encode_unreadable(record)
         data = [Data(name=record.noun, value=record)]
         return encode_json(Item(href=href, data=data, links=links or None))
+
+    def encode_item(self, item: Item) -> bytes:
+        """Return an item that is not a record."""
+        return encode_json(item)
 
     def _encode_unreadable(self, record: UnreadableRecord) -> bytes:
         href = self._urls.for_record(record.kind, record.id)

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple, Protocol
 import msgspec
 
 from mig.formats.seal import Seal
-from mig.hypermedia.document import Link
+from mig.hypermedia.document import Item, Link
 from mig.model.compliance import ComplianceItem, Policy
 from mig.model.record import Record, StoredRecord, UnreadableRecord
 from mig.model.search import SearchParameters
@@ -34,6 +34,9 @@ class FormatOptions(msgspec.Struct, frozen=True, kw_only=True):
     :param is_sealed: whether a document that no limit has cut ends with its seal, too.
     :param is_raw: whether texts that a spreadsheet would run stay as they are.
     :param has_bom: whether the document begins with a byte order mark.
+    :param is_list: whether the document may have several records.
+    :param title: what a page is about; by default the kind of record.
+    :param alternatives: the names of the formats that a client may have instead.
     """
 
     record: type[Record] = Record
@@ -43,6 +46,9 @@ class FormatOptions(msgspec.Struct, frozen=True, kw_only=True):
     is_sealed: bool = False
     is_raw: bool = False
     has_bom: bool = False
+    is_list: bool = False
+    title: str = ""
+    alternatives: tuple[str, ...] = ()
 
 
 DEFAULT_OPTIONS: Final = FormatOptions()
@@ -116,6 +122,14 @@ class Format(Protocol):
         """The bytes between two records or items."""
         ...
 
+    @property
+    def max_items(self) -> int | None:
+        """How many records or items a document has at most; ``None`` for any number.
+
+        If there is such a number, no record or item contains the separator.
+        """
+        ...
+
     def encode_head(self, href: str) -> bytes:
         """Return the bytes before the first record; ``href`` is the document's address."""
         ...
@@ -155,4 +169,12 @@ class Format(Protocol):
         :param action: the result of :meth:`encode_action_part`.
         :param timestamp: when the command finished.
         """
+        ...
+
+
+class DocumentFormat(Format, Protocol):
+    """A format of documents, whose items need not be records."""
+
+    def encode_item(self, item: Item) -> bytes:
+        """Return an item that is not a record."""
         ...

@@ -22,6 +22,7 @@ class RowFormat:
 
     is_paged = False
     separator = b""
+    max_items = None
 
     def __init__(
         self,

@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
+
+FieldSchemas = Mapping[str, Mapping[str, object]]
+"""By name, the JSON schemas of what a client may send in a query."""
 
 
 class Data(msgspec.Struct, omit_defaults=True, frozen=True, gc=False):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from psycopg2 import DataError
@@ -99,6 +99,10 @@ class AuditSearch:
         """The values of the parameters that say how the answer is written."""
         return {name: self.values[name] for name in DOCUMENT_PARAMETERS if name in self.values}
 
+    def limit_to(self, maximum: int) -> AuditSearch:
+        """Return the search for at most ``maximum`` entries."""
+        return replace(self, values={**self.values, "limit": min(self.limit, maximum)})
+
     def build_condition(self) -> Condition:
         """Return the condition that all parameters together set, but for the cursor."""
         condition = Condition()
@@ -144,6 +148,8 @@ def parse_audit_search(pairs: Sequence[tuple[str, str]], now: Instant) -> AuditS
     texts, values = parse_values(pairs, _PARAMETERS_BY_NAME, now)
     if "cursor" in values:
         _BY_TIME.check_position(values["cursor"])
+        if values["cursor"].items:
+            raise make_cursor_error()
     defaults = {p.name: p.default("", values, now) for p in AUDIT_PARAMETERS if p.default}
     return AuditSearch(texts=texts, values=defaults | values)
 

@@ -34,10 +34,12 @@ MAX_RELATIVE_DAYS: Final = 36_525
 """How long ago a relative time may be: 100 years."""
 
 _WHOLE_NUMBER = re.compile(r"[0-9]{1,20}", re.ASCII)
-_CURSOR_ID = re.compile(r"NaN|-?[0-9]{1,1000}(\.[0-9]{1,100})?", re.ASCII)
 _LITERAL: Final = r"(?:[^\\%\u0000]|\\[^%\u0000])*"
 _PATTERN_PATTERN: Final = rf"^{_LITERAL}(?:\\?%{_LITERAL}){{0,{MAX_WILDCARDS}}}$"
 """An ILIKE pattern in which every backslash escapes a character."""
+_CURSOR_ROW = re.compile(
+    r"(NaN|-?[0-9]{1,1000}(?:\.[0-9]{1,100})?)(?::([1-9][0-9]{0,8}))?", re.ASCII
+)
 
 Value = TypeVar("Value")
 JsonSchema = dict[str, object]
@@ -427,10 +429,11 @@ class CursorKind(ParameterKind[PagePosition]):
     def parse_text(self, name: str, text: str, context: ParseContext) -> PagePosition:
         """Return the position in ``text``."""
         # anything that the column may contain: NaN, fractions; the order decides about the key
-        key, comma, row_id = text.rpartition(",")
-        if not _CURSOR_ID.fullmatch(row_id):
+        key, comma, end = text.rpartition(",")
+        row = _CURSOR_ROW.fullmatch(end)
+        if row is None:
             raise make_cursor_error()
-        return PagePosition(key=key if comma else None, id=row_id)
+        return PagePosition(key=key if comma else None, id=row[1], items=int(row[2] or 0))
 
     def build_json_schema(self) -> JsonSchema:
         """Return the JSON schema of a cursor."""

@@ -38,14 +38,17 @@ class SearchRow(Protocol):
 class PagePosition:
     """The end of a page: the sort key of its last row, and the id, both as text.
 
-    ``key`` is ``None`` in an order by id alone.
+    ``key`` is ``None`` in an order by id alone. With ``items``, only that many items of the row
+    itself are before the position.
     """
 
     key: str | None
     id: str
+    items: int = 0
 
     def __str__(self) -> str:
-        return self.id if self.key is None else f"{self.key},{self.id}"
+        row = f"{self.id}:{self.items}" if self.items else self.id
+        return row if self.key is None else f"{self.key},{row}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +82,10 @@ class Order:
         return "order by " + ", ".join(f"{key} {direction}" for key in [*keys, f"{alias}.id"])
 
     def build_condition(self, alias: str, position: PagePosition) -> Condition:
-        """Return the condition that a row comes after ``position``."""
+        """Return the condition that a row, or an item of it, comes after ``position``."""
         comparison = "<" if self.is_descending else ">"
+        if position.items:
+            comparison += "="
         if position.key is None:
             return Condition(f"{alias}.id {comparison} %s::numeric", (position.id,))
         key_sql = self.column.key_sql.format(alias=alias)

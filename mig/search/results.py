@@ -14,6 +14,7 @@ from mig.model.row import Columns, Row, make_row_reader
 from mig.model.statement import QueryFunction, Statement
 from mig.search.condition import Condition
 from mig.search.filters import SEARCHED_TABLES, resolve_filters
+from mig.search.item_limit import ItemLimit
 from mig.search.kinds import MAX_COUNT
 from mig.search.order import PagePosition, SearchRow, make_cursor_error
 from mig.search.search import Search
@@ -87,6 +88,7 @@ class SearchResults(Generic[AnySearchRow]):
 
     :param get_page_bytes: returns how large an encoded page may be.
     :param has_items: whether items precede the first page.
+    :param item_limit: ends the pages when there are enough items, if there is such a limit.
     """
 
     def __init__(
@@ -97,7 +99,9 @@ class SearchResults(Generic[AnySearchRow]):
         get_page_bytes: Callable[[], int],
         *,
         has_items: bool = False,
+        item_limit: ItemLimit | None = None,
     ) -> None:
+        self._item_limit = item_limit
         self._snapshot = snapshot
         self._search = search
         self._encoder = encoder
@@ -199,9 +203,7 @@ class SearchResults(Generic[AnySearchRow]):
                     ahead = self._snapshot.fetch(sizes.next_size)
                 remaining = len(rows)
                 async for part in self._complete_rows(complete, rest):
-                    before = self._encoder.item_count
-                    items = [item for item in map(self._encoder.encode_row, part) if item]
-                    self.item_count += self._encoder.item_count - before
+                    part, items = self._encode_rows(part)
                     # joined before all items but the first, an empty one adds a separator
                     page = separator.join([b"", *items] if self.has_items and items else items)
                     if part:
@@ -210,14 +212,40 @@ class SearchResults(Generic[AnySearchRow]):
                         sizes.note_encoded_size(len(page), len(part))
                     self.has_items = self.has_items or bool(items)
                     remaining -= len(part)
+                    if self._ends_early():
+                        await ahead  # a statement that still runs would cost the connection
+                        is_last, remaining = True, 0
                     self.is_complete = is_last and not remaining
                     yield page
+                    if self.is_complete:
+                        return
                 if is_last:
                     return
                 if rest:
                     ahead = self._snapshot.fetch(sizes.next_size)
         finally:
             _ignore_failure(ahead)
+
+    def _encode_rows(self, rows: list[AnySearchRow]) -> tuple[list[AnySearchRow], list[bytes]]:
+        """Return the items of rows, and the rows of which the answer has all or some."""
+        before = self._encoder.item_count
+        encoded = map(self._encoder.encode_row, rows)
+        if self._item_limit is None:
+            items = [item for item in encoded if item]
+            self.item_count += self._encoder.item_count - before
+            return rows, items
+        taken_before = self._item_limit.item_count
+        rows, items = self._item_limit.take_rows(rows, encoded)
+        if self._encoder.item_count > before:  # not all of what was encoded is sent
+            self.item_count += self._item_limit.item_count - taken_before
+        return rows, items
+
+    def _ends_early(self) -> bool:
+        """Return whether there are enough items; then the next page starts where they end."""
+        if self._item_limit is None or self._item_limit.next_position is None:
+            return False
+        self.next_position = self._item_limit.next_position
+        return True
 
     async def _complete_rows(
         self, complete: list[AnySearchRow], rest: list[AnySearchRow]

@@ -13,7 +13,7 @@ from mig.compliance.selection import ItemSelection, LatestAnswers
 from mig.errors import InvalidInputError
 from mig.model.search import DEFAULT_LIMIT, SearchParameters
 from mig.search.kinds import MAX_COUNT, MAX_REPETITIONS, ParseContext
-from mig.search.order import Order, PagePosition, get_usual_order
+from mig.search.order import Order, PagePosition, get_usual_order, make_cursor_error
 from mig.search.parameters import (
     PARAMETERS,
     PARAMETERS_BY_NAME,
@@ -212,6 +212,8 @@ def _check_combinations(search: Search) -> None:
             raise InvalidInputError(f"{name} is only for report={' or '.join(reports)}", name)
     if search.cursor is not None:
         search.order.check_position(search.cursor)
+        if search.cursor.items and not search.report:
+            raise make_cursor_error()
     if search.takes_latest and search.order != get_usual_order(search.type):
         raise InvalidInputError(
             "latest=true is only for the order newest first, which is that without sort", "latest"

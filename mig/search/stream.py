@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Any, Protocol
 
 from mig.database.database import Snapshot
+from mig.search.item_limit import ItemLimit
 from mig.search.order import PagePosition
 from mig.search.results import RowEncoder, SearchResults
 from mig.search.search import Search
@@ -33,6 +34,7 @@ class SearchStream:
     :param get_page_bytes: returns how large an encoded page may be.
     :param is_connection_needed: returns whether others need the connection more than a client that
         has paused for some seconds.
+    :param item_limit: ends the pages when there are enough items, if there is such a limit.
     """
 
     def __init__(
@@ -43,7 +45,9 @@ class SearchStream:
         make_encoder: Callable[[], RowEncoder[Any]],
         get_page_bytes: Callable[[], int],
         is_connection_needed: Callable[[float], bool],
+        item_limit: ItemLimit | None = None,
     ) -> None:
+        self._item_limit = item_limit
         self._remaining_search = search
         self._open_snapshot = open_snapshot
         self._make_encoder = make_encoder
@@ -102,6 +106,7 @@ class SearchStream:
             self._make_encoder(),
             self._get_page_bytes,
             has_items=self.has_items,
+            item_limit=self._item_limit,
         )
         await results.open()
         if not is_resumed:

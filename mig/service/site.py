@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from twisted.internet.interfaces import IReactorTime
 
+from mig import formats
 from mig.access.authenticator import Authenticator
 from mig.access.caller import ANONYMOUS, Caller
 from mig.access.clientaddress import ClientIdentifier
@@ -37,6 +38,7 @@ from mig.limits import Limits
 from mig.model.record import encode_json
 from mig.reactor import Reactor, WallClock
 from mig.web.gate import Authenticator as GateAuthenticator
+from mig.web.pages import Pages
 from mig.web.rates import RequestLimiter
 from mig.web.request import Request
 from mig.web.site import ApiSite, RequestObserver
@@ -79,7 +81,7 @@ def make_site(
     resources = (
         HomeResource(urls),
         health,
-        DashboardResource(reactor, database.query, urls, limits),
+        DashboardResource(reactor, database.query, responder, limits),
         ActionResource(database, responder, actions),
         AgentResource(responder),
         CommandResource(responder, limits),
@@ -104,6 +106,7 @@ def make_site(
         limiter=limiter,
         max_connections=limits.connections,
         observers=observers,
+        pages=Pages(reactor, formats.MEDIA_TYPES, formats.load_html),
     )
 
 

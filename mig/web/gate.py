@@ -15,6 +15,7 @@ from mig.tracing import name_statements
 from mig.web import forms
 from mig.web.body import RequestBody
 from mig.web.interfaces import Caller, Router
+from mig.web.pages import Pages
 from mig.web.rates import RequestLimiter
 from mig.web.request import Request
 
@@ -42,10 +43,16 @@ class Gate:
     """The decision whether a request is handled or refused.
 
     :param base: the public URL of the service.
+    :param pages: decides whether an answer, also a refusal, is a page for a browser.
     """
 
     def __init__(
-        self, base: str, router: Router, authenticate: Authenticator, limiter: RequestLimiter
+        self,
+        base: str,
+        router: Router,
+        authenticate: Authenticator,
+        limiter: RequestLimiter,
+        pages: Pages | None = None,
     ) -> None:
         parts = urlsplit(base)
         self._public_host = parts.netloc.encode()
@@ -55,6 +62,7 @@ class Gate:
         self._router = router
         self._authenticate = authenticate
         self._limiter = limiter
+        self._pages = pages
 
     def check_request(self, request: Request, length: int | None) -> Deferred[None] | None:
         """Set the route, the body and the caller of a request whose request line is set.
@@ -68,6 +76,20 @@ class Gate:
             it is accepted and fails when it is refused.
         :raises RequestError: when the request is refused now.
         """
+        preparing = self._pages.prepare(request) if self._pages else None
+        if preparing is not None:
+            return Deferred.fromCoroutine(self._check_prepared(preparing, request, length))
+        return self._check(request, length)
+
+    async def _check_prepared(
+        self, preparing: Awaitable[None], request: Request, length: int | None
+    ) -> None:
+        await preparing
+        decision = self._check(request, length)
+        if decision is not None:
+            await decision
+
+    def _check(self, request: Request, length: int | None) -> Deferred[None] | None:
         self._check_head(request, length)
         with name_statements(request.operation, request.trace):
             caller = self._authenticate(request)

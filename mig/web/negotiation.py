@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Final
 
 from werkzeug.http import parse_accept_header
 
-_BROWSER_EQUIVALENTS = {"application/json": "text/html"}
-"""A browser asks for HTML and shows JSON well; it would offer to save anything else."""
+HTML: Final = "text/html"
+
+_BROWSER_EQUIVALENTS = {"application/json": HTML}
+"""Where there is no HTML, a browser shows JSON well; it would offer to save anything else."""
 
 
 @lru_cache(maxsize=256)
@@ -21,8 +24,10 @@ def choose_media_type(accept: str, offered: tuple[str, ...]) -> str:
     """
     qualities = _parse_qualities(accept)
 
+    equivalents = {} if HTML in offered else _BROWSER_EQUIVALENTS
+
     def find_quality(media_type: str) -> float:
-        names = (media_type, _BROWSER_EQUIVALENTS.get(media_type, media_type))
+        names = (media_type, equivalents.get(media_type, media_type))
         return max(qualities.get(name, 0.0) for name in names)
 
     return max(offered, key=find_quality)

@@ -26,12 +26,19 @@ from mig.web.connections import ConnectionLimiter
 from mig.web.encoding import ENCODINGS, MIN_ENCODED_BYTES, SLICE_BYTES, encode_whole
 from mig.web.forms import ContentType
 from mig.web.interfaces import Caller, Client, ClientIdentifier, Route
-from mig.web.negotiation import choose_encoding, choose_media_type
+from mig.web.negotiation import HTML, choose_encoding, choose_media_type
 from mig.web.turns import FairScheduler
 from mig.web.urlencoded import NameValuePairs, parse_pairs
 
 HSTS: Final = b"max-age=31536000"
 """Tells browsers to use nothing but TLS for a year (RFC 6797)."""
+
+PAGE_HEADERS: Final[Mapping[bytes, bytes]] = {
+    # nothing is loaded but our style sheet, so no text of a record can run
+    b"content-security-policy": (
+        b"default-src 'none'; style-src 'self'; form-action 'self'; frame-ancestors 'none'"
+    ),
+}
 
 _operations = Random()  # noqa: S311 - the ids name requests and keep no secret
 
@@ -79,6 +86,7 @@ class BaseSite(server.Site):
     clock: IReactorTime
     wall_clock: WallClock
     limits: Limits
+    base: str
     public_root: str
     media_types: tuple[str, ...]
     body_budget: BodyBudget
@@ -114,7 +122,8 @@ class Request(server.Request):
     names one.
     ``is_addressed`` tells that its target and its Host are sound, so that what follows on the
     connection can be trusted to be a request; ``is_disconnected``, that the connection is lost;
-    ``is_from_other_site``, that a page of another site made a browser send it.
+    ``is_from_other_site``, that a page of another site made a browser send it;
+    ``is_page_wanted``, that its answer is a page for a browser, unless it asks for another format.
     """
 
     site: BaseSite
@@ -142,6 +151,7 @@ class Request(server.Request):
         self.is_addressed = False
         self.is_disconnected = False
         self.is_from_other_site = False
+        self.is_page_wanted = False
         self._error: BaseException | None = None
         self._is_decided = False
         self._is_complete = False
@@ -258,12 +268,17 @@ class Request(server.Request):
         """Return the public URL of this request."""
         return self.site.public_root + _escape_uri(self.uri.decode("latin-1"))
 
+    @property
+    def accept(self) -> str:
+        """The values of the header Accept."""
+        return self._join_values(b"accept")
+
     def choose_media_type(self, offered: tuple[str, ...]) -> str:
         """Return the media type of ``offered`` that the client prefers.
 
         It becomes the Content-Type of the answer, whose other headers are forgotten.
         """
-        self._media_type = choose_media_type(self._join_values(b"accept"), offered)
+        self._media_type = choose_media_type(self.accept, offered)
         self._headers = {}
         return self._media_type
 
@@ -286,6 +301,11 @@ class Request(server.Request):
         if charset:
             self._media_type += f"; charset={charset}"
         self._headers = headers
+
+    def describe_page(self) -> None:
+        """Make the answer a page for a browser, unless it is an error."""
+        self._media_type = f"{HTML}; charset=utf-8"
+        self._headers = PAGE_HEADERS
 
     def set_headers(self) -> None:
         """Set the headers that every answer has.
@@ -325,6 +345,12 @@ class Request(server.Request):
         """Set the status and headers of an answer in plain JSON, and return it to be written."""
         self._media_type = "application/json"
         return self.prepare_response(document, status)
+
+    def prepare_style(self, sheet: bytes) -> bytes:
+        """Set the headers of an answer that is a style sheet, and return it to be written."""
+        self._media_type = "text/css; charset=utf-8"
+        self._headers = {b"cache-control": b"public, max-age=3600"}  # the same for everybody
+        return self.prepare_response(sheet)
 
     # The end
 

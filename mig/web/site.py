@@ -18,6 +18,7 @@ from mig.web.channel import Channel
 from mig.web.connections import ConnectionLimiter
 from mig.web.gate import Authenticator, Gate
 from mig.web.interfaces import ClientIdentifier, Router
+from mig.web.pages import Pages
 from mig.web.rates import RequestLimiter
 from mig.web.request import BaseSite, Request, RequestEnded
 from mig.web.turns import FairScheduler
@@ -38,6 +39,7 @@ class ApiSite(BaseSite):
     :param clients: finds the client of each request.
     :param media_types: those of every document whose handler does not offer others.
     :param limiter: refuses requests of clients that send too many.
+    :param pages: decides which answers are pages for browsers; ``None`` if none of them are.
     """
 
     protocol: Callable[[], Any] = Channel  # Twisted declares its own type, a switch to HTTP/2
@@ -58,8 +60,10 @@ class ApiSite(BaseSite):
         limiter: RequestLimiter,
         max_connections: int,
         observers: Sequence[RequestObserver] = (),
+        pages: Pages | None = None,
     ) -> None:
         parts = urlsplit(base)
+        self.base = base
         self.public_root = f"{parts.scheme}://{parts.netloc}"
         self.clock = clock
         self.wall_clock = wall_clock
@@ -69,7 +73,7 @@ class ApiSite(BaseSite):
         self.body_budget = BodyBudget(limits)
         self.connections = ConnectionLimiter(clock, max_connections)
         self.scheduler = FairScheduler(clock)
-        self.check_request = Gate(base, router, authenticate, limiter).check_request
+        self.check_request = Gate(base, router, authenticate, limiter, pages).check_request
         self._render_error = render_error
         self._observers = observers
         super().__init__(

@@ -19,6 +19,7 @@ from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
 
 from mig.api.dashboard import RENEWAL_FACTOR, DashboardResource
+from mig.api.responder import Responder
 from mig.database.database import Database
 from mig.errors import UnavailableError
 from mig.formats.collection_json import CollectionJson
@@ -56,7 +57,8 @@ class DashboardDriver:
     def __init__(self, dsn: str, limits: Limits) -> None:
         self.clock = Clock()
         self.database = Database(reactor, dsn, limits=limits)
-        self.dashboard = DashboardResource(self.clock, self.query, URLS, limits)
+        responder = Responder(self.clock, URLS, limits)
+        self.dashboard = DashboardResource(self.clock, self.query, responder, limits)
         self.counts = 0
         self.takes_a_second = False
         self.gate: Deferred[None] | None = None

@@ -31,6 +31,7 @@ class LinesFormat:
     ids_as_text = False
     needs_seal = False
     separator = b""
+    max_items = None
 
     def __init__(self, urls: Urls, options: FormatOptions) -> None:
         pass

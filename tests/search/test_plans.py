@@ -15,6 +15,7 @@ from twisted.internet.defer import Deferred
 from whenever import Instant
 
 from mig.api.dashboard import DashboardResource
+from mig.api.responder import Responder
 from mig.database.connection import Rows
 from mig.database.database import Database, Snapshot
 from mig.demo.postgres import EmbeddedPostgres
@@ -283,7 +284,9 @@ async def test_the_dashboard_reads_commands_by_an_index(large_database: Database
     async with large_database.snapshot("test") as snapshot:
         explained = ExplainingSnapshot(snapshot)
         urls = Urls("http://x/api/v1")
-        dashboard = DashboardResource(reactor, explained.query, urls, Limits())
+        dashboard = DashboardResource(
+            reactor, explained.query, Responder(reactor, urls, Limits()), Limits()
+        )
         await dashboard.encode_items(CollectionJson(urls))
     assert not list(find_faults(explained.plans))
 

@@ -1,0 +1,73 @@
+"""The end of a page that may have only so many items, wherever in a command that is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
+from mig.search.order import Order, PagePosition, SearchRow
+
+AnySearchRow = TypeVar("AnySearchRow", bound=SearchRow)
+
+
+class ItemLimit:
+    """The items of a page, which ends before there are too many.
+
+    It ends between two rows if it can. The items of a row that has more of them than a page are on
+    several pages. ``item_count`` is how many are on this page, and ``next_position`` where the next
+    one begins, once this one has ended.
+
+    :param separator: what is between two items, and in none.
+    :param position: the end of the page before.
+    """
+
+    def __init__(
+        self, order: Order, max_items: int, separator: bytes, position: PagePosition | None
+    ) -> None:
+        self._order = order
+        self._max_items = max_items
+        self._separator = separator
+        self._last = position
+        self._skipped = 0 if position is None else position.items
+        self.item_count = 0
+        self.next_position: PagePosition | None = None
+
+    def take_rows(
+        self, rows: Sequence[AnySearchRow], encoded: Iterable[bytes]
+    ) -> tuple[list[AnySearchRow], list[bytes]]:
+        """Return the rows that are on the page, and their items; the page may end within one.
+
+        :param encoded: the items of each row.
+        """
+        kept: list[AnySearchRow] = []
+        items: list[bytes] = []
+        for row, row_items in zip(rows, encoded, strict=True):
+            if row_items and not self._take_row(row, row_items, items):
+                if self.next_position is not None and self.next_position.items:  # within this row
+                    kept.append(row)
+                break
+            kept.append(row)
+            self._last = self._order.read_position(row)
+        return kept, items
+
+    def _take_row(self, row: SearchRow, row_items: bytes, items: list[bytes]) -> bool:
+        """Add the items of a row; return whether all of them were added."""
+        room = self._max_items - self.item_count
+        skipped, self._skipped = self._skipped, 0
+        if not skipped and row_items.count(self._separator) < room:
+            self.item_count += row_items.count(self._separator) + 1
+            items.append(row_items)
+            return True
+        each = row_items.split(self._separator)[skipped:]
+        if len(each) > room and self.item_count:
+            self.next_position = self._last
+            return False
+        self.item_count += min(len(each), room)
+        items += each[:room]
+        if len(each) > room:
+            position = self._order.read_position(row)
+            self.next_position = PagePosition(
+                key=position.key, id=position.id, items=skipped + room
+            )
+            return False
+        return True
