@@ -143,8 +143,11 @@ class Limits:
         65_536, "a small body; also the first bytes of a larger one", is_fixed=True
     )
 
+    parameters: int = _count(64, "parameters of a request", high=10_000)
+
     # parsing of actions
     action_values: int = _count(200_000, "JSON values in an action, arrays and objects included")
+    action_signatures: int = _count(20, "signatures of an action", high=1_000)
     inline_action_bytes: int = _bytes(
         16_384, "the body with an action that is parsed without another process", low=0
     )
@@ -236,6 +239,16 @@ class Limits:
         is_fixed=True,
     )
 
+    connect_seconds: float = _seconds(
+        10, "how long a connection to the database may take, to all servers that its URL names"
+    )
+    lock_wait_seconds: float = _seconds(
+        2,
+        "how long a small query waits for a row that another transaction has locked",
+        low=0.01,
+        is_fixed=True,
+    )
+    fetch_seconds: float = _seconds(60, "how long PostgreSQL takes for a page of a stream")
     query_seconds: float = _seconds(
         10, "how long a small query or a commit may take, until its answer is here", is_fixed=True
     )
@@ -280,11 +293,20 @@ class Limits:
         high=100_000_000,
         is_fixed=True,
     )
+    cached_record_bytes: int = _bytes(
+        33_554_432, "the actions that a search or report keeps, and as much again its agents"
+    )
     counted_rows: int = _count(
         60_000,
         "agents and commands that the dashboard counts for every request",
         low=0,
         high=10_000_000,
+    )
+    count_share: float = _number(
+        0.05,
+        "the share of a core of PostgreSQL that is used to renew the dashboard's counts",
+        low=0.001,
+        high=1,
     )
     count_age_seconds: float = _seconds(300, "how old a count on the dashboard may be", high=86_400)
 
@@ -321,6 +343,9 @@ class Limits:
         low=0,
         high=256,
         is_fixed=True,
+    )
+    shared_signatures: int = _count(
+        16, "signatures by one certificate that a run of gpg checks", high=64, is_fixed=True
     )
     waiting_checks: int = _count(256, "signatures and keys that wait for gpg", is_fixed=True)
     gpg_seconds: float = _seconds(10, "from a signature's arrival to gpg's answer", is_fixed=True)

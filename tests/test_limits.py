@@ -98,7 +98,9 @@ def test_only_limits_that_are_not_fixed_change_while_the_service_runs() -> None:
     assert limits == Limits(rate=1)
 
 
-FOR_ONE_REQUEST = {"mig/compliance/file_checks.py", "mig/compliance/filechecker_checks.py"}
+FOR_ONE_REQUEST = {
+    f"mig/compliance/{name}.py" for name in ("encoder", "file_checks", "filechecker_checks")
+}
 """Modules whose objects live as long as a request, so that the next one has the new limit."""
 AT_THE_START = {
     "__init__",

@@ -22,7 +22,6 @@ from mig.fair_queue import FairSemaphore
 from mig.limits import Limits
 from mig.model.statement import QueryFunction
 from mig.openpgp.packet import Signature
-from mig.signing.gpg.batch import MAX_BATCH_SIZE
 from mig.signing.gpg.process import count_processes, make_overload_error
 from mig.signing.gpg.verify import Gpg
 from mig.signing.keyring import Keyring, Signer
@@ -31,9 +30,9 @@ from mig.signing.signer import find_active_signers, find_signer_of_text
 MAX_ATTEMPTS: Final = 3
 """How often a token is verified while keys keep changing."""
 
-TOKENS_AT_ONCE: Final = 2 * MAX_BATCH_SIZE
-"""Tokens that wait for gpg itself: one batch runs and the next one gathers. The others wait before,
-and are given up when their client has failed too often by then."""
+BATCHES_AT_ONCE: Final = 2
+"""How many batches of tokens wait for gpg itself: one runs and the next one gathers. Other tokens
+wait before, and are given up when their client has failed too often by then."""
 
 
 def limit_token_processes(limits: Limits) -> Limits:
@@ -73,7 +72,7 @@ class TokenVerifier:
         self._bad: LruCache[bytes, _BadToken] = LruCache(limits.cached_credentials)
         self._jobs: SharedJobs[tuple[bytes, str], FoundCaller] = SharedJobs()
         self._turns = FairSemaphore(
-            TOKENS_AT_ONCE,
+            BATCHES_AT_ONCE * limits.shared_signatures,
             max_waiting=limits.waiting_checks,
             make_overload_error=make_overload_error,
         )

@@ -107,7 +107,7 @@ class ActionParser:
     ) -> OpenedAction:
         async with self._take_turn(client):
             value = parse_action(content_type, body, self._limits.action_values)
-            signatures = parse_signatures(value)
+            signatures = parse_signatures(value, self._limits.action_signatures)
 
         async def parse() -> Submission:
             async with self._take_turn(client):
@@ -153,6 +153,7 @@ class ActionParser:
             length=len(content.getbuffer()),
             content_type=content_type,
             max_values=self._limits.action_values,
+            max_signatures=self._limits.action_signatures,
             max_operations_bytes=self._limits.action_body_bytes,
         )
         answer = await process.ask(encode_message(order), content)

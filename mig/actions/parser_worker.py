@@ -39,6 +39,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     content_type: ContentType
     max_values: int
     max_operations_bytes: int
+    max_signatures: int
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,7 +91,7 @@ def parse_action(content_type: ContentType, body: bytes, max_values: int) -> Any
 def _serve_order(source: BinaryIO, sink: BinaryIO, order: Order) -> None:
     try:
         value = parse_action(order.content_type, source.read(order.length), order.max_values)
-        signatures = parse_signatures(value)
+        signatures = parse_signatures(value, order.max_signatures)
         _write_answer(sink, Answer(signatures=signatures))
         if _read_frame(source) != CONTINUE:
             return

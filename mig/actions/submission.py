@@ -36,7 +36,6 @@ from mig.values import (
 
 MAX_TEXT_LENGTH: Final = 2048
 """Characters of an action's name or target; the columns hold as many."""
-MAX_SIGNATURES: Final = 20
 SYNTAX_VERSION: Final = 2
 
 MAX_DEPTH: Final = 64
@@ -141,14 +140,14 @@ class Submission:
         return f'{{{head},{unsigned},"operations":', f",{tail}}}\n"
 
 
-def parse_signatures(value: object) -> tuple[Signature, ...]:
+def parse_signatures(value: object, max_signatures: int) -> tuple[Signature, ...]:
     """Parse the signatures of a submission: all of it that is cheap to check.
 
     :param value: comes from :func:`mig.values.parse_json`.
     :raises InvalidInputError: naming the first field that is not accepted.
     """
     members = _check_action_members(value)
-    texts = _parse_signature_texts(members.get("pgpsignatures"))
+    texts = _parse_signature_texts(members.get("pgpsignatures"), max_signatures)
     return tuple(_parse_signature_field(n, text) for n, text in enumerate(texts))
 
 
@@ -343,12 +342,12 @@ def _check_order(begin: SignedTime, end: SignedTime) -> None:
         raise InvalidInputError("expireafter must be later than validfrom", "expireafter")
 
 
-def _parse_signature_texts(value: object) -> tuple[str, ...]:
+def _parse_signature_texts(value: object, max_signatures: int) -> tuple[str, ...]:
     if not isinstance(value, list) or not value:
         raise InvalidInputError("pgpsignatures must be an array of signatures", "pgpsignatures")
-    if len(value) > MAX_SIGNATURES:
+    if len(value) > max_signatures:
         raise InvalidInputError(
-            f"pgpsignatures must have at most {MAX_SIGNATURES} signatures", "pgpsignatures"
+            f"pgpsignatures must have at most {max_signatures} signatures", "pgpsignatures"
         )
     texts = tuple(parse_plain_text(text, f"pgpsignatures[{n}]") for n, text in enumerate(value))
     for n, text in enumerate(texts):

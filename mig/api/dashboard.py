@@ -39,9 +39,6 @@ from mig.web.request import Request
 
 MAX_LAST_ACTIONS: Final = 10
 
-RENEWAL_FACTOR: Final = 20
-"""A kept count is renewed when its age is this many times the time that it took: 5 % of a core."""
-
 
 class _CountRow(NamedTuple):
     """The counts of one version of agents, or of all endpoints (see ``_COUNTS``)."""
@@ -165,7 +162,7 @@ class DashboardResource:
         if count is None or not count.is_large:
             return None
         age = self._clock.seconds() - count.started_at
-        if age > RENEWAL_FACTOR * count.seconds:
+        if age * self._limits.count_share > count.seconds:
             self._start_counting()
         return count if age <= self._limits.count_age_seconds else None
 

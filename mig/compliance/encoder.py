@@ -132,8 +132,14 @@ class _ItemEncoder(Generic[Check]):
             _ACTIONS,
             partial(_ActionParts, format_, self._reader, selection),
             bound=MAX_CACHED_ACTIONS,
+            max_bytes=limits.cached_record_bytes,
         )
-        self._agents = RecordCache(_AGENTS, partial(_AgentParts, format_), bound=MAX_CACHED_AGENTS)
+        self._agents = RecordCache(
+            _AGENTS,
+            partial(_AgentParts, format_),
+            bound=MAX_CACHED_AGENTS,
+            max_bytes=limits.cached_record_bytes,
+        )
 
     async def load_related(self, query: QueryFunction, rows: Sequence[ResultsRow]) -> None:
         """Load the actions and agents that ``rows`` belong to."""

@@ -28,6 +28,7 @@ from mig.database.failures import (
 )
 from mig.database.resolver import list_servers
 from mig.errors import UnavailableError
+from mig.limits import Limits
 from mig.model.row import Row, make_row_reader
 from mig.model.statement import Guard, Parameters, Statement
 from mig.reactor import Reactor
@@ -40,10 +41,9 @@ FailureTranslator = Callable[[Failure, str], Failure]
 LARGE_BYTES = 1_048_576
 """A statement or a row after which a connection is not used again."""
 
-CONNECT_TIMEOUT_SECONDS = 10.0
-"""The time for all servers of a connection string; each gets an equal share of it."""
-
 MIN_CONNECT_SECONDS = 1.0
+"""The least time for each server of a connection string; they share ``connect_seconds``."""
+
 UNREACHABLE = "the database cannot be reached"
 CONNECTION_PARAMETERS: dict[str, str | int] = {
     "client_encoding": "utf8",
@@ -342,17 +342,21 @@ class Connection:
         return translate(failure, self._connection.take_notices())
 
 
-async def open_connection(reactor: Reactor, dsn: str, setup: str) -> Connection:
+async def open_connection(
+    reactor: Reactor, dsn: str, setup: str, limits: Limits | None = None
+) -> Connection:
     """Return a new connection, to the first server that accepts it, on which ``setup`` has run.
 
+    :param limits: ``connect_seconds``.
     :raises UnavailableError: when none of the servers that ``dsn`` names accepts it.
     """
     servers = await list_servers(reactor, parse_dsn(dsn))
-    seconds = max(CONNECT_TIMEOUT_SECONDS / len(servers), MIN_CONNECT_SECONDS)
+    all_seconds = (limits or Limits()).connect_seconds
+    seconds = max(all_seconds / len(servers), MIN_CONNECT_SECONDS)
     reasons = []
     for server in servers:
         try:
-            return await _open_connection(reactor, server, setup, seconds)
+            return await _open_connection(reactor, server, setup, seconds, all_seconds)
         except UnavailableError as reason:
             if len(servers) == 1:
                 raise
@@ -362,7 +366,7 @@ async def open_connection(reactor: Reactor, dsn: str, setup: str) -> Connection:
 
 
 async def _open_connection(
-    reactor: Reactor, server: dict[str, str], setup: str, seconds: float
+    reactor: Reactor, server: dict[str, str], setup: str, seconds: float, setup_seconds: float
 ) -> Connection:
     raw = _Connection(reactor)
     try:
@@ -370,7 +374,7 @@ async def _open_connection(
         connection = Connection(reactor, raw)
         # the pid by SQL: behind a pooler, the connection itself knows only the pooler's number
         select = Statement(f"{setup}; select pg_backend_pid()", make_row_reader(_BackendRow))
-        (backend,) = await connection.execute(select, seconds=CONNECT_TIMEOUT_SECONDS)
+        (backend,) = await connection.execute(select, seconds=setup_seconds)
         connection.backend_pid = backend.pid
         return connection
     except BaseException:

@@ -27,9 +27,6 @@ Record = TypeVar("Record")
 SERVER_SHARE = 0.8
 """The part of a small query's time after which the server ends it, and can still say so in time."""
 
-LOCK_TIMEOUT_SECONDS = 2.0
-"""How long a small query waits for a lock: it occupies a connection while it waits."""
-
 ROLLBACK_TIMEOUT_SECONDS = 2.0
 BEGIN_TIMEOUT_SECONDS = 5.0
 SERVER_GRACE_SECONDS = 5.0
@@ -154,11 +151,12 @@ class Database:
 
     def __init__(self, reactor: Reactor, dsn: str, *, limits: Limits | None = None) -> None:
         limits = limits or Limits()
+        self._limits = limits
         self._query_seconds = limits.query_seconds
         server_milliseconds = self._query_seconds * SERVER_SHARE * 1000
         setup = (
             f"{SESSION_SETTINGS}; set statement_timeout = {server_milliseconds:.0f};"
-            f" set lock_timeout = {LOCK_TIMEOUT_SECONDS * 1000:.0f}"
+            f" set lock_timeout = {limits.lock_wait_seconds * 1000:.0f}"
         )
         self.reactor = reactor
 
@@ -294,7 +292,7 @@ class Database:
         *,
         client: str = "",
         is_patient: bool = False,
-        statement_timeout_seconds: float = 60.0,
+        statement_timeout_seconds: float | None = None,
         idle_timeout_seconds: float = 300.0,
     ) -> AbstractAsyncContextManager[Snapshot]:
         """Run a read-only transaction on a connection for streams.
@@ -304,6 +302,7 @@ class Database:
 
         :param client: whose share of the connections is used.
         :param is_patient: whether to wait for a connection as long as it takes.
+        :param statement_timeout_seconds: by default ``fetch_seconds`` of the limits.
         :raises UnavailableError: when no connection is free in time or can be opened.
         """
         return self._run_snapshot(
@@ -311,7 +310,7 @@ class Database:
             application_name,
             client,
             is_patient,
-            statement_timeout_seconds,
+            statement_timeout_seconds or self._limits.fetch_seconds,
             idle_timeout_seconds,
         )
 

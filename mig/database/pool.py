@@ -43,6 +43,7 @@ class Pool:
     ) -> None:
         self._reactor = reactor
         self._dsn = dsn
+        self._limits = limits
         self._size = size
         self._share = max(1, int(size * limits.client_share))
         self._setup = setup
@@ -104,7 +105,7 @@ class Pool:
             self.on_wait(self._reactor.seconds() - started)
         try:
             connection = self._take_free() or await open_connection(
-                self._reactor, self._dsn, self._setup
+                self._reactor, self._dsn, self._setup, self._limits
             )
         except BaseException:
             self._vacate(client)

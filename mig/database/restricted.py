@@ -78,7 +78,7 @@ class RestrictedQueries:
         except DeferredTimeoutError:
             raise _make_overload_error() from None
         try:
-            connection = await open_connection(self._reactor, self._dsn, self._setup)
+            connection = await open_connection(self._reactor, self._dsn, self._setup, self._limits)
         except BaseException:
             self._turns.release()
             raise

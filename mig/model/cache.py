@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from mig.errors import UnreadableError
 from mig.model.statement import QueryFunction, Statement, id_array
@@ -19,25 +19,28 @@ RowType = TypeVar("RowType", bound=_IdentifiedRow)
 ValueType = TypeVar("ValueType")
 
 
-MAX_CACHED_BYTES: Final = 33_554_432
-
-
 class RecordCache(Generic[RowType, ValueType]):
     """At most ``bound`` values by id, each built once from its row.
 
     Before more are loaded, all are dropped if they could be more, or if their rows have more than
-    :data:`MAX_CACHED_BYTES` together: a single action may have several megabytes.
+    ``max_bytes`` together: a single action may have several megabytes.
 
     ``statement`` takes one parameter, an array of ids. When ``build`` cannot read a row, the cache
     keeps the reason and raises it as :class:`UnreadableError` for that id.
     """
 
     def __init__(
-        self, statement: Statement[RowType], build: Callable[[RowType], ValueType], *, bound: int
+        self,
+        statement: Statement[RowType],
+        build: Callable[[RowType], ValueType],
+        *,
+        bound: int,
+        max_bytes: int,
     ) -> None:
         self._statement = statement
         self._build = build
         self._bound = bound
+        self._max_bytes = max_bytes
         self._size = 0
         self._values: dict[str, ValueType] = {}
         # as text: each time an exception is raised again its traceback grows, and keeps the results
@@ -51,7 +54,7 @@ class RecordCache(Generic[RowType, ValueType]):
         # dict (docs/decisions/0016)
         new = needed.difference(self._values).difference(self._unreadable)
         count = len(self._values) + len(self._unreadable) + len(new)
-        if new and (count > self._bound or self._size > MAX_CACHED_BYTES):
+        if new and (count > self._bound or self._size > self._max_bytes):
             self._size = 0
             self._values.clear()
             self._unreadable.clear()

@@ -168,8 +168,9 @@ class CommandEncoder(Generic[Part]):
         return self._encode_record(record, self._links[row.actionid])
 
 
-def _make_command_encoder(format_: Format, urls: Urls, max_bytes: int) -> RowEncoder[CommandRow]:
+def _make_command_encoder(format_: Format, urls: Urls, limits: Limits) -> RowEncoder[CommandRow]:
     """Return the encoder of commands with their whole actions and agents, or with references."""
+    max_bytes, kept = limits.result_bytes, limits.cached_record_bytes
     if format_.is_flat:
         read = Reference.from_row
         return CommandEncoder(
@@ -177,8 +178,8 @@ def _make_command_encoder(format_: Format, urls: Urls, max_bytes: int) -> RowEnc
             urls,
             max_bytes,
             FlatCommand.from_row,
-            RecordCache(ACTION_REFERENCES, read, bound=MAX_CACHED_ACTIONS),
-            RecordCache(AGENT_REFERENCES, read, bound=MAX_CACHED_AGENTS),
+            RecordCache(ACTION_REFERENCES, read, bound=MAX_CACHED_ACTIONS, max_bytes=kept),
+            RecordCache(AGENT_REFERENCES, read, bound=MAX_CACHED_AGENTS, max_bytes=kept),
         )
     read_action = partial(encode_action, ids_as_text=format_.ids_as_text)
     read_agent = partial(encode_agent, ids_as_text=format_.ids_as_text)
@@ -187,8 +188,8 @@ def _make_command_encoder(format_: Format, urls: Urls, max_bytes: int) -> RowEnc
         urls,
         max_bytes,
         Command.from_row,
-        RecordCache(ACTIONS_BY_IDS, read_action, bound=MAX_CACHED_ACTIONS),
-        RecordCache(AGENTS_BY_IDS, read_agent, bound=MAX_CACHED_AGENTS),
+        RecordCache(ACTIONS_BY_IDS, read_action, bound=MAX_CACHED_ACTIONS, max_bytes=kept),
+        RecordCache(AGENTS_BY_IDS, read_agent, bound=MAX_CACHED_AGENTS, max_bytes=kept),
     )
 
 
@@ -217,7 +218,7 @@ def make_row_encoder(
     if search.type == Action.noun:
         return ActionEncoder(format_)
     if search.type == Command.noun:
-        return _make_command_encoder(format_, urls, limits.result_bytes)
+        return _make_command_encoder(format_, urls, limits)
     if search.type == Agent.noun:
         return RecordEncoder(format_, AGENT, partial(read_record, Agent.noun, Agent.from_row))
     return RecordEncoder(

@@ -12,7 +12,6 @@ from mig.access.tokenverifier import limit_token_processes
 from mig.errors import StartupError
 from mig.limits import Limits
 from mig.service.shared_port import MAX_ACCEPTS
-from mig.signing.gpg.batch import MAX_BATCH_SIZE
 from mig.signing.gpg.process import count_processes
 from mig.web.connections import MAX_ENDING
 
@@ -59,7 +58,7 @@ def count_needed_descriptors(limits: Limits, listener_count: int) -> int:
     )
     gpg_processes = count_processes(limits) + count_processes(limit_token_processes(limits))
     # gpg is started by one call at a time, which opens both ends of its pipes and all its files
-    gpg_start = PIPES_PER_GPG + FILES_PER_GPG + MAX_BATCH_SIZE
+    gpg_start = PIPES_PER_GPG + FILES_PER_GPG + limits.shared_signatures
     return (
         database
         + gpg_processes * PIPES_PER_GPG

@@ -15,6 +15,7 @@ from mig.values import MAX_ID, parse_json, suggest_name
 from mig.web.urlencoded import escape_bytes, parse_pairs
 
 MAX_PARTS: Final = 16
+MAX_FIELDS: Final = 64
 MAX_PART_HEADERS: Final = 8
 MAX_PART_HEADER_BYTES: Final = 4_096
 MAX_NAME_CHARACTERS: Final = 64
@@ -159,7 +160,7 @@ def _decode_text(raw: bytes, what: str) -> str:
 
 
 def _parse_urlencoded_form(body: bytes, *_: object) -> Iterator[FormItem]:
-    yield from parse_pairs(body, "field")
+    yield from parse_pairs(body, "field", MAX_FIELDS)
 
 
 def _parse_json_form(

@@ -262,7 +262,8 @@ class Request(server.Request):
 
         :raises InvalidInputError: as :func:`mig.web.urlencoded.parse_pairs` does.
         """
-        return parse_pairs(self.uri.partition(b"?")[2], "parameter")
+        query = self.uri.partition(b"?")[2]
+        return parse_pairs(query, "parameter", self.site.limits.parameters)
 
     def build_url(self) -> str:
         """Return the public URL of this request."""

@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import re
 from binascii import a2b_qp
-from typing import Final
 
 from mig.errors import InvalidInputError
-
-MAX_PARAMETERS: Final = 64
 
 _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
 NameValuePairs = list[tuple[str, str]]
 
 
-def parse_pairs(raw: bytes, noun: str) -> NameValuePairs:
+def parse_pairs(raw: bytes, noun: str, max_pairs: int) -> NameValuePairs:
     """Parse ``application/x-www-form-urlencoded`` text into names and values, in order.
 
     :param noun: what the pairs are called in messages.
     :raises InvalidInputError: for malformed percent-encoding, text that is not UTF-8, a NUL
-        character, and more than :data:`MAX_PARAMETERS` separators.
+        character, and more than ``max_pairs`` separators.
     """
-    if raw.count(b"&") > MAX_PARAMETERS:
-        raise InvalidInputError(f"there are more than {MAX_PARAMETERS} {noun}s")
+    if raw.count(b"&") > max_pairs:
+        raise InvalidInputError(f"there are more than {max_pairs} {noun}s")
     return [
         (_decode_component(name, f"a {noun}'s name"), _decode_component(value, escape_bytes(name)))
         for name, _, value in (piece.partition(b"=") for piece in raw.split(b"&") if piece)

@@ -18,7 +18,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
 
-from mig.api.dashboard import RENEWAL_FACTOR, DashboardResource
+from mig.api.dashboard import DashboardResource
 from mig.api.responder import Responder
 from mig.database.database import Database
 from mig.errors import UnavailableError
@@ -34,6 +34,8 @@ from tests.support.reactor import call_in_reactor, reactor
 Record = TypeVar("Record")
 
 LIMITS = Limits()
+RENEWAL_FACTOR = round(1 / LIMITS.count_share)
+"""How many times as old as the time of a count it is when it is renewed."""
 URLS = Urls("http://x/api/v1")
 ONLINE, IDLE = ("heartbeating", "online"), ("inactive", "idle")
 HOURS = st.sampled_from([0.0, 0.05, 0.1, 1.0, 23.0, 25.0, 167.0, 169.0])

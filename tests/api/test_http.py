@@ -12,6 +12,7 @@ from twisted.internet.threads import deferToThread
 
 from mig.api.routes import ROUTES
 from mig.formats.collection_json import MEDIA_TYPE
+from mig.hypermedia import urls
 from mig.limits import Limits
 from tests.support import fleet
 from tests.support.api import Api
@@ -66,8 +67,14 @@ async def test_every_path_answers_options_and_head_and_refuses_other_methods(
     for name in ("content-type", "vary"):
         assert head.get_header(name) == whole.get_header(name)
     missing = await api.get(f"{path}/nothing")
-    for answer in (whole, head, refused, missing):
-        assert answer.get_header("cache-control") == "no-store"
+    kept = "public, max-age=3600" if path == urls.STYLE else "no-store"
+    for answer, expected in (
+        (whole, kept),
+        (head, kept),
+        (refused, "no-store"),
+        (missing, "no-store"),
+    ):
+        assert answer.get_header("cache-control") == expected
         assert answer.get_header("x-content-type-options") == "nosniff"
 
 

@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 import pytest
 
 from mig.errors import UnreadableError
-from mig.model.cache import MAX_CACHED_BYTES, RecordCache
+from mig.model.cache import RecordCache
 from mig.model.row import make_row_reader
 from mig.model.statement import Parameters, Statement
+
+MAX_BYTES = 1_000
 
 
 class TextRow(NamedTuple):
@@ -31,7 +33,9 @@ class Table:
 
     def __init__(self, texts: dict[str, str], bound: int = 1_000) -> None:
         self._texts = texts
-        self.cache = RecordCache(Statement("select", make_row_reader(TextRow)), Value, bound=bound)
+        self.cache = RecordCache(
+            Statement("select", make_row_reader(TextRow)), Value, bound=bound, max_bytes=MAX_BYTES
+        )
         self.queried_ids: list[set[str]] = []
 
     def load(self, ids: Iterable[str | None]) -> None:
@@ -84,7 +88,7 @@ def test_an_unreadable_row_keeps_no_reference_to_its_callers() -> None:
 
 
 def test_large_values_are_dropped_before_more_are_loaded() -> None:
-    table = Table({"1": "x" * MAX_CACHED_BYTES, "2": "y", "3": "z"})
+    table = Table({"1": "x" * MAX_BYTES, "2": "y", "3": "z"})
     table.load(["1"])
     table.load(["1"])
     table.load(["2"])

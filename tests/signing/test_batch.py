@@ -17,7 +17,6 @@ from mig.limits import Limits
 from mig.openpgp import packet
 from mig.openpgp.certificate import Certificate
 from mig.openpgp.packet import Signature
-from mig.signing.gpg.batch import MAX_BATCH_SIZE
 from mig.signing.gpg.verify import Gpg, VerifiedSignature
 from tests.support.keys import Keys
 from tests.support.reactor import reactor
@@ -43,6 +42,7 @@ TEXTS = {
     "packets": bytes([0xC0 | 2, 1, 4, 0xC0 | 11, 6, *b"b\0\0\0\0\0", 0xD2, 1]),
     "large": b"0123456789abcdef" * 65_536,
 }
+SHARED = Limits().shared_signatures
 REAL_GPG = shutil.which("gpg")
 
 
@@ -80,11 +80,9 @@ async def test_signatures_that_arrive_while_gpg_works_share_the_next_run(
 ) -> None:
     signature = keys.sign(keys.alice, TEXT)
     gpg = Gpg(reactor, time.time, program=write_counting_gpg(tmp_path))
-    found = await verify_at_once(
-        gpg, *[(keys.alice.certificate, signature, TEXT)] * (MAX_BATCH_SIZE + 3)
-    )
+    found = await verify_at_once(gpg, *[(keys.alice.certificate, signature, TEXT)] * (SHARED + 3))
     assert {one.fingerprint for one in found} == {keys.alice.fingerprint}
-    assert read_runs(tmp_path) == ["alone", str(MAX_BATCH_SIZE), "2"]
+    assert read_runs(tmp_path) == ["alone", str(SHARED), "2"]
 
 
 @pytest_twisted.ensureDeferred

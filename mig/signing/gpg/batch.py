@@ -40,9 +40,6 @@ from mig.signing.gpg.status import (
     split_by_file,
 )
 
-MAX_BATCH_SIZE: Final = 16
-"""Signatures that one run checks. More would save little and occupy gpg for long."""
-
 _ONE_PASS_SIGNATURE: Final = 4
 _LITERAL: Final = 11
 _FIRST_FILE: Final = KEYRING_FD + 1
@@ -85,11 +82,13 @@ class BatchVerifier:
     is, the more signatures share a run.
 
     :param read_verdict: reads the result of a run for one signature.
+    :param max_size: how many signatures one run checks.
     """
 
-    def __init__(self, runner: GpgRunner, read_verdict: VerdictReader) -> None:
+    def __init__(self, runner: GpgRunner, read_verdict: VerdictReader, *, max_size: int) -> None:
         self._runner = runner
         self._read_verdict = read_verdict
+        self._max_size = max_size
         self._waiting: FairQueue[_Check] = FairQueue(runner.max_waiting)
         self._flows: dict[Flow, _FlowState] = {}
 
@@ -167,7 +166,7 @@ class BatchVerifier:
         """Return the verdicts on the checks of a batch, or ``None`` for each of them."""
 
         def take_batch() -> GpgRun:
-            state.batch = self._waiting.pop_flow(flow, MAX_BATCH_SIZE)
+            state.batch = self._waiting.pop_flow(flow, self._max_size)
             state.running = list(state.batch)
             return _make_run(certificate, state.batch)
 

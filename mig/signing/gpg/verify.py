@@ -83,8 +83,11 @@ class Gpg:
     ) -> None:
         self._reactor = reactor
         self._wall_clock = wall_clock
-        self.runner = GpgRunner(reactor, program=program, limits=limits or Limits())
-        self._batch_verifier = BatchVerifier(self.runner, self._read_verdict)
+        limits = limits or Limits()
+        self.runner = GpgRunner(reactor, program=program, limits=limits)
+        self._batch_verifier = BatchVerifier(
+            self.runner, self._read_verdict, max_size=limits.shared_signatures
+        )
 
     def is_installed(self) -> bool:
         """Return whether there is a program to run; it may be installed at any time."""
