@@ -1,114 +1,91 @@
-"""The examples of docs/guide.md work as they are written, against the demo."""
+"""The blocks of docs/guide.md print what it shows, against the demo."""
 
 from __future__ import annotations
 
-import re
-import shutil
-import subprocess
-import sys
-import tempfile
+import json
+import signal
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
+from threading import Thread
 
 import pytest
-import pytest_twisted
-from twisted.internet.threads import deferToThread
 
-from mig.demo.fleet import load_fleet
-from tests.support.api import Api
-from tests.support.postgres import TestDatabase
+from tests.support.cluster import find_free_port
+from tests.support.json_types import JsonObject
 from tests.support.programs import PATH, find_program
+from tests.support.running_demo import RunningDemo, make_demo_folder
+from tests.support.transcript import Shell, list_files, list_steps, make_pattern
 
 GUIDE = (Path(__file__).parent.parent / "docs" / "guide.md").read_text()
-CURLS = re.findall(r"^    (curl 'http.*)$", GUIDE, re.MULTILINE)
-PIPES = re.findall(r"^    (curl -\S+ '.*\|.*)$", GUIDE, re.MULTILINE)
-[DOWNLOAD] = re.findall(r"^    (curl -sSfOJ .*)$", GUIDE, re.MULTILINE)
-KEY = re.findall(r"^    ((?:gpg|curl -F) .*)$", GUIDE, re.MULTILINE)
-[SIGN] = re.findall(r"```sh\n(.*?)```", GUIDE, re.DOTALL)
-[SCRIPT] = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
+
+
+class Events(HTTPServer):
+    """What takes the place of MozDef: a server that keeps the events that it gets."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), EventHandler)
+        self.events: list[JsonObject] = []
+
+
+class EventHandler(BaseHTTPRequestHandler):
+    """An answer of 200 to each event."""
+
+    server: Events
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.events.append(json.loads(body))
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, format: str, *_: object) -> None:  # noqa: A002 - a name of http.server
+        """Log nothing."""
 
 
 @pytest.fixture
-def demo_api(api: Api, database: TestDatabase) -> Iterator[Api]:
-    load_fleet(database.dsn, datetime.now(UTC))
-    yield api
+def mozdef() -> Iterator[Events]:
+    with Events() as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
 
 
-def run_shell(command: str) -> str:
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@pytest.fixture
+def demo() -> Iterator[RunningDemo]:
+    with make_demo_folder() as folder:
+        running = RunningDemo(folder, find_free_port())
+        yield running
+        running.end(signal.SIGTERM)
 
 
-async def run_guide_command(api: Api, command: str) -> str:
-    here = command.replace("http://localhost:1664/api/v1", api.base)
-    return str(await deferToThread(run_shell, here.replace("curl ", "curl -sSf ")))
-
-
-@pytest.mark.parametrize("command", CURLS)
-@pytest_twisted.ensureDeferred
-async def test_the_commands_of_the_guide_work(demo_api: Api, command: str) -> None:
-    assert (await run_guide_command(demo_api, command)).startswith('{"collection":{"version":"1.0"')
-
-
-@pytest.mark.parametrize("command", PIPES)
-@pytest_twisted.ensureDeferred
-async def test_the_pipes_of_the_guide_work(demo_api: Api, command: str, tmp_path: Path) -> None:
-    for program in re.findall(r"\| (\w+)", command):
+@pytest.fixture
+def shell(tmp_path: Path) -> Iterator[Shell]:
+    for program in ("jq", "duckdb", "gpg", "curl"):
         find_program(program)
-    file = tmp_path / "report.parquet"
-    here = f"set -o pipefail; PATH={PATH}; cd {tmp_path}; {command}"
-    found = await run_guide_command(demo_api, here)
-    assert file.exists() if file.name in command else "example.net" in found
+    home = tmp_path / "h"
+    home.mkdir(mode=0o700)
+    environment = {"HOME": str(home), "PATH": PATH, "LC_ALL": "C.UTF-8", "TMPDIR": str(tmp_path)}
+    with Shell(tmp_path, environment) as running:
+        yield running
+        running.run("gpgconf --kill all")
 
 
-@pytest_twisted.ensureDeferred
-async def test_the_download_of_the_guide_is_a_file(demo_api: Api, tmp_path: Path) -> None:
-    await run_guide_command(demo_api, f"cd {tmp_path}; {DOWNLOAD}")
-    [file] = tmp_path.glob("*.csv")
-    assert re.fullmatch(r"mig-agent-\d{4}-\d\d-\d\d\.csv", file.name)
-    assert file.read_bytes().startswith(b"\xef\xbb\xbfid,name,")
-
-
-@pytest_twisted.ensureDeferred
-async def test_keys_and_actions_can_be_added_as_the_guide_says(
-    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_blocks_of_the_guide_print_what_it_shows(
+    demo: RunningDemo, mozdef: Events, shell: Shell, tmp_path: Path
 ) -> None:
-    home = tempfile.mkdtemp()
-    monkeypatch.setenv("GNUPGHOME", home)
-    monkeypatch.chdir(tmp_path)
-    user = "Bob Kelso <bob_kelso@example.net>"
-    options = "--batch --passphrase '' --quick-gen-key"
-    try:
-        await deferToThread(run_shell, f"gpg {options} '{user}' ed25519 sign never")
-        assert len(KEY) == 2
-        added = await run_guide_command(api, "\n".join(KEY))
-        assert '"name":"Bob Kelso"' in added
-        taken = await run_guide_command(api, SIGN)
-        assert '"status":"init"' in taken and '"name":"Is it there?"' in taken
-    finally:
-        await deferToThread(run_shell, "gpgconf --kill all")
-        shutil.rmtree(home)
-
-
-@pytest_twisted.ensureDeferred
-async def test_the_script_of_the_guide_counts_what_the_report_says(demo_api: Api) -> None:
-    path = "/search?type=command&report=complianceitems&threatfamily=compliance"
-    report = await demo_api.get(path)
-    failed = report.body.count(b'"compliance":false')
-    assert failed > 100
-
-    def run_script() -> Any:
-        return subprocess.run(
-            [sys.executable, "-c", SCRIPT, demo_api.base],
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-
-    done = await deferToThread(run_script)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == f'{{"failed checks": {failed}}}\n'
-    assert len(SCRIPT.strip().splitlines()) <= 32
+    page = GUIDE.replace("http://localhost:1664/api/v1", demo.base)
+    page = page.replace("mozdef.example.net:8080", f"127.0.0.1:{mozdef.server_port}")
+    for name, text in list_files(page):
+        (tmp_path / name).write_text(text)
+    steps = list(list_steps(page))
+    assert len(steps) > 20
+    for step in steps:
+        output, status = shell.run(step.command)
+        assert make_pattern(step.expected).fullmatch(output), f"{step}\nprinted\n{output}"
+        assert status == 0, step
+    high = [event for event in mozdef.events if event["category"] == "complianceitems"]
+    assert high and len(high) == len(mozdef.events)
+    assert {event["details"]["compliance"] for event in high} == {False}

@@ -30,7 +30,7 @@ The fleet is ready, and answers the actions that you post. Try, in another termi
   curl -s '{base}/search?type=command&threatfamily=compliance&status=done'\
 '&report=complianceitems&limit=10' | cut -c -300
 
-To post an action of your own, see "Investigators and actions" in docs/guide.md. The database:
+docs/guide.md goes on from here, to a signed action of your own. The database:
 
   {psql}
 
