@@ -89,8 +89,9 @@ class Responder:
         """
         chosen: str | None = values.get("format")
         if request.is_page_wanted and chosen is None:
-            # a route with a format of its own has no parameter for another one
-            alternatives = tuple(self._formats) if offered is None else ()
+            # neither a form nor a route with one format has a parameter for another one
+            has_parameter = request.method != b"POST" and offered is None
+            alternatives = tuple(self._formats) if has_parameter else ()
             options = FormatOptions(record=record, is_list=is_list, alternatives=alternatives)
             return self._make_page(request, values, options)
         names = [chosen] if chosen else offered or list(self._formats)

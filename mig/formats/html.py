@@ -43,6 +43,8 @@ _ITEM_TITLES: Final = (
     *("target", "policy", "level", "ref", "action", "finished"),
 )
 _TITLES: Final = {"apikey": "API keys", "audit": "Audit"}
+_LINKED_NOUNS: Final = frozenset({"command", "investigator", "apikey"})
+"""The records that have links of their own in a list."""
 _FORMAT_TITLES: Final = {"collection": "JSON", "ndjson": "NDJSON", "csv": "CSV"}
 _LONG_FIELDS: Final = frozenset({"action", "publickey", "permissions"})
 _FIELD_CHOICES: Final = {"status": ("active", "disabled"), "apikey": ("active", "disabled")}
@@ -111,12 +113,16 @@ class Html:
         self._alternatives = options.alternatives
         is_report = issubclass(options.record, ComplianceItem)
         self._columns = () if is_report or not self._is_table else list_columns(options.record)
-        self._titles = _ITEM_TITLES if is_report else (*(c.title for c in self._columns), "related")
+        self._has_links = noun in _LINKED_NOUNS
+        titles = (*(c.title for c in self._columns), *(["related"] if self._has_links else []))
+        self._titles = _ITEM_TITLES if is_report else titles
+        # on a page with a title of its own, something else precedes the records
+        self._head_titles = () if options.title else self._titles
 
     def encode_head(self, href: str) -> bytes:
         """Return the page up to the first row of its table, or to its only record."""
         head = _make_head(self._urls, href, self._title, self._alternatives)
-        return _encode(head + _parts.table_head(self._titles) if self._is_table else head)
+        return _encode(head + _parts.table_head(self._head_titles) if self._is_table else head)
 
     def encode_tail(self, tail: DocumentTail) -> bytes:
         """Return what follows the last row: links, and the parameters of a search."""
@@ -145,11 +151,11 @@ class Html:
         ]
         title, first = cells[0]
         cells[0] = (title, self._link_record(record, first))
-        return _encode(_parts.row(cells, [each[:2] for each in shown_links]))
+        return _encode(_parts.row(cells, [each[:2] for each in shown_links], self._has_links))
 
     def encode_item(self, item: Item) -> bytes:
-        """Return the row of an item that is not a record."""
-        return _encode(_parts.data_row(len(self._titles), _list_data(self._urls, item.data)))
+        """Return the row of the item before all records, with the titles of the table."""
+        return _encode(_parts.data_row(self._titles, _list_data(self._urls, item.data)))
 
     def _list_values(self, record: Record) -> list[tuple[str, Value]]:
         return [
@@ -243,7 +249,8 @@ def encode_document(
         parts.append(_parts.error(error))
     parts += (_parts.data_list(_list_data(urls, item.data)) for item in collection.items or ())
     parts.append(_parts.link_list(_make_links(urls, collection.links or ())))
-    for query in collection.queries or ():
+    # those with several fields first, which people use more than those for an id
+    for query in sorted(collection.queries or (), key=lambda query: len(query.data or ()) == 1):
         parts.append(_parts.query(_make_query(urls, query, schemas.get(query.rel, {}))))
     if collection.template is not None:
         fields = [_make_field("template", data, {}) for data in collection.template.data]

@@ -104,7 +104,10 @@ def make_value(urls: Urls, name: str, value: object, *, is_cell: bool = False) -
     if isinstance(value, bool):
         return Value("true" if value else "false")
     if isinstance(value, dict) and is_cell:
-        return Value(cut(", ".join(f"{key} {_describe(each)}" for key, each in value.items())))
+        return Value(cut(_list_members(value)))
+    if isinstance(value, list) and value and all(isinstance(each, dict) for each in value):
+        lines = "\n".join(map(_list_members, value))
+        return Value(cut(lines, MAX_BLOCK_CHARACTERS), is_block=True)
     text = _format_json(value, is_cell=is_cell)
     if text == "null":
         return Value("")
@@ -137,6 +140,10 @@ def _format_json(value: object, *, is_cell: bool) -> str:
             stored = msgspec.json.format(stored, indent=2)
     # a character has at most four bytes
     return cut(stored[: 4 * limit + 4].decode(errors="ignore"), limit)
+
+
+def _list_members(value: Mapping[str, object]) -> str:
+    return ", ".join(f"{key} {_describe(each)}" for key, each in value.items())
 
 
 def _describe(value: object) -> str:

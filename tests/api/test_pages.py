@@ -209,14 +209,15 @@ async def test_the_form_of_searches_has_every_parameter(database: TestDatabase, 
 async def test_a_browser_sends_forms_without_authentication(
     database: TestDatabase, api: Api
 ) -> None:
-    page = await open_page(api, "/investigator/create/")
-    assert page.fields.keys() == {"name", "publickey", "permissions"}
     fields = {"name": "<b>Eve</b>", "publickey": "", "permissions": '{"search": true}'}
     form = {"Accept": BROWSER, "Content-Type": "application/x-www-form-urlencoded"}
     body = urlencode(fields).encode()
     path = "/investigator/create/"
     sent = await api.request("POST", path, headers={**form, "Origin": api.root}, data=body)
-    assert "<b>Eve</b>" in read_page(sent, 201).text
+    made = read_page(sent, 201)
+    assert "<b>Eve</b>" in made.text and "JSON" not in made.links
+    page = await open_page(api, path)
+    assert page.fields.keys() == fields.keys()
     other = {**form, "Origin": "https://evil.example"}
     refused = await api.request("POST", path, headers=other, data=body)
     assert "a page of another site" in read_page(refused, 403).text

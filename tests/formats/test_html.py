@@ -76,7 +76,7 @@ def fill(kind: Any, text: str) -> Any:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is typing.Annotated:
         schema = next((a.extra_json_schema for a in arguments[1:]), None) or {}
-        return Raw(b"7") if schema.get("type") == "integer" else fill(arguments[0], text)
+        return Raw(b"7") if "minimum" in schema else fill(arguments[0], text)
     if origin in (typing.Union, types.UnionType):
         return fill(next(each for each in arguments if each not in (type(None), UnsetType)), text)
     if origin is list:
@@ -117,7 +117,7 @@ def test_no_text_of_a_record_runs_or_becomes_another_link(text: str) -> None:
                 assert join_words(cut(text)) in join_words(page.text)
             rows = [format_.encode_record(record), format_.encode_record(unreadable)]
             if is_list:
-                page = make_page(format_, *rows, format_.encode_item(item))
+                page = make_page(format_, format_.encode_item(item), *rows)
                 assert len(page.items) == 3
         parameters = fill_record(SearchParameters, text)
         make_page(Html(URLS, FormatOptions(record=Agent, is_list=True)), parameters=parameters)
@@ -127,7 +127,7 @@ def test_no_text_of_a_record_runs_or_becomes_another_link(text: str) -> None:
 def test_no_text_of_a_document_runs_or_becomes_another_link(text: str) -> None:
     collection = Collection(
         version="1.0",
-        href=HREF,
+        href=URLS.for_search([(text, text), ("x", text)]),
         items=[Item(href=HREF, data=[Data(text, text)])],
         links=[Link(rel=text, href=HREF, prompt=text)],
         queries=[Query(rel=text, href=HREF, prompt=text, data=[Data(text, text, text)])],
