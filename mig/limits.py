@@ -145,6 +145,18 @@ class Limits:
 
     parameters: int = _count(64, "parameters of a request", high=10_000)
 
+    # the end of the daemon
+    grace_seconds: float = _seconds(30, "how long answers go on when the daemon stops")
+    first_request_seconds: float = _seconds(
+        5, "how long a connection that has had no request waits for one then"
+    )
+    last_request_seconds: float = _seconds(
+        1, "how long a connection that has had one waits for another one then", low=0.001
+    )
+    cut_seconds: float = _seconds(
+        5, "how long what is cut then may take to end, here and at the database"
+    )
+
     # parsing of actions
     action_values: int = _count(200_000, "JSON values in an action, arrays and objects included")
     action_signatures: int = _count(20, "signatures of an action", high=1_000)

@@ -17,6 +17,7 @@ from mig.limits import Limits
 from mig.service.descriptors import count_needed_descriptors
 from mig.service.endpoints import parse_endpoint
 from mig.service.options import Options
+from mig.service.stop import CLOSING_SECONDS
 from tests.support import fleet
 from tests.support.callers import add_api_key, add_investigator, make_token
 from tests.support.certificates import issue_certificate
@@ -70,6 +71,11 @@ def test_the_unit_has_descriptors_for_every_connection() -> None:
 
 def test_root_checks_as_the_user_of_the_unit() -> None:
     assert Unit("mig-api@.service")["Service"]["User"] == DAEMON_USER
+
+
+def test_the_unit_lets_answers_go_on_when_the_daemon_stops() -> None:
+    seconds = int(Unit("mig-api@.service")["Service"]["TimeoutStopSec"])
+    assert seconds >= Limits().grace_seconds + CLOSING_SECONDS
 
 
 def test_the_daemons_share_the_socket_of_the_unit() -> None:

@@ -23,6 +23,8 @@ MAX_AGE_SECONDS: Final = 2.0
 CHECK_SECONDS: Final = 2.5
 """How long a check may take. With the age, no answer is older than 5 s."""
 
+STOPPING: Final = "the daemon is stopping"
+
 State = Literal["ok", "failing"]
 Status = Literal["ok", "degraded", "failing"]
 
@@ -74,6 +76,8 @@ class HealthMonitor:
         self._parts = parts
         self._checked: dict[str, _Checked] = {}
         self._waiting: list[Deferred[None]] = []
+        self.is_stopping = False
+        """Whether the daemon stops, so that nobody should send it more requests."""
 
     async def check(self) -> Readiness:
         """Return the state of all parts."""
@@ -82,6 +86,9 @@ class HealthMonitor:
         now = self._clock.seconds()
         states = {part.name: _describe(self._checked[part.name], now) for part in self._parts}
         failing = {part.is_essential for part in self._parts if states[part.name].reason}
+        if self.is_stopping:
+            states["daemon"] = PartState(state="failing", age=0.0, reason=STOPPING)
+            failing.add(True)
         status: Status = "failing" if True in failing else "degraded" if failing else "ok"
         return Readiness(status=status, parts=states)
 

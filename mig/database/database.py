@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, TypeVar, overload
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 
 from mig.database.connection import Connection, Rows, name_sql
@@ -397,6 +397,15 @@ class Database:
         if connection.is_silent:
             self.control.start_cancelling(connection.backend_pid)
 
+    async def wait_until_unused(self, seconds: float) -> None:
+        """Wait until no connection is in use, for ``seconds`` at most.
+
+        So what was running for clients that were cut is cancelled at the database, too.
+        """
+        unused = [pool.wait_until_unused() for pool in self.pools.values()]
+        waiting = DeferredList(unused, consumeErrors=True)
+        await waiting.addTimeout(seconds, self.reactor, _go_on)
+
     def stop(self) -> None:
         """Close all connections that are not in use."""
         for pool in self.pools.values():
@@ -411,3 +420,7 @@ class Database:
             "short": self._short_searches,
             "control": self._control_pool,
         }
+
+
+def _go_on(result: object, seconds: float) -> None:
+    """Wait no longer."""

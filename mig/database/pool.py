@@ -56,6 +56,7 @@ class Pool:
         self._used = 0  # also counts connections that are being opened
         self._used_by_client: Counter[Hashable] = Counter()
         self._stopped = False
+        self._unused: list[Deferred[None]] = []
         self.on_wait: Callable[[float], None] | None = None
         """Called with the seconds that a request has waited for a connection."""
 
@@ -122,6 +123,15 @@ class Pool:
         connection.close()
         self._vacate(self._users.pop(connection))
 
+    def wait_until_unused(self) -> Deferred[None]:
+        """Wait until no connection is in use."""
+        waiting: Deferred[None] = Deferred()
+        if self._used:
+            self._unused.append(waiting)
+        else:
+            waiting.callback(None)
+        return waiting
+
     def stop(self) -> None:
         """Close the free connections now, and the others when they are released."""
         self._stopped = True
@@ -155,6 +165,11 @@ class Pool:
         if not self._used_by_client[client]:
             del self._used_by_client[client]
         self._grant_turns()
+        if not self._used:
+            unused, self._unused = self._unused, []
+            for waiting in unused:
+                if not waiting.called:  # it may have timed out
+                    waiting.callback(None)
 
     def _grant_turns(self) -> None:
         """Let those who wait take the free connections."""

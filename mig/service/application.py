@@ -75,6 +75,7 @@ from mig.service.options import EMBEDDED_PREFIX, Options, find_account
 from mig.service.reload import Reloader
 from mig.service.settings import Settings, describe_ineffective_keys, list_warnings, read_settings
 from mig.service.site import make_admin_site, make_site
+from mig.service.stop import CLOSING_SECONDS, end_requests
 from mig.signing.gpg.verify import Gpg
 from mig.signing.keyring import Keyring
 from mig.web.site import ApiSite, RequestObserver
@@ -287,6 +288,8 @@ class ApiService(Service):
         self._observers = observers
         self._database_class = database_class
         self._ports: list[IListeningPort] = []
+        self._admin_port: IListeningPort | None = None
+        self._site: ApiSite | None = None
         self._database: Database | None = None
         self._starting: Deferred[None] | None = None
         self._watching: Deferred[None] | None = None
@@ -321,7 +324,7 @@ class ApiService(Service):
         )
         await ensure_privileges(self._database)
         self._handoff = await self._choose_handoff(reactor, self._database)
-        site = self._build_site(reactor, self._database, self._handoff)
+        site = self._site = self._build_site(reactor, self._database, self._handoff)
         if self._authenticator is None:
             self.log.warn("{warning}", warning=OFF_WARNING)
         else:
@@ -360,7 +363,7 @@ class ApiService(Service):
             health=self._monitoring.health,
             limits=self._settings.limits,
         )
-        self._ports.append(listener.start_accepting(reactor, site))
+        self._admin_port = listener.start_accepting(reactor, site)
 
     def _add_tls(self, reactor: Reactor, listener: Listener, site: ApiSite) -> IProtocolFactory:
         """Return the site, with TLS around it if the listener has a certificate."""
@@ -496,17 +499,26 @@ class ApiService(Service):
             reactor.stop()
 
     async def _stop_serving(self) -> None:
+        limits = self._settings.limits
         if self._notifier is not None:
-            self._notifier.stop()
+            self._notifier.stop(limits.grace_seconds + CLOSING_SECONDS)
         if self._starting is not None:
             self._starting.cancel()
             await self._starting
         if self._watching is not None:
             self._watching.cancel()
-        for listener in (*self._listeners, *filter(None, [self._admin_listener])):
+        if self._monitoring:
+            self._monitoring.begin_stop()
+        for listener in self._listeners:
             listener.close()  # before its port: see Listener.close
         for port in self._ports:
             await maybeDeferred(port.stopListening)
+        if self._site is not None and self._database is not None:
+            await end_requests(get_reactor(), self._site, self._database, limits)
+        if self._admin_listener is not None:  # until here, operators see what goes on
+            self._admin_listener.close()
+        if self._admin_port is not None:
+            await maybeDeferred(self._admin_port.stopListening)
         if self._parser:
             await self._parser.stop()
         if self._trimmer:

@@ -62,11 +62,12 @@ _RESERVED_KEYS: Final = {
     ("maxmind", "path"),
 }
 """Keys that are checked, but belong to a part that does not exist yet."""
-_OLDER_KEYS: Final = {
+_LIMITS_ELSEWHERE: Final = {
     ("server", "actionsize"): "action_body_bytes",
     ("server", "keysize"): "key_body_bytes",
+    ("server", "grace"): "grace_seconds",
 }
-"""Keys of older files that set a limit."""
+"""Keys of another section that set a limit: those of older files, and the one for a stop."""
 
 
 def _with_parser(
@@ -307,7 +308,7 @@ def _parse_config(text: str) -> tuple[Config, str]:
             ineffective_keys.append(f"[{section}] {key}")
         if (section, key) in _OBSOLETE_KEYS:
             continue
-        limit = _OLDER_KEYS.get((section, key))
+        limit = _LIMITS_ELSEWHERE.get((section, key))
         try:
             value = _parse_value(section, key, raw, limit)
         except ValueError as fault:

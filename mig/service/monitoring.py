@@ -73,12 +73,16 @@ class Monitoring:
             pool.on_wait = self.metrics.make_pool_observer(name)
         for gpg in gpgs.values():
             gpg.runner.on_run = self.metrics.observe_gpg_run
-        monitor = HealthMonitor(reactor, self._list_parts())
-        self.health = HealthResource(monitor, self._read_metrics)
+        self._monitor = HealthMonitor(reactor, self._list_parts())
+        self.health = HealthResource(self._monitor, self._read_metrics)
 
     def start(self) -> None:
         """Start to measure."""
         self.metrics.start()
+
+    def begin_stop(self) -> None:
+        """Answer from now on that the daemon is not ready."""
+        self._monitor.is_stopping = True
 
     def stop(self) -> None:
         """Stop measuring."""

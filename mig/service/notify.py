@@ -13,7 +13,6 @@ from twisted.logger import Logger
 
 READY: Final = "READY=1"
 STOPPING: Final = "STOPPING=1"
-RELOADING: Final = "RELOADING=1"
 _WATCHDOG: Final = "WATCHDOG=1"
 
 
@@ -42,11 +41,11 @@ class SystemdNotifier:
             running = self._watchdog.start(self._watchdog_seconds / 2)
             running.addErrback(lambda failure: self.log.failure("no more signs of life", failure))
 
-    def stop(self) -> None:
-        """Say that the daemon is stopping."""
+    def stop(self, seconds: float) -> None:
+        """Say that the daemon is stopping, and has not hung if it takes ``seconds``."""
         if self._watchdog.running:
             self._watchdog.stop()
-        self.notify(STOPPING)
+        self.notify(f"{STOPPING}\nEXTEND_TIMEOUT_USEC={seconds * 1e6:.0f}")
 
     def notify(self, state: str) -> None:
         """Send ``state``, such as ``READY=1``; a message that would block is lost."""

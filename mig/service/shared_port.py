@@ -37,6 +37,9 @@ OPEN_PER_ACCEPT: Final = 2
 MAX_ACCEPTS: Final = 16
 """How many connections a daemon accepts at once at most."""
 
+MAX_QUEUE: Final = 1_024
+"""How often a daemon that stops looks whether another connection waits."""
+
 PLACE_SECONDS: Final = 0.1
 """How long the place of a closed connection is kept for a new one."""
 
@@ -150,6 +153,14 @@ class _SharingPort(tcp.Port):
         super().doRead()
         self._places = max(0, self._places - (self.open_count - before))
 
+    def _accept_queue(self) -> None:
+        """Accept what waits: to close a socket that nobody shares resets these connections."""
+        for _ in range(MAX_QUEUE):
+            before = self.open_count
+            super().doRead()
+            if self.open_count == before:
+                return
+
     def _resume_accepting(self) -> None:
         self._pause = None
         self._accept_connections()
@@ -163,6 +174,8 @@ class _SharingPort(tcp.Port):
         if self._pause is not None:
             self._pause.cancel()
             self._pause = None
+        if self.connected and not self.is_shared:
+            self._accept_queue()
         closing: Deferred[None] | None = super().loseConnection(connDone)
         return closing
 

@@ -19,6 +19,7 @@ from zope.interface import implementer
 from mig.errors import InvalidInputError, RequestTimeoutError, UnavailableError
 from mig.web.connections import Activity
 from mig.web.request import BaseChannel, Request
+from mig.web.send_queue import count_unread_bytes
 
 
 class INetworkProducer(IPushProducer):
@@ -103,6 +104,12 @@ class Channel(BaseChannel):
             self.requests[0].abort("closed to make room")
         else:
             self.transport.abortConnection()
+
+    def cut(self, outcome: str) -> None:
+        """Reset the connection; its requests end with ``outcome``."""
+        for request in self.requests:
+            request.abort(outcome)
+        self.transport.abortConnection()
 
     # Deadlines
 
@@ -323,6 +330,9 @@ class Channel(BaseChannel):
 
     def requestDone(self, request: http.Request) -> None:
         """Go on with the next request, or end a connection on which none can follow."""
+        if self.site.is_stopping and not self._is_ending:
+            # The client may be sending the next one: to close at once would reset the connection.
+            self._stop_receiving()
         super().requestDone(request)
         self._report_activity()
         self._end_half_closed()
@@ -340,7 +350,11 @@ class Channel(BaseChannel):
     def forceAbortClient(self) -> None:
         """Cut a client that still sends after it was refused, or does not read the end."""
         self._abortingCall = None
-        self.transport.abortConnection()
+        if self.site.is_stopping and count_unread_bytes(self.transport):
+            # the last answer may be a long one, and the stop has a deadline of its own
+            self._start_abort(self.site.limits.linger_seconds)
+        else:
+            self.transport.abortConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Cancel the deadline, and the gate's decision, which nobody waits for any more."""

@@ -9,6 +9,7 @@ from enum import IntEnum
 from itertools import count
 from typing import Final, Protocol
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
@@ -38,6 +39,9 @@ class EvictableConnection(Protocol):
     def evict(self, activity: Activity) -> None:
         """Close an idle connection in order, and reset one with any other ``activity``."""
 
+    def cut(self, outcome: str) -> None:
+        """Reset the connection; its requests end with ``outcome``."""
+
 
 class _Address:
     """The open connections of one address, by activity, each in the order of its begin.
@@ -57,12 +61,13 @@ class _Address:
 
 
 class _Entry:
-    __slots__ = ("activity", "address", "name")
+    __slots__ = ("activity", "address", "has_been_used", "name")
 
     def __init__(self, name: str, address: _Address) -> None:
         self.name = name
         self.address = address
         self.activity = Activity.IDLE
+        self.has_been_used = False
 
 
 class ConnectionLimiter:
@@ -84,6 +89,7 @@ class ConnectionLimiter:
         self._evicted = 0
         self._turned_away = 0
         self._report: IDelayedCall | None = None
+        self._all_closed: Deferred[None] | None = None
 
     def __len__(self) -> int:
         """Return how many connections are open."""
@@ -104,6 +110,7 @@ class ConnectionLimiter:
         by_activity = entry.address.by_activity
         del by_activity[entry.activity][connection]
         by_activity[activity][connection] = next(self._numbers)
+        entry.has_been_used = True  # also by a request that was answered at once
         if activity is not entry.activity:
             self._count_ending(entry, -1)
             entry.activity = activity
@@ -118,6 +125,10 @@ class ConnectionLimiter:
         self._count_ending(entry, -1)
         if not any(entry.address.by_activity):
             del self._addresses[entry.name]
+        if not self._entries and self._all_closed is not None:
+            waiting, self._all_closed = self._all_closed, None
+            if not waiting.called:  # it may have timed out
+                waiting.callback(None)
 
     def _count_ending(self, entry: _Entry, number: int) -> None:
         """Add a number to those that are ending, or to those of the address that are not."""
@@ -154,6 +165,34 @@ class ConnectionLimiter:
         self.report_turned_away()
         if not self._evict_oldest(Activity.IDLE):
             self._evict_oldest(Activity.RECEIVING)
+
+    def count_handled(self) -> int:
+        """Return on how many connections a request is being handled, or its answer sent."""
+        return sum(len(each.by_activity[Activity.HANDLING]) for each in self._addresses.values())
+
+    def close_idle(self, *, used_only: bool) -> None:
+        """Close connections on which no byte of a request has arrived.
+
+        :param used_only: whether to close only those that have had a request before.
+        """
+        for connection, entry in list(self._entries.items()):
+            if entry.activity is Activity.IDLE and (entry.has_been_used or not used_only):
+                connection.evict(Activity.IDLE)
+                self.set_activity(connection, Activity.ENDING)
+
+    def cut_all(self, outcome: str) -> None:
+        """Reset every connection; requests that have not ended end with ``outcome``."""
+        for connection in list(self._entries):
+            connection.cut(outcome)
+
+    def wait_until_closed(self) -> Deferred[None]:
+        """Wait until no connection is open; only one caller may."""
+        waiting: Deferred[None] = Deferred()
+        if self._entries:
+            self._all_closed = waiting
+        else:
+            waiting.callback(None)
+        return waiting
 
     def stop(self) -> None:
         """Write no more lines."""

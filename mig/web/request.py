@@ -79,8 +79,12 @@ class RequestChecker(Protocol):
 
 
 class BaseSite(server.Site):
-    """The site as a request and its connection use it."""
+    """The site as a request and its connection use it.
 
+    ``is_stopping`` tells that every answer is the last one on its connection.
+    """
+
+    is_stopping: bool
     check_request: RequestChecker
     clients: ClientIdentifier
     clock: IReactorTime
@@ -319,6 +323,8 @@ class Request(server.Request):
         self.setHeader(b"vary", b"Accept, Accept-Encoding")
         self.setHeader(b"cache-control", b"no-store")
         self.setHeader(b"x-content-type-options", b"nosniff")
+        if self.site.is_stopping:
+            self.setHeader(b"connection", b"close")
         for name, value in self._headers.items():
             self.setHeader(name, value)
 

@@ -73,6 +73,7 @@ class ApiSite(BaseSite):
         self.body_budget = BodyBudget(limits)
         self.connections = ConnectionLimiter(clock, max_connections)
         self.scheduler = FairScheduler(clock)
+        self.is_stopping = False
         self.check_request = Gate(base, router, authenticate, limiter, pages).check_request
         self._render_error = render_error
         self._observers = observers
@@ -102,6 +103,34 @@ class ApiSite(BaseSite):
         """Stop what runs by the clock."""
         self.connections.stop()
         super().stopFactory()
+
+    async def drain(self, seconds: float) -> None:
+        """Answer what clients ask on open connections, each of which then ends.
+
+        What has not ended after ``seconds`` is cut. The site must not accept any more.
+        """
+        self.is_stopping = True
+        closed = self.connections.wait_until_closed()
+        closed.addTimeout(seconds + self.limits.cut_seconds, self.clock, _go_on)
+        calls = [
+            self.clock.callLater(
+                self.limits.last_request_seconds, self.connections.close_idle, used_only=True
+            ),
+            self.clock.callLater(
+                self.limits.first_request_seconds, self.connections.close_idle, used_only=False
+            ),
+            self.clock.callLater(seconds, self.cut),
+        ]
+        try:
+            await closed
+        finally:
+            for call in calls:
+                if call.active():
+                    call.cancel()
+
+    def cut(self) -> None:
+        """Cut every connection, so that clients see it; what they asked ends as ``stopped``."""
+        self.connections.cut_all("stopped")
 
     @property
     def buffered_bytes(self) -> int:
@@ -134,3 +163,7 @@ class ApiSite(BaseSite):
 
     def log(self, request: http.Request) -> None:
         """Write nothing: ``notify_observers`` replaces the access log of Twisted."""
+
+
+def _go_on(result: object, seconds: float) -> None:
+    """Wait no longer for connections that have been cut."""

@@ -66,9 +66,9 @@ def test_a_daemon_says_that_it_is_ready_alive_and_stopping(systemd: Listener) ->
     clock.advance(15)
     clock.advance(15)
     assert systemd.read() == ["WATCHDOG=1"] * 2
-    notifier.stop()
+    notifier.stop(90)
     clock.advance(60)
-    assert systemd.read() == ["STOPPING=1"]
+    assert systemd.read() == ["STOPPING=1\nEXTEND_TIMEOUT_USEC=90000000"]
 
 
 def test_without_a_watchdog_it_gives_no_signs_of_life(systemd: Listener) -> None:
@@ -85,10 +85,10 @@ def test_without_a_watchdog_it_gives_no_signs_of_life(systemd: Listener) -> None
 def test_without_systemd_nothing_is_sent() -> None:
     notifier = SystemdNotifier(Clock(), {"WATCHDOG_USEC": "30000000"})
     notifier.start()
-    notifier.stop()
+    notifier.stop(90)
     gone = SystemdNotifier(Clock(), {"NOTIFY_SOCKET": "/nonexistent/socket"})
     gone.start()
-    gone.stop()
+    gone.stop(90)
 
 
 def test_the_daemon_is_ready_when_it_accepts_and_says_when_it_stops(
@@ -100,7 +100,7 @@ def test_the_daemon_is_ready_when_it_accepts_and_says_when_it_stops(
     assert systemd.wait_for(2) == ["READY=1", "WATCHDOG=1"]
     assert urllib.request.urlopen(f"{daemon.base}heartbeat").status == 200
     daemon.stop()
-    assert systemd.read() == ["STOPPING=1"]
+    assert systemd.read() == ["STOPPING=1\nEXTEND_TIMEOUT_USEC=60000000"]
 
 
 def test_a_daemon_without_the_schema_is_never_ready(

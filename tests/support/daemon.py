@@ -62,7 +62,9 @@ class Daemon:
     def _find_base_url(self) -> str | None:
         text = self.log.read_text() if self.log.exists() else ""
         assert self.process.poll() is None, text + self.output.read_text()
-        return text.partition("ready at ")[2].split()[0] if "ready at " in text else None
+        if "ready at " not in text:
+            return None
+        return text.partition("ready at ")[2].split()[0].split('"')[0]  # a text in JSON ends so
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)

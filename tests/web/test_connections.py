@@ -38,6 +38,9 @@ class FakeConnection:
         self.evicted_as.append(activity)
         self.activity = Activity.ENDING
 
+    def cut(self, outcome: str) -> None:
+        raise AssertionError("no connection is cut here")
+
 
 class Service:
     """A limiter and its connections, in the order in which their activity began."""
