@@ -17,6 +17,7 @@ from tests.support.postgres import TestDatabase, insert_many_commands
 
 REPORT = f"/api/v1/search?type=command&report=complianceitems&limit=1000000&{fleet.ANY_TIME}"
 END = b"0\r\n\r\n"
+COMMANDS = 6_000  # more than fits into the buffers of a connection
 
 
 def read_to_end(client: socket.socket) -> bytes:
@@ -94,7 +95,7 @@ class StoppingDaemon:
 def stopping(
     request: pytest.FixtureRequest, database: TestDatabase, tmp_path: Path
 ) -> Iterator[StoppingDaemon]:
-    insert_many_commands(database)
+    insert_many_commands(database, COMMANDS)
     running = StoppingDaemon(database, tmp_path, request.param)
     yield running
     running.client.close()

@@ -90,14 +90,14 @@ class Databases:
             admin.execute(f"drop database {name} with (force)")
 
 
-def insert_many_commands(database: TestDatabase) -> None:
-    """Insert commands whose report is some 40 MB."""
+def insert_many_commands(database: TestDatabase, count: int = MANY_COMMANDS) -> None:
+    """Insert commands, whose report is some 2 kB for each."""
     fleet.insert_rows(database.dsn, "actions", [fleet.make_action(1)])
     fleet.insert_rows(database.dsn, "agents", [fleet.make_agent(1)])
     database.execute(
         "insert into commands select case when n %% 2 = 0 then n else n::numeric(37, 17) end, 1, 1,"
         " 'success', %s::json, now() - n * interval '1 s', now()"
-        f" from generate_series(1, {MANY_COMMANDS}) n",
+        f" from generate_series(1, {count}) n",
         (
             '[{{"elements":{{"a":[{}]}}}}]'.format(
                 ",".join(['{"file":"/etc/passwd","search":{}}'] * 5)
