@@ -34,7 +34,7 @@ from tests.support.postgres import TestDatabase
 
 OPEN = {
     *(urls.HOME, urls.HEARTBEAT, urls.READINESS, urls.CLIENT_ADDRESS, urls.PUBLIC_KEY),
-    *(urls.OPENAPI, urls.DOCS, urls.DOCS_FILE),
+    *(urls.OPENAPI, urls.DOCS, urls.DOCS_FILE, urls.STYLE),
 }
 """The paths that anyone may ask; a new one needs a reason."""
 
