@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
@@ -92,6 +93,40 @@ def _measure_formats(bench: Bench) -> list[Measurement]:
             )
             rows.append(measured)
     return rows
+
+
+def _measure_variant(name: str, change: Callable[[str], str], bench: Bench) -> list[Measurement]:
+    """Measure what is made of all items of the report, with its address changed.
+
+    It counts the items that are read, and its floor is that of the report.
+    """
+    whole = ClientGroup(name=name, requests=[bench.report_request], needle=ITEM)
+    items = bench.warm_up(whole).found
+    floor = items / bench.time_copy(ALL_RESULTS)
+    request = Request(target=change(bench.report_request.target))
+    group = ClientGroup(name=name, requests=[request])
+    bench.warm_up(group)
+    [outcome], usage = bench.load_daemons(group)
+    return [
+        make_measurement(
+            bench,
+            group,
+            outcome,
+            usage,
+            unit="items",
+            each=items,
+            floor=floor,
+            floor_is="psql copy of all results",
+        )
+    ]
+
+
+def _ask_for_summary(target: str) -> str:
+    return target.replace(REPORT_LIMIT, "").replace("complianceitems", "compliancesummary")
+
+
+def _ask_for_latest(target: str) -> str:
+    return f"{target}&latest=true"
 
 
 def _check_sizes(outcome: Outcome, first: Outcome) -> str:
@@ -261,6 +296,20 @@ SCENARIOS: Final = (
         about="a report in every format and encoding, in turns",
         kind="file",
         measure=_measure_formats,
+        fresh=True,
+    ),
+    Scenario(
+        name="report-summary",
+        about="the summary of all items, by policy and check",
+        kind="file",
+        measure=partial(_measure_variant, "report-summary", _ask_for_summary),
+        fresh=True,
+    ),
+    Scenario(
+        name="report-latest",
+        about="a report of the newest answers, which is read twice",
+        kind="file",
+        measure=partial(_measure_variant, "report-latest", _ask_for_latest),
         fresh=True,
     ),
     Scenario(

@@ -308,6 +308,19 @@ class Limits:
     cached_record_bytes: int = _bytes(
         33_554_432, "the actions that a search or report keeps, and as much again its agents"
     )
+    summary_groups: int = _count(100_000, "groups of a summary")
+    summary_bytes: int = _bytes(
+        268_435_456,
+        "what a summary keeps of its agents and groups, and a client's all summaries; twice as many"
+        " of all clients",
+        high=68_719_476_736,
+        is_fixed=True,
+    )
+    preparation_seconds: float = _seconds(
+        600,
+        "how long a summary, or a report with latest=true, is read before its first byte",
+        high=86_400,
+    )
     counted_rows: int = _count(
         60_000,
         "agents and commands that the dashboard counts for every request",

@@ -7,8 +7,8 @@ time of day, and may step at any moment. docs/decisions/0046 says which is used 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import cast
+from collections.abc import Callable, Iterator
+from typing import Final, cast
 
 from twisted.internet.interfaces import (
     IReactorCore,
@@ -19,6 +19,10 @@ from twisted.internet.interfaces import (
     IReactorThreads,
     IReactorTime,
 )
+from twisted.internet.task import deferLater
+
+SLICE_SECONDS: Final = 0.005
+"""How long a long computation runs before others have their turn."""
 
 WallClock = Callable[[], float]
 """A function that returns the time of day in Unix seconds, as ``time.time`` does.
@@ -64,3 +68,12 @@ def _use_monotonic_clock(reactor: Reactor) -> None:
         raise RuntimeError("mig.reactor.get_reactor must be called before anything is scheduled")
     # every timer of Twisted reads this attribute, private: docs/twisted-internals.md
     reactor.seconds = time.monotonic  # type: ignore[method-assign]
+
+
+async def run_in_slices(clock: IReactorTime, steps: Iterator[object]) -> None:
+    """Run the short ``steps`` of a long computation, and serve others between slices of it."""
+    began = clock.seconds()
+    for _ in steps:
+        if clock.seconds() - began >= SLICE_SECONDS:
+            await deferLater(clock, 0)
+            began = clock.seconds()

@@ -99,7 +99,8 @@ def test_only_limits_that_are_not_fixed_change_while_the_service_runs() -> None:
 
 
 FOR_ONE_REQUEST = {
-    f"mig/compliance/{name}.py" for name in ("encoder", "file_checks", "filechecker_checks")
+    f"mig/compliance/{name}.py"
+    for name in ("encoder", "file_checks", "filechecker_checks", "summary")
 }
 """Modules whose objects live as long as a request, so that the next one has the new limit."""
 AT_THE_START = {

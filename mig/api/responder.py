@@ -55,7 +55,7 @@ class Responder:
     ) -> None:
         self.urls = urls
         self.streams = streams or Streams(limits)
-        self._reactor = reactor
+        self.clock = reactor
         self._limits = limits
         self._large_documents = 0
         self._formats = formats
@@ -203,7 +203,7 @@ class Responder:
         source: ChunkSource | None = None,
     ) -> None:
         """Answer with ``chunks`` as fast as the client takes them; ``source`` makes them."""
-        await stream_response(request, self._reactor, self.streams, chunks, source)
+        await stream_response(request, self.clock, self.streams, chunks, source)
 
 
 def encode_document(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import AbstractAsyncContextManager, aclosing, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import replace
 from typing import Final
 
@@ -12,6 +12,7 @@ from whenever import Instant
 from mig.access.caller import Caller
 from mig.api.errors import answer_refusal
 from mig.api.responder import Responder
+from mig.compliance.quota import SummaryQuota
 from mig.compliance.selection import AnswerKeeper
 from mig.database.database import Database, Snapshot
 from mig.errors import InvalidInputError, NoResultsError, QueryCancelledError, RequestError
@@ -20,13 +21,16 @@ from mig.formats.seal import Seal
 from mig.hypermedia.document import Data, Item, Link
 from mig.limits import Limits
 from mig.model.search import SearchParameters
-from mig.reactor import WallClock
+from mig.reactor import WallClock, run_in_slices
 from mig.search.item_limit import ItemLimit
 from mig.search.kinds import MAX_COUNT
 from mig.search.order import PagePosition, make_cursor_error
+from mig.search.parameters import COMPLIANCE_SUMMARY
 from mig.search.records import find_record_type, make_row_encoder
+from mig.search.results import Preparation
 from mig.search.search import Search, parse_search
-from mig.search.stream import SearchStream
+from mig.search.stream import PageStream, SearchStream
+from mig.search.summary import SummaryStream
 from mig.search.targeted_agents import find_targeted_agents
 from mig.tracing import build_application_name
 from mig.web.gate import check_origin
@@ -59,6 +63,7 @@ class SearchResource:
         self._limits = limits
         self._limiter = limiter
         self._answers = AnswerKeeper(limits)
+        self._summaries = SummaryQuota(limits)
 
     async def run_search(self, request: Request, caller: Caller) -> bytes | None:
         """Answer a search or a report, streamed in the format that the client prefers."""
@@ -89,39 +94,74 @@ class SearchResource:
             return b""
         try:
             if search.limit <= self._limits.short_search_rows:
-                return await self._answer_search(request, format_, search)
+                return await self._answer_search(request, format_, search, now)
             with self._limiter.count_stream(request.identified_client, caller):
-                return await self._answer_search(request, format_, search)
+                return await self._answer_search(request, format_, search, now)
         except (InvalidInputError, NoResultsError) as refusal:
             return _answer_refused_search(request, refusal, search.echo_parameters())
 
     async def _answer_search(
-        self, request: Request, format_: Format, search: Search
+        self, request: Request, format_: Format, search: Search, now: Instant
     ) -> bytes | None:
         if search.target is not None:
             agents = await find_targeted_agents(
                 self._database, search.target, client=request.client_group, limits=self._limits
             )
             search = replace(search, targeted_agents=agents)
+        if search.report == COMPLIANCE_SUMMARY:
+            return await self._answer_summary(request, format_, search, now)
         is_small = search.limit <= self._limits.short_search_rows
         if is_small and not self._database.can_stream():
             answer = await self._answer_if_short(request, format_, search)
             if answer is not None:
                 return answer
-        with self._keep_latest(request, search) as search:
+        async with self._keep_latest(request, search) as search:
             stream = self._make_stream(request, format_, search)
             document = self._encode_document(request, format_, search, stream)
             await self._responder.stream_document(request, document, stream)
         return None
 
-    @contextmanager
-    def _keep_latest(self, request: Request, search: Search) -> Iterator[Search]:
+    async def _answer_summary(
+        self, request: Request, format_: Format, search: Search, now: Instant
+    ) -> bytes | None:
+        client = request.client_group
+        async with self._keep_latest(request, search) as search:
+            with self._summaries.open_share(client) as share:
+                stream = SummaryStream(
+                    search,
+                    format_,
+                    self._responder.urls,
+                    self._limits,
+                    open_snapshot=lambda: self._open_snapshot(request),
+                    get_page_bytes=self._responder.streams.get_page_bytes,
+                    preparation=self._start_preparation(),
+                    share=share,
+                    now=now,
+                )
+                document = self._encode_document(request, format_, search, stream)
+                await self._responder.stream_document(request, document)
+        return None
+
+    @asynccontextmanager
+    async def _keep_latest(self, request: Request, search: Search) -> AsyncIterator[Search]:
         """Return the search that keeps answers during the block, if it takes only the newest."""
         if search.takes_latest:
             with self._answers.keep_answers(request.client_group) as latest:
-                yield replace(search, latest=latest)
+                try:
+                    yield replace(search, latest=latest)
+                finally:
+                    await run_in_slices(self._responder.clock, latest.clear())
         else:
             yield search
+
+    def _start_preparation(self) -> Preparation:
+        return Preparation(self._responder.clock, self._limits.preparation_seconds)
+
+    def _open_snapshot(
+        self, request: Request, *, is_resumed: bool = False
+    ) -> AbstractAsyncContextManager[Snapshot]:
+        name = build_application_name(request.operation, request.trace)
+        return self._database.snapshot(name, client=request.client_group, is_patient=is_resumed)
 
     async def _answer_if_short(
         self, request: Request, format_: Format, search: Search
@@ -130,7 +170,7 @@ class SearchResource:
 
         :raises UnavailableError: when the database cannot be reached in time.
         """
-        with self._keep_latest(request, search) as search:
+        async with self._keep_latest(request, search) as search:
             stream = self._make_stream(request, format_, search, is_short=True)
             parts: list[bytes] = []
             size = 0
@@ -150,12 +190,12 @@ class SearchResource:
         self, request: Request, format_: Format, search: Search, *, is_short: bool = False
     ) -> SearchStream:
         client = request.client_group
-        name = build_application_name(request.operation, request.trace)
 
         def open_snapshot(*, is_resumed: bool) -> AbstractAsyncContextManager[Snapshot]:
             if is_short:
+                name = build_application_name(request.operation, request.trace)
                 return self._database.short_snapshot(name, client=client)
-            return self._database.snapshot(name, client=client, is_patient=is_resumed)
+            return self._open_snapshot(request, is_resumed=is_resumed)
 
         return SearchStream(
             search,
@@ -165,6 +205,7 @@ class SearchResource:
             ),
             get_page_bytes=self._responder.streams.get_page_bytes,
             item_limit=_make_item_limit(format_, search),
+            preparation=self._start_preparation(),
             is_connection_needed=lambda paused: self._is_connection_needed(client, paused),
         )
 
@@ -178,7 +219,7 @@ class SearchResource:
         )
 
     async def _encode_document(
-        self, request: Request, format_: Format, search: Search, stream: SearchStream
+        self, request: Request, format_: Format, search: Search, stream: PageStream
     ) -> AsyncGenerator[bytes, None]:
         """Yield the document; its first chunk is the head and the first page."""
         href = request.build_url()
@@ -198,7 +239,7 @@ class SearchResource:
             DocumentTail(
                 href=href,
                 is_empty=not stream.has_items,
-                links=links + self._link_resumption(stream.resumption),
+                links=[*links, *stream.links, *self._link_resumption(stream.resumption)],
                 row_count=stream.row_count,
                 seal=seal,
                 parameters=parameters,
@@ -246,7 +287,7 @@ def _make_item_limit(format_: Format, search: Search) -> ItemLimit | None:
     return ItemLimit(search.order, format_.max_items, format_.separator, search.cursor)
 
 
-async def _read_page(request: Request, search: Search, stream: SearchStream) -> bytes:
+async def _read_page(request: Request, search: Search, stream: PageStream) -> bytes:
     page = await stream.read_page()
     if stream.total is not None:  # takes effect before the first page
         request.setHeader(b"x-total-count", b"%d" % stream.total)

@@ -28,13 +28,22 @@ if TYPE_CHECKING:
         WaitTimeoutError,
     )
     from mig.client.filters import Filters
-    from mig.client.records import Action, Agent, Command, ComplianceItem, Dashboard, Investigator
+    from mig.client.records import (
+        Action,
+        Agent,
+        Command,
+        ComplianceItem,
+        ComplianceSummary,
+        Dashboard,
+        Investigator,
+    )
 
 __all__ = [
     "Action",
     "Agent",
     "Command",
     "ComplianceItem",
+    "ComplianceSummary",
     "ConnectionFailedError",
     "Dashboard",
     "Filters",

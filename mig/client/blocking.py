@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping, Sequence
+from datetime import timedelta
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, Unpack, cast, overload
 
@@ -27,6 +28,7 @@ from mig.client.records import (
     ApiKey,
     Command,
     ComplianceItem,
+    ComplianceSummary,
     Dashboard,
     Investigator,
 )
@@ -160,6 +162,22 @@ class MIGClient:
     ) -> Iterator[ComplianceItem]:
         """Return an iterator over the items of a compliance report, from all of its pages."""
         return self._iterate(self._client.compliance_batches(search, **filters))
+
+    def compliance_summary(
+        self,
+        search: Filters | None = None,
+        *,
+        groupby: Sequence[str] = (),
+        maxage: timedelta | str | None = None,
+        scope: Literal["agents"] | None = None,
+        **filters: Unpack[Filters],
+    ) -> Iterator[ComplianceSummary]:
+        """Return an iterator over the groups of a summary; the last one has the totals."""
+        return self._iterate(
+            self._client.summary_batches(
+                search, groupby=groupby, maxage=maxage, scope=scope, **filters
+            )
+        )
 
     def targets(
         self, target: str, /, search: Filters | None = None, **filters: Unpack[Filters]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
-from datetime import datetime
+from datetime import datetime, timedelta
 from ipaddress import ip_address
 from types import TracebackType
 from typing import Any, Final, Literal, Protocol, Self, TypeVar, Unpack, cast, overload
@@ -51,6 +51,7 @@ from mig.client.records import (
     ApiKey,
     Command,
     ComplianceItem,
+    ComplianceSummary,
     Dashboard,
     Investigator,
     JsonValue,
@@ -253,6 +254,27 @@ class MIGClient:
         """
         return _flatten(self.compliance_batches(search, **filters))
 
+    def compliance_summary(
+        self,
+        search: Filters | None = None,
+        *,
+        groupby: Sequence[str] = (),
+        maxage: timedelta | str | None = None,
+        scope: Literal["agents"] | None = None,
+        **filters: Unpack[Filters],
+    ) -> AsyncGenerator[ComplianceSummary, None]:
+        """Return an iterator over the groups of a summary, the lowest rate first.
+
+        The last one has an empty ``group``, and the totals. The errors are those of :meth:`search`.
+
+        :param groupby: one or two names, such as ``["policy", "check"]``, which is the default.
+        :param maxage: how old an answer may be before its agent counts as stale.
+        :param scope: ``"agents"`` to count also the agents that no command has asked.
+        """
+        return _flatten(
+            self.summary_batches(search, groupby=groupby, maxage=maxage, scope=scope, **filters)
+        )
+
     def targets(
         self, target: str, /, search: Filters | None = None, **filters: Unpack[Filters]
     ) -> AsyncGenerator[Agent, None]:
@@ -284,6 +306,30 @@ class MIGClient:
         chosen: Filters = {**(search or Filters()), **filters}
         query = [("type", "command"), ("report", "complianceitems"), *build_query(chosen)]
         return self._read_pages(query, "compliance item", ComplianceItem, chosen)
+
+    def summary_batches(
+        self,
+        search: Filters | None = None,
+        *,
+        groupby: Sequence[str] = (),
+        maxage: timedelta | str | None = None,
+        scope: Literal["agents"] | None = None,
+        **filters: Unpack[Filters],
+    ) -> AsyncGenerator[list[ComplianceSummary], None]:
+        """Return an iterator over the groups of a summary, as many at once as have arrived."""
+        chosen: Filters = {**(search or Filters()), **filters}
+        query = [
+            ("type", "command"),
+            ("report", "compliancesummary"),
+            ("groupby", groupby if isinstance(groupby, str) else ",".join(groupby)),
+            (
+                "maxage",
+                f"{maxage.total_seconds():.0f}s" if isinstance(maxage, timedelta) else maxage or "",
+            ),
+            ("scope", scope or ""),
+        ]
+        query = [(name, text) for name, text in query if text] + build_query(chosen)
+        return self._read_pages(query, "compliance summary", ComplianceSummary, chosen)
 
     async def count(
         self, noun: Noun, search: Filters | None = None, **filters: Unpack[Filters]

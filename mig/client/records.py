@@ -10,17 +10,20 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from mig.model.compliance import Check, Policy, Test
+from mig.model.compliance import AgentCounts, Check, ItemCounts, Policy, Test
 
 __all__ = [
     "Action",
     "Agent",
+    "AgentCounts",
     "ApiKey",
     "Check",
     "Command",
     "ComplianceItem",
+    "ComplianceSummary",
     "Dashboard",
     "Investigator",
+    "ItemCounts",
     "JsonValue",
     "Policy",
     "Record",
@@ -119,6 +122,22 @@ class ComplianceItem(Record):
     link: str = ""
     timestamp: str = ""
     utctimestamp: str = ""
+
+
+class ComplianceSummary(Record):
+    """The summary of a group of items, and of the agents that were asked for them.
+
+    ``group`` has the values that the group shares; the last one, of everything, has none.
+    ``rate`` is the part of the agents that pass, ``None`` without agents; ``first`` and ``last``
+    are when the first and the last command with an item finished.
+    """
+
+    group: dict[str, str | None]
+    items: ItemCounts
+    agents: AgentCounts
+    rate: float | None = None
+    first: str | None = None
+    last: str | None = None
 
 
 class ApiKey(Record):

@@ -105,7 +105,7 @@ def build_compliance_items(
             timestamp=timestamp,
             utctimestamp=timestamp,
         )
-        for found in _read_checks(modules, results)
+        for found in read_checks(modules, results)
     ]
 
 
@@ -185,7 +185,7 @@ def compact_json(raw: msgspec.Raw) -> str:
     return msgspec.json.format(bytes(raw), indent=-1).decode()
 
 
-def _read_checks(modules: list[tuple[str, str]], results: str | None) -> Iterator[CheckResult]:
+def read_checks(modules: list[tuple[str, str]], results: str | None) -> Iterator[CheckResult]:
     """Yield each check of a command's results.
 
     :raises UnreadableError: for results of a form that has no meaning.

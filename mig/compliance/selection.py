@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
 from typing import Final, NamedTuple, TypeVar
 
 from mig.compliance.ilike import compile_patterns
-from mig.errors import InvalidInputError, UnavailableError
+from mig.compliance.quota import Quota, QuotaShare
 from mig.limits import Limits
 from mig.model.compliance import Policy
 
@@ -51,29 +50,40 @@ class LatestAnswers:
     An answer is of an agent, to a check of a policy. Of each, only a number of 16 bytes is kept,
     which nobody can foresee: so how long the texts are does not matter, and nobody can make
     another answer look like one of these.
+
+    :param share: how many answers may be kept.
     """
 
-    def __init__(self, keeper: AnswerKeeper, client: str) -> None:
-        self._keeper = keeper
-        self._client = client
+    def __init__(self, share: QuotaShare) -> None:
+        self._share = share
         self._secret = os.urandom(KEY_BYTES)
         self._shards: list[set[int]] = [set() for _ in range(SHARDS)]
-        self._count = 0
+        self._rehearsed: list[tuple[set[int], list[int]]] | None = None
 
     def __len__(self) -> int:
-        return self._count
+        return self._share.taken
 
-    @property
-    def limit(self) -> int:
-        """How many answers a report may have."""
-        return self._keeper.limit
+    def begin_rehearsal(self) -> None:
+        """Note which answers are kept from now on, for :meth:`end_rehearsal`."""
+        self._rehearsed = []
 
-    def clear(self) -> None:
-        """Forget all answers."""
+    def end_rehearsal(self) -> Iterator[None]:
+        """Forget the answers since :meth:`begin_rehearsal`, in short steps."""
+        rehearsed, self._rehearsed = self._rehearsed or [], None
+        while rehearsed:
+            shard, keys = rehearsed.pop()
+            shard.difference_update(keys)
+            self._share.take(-len(keys))
+            yield
+
+    def clear(self) -> Iterator[None]:
+        """Forget all answers, in short steps."""
+        self._rehearsed = None
         for shard in self._shards:
+            count = len(shard)
             shard.clear()
-        removed, self._count = self._count, 0
-        self._keeper.count(self, self._client, -removed)
+            self._share.take(-count)
+            yield
 
     def make_key(self, *texts: str) -> int:
         """Return a number for ``texts``, of which none contains U+0000."""
@@ -94,11 +104,11 @@ class LatestAnswers:
         known = self._shards[base % SHARDS]
         new = [each for each, key in zip(found, keys, strict=True) if key not in known]
         if new:
+            if self._rehearsed is not None:
+                self._rehearsed.append((known, [*set(keys).difference(known)]))
             before = len(known)
             known.update(keys)
-            added = len(known) - before
-            self._count += added
-            self._keeper.count(self, self._client, added)
+            self._share.take(len(known) - before)
         return new
 
 
@@ -109,34 +119,19 @@ class AnswerKeeper:
     """
 
     def __init__(self, limits: Limits) -> None:
-        self.limit = limits.latest_answers
-        self._by_client: Counter[str] = Counter()
+        self._quota = Quota(
+            limits.latest_answers,
+            f"latest must find at most {limits.latest_answers} answers, each of an agent to a"
+            " check; ask for fewer agents, actions or checks, or for a later after",
+            "latest",
+            "too many reports with latest=true run at once",
+        )
 
     @contextmanager
     def keep_answers(self, client: str) -> Iterator[LatestAnswers]:
         """Keep the answers of one report during the block."""
-        answers = LatestAnswers(self, client)
-        try:
-            yield answers
-        finally:
-            self._by_client[client] -= len(answers)
-            self._by_client += Counter()  # without those that are zero
-
-    def count(self, answers: LatestAnswers, client: str, new: int) -> None:
-        """Count ``new`` answers, which have been added to those of a report.
-
-        :raises InvalidInputError: when the report has too many.
-        :raises UnavailableError: when the client, or all clients together, have too many.
-        """
-        self._by_client[client] += new
-        if len(answers) > self.limit:
-            raise InvalidInputError(
-                f"latest must find at most {self.limit} answers, each of an agent to a check;"
-                " ask for fewer agents, actions or checks, or for a later after",
-                "latest",
-            )
-        if self._by_client[client] > self.limit or self._by_client.total() > 2 * self.limit:
-            raise UnavailableError("too many reports with latest=true run at once")
+        with self._quota.open_share(client) as share:
+            yield LatestAnswers(share)
 
 
 class ItemSelection:
@@ -164,6 +159,11 @@ class ItemSelection:
         self._matches_level = _compile(levels)
         self._matches_check = _compile(checks)
 
+    @property
+    def takes_latest(self) -> bool:
+        """Whether only the newest answers are taken."""
+        return self._latest is not None
+
     def find_policy_traits(self, policy: Policy) -> PolicyTraits:
         """Return the traits of the policy of an action."""
         is_named = self._matches_policy(policy.name)
@@ -183,6 +183,10 @@ class ItemSelection:
             is_named=is_named,
             is_included=is_named and self._compliance in (None, compliance),
         )
+
+    def includes_name(self, name: str) -> bool:
+        """Return whether checks of this name are asked for."""
+        return self._matches_check(name)
 
     def select(
         self, agentid: str, policy_name: str, found: Sequence[tuple[Item, CheckTraits]]

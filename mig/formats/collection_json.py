@@ -16,7 +16,7 @@ from mig.formats.format import (
 )
 from mig.hypermedia.document import Collection, Data, Document, Error, Item, Link, Query, Template
 from mig.hypermedia.urls import Urls
-from mig.model.compliance import ComplianceItem
+from mig.model.compliance import ComplianceItem, ComplianceSummary
 from mig.model.record import StoredRecord, UnreadableRecord, encode_json
 
 MEDIA_TYPE: Final = "application/vnd.collection+json"
@@ -91,6 +91,8 @@ class CollectionJson:
                 record.write_ids_as_text()
         elif isinstance(record, ComplianceItem):
             href = record.link
+        elif isinstance(record, ComplianceSummary):
+            href = links[0].href  # of its items: a summary has no address of its own
         else:
             return self._encode_unreadable(record)
         data = [Data(name=record.noun, value=record)]

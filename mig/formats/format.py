@@ -9,11 +9,11 @@ import msgspec
 
 from mig.formats.seal import Seal
 from mig.hypermedia.document import Item, Link
-from mig.model.compliance import ComplianceItem, Policy
+from mig.model.compliance import ComplianceItem, ComplianceSummary, Policy
 from mig.model.record import Record, StoredRecord, UnreadableRecord
 from mig.model.search import SearchParameters
 
-AnyRecord = StoredRecord | ComplianceItem | UnreadableRecord
+AnyRecord = StoredRecord | ComplianceItem | ComplianceSummary | UnreadableRecord
 
 
 class ActionFields(NamedTuple):

@@ -43,7 +43,7 @@ _ITEM_TITLES: Final = (
     *("target", "policy", "level", "ref", "action", "finished"),
 )
 _TITLES: Final = {"apikey": "API keys", "audit": "Audit"}
-_LINKED_NOUNS: Final = frozenset({"command", "investigator", "apikey"})
+_LINKED_NOUNS: Final = frozenset({"command", "investigator", "apikey", "compliance summary"})
 """The records that have links of their own in a list."""
 _FORMAT_TITLES: Final = {"collection": "JSON", "ndjson": "NDJSON", "csv": "CSV"}
 _LONG_FIELDS: Final = frozenset({"action", "publickey", "permissions"})
@@ -149,8 +149,9 @@ class Html:
             (column.title, make_value(self._urls, column.title, column.read(record), is_cell=True))
             for column in self._columns
         ]
-        title, first = cells[0]
-        cells[0] = (title, self._link_record(record, first))
+        if isinstance(record, StoredRecord):
+            title, first = cells[0]
+            cells[0] = (title, self._link_record(record, first))
         return _encode(_parts.row(cells, [each[:2] for each in shown_links], self._has_links))
 
     def encode_item(self, item: Item) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import cache
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -73,7 +73,7 @@ class Column(NamedTuple):
     read: Callable[[Any], object]
 
 
-@cache
+@lru_cache(maxsize=256)
 def list_columns(record_type: type[Record]) -> tuple[Column, ...]:
     """Return the columns of a table of records: the fields that people look for first."""
     fields = {field.name: field for field in list_fields(record_type)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from msgspec import UNSET, UnsetType
@@ -29,8 +29,9 @@ class Ndjson(RowFormat):
     file_extension = "ndjson"
 
     def __init__(self, urls: Urls, options: FormatOptions = DEFAULT_OPTIONS) -> None:
-        names = [field.name for field in list_fields(options.record)]
-        marks, end = _make_marks(select_names(names, options.fields))
+        paths = {field.name: field.path for field in list_fields(options.record)}
+        selected = select_names([*paths], options.fields)
+        marks, end = _make_marks({name: paths[name] for name in selected})
         super().__init__(
             urls, options, marks=marks, end=end, line_end=b"\n", encode_value=_encode_value
         )
@@ -87,15 +88,14 @@ def _join_lines(line: bytes) -> bytes:
     return line
 
 
-def _make_marks(names: Iterable[str]) -> tuple[dict[str, bytes], bytes]:
+def _make_marks(paths: Mapping[str, Sequence[str]]) -> tuple[dict[str, bytes], bytes]:
     """Return what comes before each value of an object, and what after the last one.
 
     A flat name such as ``policy.level`` is a member of an object, whose members follow each other.
     """
     marks: dict[str, bytes] = {}
     parents: list[str] = []
-    for name in names:
-        *path, last = name.split(".")
+    for name, (*path, last) in paths.items():
         common = 0
         while path[common : common + 1] == parents[common : common + 1] != []:
             common += 1

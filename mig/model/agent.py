@@ -91,6 +91,10 @@ class Agent(StoredRecord, gc=False, omit_defaults=True):
         )
 
 
+IS_CURRENT_SQL: Final = "coalesce(status, '') not in ('destroyed', 'upgraded')"
+"""The condition that an agent has neither been removed nor replaced by another one."""
+
+
 class _Environment(msgspec.Struct):
     os: str = ""
 

@@ -25,8 +25,8 @@ class RecordCache(Generic[RowType, ValueType]):
     Before more are loaded, all are dropped if they could be more, or if their rows have more than
     ``max_bytes`` together: a single action may have several megabytes.
 
-    ``statement`` takes one parameter, an array of ids. When ``build`` cannot read a row, the cache
-    keeps the reason and raises it as :class:`UnreadableError` for that id.
+    ``statement`` takes ``parameters``, and then an array of ids. When ``build`` cannot read a row,
+    the cache keeps the reason and raises it as :class:`UnreadableError` for that id.
     """
 
     def __init__(
@@ -36,8 +36,10 @@ class RecordCache(Generic[RowType, ValueType]):
         *,
         bound: int,
         max_bytes: int,
+        parameters: tuple[object, ...] = (),
     ) -> None:
         self._statement = statement
+        self._parameters = parameters
         self._build = build
         self._bound = bound
         self._max_bytes = max_bytes
@@ -60,7 +62,7 @@ class RecordCache(Generic[RowType, ValueType]):
             self._unreadable.clear()
             new = needed
         if new:
-            for row in await query(self._statement, (id_array(new),)):
+            for row in await query(self._statement, (*self._parameters, id_array(new))):
                 self._size += sum(len(value) for value in row if isinstance(value, str))
                 try:
                     self._values[row.id] = self._build(row)

@@ -77,6 +77,24 @@ class ResultsRow(NamedTuple):
         return self.starttime
 
 
+class SummaryRow(NamedTuple):
+    """The columns of a command that a summary needs."""
+
+    id: Annotated[str, id_sql("c.id")]
+    actionid: Annotated[str | None, id_sql("c.actionid")]
+    agentid: Annotated[str | None, id_sql("c.agentid")]
+    starttime: Annotated[str, "c.starttime::text"]
+    finishtime: Annotated[str | None, "c.finishtime::text"]
+    results: Annotated[str | None, _RESULTS]
+    omitted_bytes: Annotated[int | None, _OMITTED_BYTES]
+    status: Annotated[str, "c.status"]
+
+    @property
+    def sort_time(self) -> str:
+        """The time that searches are ordered by."""
+        return self.starttime
+
+
 _NOTHING: Final = Raw("{}")
 """What a command has in place of an action or agent that is not in the database."""
 
@@ -200,6 +218,7 @@ class Command(StoredRecord, gc=False):
 
 COMMAND: Final = Columns(CommandRow)
 COMMAND_RESULTS: Final = Columns(ResultsRow)
+COMMAND_SUMMARY: Final = Columns(SummaryRow)
 _ACTION: Final = COMMAND.make_next(ActionRow)
 _AGENT: Final = _ACTION.make_next(AgentRow)
 

@@ -1,8 +1,13 @@
-"""Compliance items: the result of one check on one agent."""
+"""Compliance items, each the result of one check on one agent, and summaries of them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import lru_cache
+from typing import ClassVar, cast
+
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from mig.model.record import Record, Time
 
@@ -49,3 +54,66 @@ class ComplianceItem(Record):
     link: str
     timestamp: Time
     utctimestamp: Time
+
+
+class ItemCounts(msgspec.Struct, gc=False):
+    """How many items of a report pass, and how many fail."""
+
+    passed: int = msgspec.field(name="pass")
+    failed: int = msgspec.field(name="fail")
+
+
+class AgentCounts(msgspec.Struct, gc=False):
+    """How many agents have each verdict; every agent counts once, so they add up to ``total``."""
+
+    passed: int = msgspec.field(name="pass")
+    failed: int = msgspec.field(name="fail")
+    unknown: int
+    pending: int
+    stale: int
+    notasked: int
+    total: int
+
+
+class ComplianceSummary(Record, gc=False):
+    """The summary of a group of items, and of the agents that were asked for them.
+
+    ``group`` has the values that the items of the group share; an empty one is of all items.
+    ``rate`` is the part of the agents that pass. ``first`` and ``last`` are when the first and the
+    last command with an item finished. All three are null where there are none.
+    """
+
+    noun = "compliance summary"
+    make_group: ClassVar[Callable[..., dict[str, str | None]]] = dict
+    group: dict[str, str | None]
+    items: ItemCounts
+    agents: AgentCounts
+    rate: float | None
+    first: Time | None
+    last: Time | None
+
+
+@lru_cache(maxsize=128)
+def make_summary_type(names: tuple[str, ...]) -> type[ComplianceSummary]:
+    """Return the kind of summary whose groups have values under these names.
+
+    Each of them is a field of its own in rows of a table. ``make_group`` of this kind takes the
+    values in their order; without any, it makes an empty group.
+    """
+    value = str | None | UnsetType
+    group = msgspec.defstruct(
+        "Group",
+        [
+            (f"value{n}", value, msgspec.field(name=name, default=UNSET))
+            for n, name in enumerate(names)
+        ],
+        gc=False,
+    )
+    summary = msgspec.defstruct(
+        ComplianceSummary.__name__,
+        [("group", group)],
+        bases=(ComplianceSummary,),
+        namespace={"noun": ComplianceSummary.noun, "make_group": group},
+        gc=False,
+    )
+    return cast(type[ComplianceSummary], summary)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
+from functools import lru_cache
 from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
@@ -17,13 +17,17 @@ FIELDS_PARAMETER: Final = "fields"
 
 
 class Field(NamedTuple):
-    """A field: its flat name, and a function that reads its value from a record."""
+    """A field: its flat name, a function that reads its value from a record, and its path.
+
+    The path has the names of the member and of those around it, which may contain dots.
+    """
 
     name: str
     read: Callable[[Any], object]
+    path: tuple[str, ...]
 
 
-@cache
+@lru_cache(maxsize=256)
 def list_fields(record_type: type[Record]) -> tuple[Field, ...]:
     """Return the fields of a kind of record, in its order.
 
@@ -31,17 +35,19 @@ def list_fields(record_type: type[Record]) -> tuple[Field, ...]:
     is an array or an object. A command has the ids and names of its action and agent.
     """
     shape = record_type.flat or record_type
-    return tuple(Field(name, attrgetter(path)) for name, path in _list_names(shape))
+    return tuple(
+        Field(".".join(path), attrgetter(attribute), path) for path, attribute in _list_paths(shape)
+    )
 
 
-def _list_names(shape: type[msgspec.Struct]) -> Iterator[tuple[str, str]]:
-    """Yield the flat name and the path of attributes of each field."""
+def _list_paths(shape: type[msgspec.Struct]) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Yield the path of names, and that of attributes, of each field."""
     for field in msgspec.structs.fields(shape):
         if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
-            for name, path in _list_names(field.type):
-                yield f"{field.encode_name}.{name}", f"{field.name}.{path}"
+            for path, attribute in _list_paths(field.type):
+                yield (field.encode_name, *path), f"{field.name}.{attribute}"
         else:
-            yield field.encode_name, field.name
+            yield (field.encode_name,), field.name
 
 
 def select_names(available: Sequence[str], wanted: Sequence[str] | None) -> tuple[str, ...]:

@@ -81,6 +81,11 @@ async def _match_targeted_agents(query: QueryFunction, search: Search) -> Condit
     )
 
 
+def build_agent_condition(search: Search) -> Condition:
+    """Return the condition on agents that a search for commands sets, but that on its own times."""
+    return _build_condition(search, "agents")
+
+
 def _build_condition(search: Search, table: str) -> Condition:
     """Return the condition that the parameters of a search set on the rows of ``table``."""
     condition = Condition()

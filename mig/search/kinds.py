@@ -213,6 +213,13 @@ class PatternKind(ParameterKind[str]):
         return Condition(f"{sql} ilike any(%s)", (list(values),))
 
 
+def make_literal_pattern(text: str) -> str | None:
+    """Return a pattern that matches ``text`` alone, or ``None`` if it would be refused."""
+    pattern = re.sub(r"([%_\\])", r"\\\1", text)
+    too_long = len(pattern) > MAX_PATTERN_CHARACTERS or pattern.count("%") > MAX_WILDCARDS
+    return None if too_long else pattern
+
+
 @dataclass(frozen=True)
 class StatusKind(PatternKind):
     """A pattern for a status, or a word for several statuses.

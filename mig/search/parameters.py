@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from whenever import Instant
 
+from mig.compliance.grouping import DEFAULT_NAMES
 from mig.formats import FORMATS
 from mig.model.action import FINISHED_COMMAND_STATUSES
 from mig.model.search import DEFAULT_LIMIT
@@ -31,10 +32,12 @@ from mig.search.kinds import (
     TimeKind,
 )
 from mig.search.member import build_member_sql
+from mig.search.summary_kinds import AgeKind, GroupByKind
 
 SEARCH_TYPES: Final = ("action", "command", "agent", "investigator")
 COMPLIANCE_ITEMS: Final = "complianceitems"
-REPORT_NAMES: Final = (COMPLIANCE_ITEMS,)
+COMPLIANCE_SUMMARY: Final = "compliancesummary"
+REPORT_NAMES: Final = (COMPLIANCE_ITEMS, COMPLIANCE_SUMMARY)
 
 DEFAULT_WINDOW_DAYS: Final = 7
 INVESTIGATOR_WINDOW_YEARS: Final = 1_000
@@ -56,7 +59,8 @@ class Parameter:
     ``conditions`` maps a table to the condition on its rows, in SQL with one ``%s`` for the value;
     of a pattern, it is the text that must match.
     ``types`` are the searched types that the parameter is for, and ``reports`` the reports; without
-    any, it is for all searches of these types.
+    any, it is for all searches of these types. With ``is_of_pages`` it is not for a summary, which
+    is of all commands and has no pages.
     When ``searched_table_only`` is set, only the condition on the searched table counts.
     ``default`` returns the value when the parameter is not set, from the searched type, the names
     of those that are set, and the current time; ``None`` sets no condition. ``meaning`` describes
@@ -69,6 +73,7 @@ class Parameter:
     meaning: str
     types: Sequence[str] = SEARCH_TYPES
     reports: Sequence[str] = ()
+    is_of_pages: bool = False
     conditions: Mapping[str, str] = field(default_factory=dict)
     searched_table_only: bool = False
     default: Callable[[str, Collection[str], Instant], object] | None = None
@@ -264,6 +269,14 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         meaning="the format of the answer; by default the header Accept decides",
     ),
     Parameter(
+        name="groupby",
+        kind=GroupByKind(),
+        types=("command",),
+        reports=(COMPLIANCE_SUMMARY,),
+        meaning="what the items of a summary are grouped by; action is its name, and day the UTC"
+        f" date on which the command finished; default {','.join(DEFAULT_NAMES)}",
+    ),
+    Parameter(
         name="ids",
         kind=ChoiceKind(("number", "text")),
         formats=("collection", "ndjson"),
@@ -283,17 +296,27 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
     _make_item_parameter("level", "the level of the policy of an item"),
     Parameter(
         name="limit",
+        is_of_pages=True,
         kind=CountKind(1),
         meaning=f"the maximum number of results, in a report of commands; default {DEFAULT_LIMIT},"
         " in ndjson and csv none",
     ),
     Parameter(
+        name="maxage",
+        kind=AgeKind(),
+        types=("command",),
+        reports=(COMPLIANCE_SUMMARY,),
+        meaning="how old an answer may be before its agent counts as stale; default any age",
+    ),
+    Parameter(
         name="offset",
+        is_of_pages=True,
         kind=CountKind(0),
         meaning="how many results to skip, for clients of 2015 to 2017; default 0",
     ),
     Parameter(
         name="cursor",
+        is_of_pages=True,
         kind=CursorKind(),
         meaning="the end of an earlier page",
     ),
@@ -310,7 +333,8 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         name="report",
         kind=ChoiceKind(REPORT_NAMES),
         types=("command",),
-        meaning="complianceitems makes one item of each check in a command's results",
+        meaning="complianceitems makes one item of each check in a command's results, and"
+        " compliancesummary counts them and their agents by groups",
     ),
     Parameter(
         name="raw",
@@ -325,6 +349,13 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         formats=("csv",),
         is_of_documents=True,
         meaning="whether the answer begins with a byte order mark, by which Excel knows UTF-8",
+    ),
+    Parameter(
+        name="scope",
+        kind=ChoiceKind(("agents",)),
+        types=("command",),
+        reports=(COMPLIANCE_SUMMARY,),
+        meaning="whether a summary also counts the agents that no command has asked",
     ),
     Parameter(
         name="seal",
@@ -343,6 +374,7 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
     ),
     Parameter(
         name="sort",
+        is_of_pages=True,
         kind=SortKind(),
         meaning="the order; by default newest first, by the first of these",
     ),

@@ -30,13 +30,13 @@ from mig.model.command import (
     load_omitted_results,
     measure_results,
 )
-from mig.model.compliance import ComplianceItem
+from mig.model.compliance import ComplianceItem, ComplianceSummary, make_summary_type
 from mig.model.investigator import INVESTIGATOR, Investigator
 from mig.model.record import Record, UnreadableRecord, read_record
 from mig.model.row import Columns
 from mig.model.statement import QueryFunction
 from mig.search.order import SearchRow
-from mig.search.parameters import COMPLIANCE_ITEMS
+from mig.search.parameters import COMPLIANCE_ITEMS, COMPLIANCE_SUMMARY
 from mig.search.results import RowEncoder
 from mig.search.search import Search
 
@@ -195,6 +195,8 @@ def _make_command_encoder(format_: Format, urls: Urls, limits: Limits) -> RowEnc
 
 def find_record_type(search: Search) -> type[Record]:
     """Return the kind of record in the answer of a search."""
+    if search.report == COMPLIANCE_SUMMARY:
+        return make_summary_type(search.grouping.names)
     return REPORT_RECORDS[search.report] if search.report else TYPE_RECORDS[search.type]
 
 
@@ -202,7 +204,10 @@ TYPE_RECORDS: Final[dict[str, type[Record]]] = {
     record.noun: record for record in (Action, Command, Agent, Investigator)
 }
 """The kind of record that each type of search has."""
-REPORT_RECORDS: Final[dict[str, type[Record]]] = {COMPLIANCE_ITEMS: ComplianceItem}
+REPORT_RECORDS: Final[dict[str, type[Record]]] = {
+    COMPLIANCE_ITEMS: ComplianceItem,
+    COMPLIANCE_SUMMARY: ComplianceSummary,
+}
 """The kind of record that each report has."""
 
 

@@ -8,10 +8,14 @@ from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
 from psycopg2 import DataError
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
 
+from mig.compliance.selection import LatestAnswers
 from mig.database.database import Snapshot
+from mig.errors import InvalidInputError
 from mig.model.row import Columns, Row, make_row_reader
 from mig.model.statement import QueryFunction, Statement
+from mig.reactor import run_in_slices
 from mig.search.condition import Condition
 from mig.search.filters import SEARCHED_TABLES, resolve_filters
 from mig.search.item_limit import ItemLimit
@@ -22,8 +26,6 @@ from mig.search.search import Search
 FIRST_PAGE_ROWS: Final = (10, 40)  # small first pages: the first byte comes sooner
 MAX_PAGE_ROWS: Final = 100  # docs/decisions/0011
 TARGET_PAGE_BYTES: Final = 1_000_000
-USUAL_CHECKS: Final = 20
-"""A command seldom has more checks: what takes the latest answers of fewer is not read twice."""
 ENCODED_BYTES: Final = 2
 """How many bytes a byte of results becomes, roughly, before any has been encoded."""
 
@@ -77,6 +79,30 @@ class RowEncoder(Protocol[AnySearchRow]):
         ...
 
 
+class Preparation:
+    """What is done before the first byte of an answer, and how long it may take.
+
+    :param clock: measures it, from now on.
+    :param seconds: what it may take; a statement that is running then is not ended.
+    """
+
+    def __init__(self, clock: IReactorTime, seconds: float) -> None:
+        self.clock = clock
+        self._seconds = seconds
+        self._began = clock.seconds()
+
+    def check_time(self) -> None:
+        """Refuse the search when it has taken too long.
+
+        :raises InvalidInputError: then; a later request would take as long.
+        """
+        if self.clock.seconds() - self._began > self._seconds:
+            raise InvalidInputError(
+                f"to read the commands takes more than {self._seconds:g} s; ask for fewer agents"
+                " or actions, or for a later after"
+            )
+
+
 class SearchResults(Generic[AnySearchRow]):
     """The rows of a search, encoded page by page.
 
@@ -87,6 +113,7 @@ class SearchResults(Generic[AnySearchRow]):
     search asks for it.
 
     :param get_page_bytes: returns how large an encoded page may be.
+    :param preparation: the time for rows that must be read before the first byte.
     :param has_items: whether items precede the first page.
     :param item_limit: ends the pages when there are enough items, if there is such a limit.
     """
@@ -97,6 +124,7 @@ class SearchResults(Generic[AnySearchRow]):
         search: Search,
         encoder: RowEncoder[AnySearchRow],
         get_page_bytes: Callable[[], int],
+        preparation: Preparation,
         *,
         has_items: bool = False,
         item_limit: ItemLimit | None = None,
@@ -106,6 +134,7 @@ class SearchResults(Generic[AnySearchRow]):
         self._search = search
         self._encoder = encoder
         self._get_page_bytes = get_page_bytes
+        self._preparation = preparation
         self.has_items = has_items
         self.position = self._last_position = search.cursor
         self.row_count = 0
@@ -129,12 +158,14 @@ class SearchResults(Generic[AnySearchRow]):
         condition = await resolve_filters(self._snapshot.query, self._search)
         if self._search.has_total:
             self.total = await self._count_rows(condition)
-        await self._check_latest(condition)
         if cursor := self._search.cursor:
             following = order.build_condition(source.alias, cursor)
             if self._search.needs_earlier_rows:
-                await self._encode_unseen(condition & following.negate())
+                earlier = condition & following.negate()
+                await self._encode_unseen(earlier, self._search.without_pages())
             condition &= following
+        if self._search.latest is not None and self._search.needs_earlier_rows:
+            await self._rehearse(condition, self._search.latest)
         await self._declare_cursor(condition)
 
     async def _count_rows(self, condition: Condition) -> int:
@@ -144,25 +175,29 @@ class SearchResults(Generic[AnySearchRow]):
         [found] = await self._snapshot.query(count, condition.parameters)
         return found.rows
 
-    async def _check_latest(self, condition: Condition) -> None:
-        """Refuse too many answers before the first page, if there may be so many."""
-        latest = self._search.latest
-        if latest is None or not self._search.needs_earlier_rows:
-            return
-        rows = self.total if self.total is not None else await self._count_rows(condition)
-        if rows * USUAL_CHECKS > latest.limit:
-            await self._encode_unseen(condition)
-            latest.clear()
+    async def _rehearse(self, condition: Condition, latest: LatestAnswers) -> None:
+        """Refuse too many answers before the first byte (docs/decisions/0112)."""
+        latest.begin_rehearsal()
+        await self._encode_unseen(condition, self._search.with_limit(self._search.limit))
+        await run_in_slices(self._preparation.clock, latest.end_rehearsal())
 
-    async def _encode_unseen(self, condition: Condition) -> None:
+    async def _encode_unseen(self, condition: Condition, search: Search) -> None:
         """Let the encoder see rows that are not part of the answer."""
-        search = self._search.without_pages()
-        earlier = SearchResults(self._snapshot, search, self._encoder, self._get_page_bytes)
-        await earlier._declare_cursor(condition)
-        async with aclosing(earlier.encode_pages()) as pages:
-            async for _ in pages:
-                pass
+        unseen = SearchResults(
+            self._snapshot, search, self._encoder, self._get_page_bytes, self._preparation
+        )
+        await unseen._declare_cursor(condition)
+        await unseen.read_to_end()
         await self._snapshot.close_cursor()
+
+    async def read_to_end(self) -> None:
+        """Let the encoder see all rows, before anything of the answer is sent.
+
+        :raises InvalidInputError: when it takes too long.
+        """
+        async with aclosing(self.encode_pages()) as pages:
+            async for _ in pages:
+                self._preparation.check_time()
 
     async def _declare_cursor(self, condition: Condition) -> None:
         source, order = SEARCHED_TABLES[self._search.type], self._search.order

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any, Final
 
 from msgspec import UNSET
 from whenever import Instant
 
+from mig.compliance.grouping import DEFAULT_NAMES, OF_COMMANDS, Grouping
 from mig.compliance.selection import ItemSelection, LatestAnswers
 from mig.errors import InvalidInputError
 from mig.model.search import DEFAULT_LIMIT, SearchParameters
 from mig.search.kinds import MAX_COUNT, MAX_REPETITIONS, ParseContext
 from mig.search.order import Order, PagePosition, get_usual_order, make_cursor_error
 from mig.search.parameters import (
+    COMPLIANCE_SUMMARY,
     PARAMETERS,
     PARAMETERS_BY_NAME,
     SEARCH_TYPES,
@@ -124,6 +127,22 @@ class Search:
         )
 
     @property
+    def grouping(self) -> Grouping:
+        """What a summary is grouped by."""
+        return Grouping(self.parsed_values.get("groupby", DEFAULT_NAMES))
+
+    @property
+    def max_age(self) -> timedelta | None:
+        """How old an answer may be in a summary, or ``None`` for any age."""
+        max_age: timedelta | None = self.parsed_values.get("maxage")
+        return max_age
+
+    @property
+    def counts_unasked_agents(self) -> bool:
+        """Whether a summary also counts agents without a command."""
+        return "scope" in self.parsed_values
+
+    @property
     def report(self) -> str:
         """The name of a report, or empty for the records themselves."""
         report: str = self.parsed_values.get("report", "")
@@ -137,8 +156,12 @@ class Search:
 
     def without_pages(self) -> Search:
         """Return the search for all results at once."""
-        whole = {"cursor": None, "offset": 0, "limit": MAX_COUNT}
-        return replace(self, parsed_values={**self.parsed_values, **whole})
+        return self.with_limit(MAX_COUNT)
+
+    def with_limit(self, limit: int) -> Search:
+        """Return the search for ``limit`` results, from the first one on."""
+        first = {"cursor": None, "offset": 0, "limit": limit}
+        return replace(self, parsed_values={**self.parsed_values, **first})
 
     def echo_parameters(self, total: int | None = None) -> SearchParameters:
         """Return the parameters as the answer repeats them, with the total number of results."""
@@ -207,9 +230,14 @@ def _check_combinations(search: Search) -> None:
     :raises InvalidInputError: naming one of them.
     """
     for name in search.parsed_values:
-        reports = find_parameter(name).reports
-        if reports and search.report not in reports:
-            raise InvalidInputError(f"{name} is only for report={' or '.join(reports)}", name)
+        parameter = find_parameter(name)
+        if parameter.reports and search.report not in parameter.reports:
+            reports = " or ".join(parameter.reports)
+            raise InvalidInputError(f"{name} is only for report={reports}", name)
+        if parameter.is_of_pages and search.report == COMPLIANCE_SUMMARY:
+            raise InvalidInputError(
+                f"{name} is not for report={COMPLIANCE_SUMMARY}, which is of all commands", name
+            )
     if search.cursor is not None:
         search.order.check_position(search.cursor)
         if search.cursor.items and not search.report:
@@ -221,6 +249,12 @@ def _check_combinations(search: Search) -> None:
     if search.takes_latest and search.offset:
         raise InvalidInputError(
             "latest=true has no offset: follow the next links instead", "latest"
+        )
+    if search.counts_unasked_agents and set(OF_COMMANDS).intersection(search.grouping.names):
+        raise InvalidInputError(
+            f"scope=agents is not for groupby={' or '.join(OF_COMMANDS)}: an agent without a"
+            " command belongs to no such group",
+            "scope",
         )
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Any, Protocol
 
 from mig.database.database import Snapshot
+from mig.hypermedia.document import Link
 from mig.search.item_limit import ItemLimit
 from mig.search.order import PagePosition
-from mig.search.results import RowEncoder, SearchResults
+from mig.search.results import Preparation, RowEncoder, SearchResults
 from mig.search.search import Search
 
 
@@ -18,6 +19,32 @@ class SnapshotOpener(Protocol):
 
     def __call__(self, *, is_resumed: bool) -> AbstractAsyncContextManager[Snapshot]:
         """Return a snapshot; a resumed stream waits for its connection as long as it takes."""
+        ...
+
+
+class PageStream(Protocol):
+    """The pages of an answer, until ``is_complete`` is set.
+
+    ``links`` are those of the document, besides ``next`` and ``resumed``. ``row_count``,
+    ``item_count``, ``has_items``, ``next_position``, ``total`` and ``resumption`` are as in
+    :class:`SearchStream`.
+    """
+
+    is_complete: bool
+    row_count: int
+    item_count: int
+    has_items: bool
+    next_position: PagePosition | None
+    total: int | None
+    resumption: Search | None
+    links: Sequence[Link]
+
+    async def read_page(self) -> bytes:
+        """Return the next page, which may be empty."""
+        ...
+
+    async def aclose(self) -> None:
+        """Give back what the stream holds."""
         ...
 
 
@@ -32,6 +59,7 @@ class SearchStream:
     :param open_snapshot: opens the snapshots.
     :param make_encoder: makes an encoder for each snapshot: what it caches takes much memory.
     :param get_page_bytes: returns how large an encoded page may be.
+    :param preparation: the time for rows that must be read before the first byte.
     :param is_connection_needed: returns whether others need the connection more than a client that
         has paused for some seconds.
     :param item_limit: ends the pages when there are enough items, if there is such a limit.
@@ -44,6 +72,7 @@ class SearchStream:
         open_snapshot: SnapshotOpener,
         make_encoder: Callable[[], RowEncoder[Any]],
         get_page_bytes: Callable[[], int],
+        preparation: Preparation,
         is_connection_needed: Callable[[float], bool],
         item_limit: ItemLimit | None = None,
     ) -> None:
@@ -52,6 +81,7 @@ class SearchStream:
         self._open_snapshot = open_snapshot
         self._make_encoder = make_encoder
         self._get_page_bytes = get_page_bytes
+        self._preparation = preparation
         self._is_connection_needed = is_connection_needed
         self._results: SearchResults[Any] | None = None
         self._pages: AsyncGenerator[bytes, None] | None = None
@@ -65,6 +95,7 @@ class SearchStream:
         self.next_position: PagePosition | None = None
         self.total: int | None = None
         self.resumption: Search | None = None
+        self.links: Sequence[Link] = ()
 
     @property
     def held_bytes(self) -> int:
@@ -105,6 +136,7 @@ class SearchStream:
             self._remaining_search,
             self._make_encoder(),
             self._get_page_bytes,
+            self._preparation,
             has_items=self.has_items,
             item_limit=self._item_limit,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from urllib.parse import parse_qsl, urlsplit
 
+import pytest
 import pytest_twisted
 
 from mig.limits import Limits
@@ -130,9 +131,7 @@ async def test_too_many_answers_are_refused_before_the_first_byte(
     fleet.insert_rows(database.dsn, "actions", [fleet.make_action(1)])
     fleet.insert_rows(database.dsn, "agents", [fleet.make_agent(n) for n in range(1, 4)])
     hits = [fleet.make_hit(names=[f"n{n}"]) for n in range(500)]
-    commands = [
-        fleet.make_command(n, 1, 1 + n % 3, results=fleet.make_results(*hits)) for n in range(1, 70)
-    ]
+    commands = [fleet.make_command(n, 1, n, results=fleet.make_results(*hits)) for n in range(1, 4)]
     fleet.insert_rows(database.dsn, "commands", commands)
     report = f"/search?type=command&report=complianceitems&latest=true&{OF_THAT_TIME}"
     refused = await api.get(report)
@@ -140,3 +139,19 @@ async def test_too_many_answers_are_refused_before_the_first_byte(
     assert "at most 1000 answers" in refused.document["error"]["message"]
     items = (await api.get_collection(f"{report}&agentid=1&agentname=agent1%25"))["items"]
     assert len(items) == 500
+    # the answers of a page alone count, and those of the pages before it
+    pages = [await api.get_collection(f"{report}&limit=1")]
+    pages.append(await api.get_collection(find_next_link(pages[0])))
+    assert [len(page["items"]) for page in pages] == [500, 500]
+    assert (await api.get(find_next_link(pages[1]))).code == 400
+
+
+@pytest.mark.parametrize("report", ["complianceitems&latest=true", "compliancesummary"])
+@pytest_twisted.ensureDeferred
+async def test_what_takes_too_long_before_its_first_byte_is_refused(
+    start_api: Callable[[Limits], Api], database: TestDatabase, report: str
+) -> None:
+    api = start_api(Limits(preparation_seconds=-1))
+    refused = await api.get(f"/search?type=command&report={report}&{OF_THAT_TIME}")
+    assert refused.code == 400
+    assert "to read the commands takes more than" in refused.document["error"]["message"]

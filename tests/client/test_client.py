@@ -33,6 +33,7 @@ from mig.client import (
     UnavailableError,
     UnreadableRecordsError,
 )
+from mig.model.compliance import AgentCounts
 from tests.support import fleet
 from tests.support.api import Api
 from tests.support.callers import add_api_key, add_investigator
@@ -122,6 +123,23 @@ async def test_a_report_is_read_as_compliance_items(api_with_fleet: Api) -> None
             value["check"]["test"]["value"] for value in values
         ]
         assert await collect(client.compliance_items()) == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_summary_is_read_with_its_totals_last(api_with_fleet: Api) -> None:
+    async with MIGClient(api_with_fleet.base) as client:
+        items = await collect(client.compliance_items(after=LONG_AGO))
+        summary = client.compliance_summary(
+            groupby=["check"], maxage=timedelta(days=1), scope="agents", after=LONG_AGO
+        )
+        *groups, totals = await collect(summary)
+        assert {group.group["check"] for group in groups} >= {item.check.name for item in items}
+        passed = sum(item.compliance for item in items)
+        assert (totals.items.passed, totals.items.failed) == (passed, len(items) - passed)
+        assert totals.group == {} and totals.agents.stale > 0
+        assert totals.agents.total == sum(
+            getattr(totals.agents, name) for name in AgentCounts.__struct_fields__[:-1]
+        )
 
 
 @pytest_twisted.ensureDeferred

@@ -81,6 +81,8 @@ with MIGClient("URL") as client:
     items = client.compliance_items(after="-36000d")
     assert next(items).check.name
     items.close()
+    *_, totals = client.compliance_summary(groupby="policy", after="-36000d")
+    assert totals.group == {}
     investigator = client.create_investigator("a program", "", {"search": True})
     assert client.update_investigator(investigator.id, status="disabled").status == "disabled"
     assert client.investigator(investigator.id).status == "disabled"

@@ -13,7 +13,7 @@ from mig.model.action import Action
 from mig.model.agent import Agent
 from mig.model.apikey import ApiKey
 from mig.model.command import Command
-from mig.model.compliance import ComplianceItem
+from mig.model.compliance import ComplianceItem, ComplianceSummary
 from mig.model.investigator import Investigator
 from mig.search.parameters import DOCUMENT_PARAMETERS, PARAMETERS
 
@@ -22,7 +22,9 @@ def list_names(record: type[msgspec.Struct]) -> list[str]:
     return [field.name for field in msgspec.structs.fields(record)]
 
 
-@pytest.mark.parametrize("model", [Action, Agent, ApiKey, Command, Investigator, ComplianceItem])
+@pytest.mark.parametrize(
+    "model", [Action, Agent, ApiKey, Command, Investigator, ComplianceItem, ComplianceSummary]
+)
 def test_records_have_the_members_of_the_documents(model: type[msgspec.Struct]) -> None:
     assert sorted(list_names(getattr(records, model.__name__))) == sorted(list_names(model))
 
@@ -30,6 +32,7 @@ def test_records_have_the_members_of_the_documents(model: type[msgspec.Struct]) 
 def test_filters_are_the_parameters_of_a_search() -> None:
     # what the client sets itself, or what is about one page or the form of the answer
     own = {"type", "report", "cursor", "offset", "total"} | set(DOCUMENT_PARAMETERS)
+    own |= {"groupby", "maxage", "scope"}  # arguments of compliance_summary
     names = {parameter.name.removesuffix(".NAME") for parameter in PARAMETERS}
     assert set(Filters.__annotations__) == names - own
 

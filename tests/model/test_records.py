@@ -12,7 +12,7 @@ from mig.model.agent import Agent, AgentRow
 from mig.model.apikey import ApiKey
 from mig.model.audit import AuditEntry
 from mig.model.command import Command
-from mig.model.compliance import ComplianceItem
+from mig.model.compliance import ComplianceItem, ComplianceSummary
 from mig.model.investigator import Investigator
 from mig.model.record import Record
 from mig.model.search import SearchParameters
@@ -25,6 +25,7 @@ RECORDS: list[type[Record]] = [
     AuditEntry,
     Command,
     ComplianceItem,
+    ComplianceSummary,
     Investigator,
     SearchParameters,
 ]

@@ -10,6 +10,7 @@ from mig.search.search import parse_search
 
 NOW = Instant.from_utc(2026, 1, 10)
 REPORT = [("type", "command"), ("report", "complianceitems")]
+SUMMARY = [("type", "command"), ("report", "compliancesummary")]
 CONTEXT = ParseContext(type="action", now=NOW)
 
 
@@ -59,6 +60,25 @@ CONTEXT = ParseContext(type="action", now=NOW)
         ([*REPORT, ("latest", "true"), ("sort", "starttime")], "only for the order newest first"),
         ([*REPORT, ("latest", "true"), ("sort", "-id")], "only for the order newest first"),
         ([*REPORT, ("latest", "true"), ("offset", "1")], "latest=true has no offset"),
+        ([*SUMMARY, ("compliance", "true")], "compliance is only for report=complianceitems$"),
+        ([*SUMMARY, ("limit", "1")], "limit is not for report=compliancesummary, which is of all"),
+        ([*SUMMARY, ("offset", "0")], "offset is not for report=compliancesummary"),
+        ([*SUMMARY, ("cursor", "2026-01-01 00:00:00+00,7")], "cursor is not for"),
+        ([*SUMMARY, ("sort", "id")], "sort is not for report=compliancesummary"),
+        ([*REPORT, ("groupby", "os")], "groupby is only for report=compliancesummary"),
+        ([*SUMMARY, ("groupby", "oss")], "one or two names with .*, not 'oss'; did you mean os?"),
+        ([*SUMMARY, ("groupby", "tag.")], "groupby must be one or two names"),
+        ([*SUMMARY, ("groupby", "tag." + "x" * 65)], "groupby must be one or two names"),
+        ([*SUMMARY, ("groupby", "tag.NAME,")], "groupby must be one or two names"),
+        ([*SUMMARY, ("groupby", "os,check,day")], "must be one name, or two different ones"),
+        ([*SUMMARY, ("groupby", "os,os")], "must be one name, or two different ones"),
+        ([*SUMMARY, ("maxage", "-30d")], "maxage must be weeks, days, hours, .* for example 30d"),
+        ([*SUMMARY, ("maxage", "0s")], "maxage must be weeks"),
+        ([*SUMMARY, ("scope", "all")], "scope must be one of agents"),
+        (
+            [*SUMMARY, ("scope", "agents"), ("groupby", "policy,day")],
+            "scope=agents is not for groupby=action or day: an agent without",
+        ),
         ([("env.os", "1")], "unknown parameter 'env.os'"),
         ([("cursor", "infinity'; drop table agents,1")], "taken from the next link"),
     ],

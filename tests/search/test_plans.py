@@ -27,7 +27,7 @@ from mig.model.statement import Parameters, Statement, select_ids
 from mig.search.order import SORT_COLUMNS
 from mig.search.parameters import PARAMETERS, SEARCH_TYPES
 from mig.search.records import make_row_encoder
-from mig.search.results import SearchResults
+from mig.search.results import Preparation, SearchResults
 from mig.search.search import parse_search
 from mig.search.targeted_agents import find_targeted_agents
 from tests.support.json_types import JsonObject
@@ -94,15 +94,18 @@ VALUES = {
     "finishedafter": ["2026-02-28T23:00:00Z", "2026-04-01T00:00:00Z"],
     "finishedbefore": ["2026-04-01T00:00:00Z", "2026-01-01T00:00:00Z"],
     "foundanything": ["true", "false"],
+    "groupby": ["os,check"],
     "investigatorid": ["3"],
     "investigatorname": ["%tor 4", "%gator%", "none"],
     "latest": ["true"],
     "level": ["high"],
     "limit": ["10", "100000000"],
+    "maxage": ["30d"],
     "offset": ["100"],
     "os": ["linux", "%win%", "none"],
     "policy": ["system"],
     "report": ["complianceitems"],
+    "scope": ["agents"],
     "sort": ["id", "-id"],
     "status": ["done", "sent", "%e%", "none"],
     "tag.NAME": ["ops", "%s%", "none"],
@@ -236,7 +239,8 @@ async def explain_search(database: Database, parameters: dict[str, str]) -> list
     encoder = make_row_encoder(search, CollectionJson(urls), urls, Limits())
     async with database.snapshot("test") as snapshot:
         explained: Any = ExplainingSnapshot(snapshot)
-        results = SearchResults(explained, search, encoder, lambda: 2_000_000)
+        preparation = Preparation(reactor, 60)
+        results = SearchResults(explained, search, encoder, lambda: 2_000_000, preparation)
         await results.open()
         pages = results.encode_pages()
         await anext(pages)

@@ -27,7 +27,7 @@ from mig.limits import Limits
 from mig.search.order import PagePosition
 from mig.search.parameters import PARAMETERS_BY_NAME, find_parameter
 from mig.search.records import make_row_encoder
-from mig.search.results import SearchResults
+from mig.search.results import Preparation, SearchResults
 from mig.search.search import Search, parse_search
 from tests.support import fleet
 from tests.support.json_types import Json, JsonObject
@@ -59,7 +59,7 @@ FLEETS = 20
 def open_results(snapshot: Snapshot, search: Search) -> SearchResults[Json]:
     urls = Urls("http://x/api/v1")
     encoder = make_row_encoder(search, CollectionJson(urls), urls, Limits())
-    return SearchResults(snapshot, search, encoder, lambda: 2_000_000)
+    return SearchResults(snapshot, search, encoder, lambda: 2_000_000, Preparation(reactor, 60))
 
 
 class Searcher:
@@ -173,11 +173,14 @@ async def test_every_parameter_and_every_pair_finds_what_a_plain_filter_finds(
 
 def test_every_parameter_is_compared_with_a_plain_filter() -> None:
     compared = {find_parameter(name).name for name in PARAMETERS}
-    # which conditions match is shown in test_target.py, and what follows a cursor below
+    # which conditions match is shown in test_target.py, summaries in test_summary.py, and what
+    # follows a cursor below
     form = {
         parameter.name for parameter in PARAMETERS_BY_NAME.values() if parameter.is_of_documents
     }
-    assert {*PARAMETERS_BY_NAME} == compared | {"type", "cursor", "target"} | form
+    of_summaries = {"groupby", "maxage", "scope"}
+    others = {"type", "cursor", "target"} | of_summaries
+    assert {*PARAMETERS_BY_NAME} == compared | others | form
 
 
 @pytest_twisted.ensureDeferred

@@ -14,12 +14,14 @@ from hypothesis import strategies as st
 from twisted.internet.threads import deferToThread
 from whenever import Instant
 
-from mig.compliance.selection import AnswerKeeper, LatestAnswers
+from mig.compliance.quota import Quota, QuotaShare
+from mig.compliance.selection import LatestAnswers
 from mig.database.database import Database, Snapshot
 from mig.formats.collection_json import CollectionJson
 from mig.hypermedia.urls import Urls
 from mig.limits import Limits
 from mig.search.records import make_row_encoder
+from mig.search.results import Preparation
 from mig.search.search import parse_search
 from mig.search.stream import SearchStream
 from tests.support import fleet
@@ -41,7 +43,8 @@ class Streamer:
     def make_stream(self, parameters: dict[str, str], page_bytes: int = 10**6) -> SearchStream:
         search = parse_search([*{"type": "command", **parameters}.items()], NOW)
         if search.takes_latest:
-            search = replace(search, latest=LatestAnswers(AnswerKeeper(Limits()), "client"))
+            share = QuotaShare(Quota(1_000, "", "", ""), "client")
+            search = replace(search, latest=LatestAnswers(share))
 
         def open_snapshot(*, is_resumed: bool) -> AbstractAsyncContextManager[Snapshot]:
             return self.database.snapshot("test", is_patient=is_resumed)
@@ -51,6 +54,7 @@ class Streamer:
             open_snapshot=open_snapshot,
             make_encoder=lambda: make_row_encoder(search, CollectionJson(URLS), URLS, Limits()),
             get_page_bytes=lambda: page_bytes,
+            preparation=Preparation(reactor, 60),
             is_connection_needed=lambda _: False,
         )
 

@@ -91,6 +91,8 @@ ENVIRONMENTS = [
     ["os", "linux"],
 ]
 OPERATIONS = [{"module": "file", "parameters": {}}, {"module": "netstat", "parameters": {"p": 1}}]
+LABELS: JsonObject = {"searches": {"web_2": {}, "ÄÖ-x": {}}}
+LABELLED_OPERATIONS = [{"module": "file", "parameters": LABELS}, OPERATIONS[1]]
 
 
 def choose(values: Sequence[Json]) -> st.SearchStrategy[Json]:
@@ -112,7 +114,7 @@ agents = st.fixed_dictionaries(
     | {"starttime": choose(DAYS), "heartbeattime": choose(DAYS)}
     | {"os": choose([None, "", "windows", "linux"])}
     | {"environment": choose(ENVIRONMENTS), "tags": choose(ENVIRONMENTS)}
-    | {"status": choose(["heartbeating", "inactive"])}
+    | {"status": choose(["heartbeating", "inactive", "upgraded", "destroyed"])}
 )
 threats = st.none() | st.fixed_dictionaries(
     {"family": choose(["compliance", "Backdoor", None])}
@@ -121,7 +123,7 @@ threats = st.none() | st.fixed_dictionaries(
 actions = st.fixed_dictionaries(
     {"name": choose(NAMES), "validfrom": choose(DAYS), "expireafter": choose(DAYS)}
     | {"status": choose(["init", "inflight", "completed"])}
-    | {"threat": threats, "operations": st.just(OPERATIONS)}
+    | {"threat": threats, "operations": choose([OPERATIONS, LABELLED_OPERATIONS])}
     | {"signers": st.sets(choose([1, 2, 3, 4]), max_size=2)}
 )
 investigators = st.fixed_dictionaries(

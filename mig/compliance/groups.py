@@ -1,0 +1,261 @@
+"""The groups of a summary, and what is counted in each."""
+
+from __future__ import annotations
+
+import heapq
+import math
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Final
+
+from mig.compliance.grouping import Grouping, GroupValues, Population
+from mig.compliance.verdicts import WorstVerdicts, make_agent_counts
+from mig.errors import InvalidInputError
+from mig.model.compliance import AgentCounts, ComplianceSummary, ItemCounts, make_summary_type
+from mig.values import format_time
+
+GROUP_BYTES: Final = 2_000
+"""What a group takes besides its values and its verdicts."""
+
+_SORTED_GROUPS: Final = 2_000
+"""How many groups are sorted in one step."""
+
+NEVER: Final = "~"
+"""It is greater than every time as PostgreSQL writes it, which "" is less than."""
+
+SortKey = tuple[float, int, tuple[tuple[bool, str], ...]]
+
+
+class Group(WorstVerdicts):
+    """What is counted in a group.
+
+    ``first`` and ``last`` are times as PostgreSQL writes them, which are ordered as texts.
+    """
+
+    __slots__ = ("agents", "failed", "first", "key", "last", "number", "passed", "values")
+
+    def __init__(
+        self,
+        number: int,
+        values: GroupValues,
+        population: Population,
+        take_bytes: Callable[[int], None],
+    ) -> None:
+        super().__init__(population, take_bytes)
+        self.number = number
+        self.values = values
+        self.passed = self.failed = 0
+        self.first, self.last = NEVER, ""
+        self.agents: AgentCounts | None = None
+        self.key: SortKey = (math.inf, 0, ())
+
+    def __lt__(self, other: Group) -> bool:
+        return self.key < other.key
+
+    def add_times(self, first: str, last: str) -> None:
+        """Note when the first and the last of some commands with items finished."""
+        self.first, self.last = min(self.first, first), max(self.last, last)
+
+    def add_items(self, other: Group) -> None:
+        """Add the items of another group."""
+        self.passed += other.passed
+        self.failed += other.failed
+        self.add_times(other.first, other.last)
+
+    def count_agents(self, asked: int | None) -> Iterator[None]:
+        """Count the agents in short steps, and drop the verdicts.
+
+        :param asked: as for :func:`make_agent_counts`.
+        """
+        codes: Counter[int] = Counter()
+        for part in self.count():
+            codes += part
+            yield
+        self.agents = counts = make_agent_counts(codes, asked)
+        rate = counts.passed / counts.total if counts.total else math.inf
+        # null is before every text
+        values = tuple((value is not None, value or "") for value in self.values)
+        self.key = (rate, -counts.failed, values)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing has been counted."""
+        return not (self.passed or self.failed or self.codes)
+
+
+class Shape:
+    """The groups of the checks of a command, which many commands have in common."""
+
+    __slots__ = ("_first", "_last", "groups")
+
+    def __init__(self, groups: Sequence[Group]) -> None:
+        self.groups = groups
+        self._first, self._last = NEVER, ""
+
+    def add_time(self, time: str) -> None:
+        """Note when a command with items finished."""
+        if time < self._first:
+            self._first = time
+        if time > self._last:
+            self._last = time
+
+    def note_times(self) -> None:
+        """Note in all groups when commands finished."""
+        for group in self.groups:
+            group.add_times(self._first, self._last)
+
+
+class Groups:
+    """All groups of a summary, and the totals; ``count`` is how many groups there are.
+
+    :param everybody: all agents.
+    :param take_bytes: called with how many bytes more are used, or fewer.
+    """
+
+    def __init__(
+        self,
+        grouping: Grouping,
+        everybody: Population,
+        limit: int,
+        take_bytes: Callable[[int], None],
+    ) -> None:
+        self._grouping = grouping
+        self.limit = limit
+        self._take_bytes = take_bytes
+        self._groups: dict[GroupValues, Group] = {}
+        self.totals = Group(0, (), everybody, take_bytes)
+        self.by_number: list[Group] = []
+        self.count = 0
+        self._sorted: list[list[Group]] = []
+
+    def find(self, values: Mapping[str, str | None], population: Population) -> Group:
+        """Return the group with these values by name, a new one if there is none.
+
+        :param population: the agents that may be in it.
+        :raises InvalidInputError: when there are too many.
+        :raises RequestError: as ``take_bytes`` does.
+        """
+        ordered = self._grouping.order_values(values)
+        group = self._groups.get(ordered)
+        if group is None:
+            group = self._groups[ordered] = self._make_group(ordered, population)
+            self.by_number.append(group)
+        return group
+
+    def make_refusal(self) -> InvalidInputError:
+        """Return the error for too many groups."""
+        return InvalidInputError(
+            f"groupby must make at most {self.limit} groups; group by something that has fewer"
+            " values, or ask for fewer actions, agents or checks",
+            "groupby",
+        )
+
+    def finish(self, asked: Mapping[GroupValues, int] | None) -> Iterator[None]:
+        """Count the agents and sort the groups, in short steps.
+
+        :param asked: how many agents could be asked, by what agents are grouped by; ``None`` if
+            agents without a command do not count.
+        :raises InvalidInputError: when there are too many groups.
+        """
+        groups = [group for group in self.by_number if not group.is_empty]
+        empty = [group.values for group in self.by_number if group.is_empty]
+        self._take_bytes(-sum(map(_measure_group, empty)))
+        self._groups.clear()
+        self.by_number = []
+        self.count = len(groups)
+        if asked is not None:
+            yield from self._add_unasked(groups, asked)
+        places = [self._grouping.names.index(name) for name in self._grouping.of_agents]
+        for group in groups:
+            of_agents = tuple(group.values[place] for place in places)
+            yield from group.count_agents(None if asked is None else asked.get(of_agents, 0))
+            self.totals.add_items(group)
+        yield from self.totals.count_agents(None if asked is None else sum(asked.values()))
+        self.count = len(groups)
+        for begin in range(0, len(groups), _SORTED_GROUPS):
+            self._sorted.append(sorted(groups[begin : begin + _SORTED_GROUPS], reverse=True))
+            yield
+
+    def _add_unasked(self, groups: list[Group], asked: Mapping[GroupValues, int]) -> Iterator[None]:
+        """Add the groups in which no agent has a command.
+
+        Each check, for example, has a group for every operating system, if it has one at all.
+        """
+        of_agents = self._grouping.of_agents
+        if not of_agents:
+            return
+        names = self._grouping.names
+        others = [name for name in names if name not in of_agents]
+        parts = (
+            {
+                tuple(
+                    value for name, value in zip(names, group.values, strict=True) if name in others
+                )
+                for group in groups
+            }
+            if others
+            else {()}
+        )
+        known = {group.values for group in groups}
+        for part in parts:
+            values = dict(zip(others, part, strict=True))
+            for agent_values in asked:
+                values.update(zip(of_agents, agent_values, strict=True))
+                ordered = self._grouping.order_values(values)
+                if ordered not in known:
+                    groups.append(self._make_group(ordered, Population(agent_values)))
+                yield
+
+    def _make_group(self, values: GroupValues, population: Population) -> Group:
+        if self.count >= self.limit:
+            raise self.make_refusal()
+        self._take_bytes(_measure_group(values))
+        self.count += 1
+        return Group(self.count - 1, values, population, self._take_bytes)
+
+    def take_sorted(self, count: int | None) -> Iterator[tuple[GroupValues, ComplianceSummary]]:
+        """Yield the finished groups, the lowest rate first, and then the totals.
+
+        Each is forgotten with that. The totals have no values.
+
+        :param count: how many groups to yield; ``None`` for all.
+        """
+        summary = make_summary_type(self._grouping.names)
+        for group in islice(heapq.merge(*map(_take_all, self._sorted)), count):
+            self._take_bytes(-_measure_group(group.values))
+            yield group.values, _make_summary(summary, group)
+        yield (), _make_summary(summary, self.totals)
+
+    def release(self) -> Iterator[None]:
+        """Forget all groups, in short steps."""
+        self._groups.clear()
+        for part in (self.by_number, *self._sorted):
+            while part:
+                del part[-_SORTED_GROUPS:]
+                yield
+
+
+def _measure_group(values: GroupValues) -> int:
+    return GROUP_BYTES + sum(map(sys.getsizeof, values))
+
+
+def _take_all(groups: list[Group]) -> Iterator[Group]:
+    """Yield groups from the end of a list, which is empty then."""
+    while groups:
+        yield groups.pop()
+
+
+def _make_summary(summary: type[ComplianceSummary], group: Group) -> ComplianceSummary:
+    agents = group.agents
+    assert agents is not None
+    has_items = bool(group.last)
+    return summary(
+        group=summary.make_group(*group.values),
+        items=ItemCounts(passed=group.passed, failed=group.failed),
+        agents=agents,
+        rate=agents.passed / agents.total if agents.total else None,
+        first=format_time(group.first) if has_items else None,
+        last=format_time(group.last) if has_items else None,
+    )
