@@ -4,6 +4,7 @@
 # make reference writes the tables of docs/reference.md and docs/migctl.md that are made from the program
 # make capacity  measure what docs/capacity.md plans with
 # make attacks measure what other clients notice of expensive requests
+# make retention measure what schedulers and readers notice of mig-api prune
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -12,7 +13,7 @@ DEMO_VENV = $(VENV)/demo-$(notdir $(PYTHON))
 DEMO_EXTRAS := demo,client
 SOURCES := $(shell find mig twisted typings -name '*.py' -o -name '*.sql' -o -name '*.pyi')
 
-.PHONY: demo demo-check demo-time test lint unit soak properties reference bench capacity attacks clean
+.PHONY: demo demo-check demo-time test lint unit soak properties reference bench capacity attacks retention clean
 
 demo: demo-check $(DEMO_VENV)/installed
 	@exec $(DEMO_VENV)/bin/mig-api demo $(DEMO)
@@ -57,7 +58,7 @@ FAULTS := $(addprefix tests/, \
 
 soak: $(VENV)/installed $(VENV)/test-tools $(BIN)/schemathesis
 	REPETITIONS=50 $(BIN)/python -P -m pytest $(or $(TESTS),$(FAULTS))
-	$(if $(TESTS),,$(MAKE) attacks)
+	$(if $(TESTS),,$(MAKE) attacks retention)
 
 # Run the property tests with 50 times as many examples.
 properties: $(VENV)/installed $(VENV)/test-tools $(VENV)/wheels $(BIN)/schemathesis
@@ -77,6 +78,9 @@ capacity: $(VENV)/installed $(VENV)/test-tools $(VENV)/daemon/installed
 
 attacks: $(VENV)/installed $(VENV)/daemon/installed
 	$(BIN)/python -m benchmarks.attacks --twistd $(VENV)/daemon/bin/twistd $(ATTACKS)
+
+retention: $(VENV)/installed $(VENV)/daemon/installed
+	$(BIN)/python -m benchmarks.retention --twistd $(VENV)/daemon/bin/twistd $(RETENTION)
 
 # Both installations delete build/: setuptools would install modules that exist only there.
 $(VENV)/daemon/installed: $(VENV)/installed
