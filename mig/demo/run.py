@@ -41,7 +41,7 @@ MIGCTL_INSTRUCTIONS: Final = """\
   {migctl} status | head -n 6
   {migctl} search agents --agentname 'web%' --limit 3
   {migctl} search commands --investigatorname '%bob%smith%' --limit 5
-  {migctl} compliance --latest --no-compliance --limit 100 | head -n 5
+  {migctl} compliance --latest --summary
 
 docs/migctl.md has the other commands. Or without it:
 

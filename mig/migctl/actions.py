@@ -130,8 +130,8 @@ add_show_command(action, lambda client, action_id: client.action(action_id))
 
 @action.command("follow")
 @id_argument
-@service_options
 @output_options
+@service_options
 def follow_command(
     configuration: Configuration, record_id: int, format_name: str, path: Path | None
 ) -> None:

@@ -10,7 +10,10 @@ from mig.migctl.options import parse_id_option, service_options
 
 @click.group()
 def apikey() -> None:
-    """Make, list and revoke API keys: your own, or those of others if you may."""
+    """Make, list and revoke API keys.
+
+    Everybody has their own; those of others need a permission.
+    """
 
 
 @apikey.command("create")

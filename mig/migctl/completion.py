@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import click
 from click.shell_completion import get_completion_class
 
-SHELLS = ("bash", "zsh", "fish")
+SHELLS: Final = ("bash", "zsh", "fish")
 
 
 @click.command("completion")
 @click.argument("shell", type=click.Choice(SHELLS))
 @click.pass_context
 def completion_command(context: click.Context, shell: str) -> None:
-    """Print the script that lets SHELL complete the words of migctl.
+    """Print what a shell needs to complete words.
 
     In ~/.bashrc or ~/.zshrc: eval "$(migctl completion bash)", or zsh. For fish: migctl completion
     fish > ~/.config/fish/completions/migctl.fish

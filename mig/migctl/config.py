@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Final
 
 import click
 
@@ -13,7 +14,7 @@ from mig.migctl.exits import UsageError
 from mig.migctl.options import service_options
 from mig.migctl.terminal import is_interactive, print_notice
 
-_MODE = 0o600
+_MODE: Final = 0o600
 
 
 @click.group()

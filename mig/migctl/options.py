@@ -56,7 +56,10 @@ def _read_key_file(
         return None
     check_private(path)
     with path.open() as file:
-        return file.read(_MAX_KEY_FILE_CHARACTERS).strip()
+        key = file.read(_MAX_KEY_FILE_CHARACTERS).strip()
+    if not key:
+        raise click.BadParameter(f"{path} is empty.")
+    return key
 
 
 GPG_OPTIONS: Final = (
@@ -167,7 +170,7 @@ def _parse_members(
     return members or None
 
 
-def _drop_nothing(
+def _collect_patterns(
     _context: click.Context, _option: click.Parameter, texts: Sequence[str]
 ) -> list[str] | None:
     return list(texts) or None
@@ -185,7 +188,7 @@ _KINDS: Final[Mapping[object, _Kind]] = {
     int: _Kind("ID", parse_id_option),
     str: _Kind("TEXT"),
     Time: _Kind("TIME"),
-    Patterns: _Kind("PATTERN", _drop_nothing, is_repeatable=True),
+    Patterns: _Kind("PATTERN", _collect_patterns, is_repeatable=True),
     Mapping[str, str]: _Kind("NAME=PATTERN", _parse_members, is_repeatable=True),
 }
 

@@ -7,11 +7,10 @@ import io
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from operator import attrgetter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Protocol, cast
+from typing import IO, TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
 import msgspec
 
@@ -21,6 +20,9 @@ from mig.values import FORMULA_STARTS
 
 if TYPE_CHECKING:
     from mig.client.records import Record
+
+CsvFields: TypeAlias = Mapping[str, Callable[[Any], object]]
+"""By name, a function that reads the value of a column from a record."""
 
 _encoder = msgspec.json.Encoder()
 
@@ -37,34 +39,58 @@ class Writer(Protocol):
         ...
 
 
-@contextmanager
-def open_writer(noun: str, format_name: str, path: Path | None) -> Iterator[Writer]:
-    """Return what writes records of a kind to standard output, or to the file ``path``.
-
-    The file appears when it is complete; after an error, nothing has changed.
+def open_writer(noun: str, format_name: str, path: Path | None) -> AbstractContextManager[Writer]:
+    """Return what writes records of a kind, as :func:`open_output` does.
 
     :param noun: a key of :data:`mig.migctl.columns.COLUMNS`.
     """
+    return open_output(COLUMNS[noun], lambda: list_csv_fields(noun), format_name, path)
+
+
+def open_table(columns: Sequence[Column]) -> AbstractContextManager[Writer]:
+    """Return what writes records to standard output as a table."""
+    return open_output(columns, dict, "table", None)
+
+
+@contextmanager
+def open_output(
+    columns: Sequence[Column],
+    make_csv_fields: Callable[[], CsvFields],
+    format_name: str,
+    path: Path | None,
+) -> Iterator[Writer]:
+    """Return what writes records to standard output, or to the file ``path``.
+
+    The file appears when it is complete; after an error, nothing has changed.
+
+    :param columns: those of a table.
+    :param make_csv_fields: returns the columns of CSV.
+    """
+
+    def make_writer(stream: IO[bytes]) -> Writer:
+        if format_name == "json":
+            return JsonWriter(stream)
+        if format_name == "ndjson":
+            return NdjsonWriter(stream)
+        if format_name == "csv":
+            return CsvWriter(stream, make_csv_fields())
+        if stream.isatty():
+            from mig.migctl.table import TableWriter
+
+            return TableWriter(columns)
+        return PlainWriter(stream, columns)
+
     if path is None:
-        writer = _make_writer(noun, format_name, sys.stdout.buffer)
+        sys.stdout.flush()  # what was printed before
+        writer = make_writer(sys.stdout.buffer)
         yield writer
         writer.close()
         sys.stdout.flush()
         return
     with open_complete(path) as file:
-        writer = _make_writer(noun, format_name, file)
+        writer = make_writer(file)
         yield writer
         writer.close()
-
-
-@contextmanager
-def open_table(columns: Sequence[Column]) -> Iterator[Writer]:
-    """Return what writes records to standard output as a table."""
-    writer = _make_table_writer(columns, sys.stdout.buffer)
-    sys.stdout.flush()  # what was printed before
-    yield writer
-    writer.close()
-    sys.stdout.flush()
 
 
 @contextmanager
@@ -93,24 +119,6 @@ def _find_mode(path: Path) -> int:
     mask = os.umask(0)
     os.umask(mask)
     return 0o666 & ~mask
-
-
-def _make_writer(noun: str, format_name: str, stream: IO[bytes]) -> Writer:
-    if format_name == "json":
-        return JsonWriter(stream)
-    if format_name == "ndjson":
-        return NdjsonWriter(stream)
-    if format_name == "csv":
-        return CsvWriter(stream, noun)
-    return _make_table_writer(COLUMNS[noun], stream)
-
-
-def _make_table_writer(columns: Sequence[Column], stream: IO[bytes]) -> Writer:
-    if stream.isatty():
-        from mig.migctl.table import TableWriter
-
-        return TableWriter(columns)
-    return PlainWriter(stream, columns)
 
 
 class NdjsonWriter:
@@ -150,17 +158,16 @@ class CsvWriter:
     A text that a spreadsheet would run as a formula begins with an apostrophe.
     """
 
-    def __init__(self, stream: IO[bytes], noun: str) -> None:
-        names = list_csv_columns(noun)
+    def __init__(self, stream: IO[bytes], fields: CsvFields) -> None:
         self._stream = stream
-        self._read = attrgetter(*names)
+        self._readers = list(fields.values())
         self._buffer = io.StringIO()
         self._csv = csv.writer(self._buffer)
-        self._write_row(names)
+        self._write_row(list(fields))
 
     def write(self, record: Record) -> None:
         """Write a row."""
-        self._write_row([_format_cell(value) for value in self._read(record)])
+        self._write_row([_format_cell(read(record)) for read in self._readers])
 
     def close(self) -> None:
         """Write nothing: each row is whole."""
@@ -172,7 +179,7 @@ class CsvWriter:
         self._buffer.truncate()
 
 
-def list_csv_columns(noun: str) -> list[str]:
+def list_csv_fields(noun: str) -> CsvFields:
     """Return the columns of records of a kind, named as in the service's own CSV."""
     from mig.model.action import Action
     from mig.model.agent import Agent
@@ -181,7 +188,7 @@ def list_csv_columns(noun: str) -> list[str]:
     from mig.model.investigator import Investigator
 
     models = {each.noun: each for each in (Action, Agent, Command, ComplianceItem, Investigator)}
-    return [field.name for field in list_fields(models.get(noun, Command))]
+    return {field.name: field.read for field in list_fields(models.get(noun, Command))}
 
 
 def _format_cell(value: Any) -> str:

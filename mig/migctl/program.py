@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from typing import NoReturn
+from typing import Final, NoReturn
 
 import click
 
@@ -22,7 +23,7 @@ from mig.migctl.show import agent, command
 from mig.migctl.status import status_command
 from mig.migctl.terminal import print_notice
 
-NAME = "migctl"
+NAME: Final = "migctl"
 
 
 @click.group(
@@ -55,6 +56,8 @@ for each in (
 
 def run() -> NoReturn:
     """Run the command of the process's arguments, and end the process."""
+    # as Ctrl-C does: a bar is taken away, and an unfinished file deleted
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         status = call(sys.argv[1:])
         sys.stdout.flush()

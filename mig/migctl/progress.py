@@ -69,20 +69,20 @@ def show_report(commands: int | None) -> Iterator[Callable[[ComplianceItem], Non
     )
     with _make_progress(*columns) as progress:
         task = progress.add_task("report", total=commands, items=0, rate=0.0)
-        shown = progress.tasks[0]
-        items = seen = 0
+        state = progress.tasks[0]
+        items = commands_read = 0
         link = ""
 
         def update() -> None:
-            elapsed = shown.elapsed or 0.0
+            elapsed = state.elapsed or 0.0
             rate = items / elapsed if elapsed else 0.0
-            progress.update(task, completed=seen, items=items, rate=rate)
+            progress.update(task, completed=commands_read, items=items, rate=rate)
 
         def count(item: ComplianceItem) -> None:
-            nonlocal items, seen, link
+            nonlocal items, commands_read, link
             items += 1
             if item.link != link:  # items of a command follow each other
-                seen, link = seen + 1, item.link
+                commands_read, link = commands_read + 1, item.link
             if items % _ITEMS_PER_UPDATE == 0:
                 update()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 import msgspec
@@ -16,7 +16,7 @@ from mig.values import escape_unprintable
 if TYPE_CHECKING:
     from mig.client.records import Record
 
-_INDENT = "    "
+_INDENT: Final = "    "
 
 
 def print_record(record: Record, format_name: str) -> None:

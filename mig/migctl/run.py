@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 @click.option("--name", help="The name of the action; default: the module's.")
 @expires_option
 @click.option("-y", "--yes", is_flag=True, help="Do not ask before it is submitted, for scripts.")
-@service_options
 @output_options
+@service_options
 def run_command(
     configuration: Configuration,
     file: TextIO | None,

@@ -24,9 +24,9 @@ def search() -> None:
 
 def _make_command(noun: Noun) -> Callable[..., None]:
     @search.command(f"{noun}s", help=f"Search for {noun}s, newest first.")
-    @service_options
     @filter_options(noun)
     @output_options
+    @service_options
     def search_command(
         configuration: Configuration, filters: Filters, format_name: str, path: Path | None
     ) -> None:

@@ -11,7 +11,7 @@ from mig.migctl.options import service_options
 @click.command("status")
 @service_options
 def status_command(configuration: Configuration) -> None:
-    """Say how many agents there are, and what the last actions did."""
+    """Count the agents, and list the last actions."""
     from mig.migctl.columns import DASHBOARD_ACTIONS
     from mig.migctl.output import open_table
     from mig.migctl.records import print_fields

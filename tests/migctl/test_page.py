@@ -18,6 +18,7 @@ import pytest_twisted
 
 from mig.demo.fleet import load_fleet
 from mig.migctl.configuration import load_configuration
+from mig.migctl.exits import ExitStatus
 from mig.migctl.program import program
 from tests.support.api import Api
 from tests.support.migctl import ANSWERED, run_migctl
@@ -71,8 +72,10 @@ async def test_the_examples_run(
     assert len(COMMANDS) >= 12
     for command in COMMANDS:
         ended = await run_migctl(*command)
-        assert ended.status == 0, (command, ended.errors)
-        is_silent = {"--output", "--junit", "init"} & set(command)
+        # one of three agents of the demo does not comply
+        expected = ExitStatus.FAILED if "--fail-under" in command else ExitStatus.OK
+        assert ended.status == expected, (command, ended.errors)
+        is_silent = {"--output", "--junit", "--fail-under", "init"} & set(command)
         assert bool(ended.output) != bool(is_silent), command
     assert {file.name for file in tmp_path.iterdir()} >= {
         "agents.ndjson",

@@ -12,6 +12,7 @@ import pytest_twisted
 
 from mig.client.filters import NOUNS
 from mig.migctl.exits import ExitStatus
+from mig.migctl.output import open_complete
 from tests.support import fleet
 from tests.support.api import Api
 from tests.support.migctl import run_migctl
@@ -83,6 +84,13 @@ async def test_a_file_gets_the_format_of_its_suffix_when_it_is_complete(
     told = await run_migctl("search", "agents", "--output", str(file.with_suffix(".xml")))
     assert told.status == ExitStatus.USAGE
     assert ".xml is not a format" in told.errors and "--format" in told.errors
+
+
+def test_an_interrupted_file_is_not_left_behind(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), open_complete(tmp_path / "report.json") as file:
+        file.write(b"[")
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == [tmp_path / "home"]
 
 
 @pytest_twisted.ensureDeferred

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +32,11 @@ class Terminal:
         self._stream = pyte.ByteStream(self.screen)
         self.received = b""
         self.child: pexpect.spawn[bytes] = pexpect.spawn(
-            MIGCTL[0], [*MIGCTL[1:], *arguments], dimensions=(ROWS, columns), timeout=60
+            MIGCTL[0],
+            [*MIGCTL[1:], *arguments],
+            dimensions=(ROWS, columns),
+            timeout=60,
+            env=os.environ,  # readline has set COLUMNS behind its back
         )
 
     def wait_until(self, is_so: Callable[[str], object]) -> str:
@@ -142,6 +147,33 @@ async def test_a_report_to_a_file_shows_its_progress(service: TestDatabase, tmp_
 
     await deferToThread(run)
     assert len(json.loads(file.read_text())) == 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_summary_has_bars(service: TestDatabase) -> None:
+    service.execute(
+        "insert into actions (id, name, target, description, threat, operations, validfrom,"
+        " expireafter, status, pgpsignatures, syntaxversion) values (5, 'a', 'true', '{}',"
+        """ '{"type": "system"}', '[{"module": "file"}]', now(), now(), 'init', '[]', 2)"""
+    )
+    service.execute(
+        "insert into commands (id, actionid, agentid, status, results, starttime, finishtime)"
+        """ values (1, 5, 1, 'success', '[{"elements": {"s": [{"file": "/etc/a"}]}}]', now(),"""
+        " now())"
+    )
+
+    def run() -> None:
+        terminal = Terminal("compliance", "--summary", columns=120)
+        status, text = terminal.wait_for_end()
+        assert status == 0
+        header, line, totals = text.splitlines()
+        titles = re.split(r" {2,}", header)
+        assert titles[:3] == ["policy", "check", "rate"] and titles[-1] == "not asked"
+        assert re.fullmatch(r"system +s +33.3 % +█{20} +1 +0 +0 +0 +0 +2", line)
+        assert totals.split()[:3] == ["all", "33.3", "%"]
+        assert b"\x1b[32m" in terminal.received and b"\x1b[90m" in terminal.received
+
+    await deferToThread(run)
 
 
 @pytest_twisted.ensureDeferred
