@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import aclosing
 from datetime import datetime, timedelta
-from ipaddress import ip_address
 from types import TracebackType
 from typing import Any, Final, Literal, Protocol, Self, TypeVar, Unpack, cast, overload
-from urllib.parse import urlsplit
 
-import msgspec
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
@@ -19,36 +15,21 @@ from twisted.web.client import Agent as HTTPAgent
 from twisted.web.client import HTTPConnectionPool
 from twisted.web.iweb import IAgent
 
-from mig.client.body import Response
-from mig.client.credentials import (
-    Credentials,
-    KeyCredentials,
-    NoCredentials,
-    TextSigner,
-    TokenCredentials,
-)
+from mig.client.administration import Administration
+from mig.client.credentials import TextSigner, check_transport, make_credentials
+from mig.client.documents import read_document, read_record
 from mig.client.errors import (
-    InsecureURLError,
-    InvalidResponseError,
-    NotFoundError,
-    RequestError,
-    UnreadableRecordsError,
     WaitTimeoutError,
 )
 from mig.client.filters import Filters, Noun, build_query, drop_report_filters
 from mig.client.pages import (
-    CollectionPage,
-    UnreadableRecords,
     convert,
     convert_record,
-    find_next,
     list_data,
 )
-from mig.client.reading import CollectionReader, NdjsonReader
 from mig.client.records import (
     Action,
     Agent,
-    ApiKey,
     Command,
     ComplianceItem,
     ComplianceSummary,
@@ -57,6 +38,7 @@ from mig.client.records import (
     JsonValue,
     Record,
 )
+from mig.client.searches import Searches
 from mig.client.session import RetryObserver, Session
 from mig.hypermedia import urls
 from mig.hypermedia.document import Collection
@@ -72,9 +54,6 @@ _CONNECT_SECONDS: Final = 30.0
 _SECONDS_AFTER_EXPIRY: Final = 60.0
 _FIRST_WAIT_SECONDS: Final = 1.0
 _MAX_WAIT_SECONDS: Final = 30.0
-_NDJSON: Final = "application/x-ndjson"
-_COLLECTION_JSON: Final = ("application/vnd.collection+json", "application/json")
-_NDJSON_QUERY: Final = (("format", "ndjson"), ("seal", "true"))
 RECORDS: Final[Mapping[str, type[Record]]] = {
     "action": Action,
     "command": Command,
@@ -82,9 +61,7 @@ RECORDS: Final[Mapping[str, type[Record]]] = {
     "investigator": Investigator,
 }
 """The class of the results of a search."""
-_TOTAL: Final = "X-Total-Count"
 _UNREADABLE: Final = UnreadableRecord.noun
-_BAD_REQUEST: Final = 400
 
 
 class SubmittedAction(Protocol):
@@ -95,7 +72,7 @@ class SubmittedAction(Protocol):
         ...
 
 
-class MIGClient:
+class MIGClient(Administration):
     """A client of a MIG API, also of the original one.
 
     :param url: the base URL, such as ``https://mig.example.com/api/v1``.
@@ -122,7 +99,7 @@ class MIGClient:
     ) -> None:
         base = url.rstrip("/")
         if credentials is not None:
-            _check_transport(base)
+            check_transport(base)
         if reactor is None:
             # here, because its import installs a reactor, which the caller may want to choose
             from twisted.internet import reactor as installed
@@ -138,12 +115,12 @@ class MIGClient:
             reactor,
             agent,
             base,
-            _make_credentials(credentials, wall_clock),
+            make_credentials(credentials, wall_clock),
             wall_clock=wall_clock,
             stall_seconds=stall_seconds,
             on_retry=on_retry,
         )
-        self._has_ndjson: bool | None = None  # nobody knows before the first search
+        self._searches = Searches(self._session)
 
     async def close(self) -> None:
         """Close the connections that are kept for later requests."""
@@ -164,14 +141,14 @@ class MIGClient:
 
     async def home(self) -> Collection:
         """Return the home document: the links and queries of the service."""
-        _, members = await self._read(await self._session.get(urls.HOME))
+        _, members = await read_document(await self._session.get(urls.HOME))
         # the original API sends an empty error and template with every document
         filled = {name: value for name, value in members.items() if value}
         return convert(filled, Collection)
 
     async def dashboard(self) -> Dashboard:
         """Return the dashboard."""
-        items, _ = await self._read(await self._session.get(urls.DASHBOARD))
+        items, _ = await read_document(await self._session.get(urls.DASHBOARD))
         values: dict[str, JsonValue] = {}
         actions = []
         for name, value in list_data(items):
@@ -297,7 +274,9 @@ class MIGClient:
         :param record: the class of the results.
         """
         chosen: Filters = {**(search or Filters()), **filters}
-        return self._read_pages([("type", noun), *build_query(chosen)], noun, record, chosen)
+        return self._searches.read_pages(
+            [("type", noun), *build_query(chosen)], noun, record, has_limit="limit" in chosen
+        )
 
     def compliance_batches(
         self, search: Filters | None = None, **filters: Unpack[Filters]
@@ -305,7 +284,9 @@ class MIGClient:
         """Return an iterator over the items of a report, as many at once as have arrived."""
         chosen: Filters = {**(search or Filters()), **filters}
         query = [("type", "command"), ("report", "complianceitems"), *build_query(chosen)]
-        return self._read_pages(query, "compliance item", ComplianceItem, chosen)
+        return self._searches.read_pages(
+            query, "compliance item", ComplianceItem, has_limit="limit" in chosen
+        )
 
     def summary_batches(
         self,
@@ -329,7 +310,9 @@ class MIGClient:
             ("scope", scope or ""),
         ]
         query = [(name, text) for name, text in query if text] + build_query(chosen)
-        return self._read_pages(query, "compliance summary", ComplianceSummary, chosen)
+        return self._searches.read_pages(
+            query, "compliance summary", ComplianceSummary, has_limit="limit" in chosen
+        )
 
     async def count(
         self, noun: Noun, search: Filters | None = None, **filters: Unpack[Filters]
@@ -342,16 +325,7 @@ class MIGClient:
         :raises MIGClientError: when there is no answer.
         """
         chosen = drop_report_filters({**(search or Filters()), **filters, "limit": 1})
-        query = [("type", noun), *build_query(chosen), ("total", "true")]
-        try:
-            response = await self._session.get(urls.SEARCH, query)
-        except RequestError as reason:
-            if reason.status == _BAD_REQUEST:
-                return None
-            raise
-        response.abort()
-        total = response.get_header(_TOTAL)
-        return int(total) if total.isdigit() else None
+        return await self._searches.count([("type", noun), *build_query(chosen)])
 
     async def create_action(self, action: SubmittedAction | str) -> Action:
         """Submit a signed action, and return it as it was stored.
@@ -363,7 +337,7 @@ class MIGClient:
         """
         fields = {"action": action if isinstance(action, str) else action.to_json()}
         response = await self._session.post(urls.CREATE_ACTION, fields, is_idempotent=True)
-        return await self._read_record(response, "action", Action)
+        return await read_record(response, "action", Action)
 
     async def wait(
         self,
@@ -404,231 +378,11 @@ class MIGClient:
         end = datetime.fromisoformat(action.expireafter).timestamp()
         return end + _SECONDS_AFTER_EXPIRY - self._wall_clock()
 
-    async def create_investigator(
-        self, name: str, publickey: str, permissions: Mapping[str, bool] | None = None
-    ) -> Investigator:
-        """Add an investigator, and return it.
-
-        :param publickey: the armored key; empty for an account that only calls the API, which must
-            have ``permissions``.
-        :raises RequestError: when it is refused, also because there is one with this key.
-        """
-        fields = {"name": name}
-        if permissions is not None:
-            fields["permissions"] = _encode(permissions)
-        key = ("publickey.asc", "application/pgp-keys", publickey.encode())
-        response = await self._session.post(
-            urls.CREATE_INVESTIGATOR,
-            fields,
-            {"publickey": key} if publickey else None,
-            is_idempotent=False,
-        )
-        return await self._read_record(response, "investigator", Investigator)
-
-    async def update_investigator(
-        self,
-        investigator_id: int,
-        *,
-        status: Literal["active", "disabled"] | None = None,
-        permissions: Mapping[str, bool] | None = None,
-        apikey: Literal["active", "disabled"] | None = None,
-    ) -> Investigator:
-        """Change an investigator, and return it.
-
-        :param apikey: ``active`` makes an API key, which is ``apikey`` of the result and nowhere
-            else; ``disabled`` revokes all of them.
-        :raises RequestError: when it is refused.
-        """
-        fields = {"id": str(investigator_id)}
-        if status is not None:
-            fields["status"] = status
-        if permissions is not None:
-            fields["permissions"] = _encode(permissions)
-        if apikey is not None:
-            fields["apikey"] = apikey
-        response = await self._session.post(
-            urls.UPDATE_INVESTIGATOR, fields, is_idempotent=apikey != "active"
-        )
-        return await self._read_record(response, "investigator", Investigator)
-
-    async def api_keys(self, investigator_id: int | None = None) -> list[ApiKey]:
-        """Return the API keys of an investigator, or all that the caller may see, newest first.
-
-        :raises RequestError: when the caller may not see them.
-        """
-        query = [] if investigator_id is None else [("investigatorid", str(investigator_id))]
-        keys = []
-        response: Response | None = await self._session.get(urls.API_KEY, query)
-        while response:
-            items, members = await self._read(response)
-            for name, value in list_data(items):
-                if name == "apikey":
-                    keys.append(convert_record(value, ApiKey))
-            following = find_next(members)
-            response = await self._get_page(urls.API_KEY, following) if following else None
-        return keys
-
-    async def create_api_key(
-        self,
-        name: str,
-        *,
-        investigator_id: int | None = None,
-        permissions: str | Mapping[str, bool] | None = None,
-        expires: str | None = None,
-    ) -> ApiKey:
-        """Make an API key, and return it with its text: ``key``, which is nowhere else.
-
-        :param investigator_id: the owner, by default the caller.
-        :param permissions: the most that it may do: names with commas between them, or by name;
-            by default all that the owner may do now.
-        :param expires: a duration such as ``90d``, or an RFC 3339 date; by default never.
-        :raises RequestError: when it is refused.
-        """
-        fields = {"name": name}
-        if investigator_id is not None:
-            fields["investigatorid"] = str(investigator_id)
-        if permissions is not None:
-            names = permissions if isinstance(permissions, str) else _encode(permissions)
-            fields["permissions"] = names
-        if expires is not None:
-            fields["expires"] = expires
-        response = await self._session.post(urls.CREATE_API_KEY, fields, is_idempotent=False)
-        return await self._read_record(response, "apikey", ApiKey)
-
-    async def revoke_api_key(self, key_id: int) -> ApiKey:
-        """Revoke an API key at once and for ever, and return it.
-
-        :raises RequestError: when it is refused.
-        """
-        fields = {"id": str(key_id)}
-        response = await self._session.post(urls.REVOKE_API_KEY, fields, is_idempotent=True)
-        return await self._read_record(response, "apikey", ApiKey)
-
     async def _get_record(
         self, path: str, noun: str, record_id: int, record: type[RecordType]
     ) -> RecordType:
         response = await self._session.get(path, [(f"{noun}id", str(record_id))])
-        return await self._read_record(response, noun, record)
-
-    async def _read_record(
-        self, response: Response, noun: str, record: type[RecordType]
-    ) -> RecordType:
-        items, _ = await self._read(response)
-        for name, value in list_data(items):
-            if name == noun:
-                return convert_record(value, record)
-            if name == _UNREADABLE:
-                raise UnreadableRecordsError([convert(value, UnreadableRecord)], 1)
-        raise InvalidResponseError(f"the answer has no {noun}")
-
-    async def _read(self, response: Response) -> tuple[list[JsonValue], dict[str, JsonValue]]:
-        """Return the items and the other members of a document."""
-        _check_media_type(response, _COLLECTION_JSON)
-        reader = CollectionReader()
-        items: list[JsonValue] = []
-        async for chunk in response.read_chunks():
-            items += reader.feed(chunk)
-        return items + reader.close(), reader.members
-
-    async def _read_pages(
-        self,
-        query: list[tuple[str, str]],
-        noun: str,
-        record: type[RecordType],
-        filters: Filters,
-    ) -> AsyncGenerator[list[RecordType], None]:
-        unreadable = UnreadableRecords()
-        response = await self._start_search(query)
-        while response:
-            page: NdjsonReader[RecordType] | CollectionPage[RecordType]
-            if response.media_type == _NDJSON:
-                page = NdjsonReader(record)
-            else:
-                _check_media_type(response, _COLLECTION_JSON)
-                page = CollectionPage(
-                    noun, record, response.media_type, has_limit="limit" in filters
-                )
-            async with aclosing(response.read_chunks()) as chunks:
-                async for chunk in chunks:
-                    if records := page.feed(chunk):
-                        yield records
-                    unreadable.add(page.take_unreadable())
-            if records := page.close():
-                yield records
-            unreadable.add(page.take_unreadable())
-            # with a limit, further pages would exceed it
-            following = None if "limit" in filters else page.following
-            response = await self._get_page(urls.SEARCH, following) if following else None
-        unreadable.check()
-
-    async def _start_search(self, query: list[tuple[str, str]]) -> Response | None:
-        """Return the first page of a search: as NDJSON where that is known."""
-        try:
-            if self._has_ndjson is not False:
-                try:
-                    response = await self._session.get(urls.SEARCH, [*query, *_NDJSON_QUERY])
-                except RequestError as reason:
-                    if reason.status != _BAD_REQUEST or self._has_ndjson:
-                        raise
-                else:
-                    self._has_ndjson = response.media_type == _NDJSON
-                    return response
-            response = await self._session.get(urls.SEARCH, query)
-        except NotFoundError as reason:
-            if "no results found" in reason.message:  # an original API says so by this status
-                return None
-            raise
-        self._has_ndjson = False
-        return response
-
-    async def _get_page(self, path: str, url: str) -> Response:
-        # only its query: credentials go to no other host, and the public URL may be another one
-        return await self._session.get(f"{path}?{urlsplit(url).query}")
-
-
-def _encode(permissions: Mapping[str, bool]) -> str:
-    return msgspec.json.encode(permissions).decode()
-
-
-def _make_credentials(
-    credentials: str | TextSigner | None, wall_clock: Callable[[], float]
-) -> Credentials:
-    if credentials is None:
-        return NoCredentials()
-    if isinstance(credentials, str):
-        return KeyCredentials(credentials)
-    return TokenCredentials(credentials, wall_clock)
-
-
-def _check_transport(base: str) -> None:
-    """Check that credentials may be sent to a URL.
-
-    :raises InsecureURLError: when others could read them on the way.
-    """
-    parts = urlsplit(base)
-    host = parts.hostname or ""
-    if parts.scheme != "https" and not _is_loopback(host):
-        raise InsecureURLError(
-            f"credentials are sent to {host} only over TLS: the URL must begin with https://"
-        )
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _check_media_type(response: Response, accepted: Sequence[str]) -> None:
-    if response.media_type not in accepted:
-        response.abort()
-        raise InvalidResponseError(
-            f"the answer is {response.media_type or 'of no media type'}, not Collection+JSON:"
-            " is this the base URL of the API, such as https://mig.example.com/api/v1?"
-        )
+        return await read_record(response, noun, record)
 
 
 async def _flatten(

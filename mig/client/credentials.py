@@ -5,7 +5,11 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 from datetime import UTC, datetime
+from ipaddress import ip_address
 from typing import Final, Protocol
+from urllib.parse import urlsplit
+
+from mig.client.errors import InsecureURLError
 
 TOKEN_SECONDS: Final = 480.0
 """How long a token is used; the service accepts it for ten minutes."""
@@ -89,3 +93,36 @@ class NoCredentials:
 
     def forget(self) -> None:
         """Do nothing."""
+
+
+def make_credentials(
+    credentials: str | TextSigner | None, wall_clock: Callable[[], float]
+) -> Credentials:
+    """Return what identifies the caller: an API key, tokens of a signer, or nothing."""
+    if credentials is None:
+        return NoCredentials()
+    if isinstance(credentials, str):
+        return KeyCredentials(credentials)
+    return TokenCredentials(credentials, wall_clock)
+
+
+def check_transport(base: str) -> None:
+    """Check that credentials may be sent to a URL.
+
+    :raises InsecureURLError: when others could read them on the way.
+    """
+    parts = urlsplit(base)
+    host = parts.hostname or ""
+    if parts.scheme != "https" and not _is_loopback(host):
+        raise InsecureURLError(
+            f"credentials are sent to {host} only over TLS: the URL must begin with https://"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from io import BytesIO
 from typing import Any, Final, TypeAlias, cast
+from urllib.parse import urlsplit
 
 from OpenSSL.SSL import Error as TLSError
 from service_identity import VerificationError
@@ -86,6 +87,14 @@ class Session:
         """
         url = path + (f"?{encode_query_string(query)}" if query else "")
         return await self._send("GET", url, {}, {}, is_idempotent=True)
+
+    async def get_page(self, path: str, url: str) -> Response:
+        """Return the page of a list that a link of another page leads to.
+
+        :raises MIGClientError: as :meth:`get` does.
+        """
+        # only its query: credentials go to no other host, and the public URL may be another one
+        return await self.get(f"{path}?{urlsplit(url).query}")
 
     async def post(
         self,
