@@ -86,9 +86,9 @@ retention: $(VENV)/installed $(VENV)/daemon/installed
 
 # Both installations delete build/: setuptools would install modules that exist only there.
 $(VENV)/daemon/installed: $(VENV)/installed
-	$(PYTHON) -m venv $(VENV)/daemon
+	$(PYTHON) -m venv --without-pip $(VENV)/daemon
 	rm -rf build
-	$(VENV)/daemon/bin/pip install -q --upgrade .
+	$(BIN)/pip --python $(VENV)/daemon install -q --upgrade .
 	touch $@
 
 $(VENV)/installed: setup.cfg setup.py pyproject.toml $(SOURCES) | $(VENV)/system
