@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from mig import __version__
+from mig.database.schema.declaration import load_schema
 from tests.support import fleet
 from tests.support.daemon import wait_for
 from tests.support.keys import Keys
@@ -260,6 +261,13 @@ def test_the_unit_with_tls_differs_in_its_listener_alone() -> None:
     [with_tls] = re.findall(r"^ +(ExecStart=.+)$", PAGE, re.MULTILINE)
     assert files in with_tls
     assert with_tls.replace(files, "") in unit.splitlines()
+
+
+def test_the_page_says_whose_each_table_is() -> None:
+    rows = [line for line in PAGE.split("\n## Backup")[1].splitlines() if line.startswith("| `")]
+    named = [name for row in rows for name in re.findall(r"`([a-z_]+)`", row.split("|")[1])]
+    declared = {table.name for table in load_schema().tables} - {"audit_default"}
+    assert sorted(named) == sorted(declared)
 
 
 def test_the_page_names_every_file_of_etc_that_is_installed() -> None:
