@@ -43,8 +43,8 @@ class RateLimiter:
         interval = 1 / limits.rate
         tolerance = limits.burst * interval
         now = self._clock.seconds()
-        # never later than at these limits, which may have been others before
-        before = min(max(now, self._due.pop(sender, now)), now + tolerance)
+        # never later than these limits allow: they may have been others before
+        before = min(max(now, self._due.pop(sender, now)), now + tolerance + interval)
         due = before + interval
         excess = due - now - tolerance
         # rounding must not refuse the last request of a burst

@@ -53,6 +53,17 @@ def test_a_burst_is_accepted_and_then_the_rate() -> None:
     assert count_accepted(limiter, "a", 1000) == 200
 
 
+@pytest.mark.parametrize("pause", [0.0004, 0.004, 0.0101, 0.019])
+def test_who_never_waits_gets_no_more_than_the_rate(pause: float) -> None:
+    clock = Clock()
+    limiter = make_limiter(clock, Limits())
+    accepted = 0
+    while clock.seconds() < 20:
+        accepted += count_accepted(limiter, "a", 1)
+        clock.advance(pause)
+    assert accepted == pytest.approx(min(200 + 50 * 20, 20 / pause), abs=2)
+
+
 def test_who_waits_as_long_as_told_is_accepted() -> None:
     clock = Clock()
     limiter = make_limiter(clock, Limits(rate=0.5, burst=2))
