@@ -20,6 +20,7 @@ from mig.database.schema.declaration import API_ROLE
 from mig.demo.postgres import EmbeddedPostgres
 from mig.model.permissions import DEFAULT_PERMISSIONS
 from tests.support import catalog
+from tests.support.callers import add_investigator
 from tests.support.cli import CLI, run_cli
 from tests.support.generations import set_up_2014
 from tests.support.postgres import NewDatabase, TestDatabase, hold_transaction
@@ -69,10 +70,10 @@ def test_every_verb_that_needs_a_database_takes_the_configuration_file() -> None
     assert len(options) > 10 and others == ["demo"]
 
 
-def test_the_configuration_file_names_the_database_unless_an_option_does(
+def test_a_verb_has_database_and_limits_of_its_configuration_file(
     database: TestDatabase, tmp_path: Path
 ) -> None:
-    """What the command line names takes precedence over the environment."""
+    """A database on the command line takes precedence, also over the environment."""
     config = tmp_path / "api.cfg"
     values = parse_dsn(database.dsn).items()
     config.write_text("\n".join(["[postgres]", *(f'{key} = "{text}"' for key, text in values)]))
@@ -81,6 +82,11 @@ def test_the_configuration_file_names_the_database_unless_an_option_does(
     assert run_cli(*verb, MIG_DATABASE=away) == (0, "", "")
     status, _, errors = run_cli(*verb, "--database", away)
     assert status == 1 and errors.startswith("mig-api: the database cannot be reached")
+    add_investigator(database)
+    config.write_text("[limits]\napi_key_seconds = 30d\n")
+    create = ("apikey", "create", "1", "--name", "x", "--expires", "31d", "--config", str(config))
+    status, _, errors = run_cli(*create, "--database", database.dsn)
+    assert status == 1 and "at most 30 days ahead" in errors
     config.write_text("[postgres]\nhots = x\n")
     status, _, errors = run_cli(*verb)
     assert (status, errors) == (

@@ -9,6 +9,7 @@ import click
 from mig.access.audit import Actor
 from mig.cli.common import (
     database_option,
+    get_limits,
     permissions_option,
     print_notice,
     run_on_current_database,
@@ -99,4 +100,4 @@ def revoke_key_command(key_id: str, database: str) -> None:
 
 
 def _make_key_registry(database: Database) -> ApiKeyRegistry:
-    return ApiKeyRegistry(database, time.time, notify=print_notice)
+    return ApiKeyRegistry(database, time.time, limits=get_limits(), notify=print_notice)

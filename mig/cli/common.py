@@ -33,6 +33,7 @@ from mig.errors import (
     SchemaError,
     describe_error,
 )
+from mig.limits import Limits
 from mig.model.permissions import (
     Permission,
     parse_permission_names,
@@ -41,6 +42,8 @@ from mig.reactor import get_reactor
 from mig.signing.gpg.verify import Gpg
 
 EXIT_INTERRUPTED: Final = 130
+_LIMITS: Final = "mig.limits"
+"""Under which the context of a verb has the limits of its configuration file."""
 
 
 def _check_dsn(_context: click.Context, _option: click.Parameter, value: str | None) -> str | None:
@@ -61,7 +64,7 @@ def database_option(command: Callable[..., None]) -> Callable[..., None]:
         "--config",
         type=click.Path(path_type=Path),
         metavar="FILE",
-        help="The daemon's configuration file: [postgres] names the database.",
+        help="The daemon's configuration file: [postgres] names the database, and [limits] apply.",
     )
     by_url = click.option(
         "--database",
@@ -84,8 +87,9 @@ def database_option(command: Callable[..., None]) -> Callable[..., None]:
 
 def _choose_database(config: Path | None, database: str | None) -> str:
     """Return the database that a verb uses: of ``--database``, ``--config`` or MIG_DATABASE."""
-    source = click.get_current_context().get_parameter_source("database")
-    if config is None or source is ParameterSource.COMMANDLINE:
+    context = click.get_current_context()
+    is_named = context.get_parameter_source("database") is ParameterSource.COMMANDLINE
+    if config is None:
         if database is None:
             raise click.UsageError("Name the database with --database or --config.")
         return database
@@ -94,7 +98,11 @@ def _choose_database(config: Path | None, database: str | None) -> str:
     from mig.service.config_file import read_config_file
 
     try:
-        postgres = read_config_file(config).postgres
+        file = read_config_file(config)
+        context.meta[_LIMITS] = file.limits
+        if is_named and database is not None:
+            return database
+        postgres = file.postgres
         check_database_files(postgres, Account.of_process())
     except (ConfigError, CertificateError) as reason:
         click.echo(f"mig-api: {reason}", err=True)
@@ -104,6 +112,12 @@ def _choose_database(config: Path | None, database: str | None) -> str:
             f"{config} has no section [postgres]: name the database with --database."
         )
     return postgres.dsn
+
+
+def get_limits() -> Limits:
+    """Return the limits of ``--config``, or their defaults."""
+    limits = click.get_current_context().meta.get(_LIMITS)
+    return limits if isinstance(limits, Limits) else Limits()
 
 
 def _parse_permissions_option(

@@ -172,7 +172,7 @@ class ApiKeyRegistry:
         async with self._changes.run(actor, caller) as change:
             _check_key_access(change, investigator_id)
             owner = await _find_owner(change, investigator_id)
-            return await insert_key(change, owner, name, permissions, expiry, self._limits)
+            return await insert_key(change, owner, name, permissions, expiry, limits=self._limits)
 
     async def revoke(self, actor: Actor, caller: Caller | None, key_id: int) -> ApiKeyRow:
         """Revoke a key, at once and for ever; one that is revoked already stays as it is.
@@ -229,7 +229,8 @@ async def insert_key(
     name: str,
     permissions: Permission | None = None,
     expiry: Instant | None = None,
-    limits: Limits = DEFAULT_LIMITS,
+    *,
+    limits: Limits,
 ) -> NewApiKey:
     """Make a key of ``owner`` as a part of a change.
 

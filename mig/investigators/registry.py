@@ -15,9 +15,16 @@ from mig.errors import (
     NotFoundError,
     UnavailableError,
 )
-from mig.investigators.apikeys import ApiKeyOwner, NewApiKey, insert_key, revoke_all
+from mig.investigators.apikeys import (
+    DEFAULT_LIMITS,
+    ApiKeyOwner,
+    NewApiKey,
+    insert_key,
+    revoke_all,
+)
 from mig.investigators.changes import Change, ChangeRunner
 from mig.investigators.names import parse_name
+from mig.limits import Limits
 from mig.model.investigator import (
     DOCUMENT_SQL,
     Investigator,
@@ -131,8 +138,10 @@ class InvestigatorRegistry:
         gpg: Gpg,
         keyring: Keyring,
         *,
+        limits: Limits = DEFAULT_LIMITS,
         notify: Callable[[str], None] | None = None,
     ) -> None:
+        self._limits = limits
         self._changes = ChangeRunner(database, notify)
         self._gpg = gpg
         self._keyring = keyring
@@ -234,7 +243,8 @@ class InvestigatorRegistry:
                 document = await _store_state(change, investigator_id, before, after)
             if apikey == ACTIVE:
                 owner = ApiKeyOwner(investigator_id, *after)
-                return _read_with_key(document, await insert_key(change, owner, CONSOLE_KEY_NAME))
+                made = await insert_key(change, owner, CONSOLE_KEY_NAME, limits=self._limits)
+                return _read_with_key(document, made)
             if apikey == DISABLED:
                 await revoke_all(change, investigator_id)
                 document = await _lock_investigator(change, investigator_id)

@@ -430,7 +430,7 @@ class ApiService(Service):
             actions=Submitter(
                 time.time, self._parser, database.query, self._gpg, keyring, store, handoff
             ),
-            investigators=InvestigatorRegistry(database, self._gpg, keyring),
+            investigators=InvestigatorRegistry(database, self._gpg, keyring, limits=limits),
             health=self._monitoring.health,
             limits=limits,
             authenticator=self._authenticator,
@@ -474,7 +474,7 @@ class ApiService(Service):
             )
         else:
             owner = server = self._database_source
-        database = Database(reactor, owner)
+        database = Database(reactor, owner, limits=self._settings.limits)
         try:
             await database.check_sessions()
             await ensure_schema(database, upgrade=embedded)

@@ -338,6 +338,8 @@ async def test_a_long_list_has_pages_and_keys_have_a_limit(database: TestDatabas
         for name in ("another", "and another"):
             assert (await console.post(root, "/apikey/create/", name=name)).code == 201
         assert (await console.post(root, "/apikey/create/", name="one more")).code == 409
+        of_console = {"id": root.investigator_id, "apikey": "active"}
+        assert (await console.post(root, "/investigator/update/", **of_console)).code == 409
 
 
 @pytest_twisted.ensureDeferred

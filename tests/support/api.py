@@ -142,7 +142,7 @@ class Api:
             actions=Submitter(
                 wall_clock, self.parser, query, self.gpg, keyring, store, self.handoff
             ),
-            investigators=InvestigatorRegistry(self.database, self.gpg, keyring),
+            investigators=InvestigatorRegistry(self.database, self.gpg, keyring, limits=limits),
             health=self.monitoring.health,
             limits=limits,
             streams=streams,
