@@ -16,7 +16,7 @@ from typing import Annotated, Final, Generic, NamedTuple
 from mig.compliance import definition
 from mig.compliance.check_maker import Check, CheckMaker, make_check_encoder
 from mig.compliance.check_reader import UNUSUAL_SHAPE_ERRORS, CheckReader
-from mig.compliance.selection import EVERY_ITEM, CheckTraits, ItemSelection
+from mig.compliance.selection import EVERY_ITEM, CheckTraits, ItemSelection, ItemWindow
 from mig.errors import UnreadableError
 from mig.formats.format import ActionFields, Format
 from mig.hypermedia.urls import Urls
@@ -108,6 +108,8 @@ class _AgentParts:
 class _ItemEncoder(Generic[Check]):
     """Encodes the rows of commands as compliance items, in the format of an answer.
 
+    :param window: which items of each command are encoded, by default all.
+
     ``item_count`` is how many items there are in all rows that have been encoded.
     """
 
@@ -120,8 +122,10 @@ class _ItemEncoder(Generic[Check]):
         limits: Limits,
         make_check: CheckMaker[Check],
         selection: ItemSelection,
+        window: ItemWindow | None,
     ) -> None:
         self.item_count = 0
+        self._window = window
         self._format = format_
         self._limits = limits
         self._link_prefix = urls.for_command("")
@@ -181,6 +185,8 @@ class _ItemEncoder(Generic[Check]):
                 found = self._read_checks(action.operations, results)
             except UNUSUAL_SHAPE_ERRORS:
                 items = self._build_items(link, action, agent, row)
+                if self._window is not None:
+                    items = self._window.select(command_id, items)
                 self.item_count += len(items)
                 return self.separator.join(map(self._format.encode_record, items))
         except UnreadableError as reason:
@@ -190,6 +196,8 @@ class _ItemEncoder(Generic[Check]):
                 UnreadableRecord("command", command_id, str(reason), target)
             )
         checks = self._select_checks(action, row, found)
+        if self._window is not None:
+            checks = self._window.select(command_id, checks)
         if not checks:
             return b""
         head, tail = self._format.encode_command_parts(
@@ -226,8 +234,10 @@ class _ItemEncoder(Generic[Check]):
 class ComplianceEncoder(_ItemEncoder[bytes]):
     """Encodes the rows of commands as compliance items, in the format of an answer."""
 
-    def __init__(self, format_: Format, urls: Urls, limits: Limits) -> None:
-        super().__init__(format_, urls, limits, make_check_encoder(format_), EVERY_ITEM)
+    def __init__(
+        self, format_: Format, urls: Urls, limits: Limits, window: ItemWindow | None = None
+    ) -> None:
+        super().__init__(format_, urls, limits, make_check_encoder(format_), EVERY_ITEM, window)
 
     def _select_checks(
         self, action: _ActionParts[bytes], row: ResultsRow, found: list[bytes]
@@ -245,7 +255,12 @@ class SelectiveEncoder(_ItemEncoder[_SelectableCheck]):
     """
 
     def __init__(
-        self, format_: Format, urls: Urls, limits: Limits, selection: ItemSelection
+        self,
+        format_: Format,
+        urls: Urls,
+        limits: Limits,
+        selection: ItemSelection,
+        window: ItemWindow | None = None,
     ) -> None:
         self._selection = selection
         encode_check = make_check_encoder(format_)
@@ -259,7 +274,7 @@ class SelectiveEncoder(_ItemEncoder[_SelectableCheck]):
                 return lambda location: (b"", traits)
             return lambda location: (encode(location), traits)
 
-        super().__init__(format_, urls, limits, make_check, selection)
+        super().__init__(format_, urls, limits, make_check, selection, window)
 
     def encode_row(self, row: ResultsRow) -> bytes:
         """Return the items that are asked for, as :meth:`ComplianceEncoder.encode_row` does."""

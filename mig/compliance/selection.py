@@ -44,6 +44,22 @@ class PolicyTraits(NamedTuple):
     is_included: bool
 
 
+class ItemWindow(NamedTuple):
+    """Which items of a command are encoded, if a document can have only some of them.
+
+    They are at most ``size``. Of the command ``command_id`` the first ``skipped`` are left out.
+    """
+
+    size: int
+    command_id: str = ""
+    skipped: int = 0
+
+    def select(self, command_id: str, items: list[Item]) -> list[Item]:
+        """Return those of the items of a command."""
+        first = self.skipped if command_id == self.command_id else 0
+        return items[first : first + self.size]
+
+
 class LatestAnswers:
     """The answers that a report has had, if it takes only the newest one of each agent.
 

@@ -133,13 +133,15 @@ def _make_text(urls: Urls, name: str, text: str, *, is_cell: bool) -> Value:
 
 
 def _format_json(value: object, *, is_cell: bool) -> str:
-    stored = bytes(value) if isinstance(value, Raw) else encode_json(value)
     limit = MAX_CELL_CHARACTERS if is_cell else MAX_BLOCK_CHARACTERS
+    # results may have many megabytes, of which no more is copied than is shown: a character has at
+    # most four bytes
+    whole = memoryview(value if isinstance(value, Raw) else encode_json(value))
+    stored = bytes(whole[: 4 * limit + 4])
     if not is_cell and MAX_LINE_CHARACTERS < len(stored) <= limit:
         with suppress(msgspec.DecodeError):  # PostgreSQL takes a lone surrogate for JSON
             stored = msgspec.json.format(stored, indent=2)
-    # a character has at most four bytes
-    return cut(stored[: 4 * limit + 4].decode(errors="ignore"), limit)
+    return cut(stored.decode(errors="ignore"), limit)
 
 
 def _list_members(value: Mapping[str, object]) -> str:

@@ -17,6 +17,8 @@ class ItemLimit:
     several pages. ``item_count`` is how many are on this page, and ``next_position`` where the next
     one begins, once this one has ended.
 
+    The encoder of the rows leaves out the items of a row that were on the pages before.
+
     :param separator: what is between two items, and in none.
     :param position: the end of the page before.
     """
@@ -27,8 +29,7 @@ class ItemLimit:
         self._order = order
         self._max_items = max_items
         self._separator = separator
-        self._last = position
-        self._skipped = 0 if position is None else position.items
+        self._first = self._last = position
         self.item_count = 0
         self.next_position: PagePosition | None = None
 
@@ -53,21 +54,17 @@ class ItemLimit:
     def _take_row(self, row: SearchRow, row_items: bytes, items: list[bytes]) -> bool:
         """Add the items of a row; return whether all of them were added."""
         room = self._max_items - self.item_count
-        skipped, self._skipped = self._skipped, 0
-        if not skipped and row_items.count(self._separator) < room:
-            self.item_count += row_items.count(self._separator) + 1
+        count = row_items.count(self._separator) + 1
+        if count <= room:
+            self.item_count += count
             items.append(row_items)
             return True
-        each = row_items.split(self._separator)[skipped:]
-        if len(each) > room and self.item_count:
+        if self.item_count:
             self.next_position = self._last
             return False
-        self.item_count += min(len(each), room)
-        items += each[:room]
-        if len(each) > room:
-            position = self._order.read_position(row)
-            self.next_position = PagePosition(
-                key=position.key, id=position.id, items=skipped + room
-            )
-            return False
-        return True
+        items += row_items.split(self._separator)[:room]
+        self.item_count = room
+        position, first = self._order.read_position(row), self._first
+        earlier = first.items if first is not None and first.id == row.id else 0
+        self.next_position = PagePosition(key=position.key, id=row.id, items=earlier + room)
+        return False

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
 from mig.compliance.encoder import ComplianceEncoder, SelectiveEncoder
+from mig.compliance.selection import ItemWindow
 from mig.errors import UnreadableError
 from mig.formats.format import AnyRecord, Format
 from mig.hypermedia.document import Link
@@ -216,10 +217,10 @@ def make_row_encoder(
 ) -> RowEncoder[Any]:
     """Return the encoder of the rows of a search: for a report, or for records."""
     if search.report == COMPLIANCE_ITEMS:
-        selection = search.select_items()
+        selection, window = search.select_items(), _make_window(search, format_)
         if selection.is_everything:
-            return ComplianceEncoder(format_, urls, limits)
-        return SelectiveEncoder(format_, urls, limits, selection)
+            return ComplianceEncoder(format_, urls, limits, window)
+        return SelectiveEncoder(format_, urls, limits, selection, window)
     if search.type == Action.noun:
         return ActionEncoder(format_)
     if search.type == Command.noun:
@@ -232,3 +233,16 @@ def make_row_encoder(
         partial(read_record, Investigator.noun, Investigator.from_row),
         lambda row: link_history(urls, row.id),
     )
+
+
+def _make_window(search: Search, format_: Format) -> ItemWindow | None:
+    """Return which items of a command a document can have, if not all.
+
+    There may be one too many, which shows that the document has to end.
+    """
+    if format_.max_items is None:
+        return None
+    size = format_.max_items + 1
+    if search.cursor is None:
+        return ItemWindow(size)
+    return ItemWindow(size, command_id=search.cursor.id, skipped=search.cursor.items)
