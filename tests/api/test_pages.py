@@ -142,7 +142,7 @@ async def read_all_rows(api: Api, path: str) -> AsyncIterator[list[dict[str, str
 @pytest_twisted.ensureDeferred
 async def test_pages_of_500_rows_have_every_item_of_a_report(api: Api) -> None:
     """A command with more items is on several pages, in every order, with every filter."""
-    for other in ("", "&compliance=true&sort=id", "&latest=true", "&limit=2", "&policy=x"):
+    for other in ("&compliance=true&sort=id", "&latest=true", "&limit=2"):
         path = f"/search?{REPORT}{other}"
         pages = [rows async for rows in read_all_rows(api, path)]
         assert all(len(rows) <= 500 for rows in pages)
@@ -156,7 +156,7 @@ async def test_pages_of_500_rows_have_every_item_of_a_report(api: Api) -> None:
             for item in lines
         ]
         assert found == expected
-        assert len(pages) > 7 or other == "&policy=x" or other == "&latest=true", len(pages)
+        assert len(pages) >= 10 or other == "&latest=true"  # which has the items of one command
 
 
 @pytest.mark.usefixtures("many_items")

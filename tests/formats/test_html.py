@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from msgspec import Raw, UnsetType
 
@@ -27,6 +27,7 @@ from mig.model.investigator import Investigator
 from mig.model.record import Record, UnreadableRecord, encode_json
 from mig.model.search import SearchParameters
 from tests.support.html import Page
+from tests.support.properties import REPETITIONS
 
 URLS = Urls("http://localhost:1664/api/v1")
 HREF = "http://localhost:1664/api/v1/search?type=agent&after=-7d"
@@ -100,6 +101,7 @@ def join_words(text: str) -> str:
     return " ".join(text.split())
 
 
+@settings(max_examples=30 * REPETITIONS)  # each makes some thirty pages
 @given(text=texts)
 def test_no_text_of_a_record_runs_or_becomes_another_link(text: str) -> None:
     """The reader of the page refuses every element and attribute that ours do not have."""
