@@ -44,7 +44,11 @@ _ITEM_TITLES: Final = (
     *("result", "check", "location", "test"),
     *("target", "policy", "level", "ref", "action", "finished"),
 )
-_TITLES: Final = {"apikey": "API keys", "audit": "Audit"}
+_TITLES: Final = {
+    "apikey": "API keys",
+    "audit": "Audit",
+    "compliance summary": "Compliance summary",
+}
 _LINKED_NOUNS: Final = frozenset({"command", "investigator", "apikey", "compliance summary"})
 """The records that have links of their own in a list."""
 _FORMAT_TITLES: Final = {"collection": "JSON", "ndjson": "NDJSON", "csv": "CSV"}

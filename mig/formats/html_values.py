@@ -103,6 +103,8 @@ def make_value(urls: Urls, name: str, value: object, *, is_cell: bool = False) -
         return _make_text(urls, name, value, is_cell=is_cell)
     if isinstance(value, bool):
         return Value("true" if value else "false")
+    if name == "rate" and isinstance(value, float):
+        return Value(f"{value:.1%}", mark="bad" if value < 1 else "good")
     if isinstance(value, dict) and is_cell:
         return Value(cut(_list_members(value)))
     if isinstance(value, list) and value and all(isinstance(each, dict) for each in value):

@@ -93,6 +93,25 @@ async def test_a_page_links_to_the_same_in_every_format(database: TestDatabase, 
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_summary_is_a_table_of_groups_with_links_to_their_items(
+    database: TestDatabase, api: Api
+) -> None:
+    fleet.load_fleet(database.dsn)
+    path = f"/search?type=command&report=compliancesummary&groupby=level&{fleet.ANY_TIME}"
+    page = await open_page(api, path)
+    summaries = read_lines((await api.get(f"{path}&format=ndjson")).body)
+    assert [row["group.level"] for row in page.items] == [
+        summary["group"].get("level") or "" for summary in summaries
+    ]
+    assert [row["rate"] for row in page.items] == [
+        f"{summary['rate']:.1%}" for summary in summaries
+    ]
+    assert page.items[0]["related"].strip() == "items"
+    items = await open_page(api, page.links["items"])
+    assert len(items.items) == sum(summaries[-1]["items"].values())
+
+
+@pytest_twisted.ensureDeferred
 async def test_errors_are_pages_too(api: Api) -> None:
     for path, status, message in (
         ("/nothing", 404, "there is nothing at this path"),
