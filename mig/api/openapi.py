@@ -68,6 +68,11 @@ _HEADERS: Final[Mapping[str, tuple[str, JsonSchema]]] = {
         {"type": "integer", "minimum": 0},
     ),
 }
+_DESCRIPTION: Final = (
+    "The REST service through which security teams question thousands of machines. HEAD and OPTIONS"
+    " work on every path. Documents are Collection+JSON. JavaScript rounds ids above"
+    " 9007199254740992, also a page that shows an answer; with `ids=text` it does not."
+)
 _LINES: Final = (
     "One record a line, as the `value` of its data in Collection+JSON; with `fields`, some of its"
     ' members. One that cannot be read is `{"unreadable": …}`, and the seal `{"end": …}`.'
@@ -98,8 +103,7 @@ def build_openapi(routes: Iterable[Route], base_path: str, limits: Limits) -> di
         "info": {
             "title": "mig-api",
             "version": __version__,
-            "description": "The REST service through which security teams question thousands of"
-            " machines. HEAD and OPTIONS work on every path. Documents are Collection+JSON.",
+            "description": _DESCRIPTION,
             "license": {"name": "MIT", "identifier": "MIT"},
         },
         "servers": [{"url": base_path or "/"}],

@@ -201,7 +201,7 @@ class PatternKind(ParameterKind[str]):
             "type": "string",
             "maxLength": MAX_PATTERN_CHARACTERS,
             "pattern": _PATTERN_PATTERN,
-            "examples": ["x", "%.example.net"],
+            "examples": ["%"],
         }
 
     def build_condition(self, table: str, sql: str, values: Sequence[str]) -> Condition:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,11 @@ from mig.errors import MigError, RequestError
 from mig.limits import Limits
 from mig.search.parameters import REPORT_NAMES, SEARCH_TYPES
 from mig.search.records import REPORT_RECORDS, TYPE_RECORDS
+from mig.values import MAX_ID
 from tests.support.api import Api
 from tests.support.browser import Browser, Page
+from tests.support.callers import add_api_key, add_investigator
+from tests.support.postgres import TestDatabase
 
 SWAGGER_UI = {  # of swagger-ui-dist 5.35.0
     "swagger-ui-bundle.js": "e6a898692f2d768e807c3ba4626068a69a2c5dd960dd6c76f3e4d3a3de180af2",
@@ -102,26 +105,44 @@ async def test_a_large_file_of_the_page_is_compressed(api: Api, tmp_path: Path) 
     assert int(downloaded) < file.stat().st_size / 2
 
 
-def read_page(page: Page) -> tuple[int, str]:
-    """Open an operation of the page and try it out; return how many there are, and the answer."""
-    page.wait_until("document.querySelectorAll('.opblock').length")
+@pytest_twisted.async_yield_fixture
+async def closed_api(database: TestDatabase) -> AsyncIterator[Api]:
+    """Return an API that requires credentials."""
+    api = Api(database.dsn, authentication=True)
+    yield api
+    await api.stop()
+
+
+def send_search(page: Page, key: str, agent_id: str) -> tuple[int, str]:
+    """Authorize the page, and search by it; return how many requests it shows, and the URL."""
+    page.wait_until("document.querySelector('.opblock')")
     count = page.evaluate("document.querySelectorAll('.opblock').length")
-    page.click("#operations-ip-get_ip .opblock-summary-control")
-    page.click("#operations-ip-get_ip .try-out__btn")
-    page.click("#operations-ip-get_ip .execute")
-    answer = "#operations-ip-get_ip .live-responses-table .response-col_description .microlight"
-    page.wait_until(f"document.querySelector('{answer}')")
-    return count, page.evaluate(f"document.querySelector('{answer}').innerText")
+    page.click(".auth-wrapper .authorize")
+    page.type_text(".dialog-ux input", key)
+    page.click(".dialog-ux .auth-btn-wrapper .authorize")
+    page.click(".dialog-ux .close-modal")
+    search = "#operations-search-get_search"
+    page.click(f"{search} .opblock-summary-control")
+    page.click(f"{search} .try-out__btn")
+    page.type_text(f"{search} tr[data-param-name=agentid] input", agent_id)
+    page.click(f"{search} .execute")
+    status = f"document.querySelector('{search} .live-responses-table .response-col_status')"
+    page.wait_until(f"{status} && {status}.innerText.startsWith('200')")
+    return count, page.evaluate(f"document.querySelector('{search} .request-url').innerText")
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_page_works_in_a_browser_within_its_policy(api: Api, browser: Browser) -> None:
-    def visit() -> tuple[int, str, list[str]]:
-        with browser.open_page(f"{api.base}/docs") as page:
-            return *read_page(page), page.problems
+async def test_the_page_sends_requests_within_its_policy(
+    closed_api: Api, database: TestDatabase, browser: Browser
+) -> None:
+    key = add_api_key(database, add_investigator(database))
 
-    count, answer, problems = await deferToThread(visit)
-    described = json.loads((await api.get("/openapi.json")).body)
+    def visit() -> tuple[int, str, list[str]]:
+        with browser.open_page(f"{closed_api.base}/docs") as page:
+            return *send_search(page, key, str(MAX_ID)), page.problems
+
+    count, url, problems = await deferToThread(visit)
+    described = json.loads((await closed_api.get("/openapi.json")).body)
     assert count == sum(map(len, described["paths"].values()))
-    assert answer.strip() == "127.0.0.1"
+    assert url.endswith(f"{closed_api.base}/search?agentid={MAX_ID}")
     assert problems == []

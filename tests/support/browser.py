@@ -149,6 +149,13 @@ class Page:
         """Set the value of the field *selector*."""
         self.evaluate(f"document.querySelector({json.dumps(selector)}).value = {json.dumps(value)}")
 
+    def type_text(self, selector: str, text: str) -> None:
+        """Type *text* into the field *selector* as soon as it is there."""
+        found = f"document.querySelector({json.dumps(selector)})"
+        self.wait_until(found)
+        self.evaluate(f"{found}.focus()")
+        self._send("Input.insertText", text=text)
+
     def wait_until(self, expression: str) -> None:
         """Wait until an expression of JavaScript is true."""
         self.evaluate(
