@@ -124,9 +124,10 @@ def send_search(page: Page, key: str, agent_id: str) -> tuple[int, str]:
     search = "#operations-search-get_search"
     page.click(f"{search} .opblock-summary-control")
     page.click(f"{search} .try-out__btn")
-    page.type_text(f"{search} tr[data-param-name=agentid] input", agent_id)
+    page.type_text(f"{search} tr[data-param-name=agentid] input:enabled", agent_id)
     page.click(f"{search} .execute")
-    status = f"document.querySelector('{search} .live-responses-table .response-col_status')"
+    row = f"{search} .live-responses-table .response"
+    status = f"document.querySelector('{row} .response-col_status')"
     page.wait_until(f"{status} && {status}.innerText.startsWith('200')")
     return count, page.evaluate(f"document.querySelector('{search} .request-url').innerText")
 

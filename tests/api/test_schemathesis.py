@@ -39,6 +39,7 @@ VALUES = {
     "target": ["status='online'", "id > 0"],
 }
 """Values by which requests find something in the fleet."""
+NEEDED = {"format", "type", "report", "after"}
 
 
 class Kind(NamedTuple):
@@ -86,7 +87,7 @@ class Kind(NamedTuple):
         values = self.choose_values(parameter["name"])
         if values is None:
             return parameter
-        is_needed = len(values) == 1 or parameter["name"] == "after"
+        is_needed = parameter["required"] or parameter["name"] in NEEDED
         return {**parameter, "schema": {"enum": values}, "required": is_needed}
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import select
+import signal
 import subprocess
-import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +17,7 @@ from typing import Any
 from tests.support.programs import find_program
 
 SECONDS = 60.0
-"""How long a browser may take for one answer before it is ended."""
+"""How long a browser may take for one answer."""
 
 _OPTIONS = (
     "--remote-debugging-pipe",
@@ -52,9 +54,12 @@ class Browser:
             pass_fds=inherited,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            start_new_session=True,  # Debian's program is a script with the browser as its child
         )
         for descriptor in inherited:
             os.close(descriptor)
+        self._poll = select.poll()
+        self._poll.register(self._answers, select.POLLIN)
         self._received = b""
         self._last_id = 0
         self._events: list[_Message] = []
@@ -93,19 +98,21 @@ class Browser:
         return events
 
     def _read_message(self) -> _Message:
-        end = threading.Timer(SECONDS, self._process.kill)
-        end.start()
+        end = time.monotonic() + SECONDS
         while b"\0" not in self._received:
+            remaining = max(end - time.monotonic(), 0)
+            assert self._poll.poll(remaining * 1000), (
+                f"the browser has not answered within {SECONDS:g} s"
+            )
             piece = os.read(self._answers, 1 << 20)
             assert piece, "the browser has ended"
             self._received += piece
-        end.cancel()
         message, _, self._received = self._received.partition(b"\0")
         parsed: _Message = json.loads(message)
         return parsed
 
     def stop(self) -> None:
-        self._process.kill()
+        os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         os.close(self._commands)
         os.close(self._answers)
@@ -150,11 +157,12 @@ class Page:
         self.evaluate(f"document.querySelector({json.dumps(selector)}).value = {json.dumps(value)}")
 
     def type_text(self, selector: str, text: str) -> None:
-        """Type *text* into the field *selector* as soon as it is there."""
+        """Type *text* into the field *selector* as soon as it is there, and leave the field."""
         found = f"document.querySelector({json.dumps(selector)})"
         self.wait_until(found)
         self.evaluate(f"{found}.focus()")
         self._send("Input.insertText", text=text)
+        self.evaluate(f"{found}.blur()")
 
     def wait_until(self, expression: str) -> None:
         """Wait until an expression of JavaScript is true."""
