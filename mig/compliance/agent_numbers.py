@@ -5,21 +5,21 @@ from __future__ import annotations
 import sys
 from array import array
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from mig.compliance.grouping import GroupValues, Population
 from mig.compliance.verdicts import CURRENT
 
 AGENT_BYTES: Final = 170
 """What an agent takes: its id, its number, and its place."""
-_POPULATION_BYTES: Final = 500
+_POPULATION_BYTES: Final = 300
 _SHARDS: Final = 256
 """Into how many dictionaries the ids are divided: one of a million would take long to grow."""
 
 
-@dataclass(slots=True, frozen=True)
-class NumberedAgent:
+class NumberedAgent(msgspec.Struct, frozen=True, eq=False, gc=False):
     """An agent.
 
     ``number`` is that among all agents, and ``place`` that in its population. ``offset`` is added
@@ -77,8 +77,10 @@ class AgentNumbers:
             self._take_bytes(-AGENT_BYTES * len(shard))
             shard.clear()
             yield
-        self._take_bytes(-sum(map(_measure_population, self._populations)))
-        self._populations.clear()
+        while self._populations:
+            values, _ = self._populations.popitem()
+            self._take_bytes(-_measure_population(values))
+            yield
 
 
 def _measure_population(values: GroupValues) -> int:

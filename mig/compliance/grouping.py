@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
+
 CHECK: Final = "check"
 DAY: Final = "day"
 OS: Final = "os"
@@ -43,14 +45,12 @@ class Grouping:
         return tuple(values[name] for name in self.names)
 
 
-class Population:
+# gc=False: it is part of no cycle, and a hundred thousand of them would take long to visit
+class Population(msgspec.Struct, eq=False, gc=False):
     """The agents that have the same values of what they are grouped by.
 
     ``size`` is how many have been seen.
     """
 
-    __slots__ = ("size", "values")
-
-    def __init__(self, values: GroupValues) -> None:
-        self.values = values
-        self.size = 0
+    values: GroupValues
+    size: int = 0

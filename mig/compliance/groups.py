@@ -6,9 +6,11 @@ import heapq
 import math
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import Final
+
+import msgspec
 
 from mig.compliance.grouping import Grouping, GroupValues, Population
 from mig.compliance.verdicts import WorstVerdicts, make_agent_counts
@@ -16,40 +18,32 @@ from mig.errors import InvalidInputError
 from mig.model.compliance import AgentCounts, ComplianceSummary, ItemCounts, make_summary_type
 from mig.values import format_time
 
-GROUP_BYTES: Final = 2_000
+GROUP_BYTES: Final = 1_000
 """What a group takes besides its values and its verdicts."""
 
-_SORTED_GROUPS: Final = 2_000
-"""How many groups are sorted in one step."""
+_STEP_GROUPS: Final = 1_000
+"""How many groups are sorted, or forgotten, in one step."""
 
 NEVER: Final = "~"
 """It is greater than every time as PostgreSQL writes it, which "" is less than."""
 
-SortKey = tuple[float, int, tuple[tuple[bool, str], ...]]
+SortKey = tuple[float | str, ...]
 
 
-class Group(WorstVerdicts):
+class Group(WorstVerdicts, eq=False, gc=False, kw_only=True):
     """What is counted in a group.
 
     ``first`` and ``last`` are times as PostgreSQL writes them, which are ordered as texts.
     """
 
-    __slots__ = ("agents", "failed", "first", "key", "last", "number", "passed", "values")
-
-    def __init__(
-        self,
-        number: int,
-        values: GroupValues,
-        population: Population,
-        take_bytes: Callable[[int], None],
-    ) -> None:
-        super().__init__(population, take_bytes)
-        self.number = number
-        self.values = values
-        self.passed = self.failed = 0
-        self.first, self.last = NEVER, ""
-        self.agents: AgentCounts | None = None
-        self.key: SortKey = (math.inf, 0, ())
+    number: int
+    values: GroupValues
+    passed: int = 0
+    failed: int = 0
+    first: str = NEVER
+    last: str = ""
+    agents: AgentCounts | None = None
+    key: SortKey = ()
 
     def __lt__(self, other: Group) -> bool:
         return self.key < other.key
@@ -76,8 +70,8 @@ class Group(WorstVerdicts):
         self.agents = counts = make_agent_counts(codes, asked)
         rate = counts.passed / counts.total if counts.total else math.inf
         # null is before every text
-        values = tuple((value is not None, value or "") for value in self.values)
-        self.key = (rate, -counts.failed, values)
+        values = [part for value in self.values for part in (value is not None, value or "")]
+        self.key = (rate, -counts.failed, *values)
 
     @property
     def is_empty(self) -> bool:
@@ -85,26 +79,24 @@ class Group(WorstVerdicts):
         return not (self.passed or self.failed or self.codes)
 
 
-class Shape:
+class Shape(msgspec.Struct, eq=False, gc=False):
     """The groups of the checks of a command, which many commands have in common."""
 
-    __slots__ = ("_first", "_last", "groups")
-
-    def __init__(self, groups: Sequence[Group]) -> None:
-        self.groups = groups
-        self._first, self._last = NEVER, ""
+    groups: tuple[Group, ...]
+    first: str = NEVER
+    last: str = ""
 
     def add_time(self, time: str) -> None:
         """Note when a command with items finished."""
-        if time < self._first:
-            self._first = time
-        if time > self._last:
-            self._last = time
+        if time < self.first:
+            self.first = time
+        if time > self.last:
+            self.last = time
 
     def note_times(self) -> None:
         """Note in all groups when commands finished."""
         for group in self.groups:
-            group.add_times(self._first, self._last)
+            group.add_times(self.first, self.last)
 
 
 class Groups:
@@ -125,7 +117,7 @@ class Groups:
         self.limit = limit
         self._take_bytes = take_bytes
         self._groups: dict[GroupValues, Group] = {}
-        self.totals = Group(0, (), everybody, take_bytes)
+        self.totals = Group(everybody, take_bytes, number=0, values=())
         self.by_number: list[Group] = []
         self.count = 0
         self._sorted: list[list[Group]] = []
@@ -159,11 +151,16 @@ class Groups:
             agents without a command do not count.
         :raises InvalidInputError: when there are too many groups.
         """
-        groups = [group for group in self.by_number if not group.is_empty]
-        empty = [group.values for group in self.by_number if group.is_empty]
-        self._take_bytes(-sum(map(_measure_group, empty)))
-        self._groups.clear()
-        self.by_number = []
+        yield from _clear_in_steps(self._groups)
+        groups: list[Group] = []
+        while self.by_number:
+            part = self.by_number[-_STEP_GROUPS:]
+            del self.by_number[-_STEP_GROUPS:]
+            kept = [group for group in part if not group.is_empty]
+            empty = [group.values for group in part if group.is_empty]
+            self._take_bytes(-sum(map(_measure_group, empty)))
+            groups += kept
+            yield
         self.count = len(groups)
         if asked is not None:
             yield from self._add_unasked(groups, asked)
@@ -174,8 +171,8 @@ class Groups:
             self.totals.add_items(group)
         yield from self.totals.count_agents(None if asked is None else sum(asked.values()))
         self.count = len(groups)
-        for begin in range(0, len(groups), _SORTED_GROUPS):
-            self._sorted.append(sorted(groups[begin : begin + _SORTED_GROUPS], reverse=True))
+        for begin in range(0, len(groups), _STEP_GROUPS):
+            self._sorted.append(sorted(groups[begin : begin + _STEP_GROUPS], reverse=True))
             yield
 
     def _add_unasked(self, groups: list[Group], asked: Mapping[GroupValues, int]) -> Iterator[None]:
@@ -213,7 +210,7 @@ class Groups:
             raise self.make_refusal()
         self._take_bytes(_measure_group(values))
         self.count += 1
-        return Group(self.count - 1, values, population, self._take_bytes)
+        return Group(population, self._take_bytes, number=self.count - 1, values=values)
 
     def take_sorted(self, count: int | None) -> Iterator[tuple[GroupValues, ComplianceSummary]]:
         """Yield the finished groups, the lowest rate first, and then the totals.
@@ -230,11 +227,18 @@ class Groups:
 
     def release(self) -> Iterator[None]:
         """Forget all groups, in short steps."""
-        self._groups.clear()
+        yield from _clear_in_steps(self._groups)
         for part in (self.by_number, *self._sorted):
             while part:
-                del part[-_SORTED_GROUPS:]
+                del part[-_STEP_GROUPS:]
                 yield
+
+
+def _clear_in_steps(groups: dict[GroupValues, Group]) -> Iterator[None]:
+    while groups:
+        for _ in range(min(len(groups), _STEP_GROUPS)):
+            groups.popitem()
+        yield
 
 
 def _measure_group(values: GroupValues) -> int:

@@ -45,8 +45,8 @@ _UNSET_COLUMN: Final = "0001-01-01 00:00:00+00"
 _MAX_KEPT_ANSWERS: Final = 20
 _MAX_KEPT_NAMES: Final = 1_000
 """Of an action: how many sets of answers are kept, and how many names each has."""
-MAX_LAID_OUT: Final = 100_000
-"""How many names of checks all shapes have, which takes up to 5 MB."""
+MAX_LAID_OUT: Final = 20_000
+"""How many names of checks all shapes have: to drop them takes some milliseconds."""
 _NO_NAME: Final[str | None] = None
 """The name of checks that nobody knows, of an action that cannot be read."""
 
@@ -387,7 +387,7 @@ class Summarizer:
                 **dict(zip(self._grouping.of_agents, agent.population.values, strict=True)),
             }
             find = self.groups.find
-            shape = Shape([find({**values, CHECK: name}, agent.population) for name in names])
+            shape = Shape(tuple(find({**values, CHECK: name}, agent.population) for name in names))
             self._laid_out += len(names) + 1
             if self._laid_out > MAX_LAID_OUT:
                 self._drop_shapes()

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Final
 
+import msgspec
+
 from mig.compliance.grouping import Population
 from mig.model.action import FINISHED_COMMAND_STATUSES
 from mig.model.compliance import AgentCounts
@@ -27,7 +29,7 @@ _SUCCESS: Final = "success"
 _ENTRY_BYTES: Final = 100
 """What an entry of a dictionary takes."""
 _MIN_DENSE_AGENTS: Final = 32
-_SCANNED_BYTES: Final = 500_000
+_SCANNED_BYTES: Final = 200_000
 
 
 def is_finished(status: str) -> bool:
@@ -42,7 +44,8 @@ def judge_status(status: str) -> int:
     return PENDING if status in _PENDING_STATUSES else UNKNOWN
 
 
-class WorstVerdicts:
+# gc=False, as for a population
+class WorstVerdicts(msgspec.Struct, eq=False, gc=False):
     """The worst verdict on each agent.
 
     ``codes`` has a verdict for each place: a dictionary while there are few agents, and then a
@@ -52,12 +55,9 @@ class WorstVerdicts:
     :param take_bytes: called with how many bytes more are used, or fewer.
     """
 
-    __slots__ = ("_population", "_take_bytes", "codes")
-
-    def __init__(self, population: Population, take_bytes: Callable[[int], None]) -> None:
-        self._population = population
-        self._take_bytes = take_bytes
-        self.codes: dict[int, int] | bytearray = {}
+    population: Population
+    take_bytes: Callable[[int], None]
+    codes: dict[int, int] | bytearray = {}
 
     def get(self, place: int) -> int:
         """Return the verdict on an agent, or 0."""
@@ -83,23 +83,23 @@ class WorstVerdicts:
 
         :raises RequestError: as ``take_bytes`` does.
         """
-        codes, places = self.codes, self._population.size
+        codes, places = self.codes, self.population.size
         if isinstance(codes, dict) and (
             len(codes) < _MIN_DENSE_AGENTS or len(codes) * _ENTRY_BYTES < places
         ):
-            self._take_bytes(_ENTRY_BYTES)
+            self.take_bytes(_ENTRY_BYTES)
             codes[place] = code
             return
         # an eighth more than needed: not every new agent needs more memory
         size = places + places // 8
         if isinstance(codes, dict):
-            self._take_bytes(size - len(codes) * _ENTRY_BYTES)
+            self.take_bytes(size - len(codes) * _ENTRY_BYTES)
             dense = bytearray(size)
             for other, its_code in codes.items():
                 dense[other] = its_code
             self.codes = codes = dense
         else:
-            self._take_bytes(size - len(codes))
+            self.take_bytes(size - len(codes))
             codes.extend(bytes(size - len(codes)))
         codes[place] = code
 
@@ -117,7 +117,7 @@ class WorstVerdicts:
     def drop(self) -> None:
         """Drop the verdicts."""
         codes, self.codes = self.codes, {}
-        self._take_bytes(-len(codes) * (_ENTRY_BYTES if isinstance(codes, dict) else 1))
+        self.take_bytes(-len(codes) * (_ENTRY_BYTES if isinstance(codes, dict) else 1))
 
 
 def make_agent_counts(codes: Counter[int], asked: int | None) -> AgentCounts:

@@ -137,10 +137,10 @@ async def test_a_summary_in_ndjson_has_a_seal_and_selected_fields(api_with_comma
 async def test_a_summary_that_needs_too_much_memory_is_refused(
     start_api: Callable[[Limits], Api], api_with_commands: Api
 ) -> None:
-    api = start_api(Limits(summary_bytes=5_000))
+    api = start_api(Limits(summary_bytes=3_000))
     refused = await api.get(SUMMARY)
     assert refused.code == 400
-    assert "groups that take at most 5000 bytes" in refused.document["error"]["message"]
+    assert "groups that take at most 3000 bytes" in refused.document["error"]["message"]
     assert (await api.get(f"{SUMMARY}&{urlencode({'check': 'ssh'})}")).code == 200
 
 
