@@ -16,6 +16,8 @@ from mig.web.interfaces import Caller, Client
 
 ADDRESS: Final = "address"
 CALLER: Final = "caller"
+MAX_FORGOTTEN: Final = 10
+"""How many senders one request makes a limiter forget at most; it adds one."""
 
 
 class RateLimiter:
@@ -52,8 +54,18 @@ class RateLimiter:
             self._due[sender] = before
             raise self._make_error(excess, tolerance)
         self._due[sender] = due
-        while len(self._due) > limits.limited_clients or self._due[next(iter(self._due))] <= now:
-            self._due.popitem(last=False)
+        self._forget_oldest(now)
+
+    def _forget_oldest(self, now: float) -> None:
+        """Forget senders who are too many, or who may send a burst again.
+
+        They are a few at a time: all of a large table would stop the reactor.
+        """
+        for _ in range(MAX_FORGOTTEN):
+            oldest, due = next(iter(self._due.items()))
+            if len(self._due) <= self._limits.limited_clients and due > now:
+                break
+            del self._due[oldest]
 
     def _make_error(self, seconds: float, tolerance: float) -> TooManyRequestsError:
         limits = self._limits

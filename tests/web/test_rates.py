@@ -125,8 +125,20 @@ def test_it_forgets_a_client_that_may_send_a_burst_again() -> None:
     for n in range(100):
         limiter.check(n)
     clock.advance(1)
-    limiter.check("last")
-    assert len(limiter._due) == 1
+    for n in range(20):
+        limiter.check(f"new {n}")
+    assert len(limiter._due) == 20
+
+
+def test_a_request_makes_it_forget_few_clients_at_a_time() -> None:
+    """Otherwise one request would take as long as all that came before."""
+    clock = Clock()
+    limiter = make_limiter(clock, Limits(rate=1, burst=1))
+    for n in range(1000):
+        limiter.check(n)
+    clock.advance(1)
+    limiter.check("new")
+    assert len(limiter._due) > 900
 
 
 def test_a_limit_that_changes_counts_at_once_for_who_waits() -> None:
