@@ -37,22 +37,22 @@ docs/guide.md goes on from here, to a signed action of your own. The database:
 Ctrl-C stops everything. The next start goes on with what is in {folder}.
 """
 MIGCTL_INSTRUCTIONS: Final = """\
-  export MIG_URL={base}
-  {migctl} status | head -n 6
-  {migctl} search agents --agentname 'web%' --limit 3
-  {migctl} search commands --investigatorname '%bob%smith%' --limit 5
-  {migctl} compliance --latest --summary
+  export MIG_URL={base} PATH={programs}:$PATH
+  migctl status | head -n 6
+  migctl search agents --agentname 'web%' --limit 3
+  migctl search commands --investigatorname '%bob%smith%' --limit 5
+  migctl compliance --latest --summary
 
 docs/migctl.md has the other commands. Or without it:
 
 """
 
 
-def find_migctl() -> str | None:
-    """Return how the command migctl is called; ``None`` when it cannot be used here."""
-    program = Path(sys.executable).parent / "migctl"
+def find_migctl_folder() -> Path | None:
+    """Return the folder of the command migctl; ``None`` when it cannot be used here."""
+    folder = Path(sys.executable).parent
     has_extra = all(find_spec(name) for name in ("rich", "treq"))
-    return shlex.quote(str(program)) if has_extra and program.exists() else None
+    return folder if has_extra and (folder / "migctl").exists() else None
 
 
 def default_folder() -> Path:
@@ -113,8 +113,10 @@ def run_demo(folder: Path, port: int, wall_clock: WallClock) -> NoReturn:
         raise failures[0]
     base = f"http://localhost:{port}/api/v1"
     psql = shlex.join([str(postgres.get_program_path("psql")), postgres.format_dsn()])
-    migctl = find_migctl()
-    first = MIGCTL_INSTRUCTIONS.format(base=base, migctl=migctl) if migctl else ""
+    programs = find_migctl_folder()
+    first = ""
+    if programs:
+        first = MIGCTL_INSTRUCTIONS.format(base=base, programs=shlex.quote(str(programs)))
     sys.stdout.write(INSTRUCTIONS.format(folder=folder, base=base, psql=psql, migctl=first))
     sys.stdout.flush()
     start_simulator(folder)

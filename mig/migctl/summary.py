@@ -8,6 +8,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from rich.cells import cell_len
+
 from mig.migctl.columns import Column
 from mig.migctl.exits import CommandError
 from mig.migctl.output import open_output
@@ -21,22 +23,29 @@ if TYPE_CHECKING:
 
 
 class Verdict(NamedTuple):
-    """A verdict on an agent: its title, the member of the counts, and its colour."""
+    """A verdict on an agent: its title, the member of the counts, and its colour and mark in bars.
+
+    Bars can be read without colours, too.
+    """
 
     title: str
     member: str
     style: str
+    mark: str
 
 
 VERDICTS: Final = (
-    Verdict("pass", "passed", "green"),
-    Verdict("fail", "failed", "red"),
-    Verdict("unknown", "unknown", "yellow"),
-    Verdict("pending", "pending", "yellow"),
-    Verdict("stale", "stale", "yellow"),
-    Verdict("not asked", "notasked", "bright_black"),
+    Verdict("pass", "passed", "green", "█"),
+    Verdict("fail", "failed", "red", "▒"),
+    Verdict("unknown", "unknown", "yellow", "░"),
+    Verdict("pending", "pending", "yellow", "░"),
+    Verdict("stale", "stale", "yellow", "░"),
+    Verdict("not asked", "notasked", "bright_black", "·"),
 )
+ALWAYS_SHOWN: Final = ("passed", "failed")
 BAR_WIDTH: Final = 20
+MIN_BAR_WIDTH: Final = len(VERDICTS)
+GAP: Final = 2
 
 
 def write_summary(groups: Sequence[ComplianceSummary], format_name: str, path: Path | None) -> None:
@@ -52,49 +61,62 @@ def write_summary(groups: Sequence[ComplianceSummary], format_name: str, path: P
 
 
 def _print_bars(groups: Sequence[ComplianceSummary], names: Sequence[str]) -> None:
+    """Print a summary; verdicts that no agent has are left out, and bars give way first."""
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    verdicts = [
+        verdict
+        for verdict in VERDICTS
+        if verdict.member in ALWAYS_SHOWN
+        or any(getattr(group.agents, verdict.member) for group in groups)
+    ]
+    columns = [*names, "rate", *(verdict.title for verdict in verdicts)]
+    rows = [
+        [
+            *_format_group(group, names),
+            format_rate(group),
+            *(str(getattr(group.agents, verdict.member)) for verdict in verdicts),
+        ]
+        for group in groups
+    ]
+    widths = [max(map(cell_len, cells)) for cells in zip(columns, *rows, strict=True)]
+    console = make_console()
+    room = console.width - sum(widths) - GAP * (len(widths) + 1)
+    bar_width = max(MIN_BAR_WIDTH, min(BAR_WIDTH, room))
+    table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
     for name in names:
         table.add_column(name, overflow="ellipsis", no_wrap=True)
-    table.add_column("rate", justify="right", no_wrap=True)
-    table.add_column("", width=BAR_WIDTH)
-    for verdict in VERDICTS:
-        table.add_column(verdict.title, justify="right", no_wrap=True)
-    for group in groups:
-        counts = [getattr(group.agents, verdict.member) for verdict in VERDICTS]
-        table.add_row(
-            *(Text(text) for text in _format_group(group, names)),
-            format_rate(group),
-            make_bar(counts),
-            *(
-                Text(str(count), verdict.style if count else "dim")
-                for verdict, count in zip(VERDICTS, counts, strict=True)
-            ),
-            style="" if group.group else "bold",
-        )
-    make_console().print(table)
+    for title, width in zip(columns[len(names) :], widths[len(names) :], strict=True):
+        table.add_column(title, justify="right", min_width=width, no_wrap=True)
+    table.add_column("", width=bar_width, min_width=bar_width)
+    for group, row in zip(groups, rows, strict=True):
+        table.add_row(*map(Text, row), make_bar(group, bar_width), style=_choose_style(group))
+    console.print(table)
 
 
-def make_bar(counts: Sequence[int]) -> Text:
+def _choose_style(group: ComplianceSummary) -> str:
+    return "" if group.group else "bold"
+
+
+def make_bar(summary: ComplianceSummary, width: int) -> Text:
     """Return a bar with a part for each verdict; one that has agents has a character at least."""
     from rich.text import Text
 
-    ends = [0, *(fit_bar(counts))]
+    ends = fit_bar([getattr(summary.agents, verdict.member) for verdict in VERDICTS], width)
     bar = Text()
-    for verdict, begin, end in zip(VERDICTS, ends, ends[1:], strict=False):
-        bar.append("█" * (end - begin), verdict.style)
+    for verdict, begin, end in zip(VERDICTS, [0, *ends], ends, strict=False):
+        bar.append(verdict.mark * (end - begin), verdict.style)
     return bar
 
 
-def fit_bar(counts: Sequence[int]) -> list[int]:
+def fit_bar(counts: Sequence[int], width: int) -> list[int]:
     """Return where the part of each count ends in a bar: none is lost, however small."""
     total = sum(counts)
     if not total:
         return [0] * len(counts)
-    widths = [max(1, BAR_WIDTH * count // total) if count else 0 for count in counts]
-    widths[widths.index(max(widths))] += BAR_WIDTH - sum(widths)
+    widths = [max(1, width * count // total) if count else 0 for count in counts]
+    widths[widths.index(max(widths))] += width - sum(widths)
     return list(accumulate(widths))
 
 
