@@ -253,11 +253,27 @@ class MIGClient:
         return self._wait_for(self._client.revoke_api_key(key_id))
 
     def _wait_for(self, coroutine: Coroutine[Deferred[Any], Any, Result]) -> Result:
+        """Return the result of a coroutine, which runs in the reactor's thread.
+
+        When the wait is interrupted, the coroutine is cancelled, and has ended when this raises.
+        """
+        running: list[Deferred[Result]] = []
+
         def start() -> Deferred[Result]:
-            return Deferred.fromCoroutine(coroutine)
+            running.append(Deferred.fromCoroutine(coroutine))
+            return running[0]
+
+        def cancel() -> Deferred[Result]:
+            running[0].cancel()
+            return running[0]
 
         # the annotations of Twisted know only functions that return nothing
-        result: Result = cast(Any, blockingCallFromThread)(self._reactor, start)
+        call = cast(Any, blockingCallFromThread)
+        try:
+            result: Result = call(self._reactor, start)
+        except KeyboardInterrupt:
+            call(self._reactor, cancel)
+            raise
         return result
 
     def _iterate(self, batches: AsyncGenerator[list[Result], None]) -> Iterator[Result]:

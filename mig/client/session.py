@@ -6,14 +6,14 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from io import BytesIO
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, NoReturn, TypeAlias, cast
 from urllib.parse import urlsplit
 
 from OpenSSL.SSL import Error as TLSError
 from service_identity import VerificationError
 from treq.client import HTTPClient
 from twisted.internet import defer
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectError, ConnectionClosed, DNSLookupError
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
@@ -169,7 +169,9 @@ class Session:
             reactor=cast(Any, self._reactor),  # for a timeout of treq, which is not used
         )
         try:
-            answer = await sent.addTimeout(self._stall_seconds, self._reactor)
+            answer = await sent.addTimeout(
+                self._stall_seconds, self._reactor, onTimeoutCancel=_raise_timeout
+            )
         except defer.TimeoutError:
             message = f"there was no answer for {self._stall_seconds:g} seconds"
             raise ConnectionFailedError(message) from None
@@ -181,7 +183,10 @@ class Session:
             # Twisted exports only some of the classes of failed requests; all of them have reasons
             if not (isinstance(reason, ConnectionClosed) or hasattr(reason, "reasons")):
                 raise
-            raise _describe_failure(self._base, reason) from reason
+            failures: Sequence[Failure] = getattr(reason, "reasons", None) or [Failure(reason)]
+            if any(failure.check(CancelledError) for failure in failures):
+                raise CancelledError from reason  # by who has asked: it is not sent again
+            raise _describe_failures(self._base, failures) from reason
         encoding = answer.headers.getRawHeaders(_KEPT_ENCODING) or [""]
         return Response(answer, encoding[-1].lower(), self._reactor, self._stall_seconds)
 
@@ -205,8 +210,12 @@ def _make_part(file: File) -> tuple[str, str, IBodyProducer]:
     return name, media_type, FileBodyProducer(BytesIO(content))
 
 
-def _describe_failure(base: str, reason: Exception) -> ConnectionFailedError:
-    failures: Sequence[Failure] = getattr(reason, "reasons", None) or [Failure(reason)]
+def _raise_timeout(_result: object, seconds: float) -> NoReturn:
+    # whatever a cancelled request has failed with
+    raise defer.TimeoutError(seconds, "Deferred")
+
+
+def _describe_failures(base: str, failures: Sequence[Failure]) -> ConnectionFailedError:
     is_untrusted = any(failure.check(TLSError, VerificationError) for failure in failures)
     what = "; ".join(failure.getErrorMessage() for failure in failures)
     return ConnectionFailedError(f"no answer from {base}: {what}", is_temporary=not is_untrusted)

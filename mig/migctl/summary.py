@@ -8,8 +8,6 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from rich.cells import cell_len
-
 from mig.migctl.columns import Column
 from mig.migctl.exits import CommandError
 from mig.migctl.output import open_output
@@ -62,6 +60,7 @@ def write_summary(groups: Sequence[ComplianceSummary], format_name: str, path: P
 
 def _print_bars(groups: Sequence[ComplianceSummary], names: Sequence[str]) -> None:
     """Print a summary; verdicts that no agent has are left out, and bars give way first."""
+    from rich.cells import cell_len
     from rich.table import Table
     from rich.text import Text
 

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import pytest_twisted
 from twisted.internet import ssl
-from twisted.internet.defer import Deferred, fail, gatherResults
+from twisted.internet.defer import CancelledError, Deferred, fail, gatherResults
 from twisted.internet.endpoints import SSL4ServerEndpoint
 from twisted.internet.error import ConnectionLost
+from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
@@ -26,7 +27,13 @@ from tests.support import fleet
 from tests.support.api import Api
 from tests.support.certificates import issue_certificate
 from tests.support.postgres import TestDatabase
-from tests.support.reactor import port_number, reactor, stop_listening, wait_until
+from tests.support.reactor import (
+    listen_on,
+    port_number,
+    reactor,
+    stop_listening,
+    wait_until,
+)
 from tests.support.site_client import SiteClient
 
 STALL_SECONDS = 60.0
@@ -59,6 +66,31 @@ async def test_the_sender_waits_while_nobody_reads() -> None:
     assert transport.producerState == "producing"
     body.dataReceived(b"more")
     assert await waiting == b"more"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_request_that_is_cancelled_is_not_sent_again() -> None:
+    requests: list[bytes] = []
+    arrived: Deferred[None] = Deferred()
+
+    class Silent(Protocol):
+        def dataReceived(self, data: bytes) -> None:
+            requests.append(data)
+            arrived.callback(None)
+
+    listener = listen_on("tcp:0")
+    url = f"http://localhost:{listener.port}"
+    port = listener.start_accepting(reactor, Factory.forProtocol(Silent))
+    try:
+        client = MIGClient(url)
+        asked = Deferred.fromCoroutine(client.action(1))
+        await arrived
+        asked.cancel()
+        with pytest.raises(CancelledError):
+            await asked
+        assert len(requests) == 1
+    finally:
+        await stop_listening(port)
 
 
 @pytest_twisted.ensureDeferred

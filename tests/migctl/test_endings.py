@@ -133,6 +133,22 @@ def test_without_the_extra_it_says_how_to_get_it(package: str) -> None:
     assert done.stderr == (f"migctl needs {package}: pip install 'mig-api[client]'\n")
 
 
+@pytest_twisted.ensureDeferred
+async def test_a_pipe_does_not_import_rich(service: TestDatabase) -> None:
+    text = (
+        "import sys; from mig.migctl.program import call\n"
+        "call(['compliance', '--summary']); call(['search', 'agents'])\n"
+        "print('rich' in sys.modules)"
+    )
+
+    def run() -> subprocess.CompletedProcess[str]:
+        program = [sys.executable, "-P", "-c", text]
+        return subprocess.run(program, capture_output=True, text=True, timeout=60)
+
+    done = await deferToThread(run)
+    assert done.stdout.splitlines()[-1] == "False", done.stderr
+
+
 def test_completion_imports_neither_twisted_nor_rich() -> None:
     text = (
         "import sys; from mig.migctl.program import call\n"

@@ -11,6 +11,8 @@ from pathlib import Path
 import pexpect
 import pyte
 import pytest_twisted
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.threads import deferToThread
 
 from mig.migctl.exits import ExitStatus
@@ -18,6 +20,7 @@ from tests.support.callers import add_investigator
 from tests.support.keys import Keys
 from tests.support.migctl import ANSWERED, MIGCTL
 from tests.support.postgres import TestDatabase
+from tests.support.reactor import listen_on, reactor, stop_listening
 from tests.support.scripted_server import ScriptedServer
 
 ROWS = 30
@@ -126,6 +129,33 @@ async def test_an_action_is_asked_for_followed_and_interrupted(
         assert followed.received.count(b"\x1b[?25l") == followed.received.count(b"\x1b[?25h")
 
     await deferToThread(run_commands)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_search_ends_with_ctrl_c_while_it_waits() -> None:
+    arrived: Deferred[None] = Deferred()
+
+    class Stalled(Protocol):
+        def dataReceived(self, data: bytes) -> None:
+            assert self.transport
+            self.transport.write(
+                b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\n"
+                b'Content-Length: 999\r\n\r\n{"id":1,"name":"web1"}\n'
+            )
+            arrived.callback(None)
+
+    listener = listen_on("tcp:0")
+    url = f"http://localhost:{listener.port}/api/v1"
+    port = listener.start_accepting(reactor, Factory.forProtocol(Stalled))
+    try:
+        terminal = Terminal("search", "agents", "--url", url)
+        await arrived
+        terminal.child.sendintr()
+        status, text = await deferToThread(terminal.wait_for_end)
+    finally:
+        await stop_listening(port)
+    assert status == ExitStatus.INTERRUPTED
+    assert text.splitlines()[-1] == "migctl: interrupted", text
 
 
 @pytest_twisted.ensureDeferred
