@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from tests.support.reactor import listen_on, reactor, stop_listening
 from tests.support.scripted_server import ScriptedServer
 
 ROWS = 30
+DEADLINE_SECONDS = 120
 Serve = Callable[..., ScriptedServer]
 
 
@@ -38,21 +41,22 @@ class Terminal:
             MIGCTL[0],
             [*MIGCTL[1:], *arguments],
             dimensions=(ROWS, columns),
-            timeout=60,
             env=os.environ,  # readline has set COLUMNS behind its back
+            preexec_fn=heed_interrupts,
         )
+        self._deadline = time.monotonic() + DEADLINE_SECONDS
 
     def wait_until(self, is_so: Callable[[str], object]) -> str:
         """Read until the screen is as described, and return its text."""
         while not is_so(text := self.text):
-            self._feed(self.child.read_nonblocking(4_096, timeout=60))
+            self._read()
         return text
 
     def wait_for_end(self) -> tuple[int | None, str]:
         """Return the exit status, and the text of the screen."""
         while True:
             try:
-                self._feed(self.child.read_nonblocking(4_096, timeout=60))
+                self._read()
             except pexpect.EOF:
                 break
         self.child.wait()
@@ -66,9 +70,18 @@ class Terminal:
         self.screen.resize(ROWS, columns)
         self.child.setwinsize(ROWS, columns)
 
-    def _feed(self, data: bytes) -> None:
+    def _read(self) -> None:
+        """Read what there is; a bar that moves for ever is no reason to wait for ever."""
+        seconds = self._deadline - time.monotonic()
+        assert seconds > 0, self.text
+        data = self.child.read_nonblocking(4_096, timeout=seconds)
         self.received += data
         self._stream.feed(data)
+
+
+def heed_interrupts() -> None:
+    """Undo what a child of a shell in the background inherits: that interrupts are ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def has_colour(data: bytes) -> bool:
