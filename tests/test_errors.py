@@ -61,7 +61,7 @@ def test_an_error_keeps_no_variable_of_the_functions_that_raised_it() -> None:
     [
         MethodNotAllowedError("PUT", "GET"),
         NotFoundError("there is none"),
-        TooManyRequestsError("too many", 1),
+        TooManyRequestsError("too many", 1, ((b"ratelimit", b""), (b"ratelimit-policy", b""))),
         UnauthorizedError("who?"),
         UnavailableError("later"),
     ],
