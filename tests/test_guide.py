@@ -81,7 +81,7 @@ def test_the_blocks_of_the_guide_print_what_it_shows(
     for name, text in list_files(page):
         (tmp_path / name).write_text(text)
     steps = list(list_steps(page))
-    assert len(steps) > 20
+    assert len(steps) > 25
     for step in steps:
         output, status = shell.run(step.command)
         assert make_pattern(step.expected).fullmatch(output), f"{step}\nprinted\n{output}"
