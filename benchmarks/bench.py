@@ -47,6 +47,10 @@ class Bench:
     """Starts the given number of daemons on one socket."""
     start_closed_daemon: Callable[[], Servers]
     """Starts one daemon that requires credentials."""
+    start_observed_daemon: Callable[[], Servers]
+    """Starts one daemon that logs in JSON and serves its metrics."""
+    admin_socket: Path
+    """Where it serves them."""
     servers: Servers
     baseline: Servers
 

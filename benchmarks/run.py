@@ -87,6 +87,10 @@ def _start_bench(plan: Plan, environment: Environment, kind: str, dsn: str) -> I
             processes=plan.processes,
             start_daemons=start_daemons,
             start_closed_daemon=partial(start_daemons, 1, authentication=True),
+            start_observed_daemon=partial(
+                start_daemons, 1, admin_socket=environment.folder / "admin"
+            ),
+            admin_socket=environment.folder / "admin",
             servers=stack.enter_context(start_daemons(1)),
             baseline=stack.enter_context(
                 Servers.start_baseline(environment.children, environment.folder, dsn)

@@ -20,6 +20,7 @@ from benchmarks.credentials import CREDENTIAL_SCENARIOS
 from benchmarks.floor import ALL_RESULTS, NEWEST_COMMANDS
 from benchmarks.load import ClientGroup, Outcome, Request
 from benchmarks.measurements import Measurement
+from benchmarks.observed import OBSERVED_SCENARIOS
 from benchmarks.scaling import REPORTS_AT_ONCE, SCALING_SCENARIOS
 from benchmarks.signing import INVESTIGATORS
 
@@ -349,6 +350,7 @@ SCENARIOS: Final = (
         measure=partial(_measure_search, "agent"),
     ),
     *CREDENTIAL_SCENARIOS,
+    *OBSERVED_SCENARIOS,
     _make_creation_scenario("create-action", 1),
     _make_creation_scenario("create-action-by-many", INVESTIGATORS),
     *SCALING_SCENARIOS,

@@ -14,7 +14,7 @@ from typing import Any, Final, Self
 from benchmarks import procfs
 from benchmarks.child_processes import ChildFailedError, ChildProcesses
 
-READY: Final = re.compile(r"ready at (http://\S+?)/?$", re.MULTILINE)
+READY: Final = re.compile(r"ready at (http://[^\s\"]+?)/?[\"}]*$", re.MULTILINE)
 START_SECONDS: Final = 30.0
 BACKLOG: Final = 1024
 
@@ -22,6 +22,8 @@ CONFIGURATION: Final = """\
 [directories]
 spool = "{folder}/spool"
 tmp = "{folder}/tmp"
+[logging]
+format = {format}
 """
 SPOOL: Final = (
     *(f"spool/action/{name}" for name in ("new", "inflight", "done", "invalid")),
@@ -61,14 +63,20 @@ class Servers:
         count: int,
         *,
         authentication: bool = False,
+        admin_socket: Path | None = None,
     ) -> Self:
-        """Start ``twistd -n mig-api`` ``count`` times, each as it would run alone."""
+        """Start ``twistd -n mig-api`` ``count`` times, each as it would run alone.
+
+        :param admin_socket: where a daemon that logs in JSON serves its metrics.
+        """
         for name in SPOOL:
             (folder / name).mkdir(parents=True, exist_ok=True)
-        configuration = folder / "api.cfg"
-        configuration.write_text(CONFIGURATION.format(folder=folder))
+        format_ = "json" if admin_socket else "text"
+        configuration = folder / f"{format_}.cfg"
+        configuration.write_text(CONFIGURATION.format(folder=folder, format=format_))
         command = [twistd, "-n", "mig-api", "--config", configuration, "--database", dsn]
         command += ["--authentication", "on" if authentication else "off", "--listen", "fd:{fd}"]
+        command += ["--admin", f"unix:{admin_socket}"] if admin_socket else []
         return cls(children, folder)._start_processes(command, count, folder)
 
     @classmethod
