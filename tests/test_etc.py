@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import signal
 import socket
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -130,6 +131,12 @@ class Daemons:
         arguments = ("--database", self._database, *options)
         self.running.append(Daemon(*arguments, cwd=folder, inherited=inherited))
         return self.running[-1]
+
+    def stop_first(self) -> subprocess.Popen[bytes]:
+        """Let the first daemon that is running stop, and return its process."""
+        process = self.running.pop(0).process
+        process.terminate()
+        return process
 
     def kill_first(self) -> None:
         """Kill the first daemon that is running."""
@@ -296,21 +303,41 @@ def proxy(
     proxy.stop()
 
 
+def read_some(client: subprocess.Popen[bytes]) -> bytes:
+    """Return the beginning of what a client gets."""
+    assert client.stdout
+    return client.stdout.read(300_000)
+
+
+def read_rest(client: subprocess.Popen[bytes]) -> bytes:
+    """Return the rest; ``communicate`` would lose what is buffered already."""
+    assert client.stdout
+    with client.stdout:
+        return client.stdout.read()
+
+
 def test_a_proxy_forwards_and_never_makes_a_cut_report_look_complete(
     large_database: TestDatabase, daemons: Daemons, proxy: Proxy
 ) -> None:
+    """When a daemon stops, no request is lost; when it is killed, a client sees it."""
     assert {proxy.fetch_status("heartbeat") for _ in range(4)} == {200}
-    whole, _ = proxy.start_reading(REPORT).communicate(timeout=120)
-    assert whole.count(b'"name":"compliance item"') == MANY_COMMANDS * 5
-    assert whole.endswith(b"]}}\n")
-    daemons.kill_first()
+    # one for each daemon, of which the first one stops meanwhile
+    clients = [proxy.start_reading(REPORT) for _ in range(2)]
+    begins = [read_some(client) for client in clients]
+    stopping = daemons.stop_first()
+    assert {proxy.fetch_status("heartbeat") for _ in range(10)} == {200}
+    for begin, client in zip(begins, clients, strict=True):
+        whole = begin + read_rest(client)
+        assert client.wait(60) == 0
+        assert whole.count(b'"name":"compliance item"') == MANY_COMMANDS * 5
+        assert whole.endswith(b"]}}\n")
+    assert stopping.wait(60) == -signal.SIGTERM
     assert {proxy.fetch_status("heartbeat") for _ in range(4)} == {200}
     reading = proxy.start_reading(REPORT)
-    assert reading.stdout
-    reading.stdout.read(300_000)
+    read_some(reading)
     daemons.kill_first()
-    reading.communicate(timeout=60)
-    assert reading.returncode not in (0, None)
+    read_rest(reading)
+    assert reading.wait(60) != 0
     assert proxy.fetch_status("heartbeat") in (502, 503)
 
 
