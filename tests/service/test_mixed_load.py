@@ -129,6 +129,10 @@ class Service:
         lines = map(json.loads, self.daemon.output.read_text().splitlines())
         return [line for line in lines if "route" in line]
 
+    def find_requests(self, trace: str) -> list[dict[str, object]]:
+        """Return the lines of the requests of a trace."""
+        return [line for line in self.read_requests() if line["trace"] == trace]
+
 
 @pytest.fixture
 def service(database: TestDatabase, tmp_path: Path) -> Iterator[Service]:
@@ -150,7 +154,9 @@ def count_expected(cases: Sequence[Case]) -> Counter[tuple[str, ...]]:
     return expected
 
 
-def test_metrics_and_log_are_what_clients_have_counted(service: Service) -> None:
+def test_metrics_and_log_are_what_clients_have_counted(
+    service: Service, database: TestDatabase
+) -> None:
     cases = CASES * EACH
     with ThreadPoolExecutor(8) as clients:
         answers = list(clients.map(service.send, cases))
@@ -169,16 +175,17 @@ def test_metrics_and_log_are_what_clients_have_counted(service: Service) -> None
             case.rows,
             answer.length,
         )
+    check_report_that_is_cut(service, database)
 
 
-def test_a_client_that_leaves_is_counted_as_it_is_logged(
-    service: Service, database: TestDatabase
-) -> None:
+def check_report_that_is_cut(service: Service, database: TestDatabase) -> None:
+    """Check that a client who leaves is counted as it is logged."""
+    before = service.read_metrics()
     with hold_transaction(database, "lock table commands"):
         service.cut_report()
-        [line] = wait_for(service.read_requests)
-    metrics = service.read_metrics()
-    assert (line["outcome"], line["trace"]) == ("client left", TRACE)
-    assert metrics["migapi_streams_cut_total", "client_left"] == 1
-    assert metrics["migapi_rows_total",] == line["rows"]
-    assert metrics["migapi_sent_bytes_total",] == line["bytes"]
+        [line] = wait_for(lambda: service.find_requests(TRACE))
+    after = service.read_metrics()
+    assert line["outcome"] == "client left"
+    assert after["migapi_streams_cut_total", "client_left"] == 1
+    for name, field in (("migapi_rows_total", "rows"), ("migapi_sent_bytes_total", "bytes")):
+        assert after[name,] - before[name,] == line[field]

@@ -17,7 +17,7 @@ import pytest_twisted
 from psycopg2.extensions import make_dsn, parse_dsn
 from twisted.internet.defer import Deferred
 
-from mig.actions.handoff import NO_HANDOFF, DatabaseHandoff
+from mig.actions.handoff import NO_HANDOFF, DatabaseHandoff, NoHandoff
 from mig.actions.spool import Spool
 from mig.database.database import Database
 from mig.errors import UnavailableError
@@ -158,16 +158,14 @@ def test_every_fault_is_seen_while_it_lasts(database: TestDatabase, tmp_path: Pa
     service.daemon.stop()
 
 
-def test_a_daemon_that_takes_no_actions_is_degraded(database: TestDatabase, tmp_path: Path) -> None:
-    daemon = Daemon(
-        *("--database", database.dsn, "--listen", "tcp:0", "--admin", f"unix:{tmp_path / 'admin'}"),
-        cwd=tmp_path,
-    )
-    answer = ask_admin(tmp_path / "admin", "/readyz")
-    readiness = json.loads(answer.body)
-    assert (answer.status, readiness["status"]) == (200, "degraded")
-    assert readiness["parts"]["handoff"]["reason"] == NO_HANDOFF
-    daemon.stop()
+@pytest_twisted.ensureDeferred
+async def test_a_daemon_that_takes_no_actions_is_degraded(database: TestDatabase) -> None:
+    connected = Database(reactor, database.dsn)
+    monitoring = Monitoring(reactor, connected, NoHandoff(), None, {}, Streams(Limits()))
+    readiness = await monitoring._monitor.check()
+    assert readiness.status == "degraded"
+    assert readiness.parts["handoff"].reason == NO_HANDOFF
+    connected.stop()
 
 
 class HangingSpool(Spool):

@@ -52,7 +52,8 @@ def daemon(database: TestDatabase, tmp_path: Path) -> Iterator[ConfiguredDaemon]
     running.stop()
 
 
-def test_the_format_of_the_log_changes_while_the_daemon_runs(daemon: ConfiguredDaemon) -> None:
+def test_a_new_configuration_is_used_or_the_log_says_why_not(daemon: ConfiguredDaemon) -> None:
+    # a key that has its effect while the daemon runs
     assert "GET" in daemon.log_request().split()
     daemon.configure("json")
     [line] = daemon.reload("loaded from")
@@ -61,18 +62,13 @@ def test_the_format_of_the_log_changes_while_the_daemon_runs(daemon: ConfiguredD
     daemon.configure("text")
     daemon.reload("loaded from")
     assert "GET" in daemon.log_request().split()
-
-
-def test_a_file_with_a_fault_changes_nothing(daemon: ConfiguredDaemon) -> None:
+    # a fault in any key, with which nothing changes
     daemon.configure("json", "[server]\nport = x\n")
     [line] = daemon.reload("not loaded")
     assert "the one before it remains in use: " in line
     assert "[server] port must be a whole number from 1 to 65535" in line
     assert "GET" in daemon.log_request().split()
-
-
-def test_a_key_that_needs_a_new_start_is_named(daemon: ConfiguredDaemon) -> None:
-    """Each time, but only as long as the daemon uses another value."""
+    # a key that needs a new start, which is named each time until there is no difference
     secret = "[postgres]\npassword = secret\n"
     for more in (secret, secret + "dbname = other\n"):
         daemon.configure("text", more)

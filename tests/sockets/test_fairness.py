@@ -109,7 +109,7 @@ class Service:
 def service(keys: Keys, database: TestDatabase, tmp_path: Path) -> Iterator[Service]:
     running = Service(keys, database, tmp_path)
     yield running
-    running.daemon.stop()
+    running.daemon.kill()
 
 
 def build_request(body: bytes, *, length: int | None = None, client: str = "") -> bytes:

@@ -69,3 +69,8 @@ class Daemon:
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(30)
+
+    def kill(self) -> None:
+        """End the daemon without waiting for what it does."""
+        self.process.kill()
+        self.process.wait()
