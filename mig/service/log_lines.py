@@ -17,6 +17,7 @@ from twisted.logger import (
     formatTime,
 )
 
+from mig.access.caller import ANONYMOUS
 from mig.hypermedia.urls import HEARTBEAT, READINESS
 from mig.values import escape_unprintable
 from mig.web.request import RequestEnded
@@ -155,7 +156,7 @@ def _make_entry(event: LogEvent) -> _Entry | None:
             time=time,
             level=level_name,
             operation=request.operation,
-            caller=request.caller,
+            caller=None if request.caller == ANONYMOUS.label else request.caller,
             client=request.client,
             method=escape_bytes(request.method),
             route=request.route,
