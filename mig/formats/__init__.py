@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from importlib.resources import files
 from typing import Final
 
@@ -31,8 +32,9 @@ MEDIA_TYPES: Final = (*JSON_MEDIA_TYPES, NDJSON, CSV)
 """The media types of all of them."""
 
 
+@cache
 def read_style() -> bytes:
-    """Return the style sheet of HTML."""
+    """Return the style sheet of HTML, which is read once."""
     return (files("mig.formats") / "pages" / "style.css").read_bytes()
 
 
