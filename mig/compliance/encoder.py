@@ -16,6 +16,7 @@ from typing import Annotated, Final, Generic, NamedTuple
 from mig.compliance import definition
 from mig.compliance.check_maker import Check, CheckMaker, make_check_encoder
 from mig.compliance.check_reader import UNUSUAL_SHAPE_ERRORS, CheckReader
+from mig.compliance.related_rows import ACTIONS, ActionRow
 from mig.compliance.selection import EVERY_ITEM, CheckTraits, ItemSelection, ItemWindow
 from mig.errors import UnreadableError
 from mig.formats.format import ActionFields, Format
@@ -36,16 +37,8 @@ from mig.model.row import Columns, id_sql
 from mig.model.statement import QueryFunction, Statement
 from mig.values import format_time
 
-MAX_CACHED_ACTIONS: Final = 1_000
+MAX_CACHEDACTIONS: Final = 1_000
 MAX_CACHED_AGENTS: Final = 20_000
-
-
-class _ActionRow(NamedTuple):
-    id: Annotated[str, id_sql("id")]
-    name: Annotated[str, "name"]
-    description: Annotated[str | None, "description::text"]
-    threat: Annotated[str | None, "threat::text"]
-    operations: Annotated[str | None, "operations::text"]
 
 
 class _AgentRow(NamedTuple):
@@ -53,16 +46,7 @@ class _AgentRow(NamedTuple):
     name: Annotated[str, "name"]
 
 
-_ACTION = Columns(_ActionRow)
 _AGENT = Columns(_AgentRow)
-_ACTIONS = Statement(
-    f"""
-select {_ACTION.sql}
-from actions
-where id = any(%s::numeric[])
-""",
-    _ACTION,
-)
 _AGENTS = Statement(
     f"""
 select {_AGENT.sql}
@@ -83,7 +67,7 @@ class _ActionParts(Generic[Check]):
         format_: Format,
         reader: CheckReader[Check],
         selection: ItemSelection,
-        row: _ActionRow,
+        row: ActionRow,
     ) -> None:
         self.row = row
         self.operations = reader.read_operations(row.operations)
@@ -132,10 +116,10 @@ class _ItemEncoder(Generic[Check]):
         self.separator = format_.separator
         self._reader = CheckReader(make_check, limits)
         self._read_checks = self._reader.read
-        self._actions: RecordCache[_ActionRow, _ActionParts[Check]] = RecordCache(
-            _ACTIONS,
+        self._actions: RecordCache[ActionRow, _ActionParts[Check]] = RecordCache(
+            ACTIONS,
             partial(_ActionParts, format_, self._reader, selection),
-            bound=MAX_CACHED_ACTIONS,
+            bound=MAX_CACHEDACTIONS,
             max_bytes=limits.cached_record_bytes,
         )
         self._agents = RecordCache(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import Annotated, Final, NamedTuple
+from typing import Final
 
 from mig.compliance import definition
 from mig.compliance.agent_numbers import AgentNumbers, NumberedAgent
@@ -17,12 +17,12 @@ from mig.compliance.asked_checks import AskedChecks, list_asked_checks
 from mig.compliance.check_reader import UNUSUAL_SHAPE_ERRORS, CheckReader, Operations
 from mig.compliance.grouping import CHECK, DAY, Grouping, GroupValues
 from mig.compliance.groups import Group, Groups, Shape
+from mig.compliance.related_rows import ACTIONS, ActionRow, AgentRow, AgentValues
 from mig.compliance.selection import CheckTraits, ItemSelection, PolicyTraits
 from mig.compliance.verdicts import FAIL, PASS, STALE, UNKNOWN, is_finished, judge_status
 from mig.compliance.waiting import WaitingVerdicts
 from mig.errors import UnreadableError
 from mig.limits import Limits
-from mig.model.agent import IS_CURRENT_SQL
 from mig.model.cache import RecordCache
 from mig.model.command import (
     COMMAND_SUMMARY,
@@ -33,11 +33,10 @@ from mig.model.command import (
     reject_omitted_results,
 )
 from mig.model.record import check_numeric_id
-from mig.model.row import Columns, id_sql, make_row_reader
-from mig.model.statement import QueryFunction, Statement
+from mig.model.statement import QueryFunction
 from mig.values import format_time
 
-MAX_CACHED_ACTIONS: Final = 1_000
+MAX_CACHEDACTIONS: Final = 1_000
 MAX_CACHED_AGENTS: Final = 20_000
 
 _UNSET_COLUMN: Final = "0001-01-01 00:00:00+00"
@@ -49,55 +48,6 @@ MAX_LAID_OUT: Final = 20_000
 """How many names of checks all shapes have: to drop them takes some milliseconds."""
 _NO_NAME: Final[str | None] = None
 """The name of checks that nobody knows, of an action that cannot be read."""
-
-
-class _ActionRow(NamedTuple):
-    id: Annotated[str, id_sql("id")]
-    name: Annotated[str, "name"]
-    description: Annotated[str | None, "description::text"]
-    threat: Annotated[str | None, "threat::text"]
-    operations: Annotated[str | None, "operations::text"]
-
-
-_ACTION: Final = Columns(_ActionRow)
-_ACTIONS: Final = Statement(
-    f"""
-select {_ACTION.sql}
-from actions
-where id = any(%s::numeric[])
-""",
-    _ACTION,
-)
-
-
-class _AgentRow(NamedTuple):
-    id: str
-    is_current: bool
-    first: str | None
-    second: str | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class AgentValues:
-    """What agents are grouped by: SQL of a value for each name, and its parameters."""
-
-    sql: tuple[str, ...] = ()
-    parameters: tuple[object, ...] = ()
-
-    def build_columns(self) -> str:
-        """Return two columns of the select list, also when there are fewer values."""
-        return ", ".join(f"({sql})::text" for sql in (*self.sql, "null", "null")[:2])
-
-    def make_statement(self) -> Statement[_AgentRow]:
-        """Return the statement that reads the values of some agents."""
-        return Statement(
-            f"""
-select {id_sql("id")}, {IS_CURRENT_SQL}, {self.build_columns()}
-from agents
-where id = any(%s::numeric[])
-""",
-            make_row_reader(_AgentRow),
-        )
 
 
 @dataclass(slots=True, frozen=True)
@@ -180,9 +130,9 @@ class Summarizer:
         self._reader = CheckReader(self._make_check, limits)
         self._unreadable_action = self._make_unreadable_action(None)
         self._actions = RecordCache(
-            _ACTIONS,
+            ACTIONS,
             self._read_action,
-            bound=MAX_CACHED_ACTIONS,
+            bound=MAX_CACHEDACTIONS,
             max_bytes=limits.cached_record_bytes,
         )
         self._no_values: GroupValues = (None,) * len(grouping.of_agents)
@@ -240,7 +190,7 @@ class Summarizer:
         check = _Check(name, compliance, traits)
         return lambda location: check
 
-    def _read_action(self, row: _ActionRow) -> _Action:
+    def _read_action(self, row: ActionRow) -> _Action:
         """Return the action of a row, also when it cannot be read."""
         try:
             policy, _ = definition.read_policy_and_ref(row.description, row.threat)
@@ -271,7 +221,7 @@ class Summarizer:
             asked=AskedChecks(frozenset(), frozenset()),
         )
 
-    def _read_agent(self, row: _AgentRow) -> NumberedAgent:
+    def _read_agent(self, row: AgentRow) -> NumberedAgent:
         values = (row.first, row.second)[: len(self._no_values)]
         return self._numbers.number_agent(row.id, values, is_current=row.is_current, is_stored=True)
 

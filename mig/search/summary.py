@@ -12,7 +12,8 @@ from whenever import Instant
 
 from mig.compliance.grouping import DAY, OS, TAG, VERSION, Grouping, GroupValues
 from mig.compliance.quota import QuotaShare
-from mig.compliance.summary import AgentValues, Summarizer
+from mig.compliance.related_rows import AgentValues
+from mig.compliance.summary import Summarizer
 from mig.database.database import Snapshot
 from mig.formats.format import Format
 from mig.hypermedia.document import Link
@@ -21,7 +22,6 @@ from mig.limits import Limits
 from mig.model.agent import IS_CURRENT_SQL
 from mig.model.compliance import ComplianceSummary
 from mig.model.row import make_row_reader
-from mig.model.statement import Statement
 from mig.reactor import run_in_slices
 from mig.search.condition import Condition
 from mig.search.filters import build_agent_condition
@@ -33,6 +33,9 @@ from mig.search.search import Search
 
 PAGE_GROUPS: Final = 500
 """How many groups are encoded at once."""
+
+FETCHED_VALUES: Final = 1_000
+"""How many values of agents are fetched at once."""
 
 _ROWS_PROMPT: Final = "the items of this group"
 _PARAMETERS: Final = {
@@ -50,6 +53,9 @@ class _AskedRow(NamedTuple):
     agents: int
     first: str | None
     second: str | None
+
+
+_read_asked: Final = make_row_reader(_AskedRow)
 
 
 class SummaryStream:
@@ -155,19 +161,21 @@ class SummaryStream:
         """
         values = _select_agent_values(self._search.grouping)
         condition = build_agent_condition(self._search) & Condition(IS_CURRENT_SQL)
-        statement = Statement(
-            f"""
+        sql = f"""
 select count(*), {values.build_columns()}
 from agents{condition.build_where_clause()}
 group by 2, 3
-limit {self._summarizer.groups.limit + 1:d}
-""",
-            make_row_reader(_AskedRow),
-        )
-        rows = await snapshot.query(statement, (*values.parameters, *condition.parameters))
-        if len(rows) > self._summarizer.groups.limit:
-            raise self._summarizer.groups.make_refusal()
-        return {(row.first, row.second)[: len(values.sql)]: row.agents for row in rows}
+"""
+        await snapshot.close_cursor()
+        await snapshot.declare_cursor(sql, (*values.parameters, *condition.parameters))
+        asked: dict[GroupValues, int] = {}
+        rows = [_read_asked(row) for row in await snapshot.fetch(FETCHED_VALUES)]
+        while rows:
+            asked |= {(row.first, row.second)[: len(values.sql)]: row.agents for row in rows}
+            if len(asked) > self._summarizer.groups.limit:
+                raise self._summarizer.groups.make_refusal()
+            rows = [_read_asked(row) for row in await snapshot.fetch(FETCHED_VALUES)]
+        return asked
 
     async def aclose(self) -> None:
         """Forget everything."""
