@@ -9,6 +9,7 @@ from io import BytesIO
 from typing import Any, Final, NoReturn, TypeAlias, cast
 from urllib.parse import urlsplit
 
+from hyperlink import EncodedURL
 from OpenSSL.SSL import Error as TLSError
 from service_identity import VerificationError
 from treq.client import HTTPClient
@@ -160,7 +161,7 @@ class Session:
             headers.setRawHeaders(name, [value])
         sent = self._client.request(
             method,
-            self._base + url,
+            self._parse_url(url),
             headers=headers,
             data=dict(fields) or None,
             files={name: _make_part(file) for name, file in files.items()} or None,
@@ -190,6 +191,15 @@ class Session:
         encoding = answer.headers.getRawHeaders(_KEPT_ENCODING) or [""]
         return Response(answer, encoding[-1].lower(), self._reactor, self._stall_seconds)
 
+    def _parse_url(self, url: str) -> EncodedURL:
+        try:
+            parsed = _URL.from_text(self._base + url)
+            parsed.to_uri()
+        except ValueError as reason:
+            message = f"{self._base} is not a URL: {reason}"
+            raise ConnectionFailedError(message, is_temporary=False) from reason
+        return parsed
+
     def _read_retry_after(self, response: Response) -> float:
         """Return the seconds in the header Retry-After, which may also be a date."""
         text = response.get_header("retry-after").strip()
@@ -199,6 +209,17 @@ class Session:
             return max(0.0, parsedate_to_datetime(text).timestamp() - self._wall_clock())
         except ValueError:
             return 0.0
+
+
+class _URL(EncodedURL):
+    """A URL that stays as it is when it is ASCII.
+
+    hyperlink takes every host for a name of IDNA, so it refuses ``::1`` and ``mig_api``.
+    """
+
+    def to_uri(self) -> EncodedURL:
+        """Return the URL in ASCII."""
+        return self if self.to_text().isascii() else super().to_uri()
 
 
 class _NotSentError(ConnectionFailedError):

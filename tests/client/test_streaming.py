@@ -140,6 +140,7 @@ class SilentAgent:
 
     def __init__(self) -> None:
         self.count = 0
+        self.uri = b""
 
     def request(
         self,
@@ -149,6 +150,7 @@ class SilentAgent:
         bodyProducer: IBodyProducer | None = None,
     ) -> Deferred[IResponse]:
         self.count += 1
+        self.uri = uri
         return Deferred()
 
 
@@ -162,6 +164,27 @@ async def test_a_service_that_never_answers_is_an_error() -> None:
     with pytest.raises(ConnectionFailedError, match="no answer for 60 seconds"):
         await waiting
     assert agent.count == MAX_RETRIES + 1
+
+
+@pytest.mark.parametrize(
+    ("url", "sent"),
+    [
+        ("http://[::1]:1664/api/v1/", b"http://[::1]:1664/api/v1/dashboard"),
+        ("https://mig_api.example.com", b"https://mig_api.example.com/dashboard"),
+        ("https://über.example.com", b"https://xn--ber-goa.example.com/dashboard"),
+    ],
+)
+def test_every_kind_of_host_is_reached(url: str, sent: bytes) -> None:
+    agent = SilentAgent()
+    Deferred.fromCoroutine(MIGClient(url, reactor=Clock(), agent=agent).dashboard())
+    assert agent.uri == sent
+
+
+@pytest.mark.parametrize("url", ["https://ü..example.com", "https://mig:port/", "https://[::"])
+@pytest_twisted.ensureDeferred
+async def test_what_is_not_a_url_is_an_error_at_once(url: str) -> None:
+    with pytest.raises(ConnectionFailedError, match="is not a URL"):
+        await MIGClient(url, reactor=Clock(), agent=SilentAgent()).dashboard()
 
 
 class BreakingAgent(SilentAgent):
