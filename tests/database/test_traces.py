@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import psycopg2.errors
 import pytest
@@ -12,6 +12,7 @@ from psycopg2.extensions import make_dsn
 from twisted.internet.defer import Deferred
 
 from mig.access.shared import BatchLoader, SharedJobs
+from mig.database.connection import Connection
 from mig.database.database import Database
 from mig.database.schema.declaration import API_ROLE
 from mig.errors import GuardFailedError
@@ -90,6 +91,26 @@ async def test_each_kind_of_statement_has_the_name(one_connection: Database) -> 
         assert await one_connection.query(PREPARED, ONE) == [NameRow("mig-api")]
     async with one_connection.snapshot("mig-api 18") as snapshot:
         assert await snapshot.query(PLAIN) == [NameRow("mig-api 18")]
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_name_costs_no_round_trip(
+    one_connection: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nothing at all without a trace."""
+    await one_connection.query(PREPARED, ONE)  # prepares it
+    sent: list[str] = []
+    execute = Connection._execute
+
+    def record(self: Connection, sql: str, *arguments: Any) -> Any:
+        sent.append(sql)
+        return execute(self, sql, *arguments)
+
+    monkeypatch.setattr(Connection, "_execute", record)
+    await run_named(lambda: one_connection.query(PREPARED, ONE))
+    await one_connection.query(PREPARED, ONE)
+    plain = PREPARED.execute_sql
+    assert sent == [f"set local application_name = '{NAME}'; {plain}", plain]
 
 
 @pytest_twisted.ensureDeferred
