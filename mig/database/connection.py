@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL; the only module that imports txpostgres.
+"""Connections to PostgreSQL, and the statements on them.
 
 Cancelling a Deferred of txpostgres calls psycopg2's ``cancel()``, which blocks the process while
 the server does not answer. So only the connection itself waits for that Deferred. A caller gets
@@ -11,17 +11,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar, cast, overload
 
 import psycopg2
-from psycopg2.extensions import make_dsn, parse_dsn
+from psycopg2.extensions import parse_dsn
 from twisted.internet.defer import Deferred, fail
-from twisted.internet.error import ConnectionDone
 from twisted.python.failure import Failure
-from txpostgres import txpostgres
 from txpostgres.txpostgres import Cursor
 
+from mig.database.driver import UNREACHABLE, DriverConnection, connect, make_silence_error
 from mig.database.failures import (
     STALE_CONNECTION_ERRORS,
     join_lines,
-    summarize_failure,
     translate_failure,
     translate_guarded_failure,
     translate_restricted_failure,
@@ -44,17 +42,6 @@ LARGE_BYTES = 1_048_576
 MIN_CONNECT_SECONDS = 1.0
 """The least time for each server of a connection string; they share ``connect_seconds``."""
 
-UNREACHABLE = "the database cannot be reached"
-CONNECTION_PARAMETERS: dict[str, str | int] = {
-    "client_encoding": "utf8",
-    "application_name": "mig-api",
-    # a server that has vanished is noticed within a minute, not after the hours of TCP's defaults
-    "keepalives_idle": 30,
-    "keepalives_interval": 10,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 30_000,  # in milliseconds
-}
-
 
 class _BackendRow(NamedTuple):
     pid: int
@@ -70,46 +57,6 @@ def name_sql() -> str:
     return f"set local application_name = '{name}'; " if name else ""
 
 
-class _Connection(txpostgres.Connection):
-    """A connection of txpostgres that closes itself when the server has gone.
-
-    ``end_reason`` is then what the server said, or how the connection broke.
-    """
-
-    # txpostgres 1.7.0 lets these errors reach the reactor. libpq has closed the descriptor by then,
-    # and the reactor does not accept what has none (docs/twisted-internals.md).
-
-    end_reason = ""
-
-    def doRead(self) -> None:
-        """Read from an idle connection."""
-        try:
-            super().doRead()
-        except (psycopg2.Error, OSError, ValueError):
-            self._close_broken()
-
-    def cursorFinished(self, cursor: Cursor) -> None:
-        """Watch the connection again after a statement."""
-        try:
-            super().cursorFinished(cursor)
-        except (psycopg2.Error, OSError, ValueError):
-            self._close_broken()
-
-    def _close_broken(self) -> None:
-        self.end_reason = join_lines(self.take_notices() + Failure().getErrorMessage())
-        self.close()
-
-    def take_notices(self) -> str:
-        """Return what the server has said beside its answers, and forget it.
-
-        A server that ends an idle connection says why in such a notice.
-        """
-        notices: list[str] = self.pollable().notices
-        said = "".join(notices)
-        notices.clear()
-        return said
-
-
 def _is_large(statement: bytes | None, rows: Sequence[tuple[object, ...]]) -> bool:
     """Return whether a statement, or the first row of its answer, is large."""
     first = rows[0] if rows else ()
@@ -123,7 +70,7 @@ class Connection:
     ``backend_pid`` is the process id of the server process behind it.
     """
 
-    def __init__(self, reactor: Reactor, connection: _Connection) -> None:
+    def __init__(self, reactor: Reactor, connection: DriverConnection) -> None:
         self.backend_pid = 0
         self._reactor = reactor
         self._connection = connection
@@ -336,7 +283,7 @@ class Connection:
     def _explain_failure(self, failure: Failure, translate: FailureTranslator) -> Failure:
         """Return the error of this project for the failure of a statement."""
         if self._silent_seconds:
-            return Failure(_make_silence_error(self._silent_seconds))
+            return Failure(make_silence_error(self._silent_seconds))
         if self._connection.end_reason:  # the statement found the connection closed
             return Failure(UnavailableError(UNREACHABLE, self._connection.end_reason))
         return translate(failure, self._connection.take_notices())
@@ -368,9 +315,9 @@ async def open_connection(
 async def _open_connection(
     reactor: Reactor, server: dict[str, str], setup: str, seconds: float, setup_seconds: float
 ) -> Connection:
-    raw = _Connection(reactor)
+    raw = DriverConnection(reactor)
     try:
-        await _connect(reactor, raw, server, seconds)
+        await connect(reactor, raw, server, seconds)
         connection = Connection(reactor, raw)
         # the pid by SQL: behind a pooler, the connection itself knows only the pooler's number
         select = Statement(f"{setup}; select pg_backend_pid()", make_row_reader(_BackendRow))
@@ -381,41 +328,3 @@ async def _open_connection(
         if raw.pollable() is not None:  # None until connect() has a connection of psycopg2
             raw.close()
         raise
-
-
-async def _connect(
-    reactor: Reactor, raw: _Connection, server: dict[str, str], seconds: float
-) -> None:
-    is_silent = False
-
-    def end_silence() -> None:
-        nonlocal is_silent
-        is_silent = True
-        raw.close()
-
-    attempt = raw.connect(make_dsn(None, **{**CONNECTION_PARAMETERS, **server}))
-    timeout = reactor.callLater(seconds, end_silence)
-    connected: Deferred[None] = Deferred()
-    # a caller that is cancelled cancels this Deferred, not txpostgres' (docs/decisions/0005)
-    attempt.addBoth(_forward_result, connected)
-    try:
-        await connected
-    except (psycopg2.Error, ConnectionDone, OSError, ValueError):
-        if is_silent:
-            raise _make_silence_error(seconds) from None
-        raise UnavailableError(UNREACHABLE, summarize_failure(Failure())) from None
-    finally:
-        if timeout.active():
-            timeout.cancel()
-
-
-def _make_silence_error(seconds: float) -> UnavailableError:
-    return UnavailableError("the database does not answer", f"no answer within {seconds:g} s")
-
-
-def _forward_result(result: object, target: Deferred[None]) -> None:
-    if not target.called:
-        if isinstance(result, Failure):
-            target.errback(result)
-        else:
-            target.callback(None)

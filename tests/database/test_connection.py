@@ -14,8 +14,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock, deferLater
 from twisted.internet.threads import deferToThread
 
-from mig.database.connection import LARGE_BYTES, Connection, _Connection, open_connection
+from mig.database.connection import LARGE_BYTES, Connection, open_connection
 from mig.database.database import Database
+from mig.database.driver import DriverConnection
 from mig.database.resolver import list_servers
 from mig.errors import UnavailableError, describe_error
 from mig.limits import Limits
@@ -156,7 +157,7 @@ class ClosedByLibpq:
 
 @pytest.mark.parametrize("event", ["the server sends", "a statement ends"])
 def test_a_closed_descriptor_is_not_watched_again(event: str) -> None:
-    raw: Any = _Connection(reactor)
+    raw: Any = DriverConnection(reactor)
     raw.connectionFactory = lambda *_, **__: ClosedByLibpq()
     with record_log() as log:
         raw.connect("")
