@@ -16,6 +16,7 @@ from twisted.internet.threads import deferToThread
 from mig.model.permissions import ALL_PERMISSIONS
 from mig.search.order import SORT_COLUMNS
 from mig.search.parameters import REPORT_NAMES, find_parameter
+from mig.search.records import REPORT_RECORDS, TYPE_RECORDS
 from tests.support import fleet
 from tests.support.api import Api
 from tests.support.callers import add_api_key, add_investigator
@@ -42,6 +43,16 @@ VALUES = {
 NEEDED = {"format", "type", "report", "after"}
 
 
+def shorten(schema: Json) -> Json:
+    """Return the schema of fewer and shorter texts: all must fit into a line of 16 KiB."""
+    if schema.get("type") == "array":
+        return {**schema, "items": shorten(schema["items"]), "maxItems": 2}
+    if schema.get("type") == "object":
+        members = {name: shorten(each) for name, each in schema["patternProperties"].items()}
+        return {**schema, "patternProperties": members, "maxProperties": 2}
+    return {**schema, "maxLength": 16} if "maxLength" in schema else schema
+
+
 class Kind(NamedTuple):
     """The requests of a run: their parameters fit together."""
 
@@ -52,12 +63,13 @@ class Kind(NamedTuple):
     def choose_values(self, name: str) -> list[object] | None:
         """Return the values of a parameter; ``None`` for all that it takes."""
         columns = [column.name for column in SORT_COLUMNS[self.type]]
+        record = REPORT_RECORDS[self.report] if self.report else TYPE_RECORDS[self.type]
         values: dict[str, list[object]] = {
             **VALUES,
             "format": [self.format],
             "type": [self.type],
             "report": [self.report],
-            "fields": ["policy,check.name"] if self.report else ["id"],
+            "fields": [record.__struct_encode_fields__[-1]],
             "sort": [sign + name for sign in ("", "-") for name in columns],
         }
         return values.get(name)
@@ -86,7 +98,7 @@ class Kind(NamedTuple):
     def narrow_parameter(self, parameter: Json) -> Json:
         values = self.choose_values(parameter["name"])
         if values is None:
-            return parameter
+            return {**parameter, "schema": shorten(parameter["schema"])}
         is_needed = parameter["required"] or parameter["name"] in NEEDED
         return {**parameter, "schema": {"enum": values}, "required": is_needed}
 
