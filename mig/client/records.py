@@ -6,7 +6,8 @@ whole numbers, exact to the last digit (docs/decisions/0090).
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+import re
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
@@ -32,6 +33,8 @@ __all__ = [
 
 JsonValue: TypeAlias = Any
 """Any JSON value. Its content depends on modules and agents, so it has no narrower type."""
+
+_TARGET_OF_ONE_AGENT: Final = re.compile(r"agents\.name='((?:[^']|'')*)'")
 
 
 class Record(msgspec.Struct, kw_only=True):
@@ -112,7 +115,8 @@ class Command(Record):
 class ComplianceItem(Record):
     """The result of one check on one agent.
 
-    ``utctimestamp`` is when the command finished; ``link`` is the command's URL.
+    ``target`` is the condition that selects the agent. ``utctimestamp`` is when the command
+    finished; ``link`` is the command's URL.
     """
 
     target: str
@@ -122,6 +126,12 @@ class ComplianceItem(Record):
     link: str = ""
     timestamp: str = ""
     utctimestamp: str = ""
+
+    @property
+    def agent_name(self) -> str:
+        """The name of the agent; all of ``target`` when that is another condition."""
+        match = _TARGET_OF_ONE_AGENT.fullmatch(self.target)
+        return match[1].replace("''", "'") if match else self.target
 
 
 class ComplianceSummary(Record):

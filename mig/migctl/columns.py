@@ -10,7 +10,6 @@ from typing import Any, Final, NamedTuple
 from mig.values import UNSET_TIME, escape_unprintable
 
 _FRACTION: Final = re.compile(r"\.\d+")
-_AGENT_NAME: Final = re.compile(r"agents\.name='((?:[^']|'')*)'")
 
 
 class Column(NamedTuple):
@@ -36,12 +35,6 @@ def format_moment(text: str) -> str:
 def format_flag(value: bool) -> str:
     """Return yes or no."""
     return "yes" if value else "no"
-
-
-def find_agent_name(target: str) -> str:
-    """Return the name of the agent that the target of a compliance item selects."""
-    match = _AGENT_NAME.fullmatch(target)
-    return match[1].replace("''", "'") if match else target
 
 
 def find_anything(results: object) -> str:
@@ -132,7 +125,7 @@ COLUMNS: Final[Mapping[str, Sequence[Column]]] = {
         Column("created", lambda investigator: format_moment(investigator.createdat)),
     ),
     "compliance item": (
-        Column("agent", lambda item: find_agent_name(item.target)),
+        Column("agent", lambda item: item.agent_name),
         Column("policy", lambda item: item.policy.name),
         Column("check", lambda item: item.check.name),
         Column(

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
-from mig.migctl.columns import find_agent_name
 from mig.values import escape_unprintable
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ class JUnitReport:
         case.items += 1
         if not item.compliance:
             case.failures += 1
-            agent = find_agent_name(item.target)
+            agent = item.agent_name
             if len(case.agents) < MAX_NAMED_AGENTS:
                 case.agents[agent] = None
             elif agent not in case.agents:

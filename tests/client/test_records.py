@@ -9,6 +9,7 @@ import pytest
 
 from mig.client import records
 from mig.client.filters import Filters, build_query, describe_filters
+from mig.compliance.definition import build_target
 from mig.model.action import Action
 from mig.model.agent import Agent
 from mig.model.apikey import ApiKey
@@ -78,3 +79,12 @@ def test_filters_that_could_mean_something_else_are_refused() -> None:
         build_query({"after": datetime(2026, 1, 1)})
     with pytest.raises(TypeError, match="agentid cannot be None"):
         build_query({"agentid": None})  # type: ignore[typeddict-item]
+
+
+@pytest.mark.parametrize("name", ["web1.example.net", "bob's laptop", "''"])
+def test_an_item_names_its_agent(name: str) -> None:
+    policy, check = records.Policy("", "", ""), records.Check("", "", "", "", records.Test("", ""))
+    item = records.ComplianceItem(
+        target=build_target(name), policy=policy, check=check, compliance=True
+    )
+    assert item.agent_name == name
