@@ -140,9 +140,15 @@ ROUNDS = (
 """Faults that last at the same time, with their parts and reasons, and the status then."""
 
 
-def test_every_fault_is_seen_while_it_lasts(database: TestDatabase, tmp_path: Path) -> None:
+@pytest.fixture
+def service(database: TestDatabase, tmp_path: Path) -> Iterator[Service]:
+    running = Service(database, tmp_path)
+    yield running
+    running.daemon.stop()
+
+
+def test_every_fault_is_seen_while_it_lasts(service: Service) -> None:
     """A load balancer goes on unless the database fails; an operator sees which part, and why."""
-    service = Service(database, tmp_path)
     wait_for(service.is_well)
     assert service.ask_without_detail() == (200, b"ok\n")
     for status, faults in ROUNDS:
@@ -155,7 +161,6 @@ def test_every_fault_is_seen_while_it_lasts(database: TestDatabase, tmp_path: Pa
             expected = (503, b"failing\n") if status == "failing" else (200, b"ok\n")
             assert service.ask_without_detail() == expected
     wait_for(service.is_well)
-    service.daemon.stop()
 
 
 @pytest_twisted.ensureDeferred
