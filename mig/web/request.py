@@ -40,6 +40,9 @@ PAGE_HEADERS: Final[Mapping[bytes, bytes]] = {
     ),
 }
 
+_OTHER_PHRASES: Final[Mapping[int, bytes]] = {429: b"Too Many Requests"}
+"""The reason phrases of statuses that Twisted does not know."""
+
 _operations = Random()  # noqa: S311 - the ids name requests and keep no secret
 
 
@@ -333,7 +336,7 @@ class Request(server.Request):
 
         A document that would take long to compress is sent as it is.
         """
-        self.setResponseCode(status)
+        self.setResponseCode(status, _OTHER_PHRASES.get(status))
         self.set_headers()
         if MIN_ENCODED_BYTES <= len(document) <= SLICE_BYTES and (
             encoding := self.choose_encoding()

@@ -237,7 +237,7 @@ def test_a_refusal_for_too_many_requests_says_what_is_accepted() -> None:
     site_client.send(HEARTBEAT)
     head, _, body = site_client.send(HEARTBEAT).partition(b"\r\n\r\n")
     headers = dict(line.split(b": ", 1) for line in head.lower().split(b"\r\n")[1:])
-    assert head.startswith(b"HTTP/1.1 429 ")
+    assert head.startswith(b"HTTP/1.1 429 Too Many Requests\r\n")
     assert headers[b"content-type"] == b"application/vnd.collection+json"
     assert headers[b"retry-after"] == b"1"
     assert headers[b"ratelimit-policy"] == b'"address";q=1;w=1'
