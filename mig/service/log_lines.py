@@ -70,9 +70,7 @@ class LineFormat:
     def format_line(self, event: LogEvent) -> str | None:
         """Return an event as a line with its end; ``None`` for one without a message."""
         if self.name == TEXT:
-            return formatEventAsClassicLogText(
-                event, lambda when: _format_local_time(int(when or 0))
-            )
+            return formatEventAsClassicLogText(event, _format_local_time)
         entry = _make_entry(event)
         return None if entry is None else f"{_encode(entry)}\n"
 
