@@ -17,9 +17,9 @@ def parse_pairs(raw: bytes, noun: str, max_pairs: int) -> NameValuePairs:
 
     :param noun: what the pairs are called in messages.
     :raises InvalidInputError: for malformed percent-encoding, text that is not UTF-8, a NUL
-        character, and more than ``max_pairs`` separators.
+        character, and more than ``max_pairs`` pairs, also empty ones.
     """
-    if raw.count(b"&") > max_pairs:
+    if raw.count(b"&") >= max_pairs:
         raise InvalidInputError(f"there are more than {max_pairs} {noun}s")
     return [
         (_decode_component(name, f"a {noun}'s name"), _decode_component(value, escape_bytes(name)))
