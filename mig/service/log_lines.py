@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from json import dumps
 from time import gmtime, strftime
@@ -27,6 +28,13 @@ TEXT: Final = "text"
 JSON: Final = "json"
 
 MAX_OUTCOME_CHARACTERS: Final = 512
+
+_CREDENTIALS: Final = re.compile(
+    # it begins with =, which is found much faster than one of these words
+    "=(?:(?<=key=)|(?<=token=)|(?<=authorization=)|(?<=password=)|(?<=secret=))[^&]*",
+    re.IGNORECASE,
+)
+"""What a client sends as credentials in the query, where none are accepted."""
 
 _CHECKS: Final = (HEARTBEAT, READINESS)
 """What monitoring systems and load balancers ask every few seconds."""
@@ -130,10 +138,15 @@ def _format_request(request: RequestEnded) -> str:
     trace = f" trace {request.trace}" if request.trace else ""
     return (
         f"{request.operation} {request.client} {request.caller or '-'}"
-        f" {escape_bytes(request.method)} {escape_bytes(request.uri)}"
+        f" {escape_bytes(request.method)} {_format_uri(request)}"
         f" {request.status} {request.seconds:.3f}s"
         f" {request.rows} rows {request.sent_bytes} bytes{trace}: {_format_outcome(request)}"
     )
+
+
+def _format_uri(request: RequestEnded) -> str:
+    """Return path and query, without credentials that the query should not have."""
+    return _CREDENTIALS.sub("=***", escape_bytes(request.uri))
 
 
 def _format_outcome(request: RequestEnded) -> str:
@@ -158,7 +171,7 @@ def _make_entry(event: LogEvent) -> _Entry | None:
             client=request.client,
             method=escape_bytes(request.method),
             route=request.route,
-            path=escape_bytes(request.uri),
+            path=_format_uri(request),
             status=request.status,
             seconds=round(request.seconds, 6),
             rows=request.rows,

@@ -60,6 +60,17 @@ def test_nobody_can_write_a_line_of_their_own_into_the_log() -> None:
     assert "x/7 \\n\\r\\x1b[2J" in line
 
 
+def test_no_line_has_credentials_of_a_query() -> None:
+    """None are accepted there, but a client may send them all the same."""
+    uri = b"/search?type=agent&apikey=s3cret&X-MIGAPIKEY=s3cret&Access_Token=s3cret;1&limit=1"
+    event = make_request_ended(uri=uri)
+    with record_log() as log:
+        LineFormat().log_request(event)
+    path = json.loads(log_as_json(lambda lines: lines.log_request(event)))["path"]
+    assert path == "/search?type=agent&apikey=***&X-MIGAPIKEY=***&Access_Token=***&limit=1"
+    assert f" {path} " in log.lines[0]
+
+
 def test_successful_heartbeats_are_logged_only_on_demand() -> None:
     events = [
         make_heartbeat(),
