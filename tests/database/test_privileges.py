@@ -202,6 +202,9 @@ def list_searches() -> Iterator[str]:
                 value = {TimeKind: "2020-01-01T00:00:00Z", FlagKind: "true"}.get(kind, "1")
                 yield f"/search?type={type_}&{parameter.name}={value}"
     yield f"/search?type=command&{ANY_TIME}&report=complianceitems"
+    summary = f"/search?type=command&{ANY_TIME}&report=compliancesummary"
+    yield f"{summary}&groupby=tag.x,day"
+    yield f"{summary}&groupby=os,version&scope=agents&latest=true"
 
 
 @asynccontextmanager
