@@ -133,7 +133,7 @@ class Operator:
             ("TLS", 1): self._check_renewal,
             ("Upgrade", 0): self._check_upgrade,
             ("Backup", 0): self._lose_everything,
-            ("Restore", 1): self._check_report,
+            ("Restore", 2): self._check_report,
             ("Uninstall", 1): self._check_tables_of_mig,
             ("Uninstall", 2): self._check_nothing_is_left,
         }
@@ -191,6 +191,7 @@ class Operator:
 
     def _check_key(self, output: str) -> None:
         assert '"name":"dashboard"' in output or '"collection"' in output
+        assert self.run("stat --format %a /root/mig-api.key") == "600\n"
         self.run(CERTIFICATE)
 
     def _check_tls(self, output: str) -> None:
@@ -228,6 +229,8 @@ class Operator:
         tables = "select tablename from pg_tables where schemaname = 'public'"
         asked = f'runuser -u migadmin -- psql --no-align --tuples-only --command "{tables}" mig'
         assert set(self.run(asked).split()) == OF_MIG
+        # as it is for those who choose the next block instead of this one
+        self.run("runuser -u postgres -- psql --command 'create role migapi'")
 
     def _check_nothing_is_left(self, output: str) -> None:
         kept = (Path(f"/{SOURCE}"), Path("/wheels"), Path("/root"))
