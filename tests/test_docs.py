@@ -33,6 +33,21 @@ def test_every_relative_link_leads_to_a_file() -> None:
     assert not broken
 
 
+def make_anchor(heading: str) -> str:
+    """Return the anchor that GitHub gives to a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def test_every_link_to_a_section_leads_to_a_heading() -> None:
+    broken = []
+    for page in PAGES:
+        for path, anchor in re.findall(r"\]\(([^)#:]*\.md)?#([^)]+)\)", page.read_text()):
+            text = (page.parent / path).read_text() if path else page.read_text()
+            if anchor not in map(make_anchor, re.findall(r"(?m)^#+ (.+)$", text)):
+                broken.append((page.relative_to(ROOT), path, anchor))
+    assert not broken
+
+
 def test_the_reference_has_the_tables_of_the_program() -> None:
     page = PAGE.read_text()
     assert replace_tables(page) == page, "run `make reference`"
