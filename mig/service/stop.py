@@ -30,8 +30,8 @@ async def end_requests(
     _call_on_signal(reactor, site.cut)
     if count := site.connections.count_handled():
         _log.info(
-            "stopping: {count} requests are being answered, and have {seconds:g} s; a second signal"
-            " ends them at once",
+            "stopping, with {seconds:g} s for requests that are being answered: {count}; a second"
+            " signal cuts them at once",
             count=count,
             seconds=limits.grace_seconds,
         )

@@ -53,7 +53,7 @@ class StoppingDaemon:
     def stop(self) -> None:
         """Send SIGTERM, and wait until the daemon has begun to stop."""
         self.daemon.process.send_signal(signal.SIGTERM)
-        wait_for(lambda: self.find_lines("message", "1 requests are being answered"))
+        wait_for(lambda: self.find_lines("message", "requests that are being answered: 1;"))
 
     def find_lines(self, field: str, text: str) -> list[dict[str, str]]:
         """Return the lines of the log with a *text* in a *field*."""
