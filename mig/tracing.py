@@ -16,7 +16,7 @@ _TRACEPARENT = re.compile(
 _CURRENT_VERSION: Final = b"00"
 _INVALID_VERSION: Final = b"ff"
 
-# A coroutine keeps what was set when it was started, whoever resumes it.
+# A coroutine keeps what was set when it was started, also when other code resumes it.
 _application_name: ContextVar[str | None] = ContextVar("application_name", default=None)
 
 _NOTHING: Final = nullcontext()

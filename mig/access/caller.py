@@ -36,7 +36,7 @@ class Caller:
 
     @property
     def identity(self) -> int | None:
-        """Whose limits are used up: those of the investigator, by whichever credentials."""
+        """Whose limits are used up: those of the investigator, with all their credentials."""
         return self.investigator_id
 
     @property

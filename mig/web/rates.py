@@ -59,7 +59,7 @@ class RateLimiter:
     def _forget_oldest(self, now: float) -> None:
         """Forget senders who are too many, or who may send a burst again.
 
-        They are a few at a time: all of a large table would stop the reactor.
+        It forgets a few at a time: a whole large table would keep the reactor busy.
         """
         for _ in range(MAX_FORGOTTEN):
             oldest, due = next(iter(self._due.items()))
@@ -82,7 +82,7 @@ class RateLimiter:
 class RequestLimiter:
     """The limits of each client address, and of each caller.
 
-    A caller is an investigator, by whichever credentials. A client on this host is exempt, unless
+    A caller is an investigator, with all their credentials. A client on this host is exempt, unless
     ``loopback`` is on (docs/decisions/0100).
     """
 
@@ -149,13 +149,13 @@ class RequestLimiter:
         return client.is_loopback and not self._limits.loopback
 
 
-def _describe_limit(name: str, quota: str, rest: str) -> tuple[tuple[bytes, bytes], ...]:
+def _describe_limit(name: str, quota: str, reset: str) -> tuple[tuple[bytes, bytes], ...]:
     """Return the headers that describe a limit (draft-ietf-httpapi-ratelimit-headers-10, 3 and 4).
 
     :param quota: the parameters of the policy.
-    :param rest: when there is something left of it.
+    :param reset: the parameters that say when the next request is accepted.
     """
     return (
         (b"ratelimit-policy", f'"{name}";{quota}'.encode()),
-        (b"ratelimit", f'"{name}";r=0;{rest}'.encode()),
+        (b"ratelimit", f'"{name}";r=0;{reset}'.encode()),
     )

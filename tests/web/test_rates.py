@@ -54,7 +54,7 @@ def test_a_burst_is_accepted_and_then_the_rate() -> None:
 
 
 @pytest.mark.parametrize("pause", [0.0004, 0.004, 0.0101, 0.019])
-def test_who_never_waits_gets_no_more_than_the_rate(pause: float) -> None:
+def test_a_client_that_never_waits_gets_no_more_than_the_rate(pause: float) -> None:
     clock = Clock()
     limiter = make_limiter(clock, Limits())
     accepted = 0
@@ -64,7 +64,7 @@ def test_who_never_waits_gets_no_more_than_the_rate(pause: float) -> None:
     assert accepted == pytest.approx(min(200 + 50 * 20, 20 / pause), abs=2)
 
 
-def test_who_waits_as_long_as_told_is_accepted() -> None:
+def test_a_client_that_waits_as_long_as_told_is_accepted() -> None:
     clock = Clock()
     limiter = make_limiter(clock, Limits(rate=0.5, burst=2))
     count_accepted(limiter, "a", 2)
@@ -141,7 +141,7 @@ def test_a_request_makes_it_forget_few_clients_at_a_time() -> None:
     assert len(limiter._due) > 900
 
 
-def test_a_limit_that_changes_counts_at_once_for_who_waits() -> None:
+def test_a_changed_limit_counts_at_once_for_clients_that_wait() -> None:
     clock, limits = Clock(), Limits(rate=0.1, burst=1000)
     limiter = make_limiter(clock, limits)
     assert count_accepted(limiter, "a", 1000) == 1000
