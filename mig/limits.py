@@ -80,8 +80,8 @@ class Limits:
     burst: int = _count(200, "requests that they may send at once before that")
     streams: int = _count(
         4,
-        "long answers that they may have at the same time: reports, and searches for more rows"
-        " than short_search_rows",
+        "long answers that they may have at the same time: searches and reports for more rows than"
+        " short_search_rows, summaries, and later pages of a report with latest=true",
         high=100_000,
     )
     loopback: bool = _switch(

@@ -137,9 +137,10 @@ def describe_statuses(limits: Limits) -> dict[HTTPStatus, str]:
         HTTPStatus.EXPECTATION_FAILED: "`Expect` is not `100-continue`",
         HTTPStatus.TOO_MANY_REQUESTS: "the client's address, or the caller, sends more than"
         f" {limits.rate:g} requests a second after a burst of {limits.burst}, or has"
-        f" {limits.streams} reports or searches for more than {limits.short_search_rows} results"
-        f" already; or {limits.failures_per_minute} requests of the address had wrong credentials"
-        " within a minute, and these are not known to be good; see `Retry-After`",
+        f" {limits.streams} long answers already (searches and reports for more than"
+        f" {limits.short_search_rows} results, summaries, and later pages of a report with"
+        f" `latest=true`); or {limits.failures_per_minute} requests of the address had wrong"
+        " credentials within a minute, and these are not known to be good; see `Retry-After`",
         HTTPStatus.INTERNAL_SERVER_ERROR: "a fault of the service; the log has it under the error's"
         " code",
         HTTPStatus.SERVICE_UNAVAILABLE: "the database is unreachable, busy or too slow, or too much"

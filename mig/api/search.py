@@ -93,12 +93,22 @@ class SearchResource:
             request.set_headers()
             return b""
         try:
-            if search.limit <= self._limits.short_search_rows:
+            if self._is_short(search):
                 return await self._answer_search(request, format_, search, now)
             with self._limiter.count_stream(request.identified_client, caller):
                 return await self._answer_search(request, format_, search, now)
         except (InvalidInputError, NoResultsError) as refusal:
             return _answer_refused_search(request, refusal, search.echo_parameters())
+
+    def _is_short(self, search: Search) -> bool:
+        """Return whether few rows are read for the answer.
+
+        A summary reads all, and the newest answers of a page are known only after those before it.
+        """
+        reads_more = search.report == COMPLIANCE_SUMMARY or (
+            search.takes_latest and search.cursor is not None
+        )
+        return search.limit <= self._limits.short_search_rows and not reads_more
 
     async def _answer_search(
         self, request: Request, format_: Format, search: Search, now: Instant
@@ -110,8 +120,7 @@ class SearchResource:
             search = replace(search, targeted_agents=agents)
         if search.report == COMPLIANCE_SUMMARY:
             return await self._answer_summary(request, format_, search, now)
-        is_small = search.limit <= self._limits.short_search_rows
-        if is_small and not self._database.can_stream():
+        if self._is_short(search) and not self._database.can_stream():
             answer = await self._answer_if_short(request, format_, search)
             if answer is not None:
                 return answer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import re
 import socket
 from collections.abc import Callable, Iterator
 from random import Random
@@ -132,9 +133,14 @@ async def test_a_stream_that_takes_too_long_is_ended(
 async def test_a_client_has_a_bounded_number_of_reports_at_a_time(
     start_api: Callable[[Limits], Api], large_database: TestDatabase
 ) -> None:
-    """The end of one makes room for the next; small searches do not count."""
-    api = start_api(Limits(streams=1, loopback=True))
-    small, large = (f"/search?type=command&limit={n}&{fleet.ANY_TIME}" for n in (100, 101))
+    """The end of one makes room for the next; what reads few rows does not count."""
+    api = start_api(Limits(streams=1, loopback=True, short_search_rows=10_000))
+    small, large = (f"/search?type=agent&limit={n}&{fleet.ANY_TIME}" for n in (10_000, 10_001))
+    report = f"/search?type=command&{fleet.ANY_TIME}&report="
+    newest = f"{report}complianceitems&latest=true&limit=1"
+    found = re.search(r"cursor=[^\"]+", (await api.get(newest)).body.decode())
+    assert found
+    summary, later_page = f"{report}compliancesummary&groupby=check", f"{newest}&{found[0]}"
     client = await deferToThread(ReportClient, api)
     await deferToThread(client.read_at_least, 300_000)
     refused = await api.get(large)
@@ -144,7 +150,9 @@ async def test_a_client_has_a_bounded_number_of_reports_at_a_time(
     )
     assert "more than 1 reports and large searches of one address" in refused.body.decode()
     elsewhere = await api.get(large, headers={"X-Forwarded-For": "192.0.2.1"})
-    assert [(await api.get(small)).code, elsewhere.code] == [200, 200]
+    assert elsewhere.code == 200
+    codes = [(await api.get(path)).code for path in (small, newest, later_page, summary)]
+    assert codes == [200, 200, 429, 429]
     await deferToThread(client.disconnect)
     await wait_until(lambda: not large_database.execute(BACKENDS))
     for _ in range(1000):
