@@ -130,7 +130,11 @@ class TimeKind(ParameterKind[Instant]):
     def parse_text(self, name: str, text: str, context: ParseContext) -> Instant:
         """Return the time in ``text``."""
         if not text.startswith("-"):
-            return parse_time(name, text)
+            try:
+                return parse_time(name, text)
+            except InvalidInputError as reason:
+                message = f"{reason}, or a time before now such as -7d{quote_if_short(text)}"
+                raise InvalidInputError(message, name) from None
         try:
             duration = parse_duration(text[1:], can_be_zero=True)
         except ValueError:

@@ -35,7 +35,11 @@ CONTEXT = ParseContext(type="action", now=NOW)
         ([("actionname", "%a" * 9)], "at most 256 characters with at most 8 %"),
         ([("actionname", "a" * 257)], "at most 256 characters"),
         ([("actionname", "a\\")], "must not end with a single backslash"),
-        ([("after", "tomorrow")], "after must be an RFC 3339 date"),
+        (
+            [("after", "tomorrow")],
+            "after must be an RFC 3339 date, for example 2014-05-30T00:00:00-04:00,"
+            " or a time before now such as -7d, not 'tomorrow'",
+        ),
         ([("after", "-"), ("limit", "1")], "after must be a minus sign, then weeks, days, hours"),
         ([("before", "-1h1d")], "at most 36525 days, for example -1d12h, not '-1h1d"),
         ([("before", "-1.5h")], "before must be a minus sign"),
