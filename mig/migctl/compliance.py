@@ -108,7 +108,9 @@ def _report(client: MIGClient, filters: Filters, output: Output | None, junit: P
             writer = files.enter_context(open_writer("compliance item", *output))
             consumers.append(writer.write)
         if junit or (output and output[1]):
-            commands = client.count("command", filters) if is_shown() else None
+            # with --latest, only the service knows how many commands it will read
+            is_counted = is_shown() and not filters.get("latest")
+            commands = client.count("command", filters) if is_counted else None
             consumers.append(files.enter_context(show_report(commands)))
         if junit:
             xml = files.enter_context(open_complete(junit))

@@ -108,6 +108,19 @@ async def test_a_table_fits_the_terminal_and_has_colour(service: TestDatabase) -
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_search_that_finds_nothing_says_what_may_help(service: TestDatabase) -> None:
+    def run() -> None:
+        terminal = Terminal("search", "agents", "--agentname", "web")
+        status, text = terminal.wait_for_end()
+        assert status == 0
+        assert "migctl: no agents were found\nhint: without --after, a search goes back" in text
+        found, text = Terminal("search", "agents", "--agentname", "web%").wait_for_end()
+        assert found == 0 and "hint" not in text
+
+    await deferToThread(run)
+
+
+@pytest_twisted.ensureDeferred
 async def test_an_action_is_asked_for_followed_and_interrupted(
     service: TestDatabase, keys: Keys
 ) -> None:
@@ -184,12 +197,17 @@ async def test_a_report_to_a_file_shows_its_progress(service: TestDatabase, tmp_
     )
     file = tmp_path / "report.json"
 
-    def run() -> None:
-        terminal = Terminal("compliance", "--output", str(file))
+    def report(*options: str) -> str:
+        terminal = Terminal("compliance", "--output", str(file), *options)
         status, text = terminal.wait_for_end()
         assert (status, text) == (0, ""), text
-        shown = re.sub(rb"\x1b\[[0-9;?]*[a-zA-Z]", b"", terminal.received).decode()
+        return re.sub(rb"\x1b\[[0-9;?]*[a-zA-Z]", b"", terminal.received).decode()
+
+    def run() -> None:
+        shown = report()
         assert re.search(r"report ━+ 2/2 commands 2 items [\d,]+/s 0:00:00", shown), shown
+        shown = report("--latest")  # how many commands that reads is not known before
+        assert re.search(r"report .+ 2/\? commands 2 items [\d,]+/s", shown), shown
 
     await deferToThread(run)
     assert len(json.loads(file.read_text())) == 2
