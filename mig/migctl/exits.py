@@ -27,6 +27,10 @@ MEANINGS: Final = {
     ExitStatus.INTERRUPTED: "interrupted",
 }
 
+NO_PATH: Final = "there is nothing at this path"
+"""What the service says of a path that it does not have."""
+URL_HINT: Final = "is the URL right? It has a path, as in https://mig.example.com/api/v1"
+
 
 class CommandError(Exception):
     """A command that cannot go on; ``hint`` says what may help."""
@@ -83,6 +87,8 @@ def _describe_client_error(error: Exception) -> Ending | None:
         return Ending(ExitStatus.REFUSED, message, hint)
     if isinstance(error, errors.ForbiddenError):
         return Ending(ExitStatus.REFUSED, message, "an administrator can give the permission")
+    if isinstance(error, errors.NotFoundError) and error.message == NO_PATH:
+        return Ending(ExitStatus.REFUSED, message, URL_HINT)
     if isinstance(error, errors.RequestError):
         return Ending(ExitStatus.REFUSED, message)
     if isinstance(error, errors.ConnectionFailedError):

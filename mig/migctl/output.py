@@ -10,11 +10,12 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Protocol, TypeAlias, cast
+from typing import IO, TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import msgspec
 
 from mig.migctl.columns import COLUMNS, Column
+from mig.migctl.exits import UsageError
 from mig.model.fields import list_fields
 from mig.values import FORMULA_STARTS
 
@@ -95,20 +96,28 @@ def open_output(
 
 @contextmanager
 def open_complete(path: Path) -> Iterator[IO[bytes]]:
-    """Return a file that gets its name when it is complete; after an error, it is deleted."""
+    """Return a file that gets its name when it is complete; after an error, it is deleted.
+
+    :raises UsageError: when no file can be made there.
+    """
     if path.exists() and not path.is_file():  # a pipe or a device
         with path.open("wb") as file:
             yield file
         return
     path = path.resolve()  # the file that a link leads to
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as new:
+    try:
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    except OSError as reason:
+        # The name of the temporary file, which the reason has, says nothing to the user.
+        raise UsageError(f"{path} cannot be written: {reason.strerror}") from reason
+    with os.fdopen(descriptor, "wb") as new:
         try:
-            yield cast(IO[bytes], new)
+            yield new
             new.flush()
-            Path(new.name).chmod(_find_mode(path))
-            Path(new.name).rename(path)
+            Path(name).chmod(_find_mode(path))
+            Path(name).rename(path)
         except BaseException:
-            Path(new.name).unlink(missing_ok=True)
+            Path(name).unlink(missing_ok=True)
             raise
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -93,6 +94,16 @@ async def test_any_certificate_is_accepted_only_on_request_and_with_a_warning(
     (home / ".migrc").write_text(f'[api]\nurl = "{server.url}/"\nskipverifycert = on\n')
     configured = await run_migctl("status")
     assert (configured.status, configured.errors) == (0, warning)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_url_without_its_path_is_suspected(service: TestDatabase) -> None:
+    host = os.environ["MIG_URL"].removesuffix("/api/v1")
+    ended = await run_migctl("status", MIG_URL=host)
+    assert ended.status == ExitStatus.REFUSED
+    assert "hint: is the URL right? It has a path" in ended.errors
+    missing = await run_migctl("action", "show", "4711")
+    assert missing.status == ExitStatus.REFUSED and "hint" not in missing.errors
 
 
 @pytest_twisted.ensureDeferred

@@ -84,6 +84,10 @@ async def test_a_file_gets_the_format_of_its_suffix_when_it_is_complete(
     told = await run_migctl("search", "agents", "--output", str(file.with_suffix(".xml")))
     assert told.status == ExitStatus.USAGE
     assert ".xml is not a format" in told.errors and "--format" in told.errors
+    nowhere = tmp_path / "nowhere" / "agents.csv"
+    refused = await run_migctl("search", "agents", "--output", str(nowhere))
+    assert (refused.status, refused.output) == (ExitStatus.USAGE, "")
+    assert refused.errors == f"migctl: {nowhere} cannot be written: No such file or directory\n"
 
 
 def test_an_interrupted_file_is_not_left_behind(tmp_path: Path) -> None:
