@@ -107,9 +107,15 @@ def _run_check(options: Options, format_name: str) -> None:
         text = (
             msgspec.json.encode(report).decode() if format_name == "json" else format_lines(report)
         )
-        with suppress(BrokenPipeError):
+        status = STATES.index(report.status)
+        try:
             click.echo(text)
-        _exit(STATES.index(report.status))
+        except BrokenPipeError:
+            pass  # the reader has read enough
+        except OSError as reason:
+            click.echo(f"mig-api: the report cannot be written: {reason.strerror}", err=True)
+            status = STATES.index("failed")
+        _exit(status)
 
     def start(reactor: IReactorCore) -> Deferred[None]:
         reactor.addSystemEventTrigger("before", "shutdown", _exit, EXIT_INTERRUPTED)
@@ -120,6 +126,6 @@ def _run_check(options: Options, format_name: str) -> None:
 
 def _exit(status: int) -> None:
     """End the process at once, although a thread may still wait for a file system or a resolver."""
-    with suppress(BrokenPipeError):
+    with suppress(OSError):
         sys.stdout.flush()
     os._exit(status)

@@ -24,7 +24,7 @@ from mig.database.schema.declaration import API_ROLE, SCHEMA_VERSION
 from mig.service.check import PART_SECONDS, Finding, Part, Report, ServiceCheck, check_parts
 from mig.service.options import Options
 from tests.support.certificates import issue_certificate
-from tests.support.cli import run_cli
+from tests.support.cli import CLI, run_cli
 from tests.support.postgres import NewDatabase, TestDatabase
 from tests.support.programs import find_readable_python
 from tests.support.reactor import reactor
@@ -292,6 +292,21 @@ def test_root_checks_with_the_rights_of_the_daemons_user(
     )
     assert lines[6] == (
         f"failed certificate: the user {NOBODY.name} cannot read /server.key: Permission denied"
+    )
+
+
+def test_a_report_that_cannot_be_written_is_not_a_success(installation: Installation) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [*CLI, "check", "--config", str(installation.config), *AS_ROOT],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+    assert (done.returncode, done.stderr) == (
+        2,
+        "mig-api: the report cannot be written: No space left on device\n",
     )
 
 
