@@ -18,7 +18,7 @@ from mig.limits import Limits
 from mig.service.descriptors import count_needed_descriptors
 from mig.service.endpoints import parse_endpoint
 from mig.service.options import Options
-from mig.service.stop import CLOSING_SECONDS
+from mig.service.stop import count_stop_seconds
 from tests.support import fleet
 from tests.support.callers import add_api_key, add_investigator, make_token
 from tests.support.certificates import issue_certificate
@@ -76,7 +76,7 @@ def test_root_checks_as_the_user_of_the_unit() -> None:
 
 def test_the_unit_lets_answers_go_on_when_the_daemon_stops() -> None:
     seconds = int(Unit("mig-api@.service")["Service"]["TimeoutStopSec"])
-    assert seconds >= Limits().grace_seconds + CLOSING_SECONDS
+    assert seconds >= count_stop_seconds(Limits())
 
 
 def test_the_daemons_share_the_socket_of_the_unit() -> None:

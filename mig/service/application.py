@@ -75,7 +75,7 @@ from mig.service.options import EMBEDDED_PREFIX, Options, find_account
 from mig.service.reload import Reloader
 from mig.service.settings import Settings, describe_ineffective_keys, list_warnings, read_settings
 from mig.service.site import make_admin_site, make_site
-from mig.service.stop import CLOSING_SECONDS, end_requests
+from mig.service.stop import count_stop_seconds, end_requests
 from mig.signing.gpg.verify import Gpg
 from mig.signing.keyring import Keyring
 from mig.web.site import ApiSite, RequestObserver
@@ -501,7 +501,7 @@ class ApiService(Service):
     async def _stop_serving(self) -> None:
         limits = self._settings.limits
         if self._notifier is not None:
-            self._notifier.stop(limits.grace_seconds + CLOSING_SECONDS)
+            self._notifier.stop(count_stop_seconds(limits))
         if self._starting is not None:
             self._starting.cancel()
             await self._starting

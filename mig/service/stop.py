@@ -15,8 +15,14 @@ from mig.web.site import ApiSite
 
 _log = Logger()
 
-CLOSING_SECONDS: Final = 30
+CLOSING_SECONDS: Final = 20
 """How long the daemon may take to close everything else: gpg, the hand-off, the database."""
+
+
+def count_stop_seconds(limits: Limits) -> float:
+    """Return how long a stop may take."""
+    # what is cut may take as long to end here as then at the database
+    return limits.grace_seconds + 2 * limits.cut_seconds + CLOSING_SECONDS
 
 
 async def end_requests(
