@@ -5,6 +5,7 @@ The condition runs before the search, in a transaction of its own (docs/decision
 
 from __future__ import annotations
 
+import re
 from typing import Final, NamedTuple
 
 from mig.database.database import Database
@@ -16,6 +17,7 @@ from mig.model.statement import Statement
 MAX_MESSAGE_CHARACTERS: Final = 500
 """The length of PostgreSQL's message for the client: it may repeat a stored value."""
 
+_NO_COLUMN: Final = re.compile(r'column "[^"]*" does not exist')
 
 SLICE_AGENTS: Final = 40_000
 """How many ids are read and sent at once: more would keep other requests waiting."""
@@ -62,7 +64,10 @@ async def find_targeted_agents(
             f"target: the condition took more than {limits.restricted_seconds:g} s", "target"
         ) from None
     except StatementError as reason:
-        raise InvalidInputError(f"target: {_describe_error(reason, target)}", "target") from None
+        description = _describe_error(reason, target)
+        if _NO_COLUMN.match(description):  # of PostgreSQL, "web1" is a column and 'web1' a text
+            description += "; a text has single quotes: name = 'web1'"
+        raise InvalidInputError(f"target: {description}", "target") from None
     if sum(each.agent_count for each in slices) > limits.targeted_agents:
         raise InvalidInputError(
             f"target must be fulfilled by at most {limits.targeted_agents} agents", "target"

@@ -175,6 +175,11 @@ async def test_nobody_is_launched_on_when_no_agent_fulfils_the_condition(
     [
         ("nme='x'", 'column "nme" does not exist (at character 1)'),
         (
+            'name = "web1"',
+            'column "web1" does not exist (at character 8);'
+            " a text has single quotes: name = 'web1'",
+        ),
+        (
             "status='a' AND é = 1",
             "target must be a condition on agents in SQL; it cannot contain 'é'",
         ),
