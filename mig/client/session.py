@@ -177,7 +177,8 @@ class Session:
             message = f"there was no answer for {self._stall_seconds:g} seconds"
             raise ConnectionFailedError(message) from None
         except (ConnectError, DNSLookupError) as reason:
-            raise _NotSentError(f"no connection to {self._base}: {reason}") from reason
+            message = f"no connection to {self._base}: {reason}".rstrip(".")
+            raise _NotSentError(message) from reason
         except SchemeNotSupported as reason:
             raise ConnectionFailedError(str(reason), is_temporary=False) from reason
         except Exception as reason:
