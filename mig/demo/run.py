@@ -27,8 +27,8 @@ The fleet is ready, and answers the actions that you post. Try, in another termi
 
 {migctl}  curl -s {base}/dashboard | head -c 900
   curl -s '{base}/search?type=agent&agentname=web%25&limit=3' | cut -c -300
-  curl -s '{base}/search?type=command&threatfamily=compliance&status=done'\
-'&report=complianceitems&limit=10' | cut -c -300
+  curl -s '{base}/search?type=command&threatfamily=compliance&status=done\
+&report=complianceitems&limit=10' | cut -c -300
 
 docs/guide.md goes on from here, to a signed action of your own. The database:
 
@@ -41,7 +41,7 @@ MIGCTL_INSTRUCTIONS: Final = """\
   migctl status | head -n 6
   migctl search agents --agentname 'web%' --limit 3
   migctl search commands --investigatorname '%bob%smith%' --limit 5
-  migctl compliance --latest --summary
+  migctl compliance --latest --threatfamily compliance --summary
 
 docs/migctl.md has the other commands. Or without it:
 

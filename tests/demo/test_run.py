@@ -31,6 +31,7 @@ def test_an_action_is_answered_also_when_the_demo_is_killed_and_started_again(
     demo = RunningDemo(folder, port)
     try:
         assert f" PATH={BIN}:$PATH\n  migctl status" in demo.output.read_text()
+        assert "&status=done&report=complianceitems&limit=10' |" in demo.output.read_text()
         assert f"psql 'host={folder}/run dbname=mig" in demo.output.read_text()
         alice = {"name": "Alice", "publickey": keys.alice.armored}
         demo.request("/investigator/create/", alice)
