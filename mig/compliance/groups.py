@@ -6,7 +6,7 @@ import heapq
 import math
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Final
 
@@ -15,7 +15,7 @@ import msgspec
 from mig.compliance.grouping import Grouping, GroupValues, Population
 from mig.compliance.verdicts import WorstVerdicts, make_agent_counts
 from mig.errors import InvalidInputError
-from mig.model.compliance import AgentCounts, ComplianceSummary, ItemCounts, make_summary_type
+from mig.model.compliance import AgentCounts, ComplianceSummary, ItemCounts
 from mig.values import format_time
 
 GROUP_BYTES: Final = 1_000
@@ -219,11 +219,11 @@ class Groups:
 
         :param count: how many groups to yield; ``None`` for all.
         """
-        summary = make_summary_type(self._grouping.names)
+        names = self._grouping.names
         for group in islice(heapq.merge(*map(_take_all, self._sorted)), count):
             self._take_bytes(-_measure_group(group.values))
-            yield group.values, _make_summary(summary, group)
-        yield (), _make_summary(summary, self.totals)
+            yield group.values, _make_summary(group, names)
+        yield (), _make_summary(self.totals, ())
 
     def release(self) -> Iterator[None]:
         """Forget all groups, in short steps."""
@@ -251,12 +251,12 @@ def _take_all(groups: list[Group]) -> Iterator[Group]:
         yield groups.pop()
 
 
-def _make_summary(summary: type[ComplianceSummary], group: Group) -> ComplianceSummary:
+def _make_summary(group: Group, names: Sequence[str]) -> ComplianceSummary:
     agents = group.agents
     assert agents is not None
     has_items = bool(group.last)
-    return summary(
-        group=summary.make_group(*group.values),
+    return ComplianceSummary(
+        group=dict(zip(names, group.values, strict=True)),
         items=ItemCounts(passed=group.passed, failed=group.failed),
         agents=agents,
         rate=agents.passed / agents.total if agents.total else None,

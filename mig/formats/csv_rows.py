@@ -58,7 +58,7 @@ class CsvRows(RowFormat):
     def encode_head(self, href: str) -> bytes:
         """Return the header line, with a byte order mark if the client wants one."""
         mark = _BYTE_ORDER_MARK if self._options.has_bom else b""
-        return mark + ",".join(self._columns).encode() + _LINE_END
+        return mark + b",".join(map(_encode_text, self._columns)) + _LINE_END
 
     def encode_tail(self, tail: DocumentTail) -> bytes:
         """Return nothing: every line is a row."""

@@ -167,12 +167,7 @@ def _make_columns(names: Sequence[str]) -> list[Column]:
 
 def _list_fields(names: Sequence[str]) -> dict[str, Callable[[Any], object]]:
     """Return the columns of CSV, named as in the service's own, and how each is read."""
-    from mig.model.compliance import ComplianceSummary
+    from mig.model.compliance import make_summary_type
     from mig.model.fields import list_fields
 
-    def read_group(name: str) -> Callable[[Any], object]:
-        return lambda summary: summary.group.get(name)
-
-    groups = {f"group.{name}": read_group(name) for name in names}
-    counts = {each.name: each.read for each in list_fields(ComplianceSummary)}
-    return {**groups, **{name: read for name, read in counts.items() if name != "group"}}
+    return {each.name: each.read for each in list_fields(make_summary_type(tuple(names)))}

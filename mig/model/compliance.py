@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache
-from typing import ClassVar, cast
+from typing import cast
 
 import msgspec
-from msgspec import UNSET, UnsetType
 
 from mig.model.record import Record, Time
 
@@ -84,7 +82,6 @@ class ComplianceSummary(Record, gc=False):
     """
 
     noun = "compliance summary"
-    make_group: ClassVar[Callable[..., dict[str, str | None]]] = dict
     group: dict[str, str | None]
     items: ItemCounts
     agents: AgentCounts
@@ -97,23 +94,13 @@ class ComplianceSummary(Record, gc=False):
 def make_summary_type(names: tuple[str, ...]) -> type[ComplianceSummary]:
     """Return the kind of summary whose groups have values under these names.
 
-    Each of them is a field of its own in rows of a table. ``make_group`` of this kind takes the
-    values in their order; without any, it makes an empty group.
+    Each of them is a field of its own in rows of a table.
     """
-    value = str | None | UnsetType
-    group = msgspec.defstruct(
-        "Group",
-        [
-            (f"value{n}", value, msgspec.field(name=name, default=UNSET))
-            for n, name in enumerate(names)
-        ],
-        gc=False,
-    )
     summary = msgspec.defstruct(
         ComplianceSummary.__name__,
-        [("group", group)],
+        [],
         bases=(ComplianceSummary,),
-        namespace={"noun": ComplianceSummary.noun, "make_group": group},
+        namespace={"noun": ComplianceSummary.noun, "members": {"group": names}},
         gc=False,
     )
     return cast(type[ComplianceSummary], summary)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from operator import attrgetter
 from typing import Any, Final, NamedTuple
@@ -31,13 +31,32 @@ class Field(NamedTuple):
 def list_fields(record_type: type[Record]) -> tuple[Field, ...]:
     """Return the fields of a kind of record, in its order.
 
-    A member that is a struct counts as its members; any other one is a field, also when its value
-    is an array or an object. A command has the ids and names of its action and agent.
+    A member that is a struct counts as its members, and so does one of :attr:`Record.members`. Any
+    other one is a field, also when its value is an array or an object. A command has the ids and
+    names of its action and agent.
     """
-    shape = record_type.flat or record_type
     return tuple(
-        Field(".".join(path), attrgetter(attribute), path) for path, attribute in _list_paths(shape)
+        Field(".".join(path), read, path)
+        for path, read in _list_readers(record_type.flat or record_type)
     )
+
+
+def _list_readers(
+    shape: type[Record],
+) -> Iterator[tuple[tuple[str, ...], Callable[[Any], object]]]:
+    """Yield the path of names of each field, and the function that reads it."""
+    for path, attribute in _list_paths(shape):
+        read = attrgetter(attribute)
+        if attribute not in shape.members:
+            yield path, read
+        for name in shape.members.get(attribute, ()):
+            yield (*path, name), _make_member_reader(read, name)
+
+
+def _make_member_reader(
+    read: Callable[[Any], Mapping[str, object]], name: str
+) -> Callable[[Any], object]:
+    return lambda record: read(record).get(name)
 
 
 def _list_paths(shape: type[msgspec.Struct]) -> Iterator[tuple[tuple[str, ...], str]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, ClassVar, Concatenate, Final, ParamSpec, Protocol, TypeVar
 
 import msgspec
@@ -36,10 +36,13 @@ class Record(msgspec.Struct, gc=False):
     """A thing that the API serves; clients know its kind by ``noun``.
 
     ``flat`` is the kind of record that a row of a table has instead; ``None`` for the same one.
+    ``members`` has, by the name of a field, those members of its object that are fields of their
+    own in such a row.
     """
 
     noun: ClassVar[str]
     flat: ClassVar[type[Record] | None] = None
+    members: ClassVar[Mapping[str, Sequence[str]]] = {}
 
     def encode(self) -> bytes:
         """Return the record as JSON."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import html
+import io
 import json
 import re
 from collections.abc import Callable
@@ -54,7 +55,7 @@ async def summarize(api: Api, parameters: str = "") -> list[JsonObject]:
     lines = (await api.get(f"{SUMMARY}{parameters}&format=ndjson")).body.splitlines()
     assert list(map(json.loads, lines)) == found
     answer = await api.get(f"{SUMMARY}{parameters}&format=csv")
-    rows = list(csv.DictReader(answer.body.decode().splitlines()))
+    rows = list(csv.DictReader(io.StringIO(answer.body.decode(), newline="")))
     names = dict(parse_qsl(parameters)).get("groupby", "policy,check").split(",")
     assert rows == [
         {
@@ -102,6 +103,21 @@ async def test_a_summary_tells_who_passes_and_who_did_not_answer(api_with_comman
         {**totals, "items": {"pass": 0, "fail": 0}, "agents": {**unasked, "unknown": 0, "total": 0}}
         | {"rate": None, "first": None, "last": None}
     ]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_summary_by_a_tag_with_any_name(api_with_commands: Api) -> None:
+    for name in ('"', "\\", "\n", "\x7f\x01", "a.b", "<b>", "é😀", "=1+1", "%s", "{0}", "group"):
+        groupby = f"tag.{name}"
+        *groups, _ = await summarize(api_with_commands, "&" + urlencode({"groupby": groupby}))
+        assert [each["group"] for each in groups] == [{groupby: None}]
+        fields = urlencode({"groupby": groupby, "fields": f"group.{groupby},rate"})
+        answer = await api_with_commands.get(f"{SUMMARY}&{fields}&format=ndjson")
+        assert json.loads(answer.body.splitlines()[0]) == {"group": {groupby: None}, "rate": 0.0}
+        page = await api_with_commands.get(
+            f"{SUMMARY}&{urlencode({'groupby': groupby})}", headers={"Accept": "text/html"}
+        )
+        assert page.code == 200 and b"<b>" not in page.body
 
 
 @pytest_twisted.ensureDeferred
