@@ -252,10 +252,10 @@ class SelectiveEncoder(_ItemEncoder[_SelectableCheck]):
         def make_check(
             name: str, type_: str, value: str, compliance: bool
         ) -> Callable[[str], _SelectableCheck]:
-            encode = encode_check(name, type_, value, compliance)
             traits = selection.find_check_traits(name, type_, value, compliance)
             if not traits.is_included:
                 return lambda location: (b"", traits)
+            encode = encode_check(name, type_, value, compliance)
             return lambda location: (encode(location), traits)
 
         super().__init__(format_, urls, limits, make_check, selection, window)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from mig.search.order import Order, PagePosition, SearchRow
@@ -33,25 +32,20 @@ class ItemLimit:
         self.item_count = 0
         self.next_position: PagePosition | None = None
 
-    def take_rows(
-        self, rows: Sequence[AnySearchRow], encoded: Iterable[bytes]
-    ) -> tuple[list[AnySearchRow], list[bytes]]:
-        """Return the rows that are on the page, and their items; the page may end within one.
+    def take_row(
+        self, row: AnySearchRow, row_items: bytes, kept: list[AnySearchRow], items: list[bytes]
+    ) -> None:
+        """Add a row to ``kept`` and its items to ``items``, if it is on the page.
 
-        :param encoded: the items of each row.
+        :param row_items: the items of the row.
         """
-        kept: list[AnySearchRow] = []
-        items: list[bytes] = []
-        for row, row_items in zip(rows, encoded, strict=True):
-            if row_items and not self._take_row(row, row_items, items):
-                if self.next_position is not None and self.next_position.items:  # within this row
-                    kept.append(row)
-                break
-            kept.append(row)
+        if not row_items or self._take_items(row, row_items, items):
             self._last = self._order.read_position(row)
-        return kept, items
+            kept.append(row)
+        elif self.next_position is not None and self.next_position.items:  # within this row
+            kept.append(row)
 
-    def _take_row(self, row: SearchRow, row_items: bytes, items: list[bytes]) -> bool:
+    def _take_items(self, row: SearchRow, row_items: bytes, items: list[bytes]) -> bool:
         """Add the items of a row; return whether all of them were added."""
         room = self._max_items - self.item_count
         count = row_items.count(self._separator) + 1

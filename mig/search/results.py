@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing
 from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
@@ -238,7 +238,7 @@ class SearchResults(Generic[AnySearchRow]):
                     ahead = self._snapshot.fetch(sizes.next_size)
                 remaining = len(rows)
                 async for part in self._complete_rows(complete, rest):
-                    part, items = self._encode_rows(part)
+                    part, items = await self._encode_rows(part)
                     # joined before all items but the first, an empty one adds a separator
                     page = separator.join([b"", *items] if self.has_items and items else items)
                     if part:
@@ -261,19 +261,41 @@ class SearchResults(Generic[AnySearchRow]):
         finally:
             _ignore_failure(ahead)
 
-    def _encode_rows(self, rows: list[AnySearchRow]) -> tuple[list[AnySearchRow], list[bytes]]:
-        """Return the items of rows, and the rows of which the answer has all or some."""
+    async def _encode_rows(
+        self, rows: Sequence[AnySearchRow]
+    ) -> tuple[list[AnySearchRow], list[bytes]]:
+        """Return the items of rows, and the rows of which the answer has all or some.
+
+        Others have their turn between two rows: each may have many items, also such as are left
+        out.
+        """
+        kept: list[AnySearchRow] = []
+        items: list[bytes] = []
+        await run_in_slices(self._preparation.clock, self._encode_each(rows, kept, items))
+        return kept, items
+
+    def _encode_each(
+        self, rows: Sequence[AnySearchRow], kept: list[AnySearchRow], items: list[bytes]
+    ) -> Iterator[None]:
+        encode_row, limit = self._encoder.encode_row, self._item_limit
         before = self._encoder.item_count
-        encoded = map(self._encoder.encode_row, rows)
-        if self._item_limit is None:
-            items = [item for item in encoded if item]
+        if limit is None:
+            for row in rows:
+                item = encode_row(row)
+                kept.append(row)
+                if item:
+                    items.append(item)
+                yield
             self.item_count += self._encoder.item_count - before
-            return rows, items
-        taken_before = self._item_limit.item_count
-        rows, items = self._item_limit.take_rows(rows, encoded)
+            return
+        taken_before = limit.item_count
+        for row in rows:
+            limit.take_row(row, encode_row(row), kept, items)
+            if limit.next_position is not None:
+                break
+            yield
         if self._encoder.item_count > before:  # not all of what was encoded is sent
-            self.item_count += self._item_limit.item_count - taken_before
-        return rows, items
+            self.item_count += limit.item_count - taken_before
 
     def _ends_early(self) -> bool:
         """Return whether there are enough items; then the next page starts where they end."""

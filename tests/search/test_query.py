@@ -15,6 +15,9 @@ import pytest
 import pytest_twisted
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 from whenever import Instant
 
@@ -24,6 +27,7 @@ from mig.errors import InvalidInputError
 from mig.formats.collection_json import CollectionJson
 from mig.hypermedia.urls import Urls
 from mig.limits import Limits
+from mig.search.item_limit import ItemLimit
 from mig.search.order import PagePosition
 from mig.search.parameters import PARAMETERS_BY_NAME, find_parameter
 from mig.search.records import make_row_encoder
@@ -56,10 +60,15 @@ FLEETS = 20
 """Among how many fleets all pairs of parameters are divided."""
 
 
-def open_results(snapshot: Snapshot, search: Search) -> SearchResults[Json]:
+def open_results(
+    snapshot: Snapshot, search: Search, item_limit: ItemLimit | None = None
+) -> SearchResults[Json]:
     urls = Urls("http://x/api/v1")
     encoder = make_row_encoder(search, CollectionJson(urls), urls, Limits())
-    return SearchResults(snapshot, search, encoder, lambda: 2_000_000, Preparation(reactor, 60))
+    preparation = Preparation(reactor, 60)
+    return SearchResults(
+        snapshot, search, encoder, lambda: 2_000_000, preparation, item_limit=item_limit
+    )
 
 
 class Searcher:
@@ -335,3 +344,34 @@ async def test_a_search_closed_while_it_fetches_a_page_logs_no_failure(
                 await pages.aclose()
             gc.collect()
     assert not log.failures
+
+
+@pytest.mark.parametrize("max_items", [None, 500])
+@pytest_twisted.ensureDeferred
+async def test_others_have_their_turn_between_two_rows_of_a_page(
+    database: TestDatabase,
+    searcher: Searcher,
+    monkeypatch: pytest.MonkeyPatch,
+    max_items: int | None,
+) -> None:
+    fleet.insert_rows(database.dsn, "actions", [fleet.make_action(1)])
+    fleet.insert_rows(database.dsn, "agents", [fleet.make_agent(1)])
+    results = fleet.make_results(*[fleet.make_hit()] * 100)
+    commands = [fleet.make_command(n, 1, 1, results=results) for n in range(1, 61)]
+    fleet.insert_rows(database.dsn, "commands", commands)
+    turns: list[float] = []
+
+    def take_turn(clock: IReactorTime, delay: float) -> Deferred[None]:
+        turns.append(delay)
+        return deferLater(clock, delay)
+
+    monkeypatch.setattr("mig.reactor.SLICE_SECONDS", 0)
+    monkeypatch.setattr("mig.reactor.deferLater", take_turn)
+    pairs = [("type", "command"), ("report", "complianceitems"), ("check", "of no item")]
+    search = parse_search([*pairs, ("after", "2026-01-01T00:00:00Z")], NOW)
+    limit = None if max_items is None else ItemLimit(search.order, max_items, b",\n", None)
+    async with searcher.database.snapshot("test") as snapshot:
+        found = open_results(snapshot, search, limit)
+        await found.open()
+        assert not b"".join([page async for page in found.encode_pages()])
+    assert found.row_count == len(turns) == 60
