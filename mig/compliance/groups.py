@@ -185,17 +185,13 @@ class Groups:
             return
         names = self._grouping.names
         others = [name for name in names if name not in of_agents]
-        parts = (
-            {
-                tuple(
-                    value for name, value in zip(names, group.values, strict=True) if name in others
-                )
-                for group in groups
-            }
-            if others
-            else {()}
-        )
-        known = {group.values for group in groups}
+        places = [names.index(name) for name in others]
+        parts: set[GroupValues] = set() if others else {()}
+        known: set[GroupValues] = set()
+        for group in groups:
+            parts.add(tuple(group.values[place] for place in places))
+            known.add(group.values)
+            yield
         for part in parts:
             values = dict(zip(others, part, strict=True))
             for agent_values in asked:

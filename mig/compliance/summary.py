@@ -371,5 +371,7 @@ class Summarizer:
 
     def release(self) -> Iterator[None]:
         """Forget everything, in short steps: all at once would keep other requests waiting."""
+        if self._waiting is not None:
+            yield from self._waiting.release()
         yield from self._numbers.clear()
         yield from self.groups.release()

@@ -86,14 +86,20 @@ class WaitingVerdicts:
                 groups.totals.put(agent, code)
             if n % _RESOLVED_VERDICTS == 0:
                 yield
+        yield from self.release()
+
+    def release(self) -> Iterator[None]:
+        """Forget everything, in short steps."""
         self._take_bytes(-_VERDICT_BYTES * len(self._codes))
-        for column in columns:
+        for column in (self._checks, self._agents, self._places, self._groups, self._codes):
             del column[:]
         while self._states:
             self._states.pop().drop()
             yield
-        self._take_bytes(-sum(map(_measure_check, self._check_numbers)))
-        self._check_numbers.clear()
+        while self._check_numbers:
+            check, _ = self._check_numbers.popitem()
+            self._take_bytes(-_measure_check(check))
+            yield
 
     def _number_check(self, check: _CheckName) -> int:
         number = self._check_numbers.get(check)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
+from types import FrameType
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,9 +15,11 @@ from hypothesis import strategies as st
 from mig.compliance.agent_numbers import AgentNumbers
 from mig.compliance.asked_checks import list_asked_checks
 from mig.compliance.definition import read_modules
-from mig.compliance.grouping import Population
+from mig.compliance.grouping import Grouping, Population
+from mig.compliance.groups import Groups
 from mig.compliance.quota import SummaryQuota
 from mig.compliance.verdicts import CURRENT, FAIL, PASS, WorstVerdicts
+from mig.compliance.waiting import WaitingVerdicts
 from mig.errors import InvalidInputError, UnavailableError
 from mig.limits import Limits
 from tests.support.json_types import Json
@@ -65,6 +70,45 @@ def test_an_agent_has_one_number_and_a_place_among_its_like() -> None:
     assert [each.offset for each in found] == [CURRENT, CURRENT, 0, CURRENT, CURRENT]
     assert numbers.everybody.size == 4
     assert list(numbers.clear()) and sum(taken) == 0
+
+
+def test_no_step_at_the_end_of_a_summary_looks_at_all_groups() -> None:
+    taken: list[int] = []
+    everybody = Population(())
+    groups = Groups(Grouping(("os", "check")), everybody, 100_000, taken.append)
+    linux = Population(("linux",), size=1)
+    for n in range(20_000):
+        groups.find({"os": "linux", "check": str(n)}, linux).put(0, PASS)
+    lines = 0
+
+    def count_line(frame: FrameType, event: str, argument: object) -> Any:
+        nonlocal lines
+        lines += 1
+        return count_line
+
+    tracing = sys.gettrace()
+    sys.settrace(count_line)
+    try:
+        for _ in groups.finish({("linux",): 1}):
+            assert lines < 40_000
+            lines = 0
+    finally:
+        sys.settrace(tracing)
+    assert sum(1 for _ in groups.take_sorted(None)) == 20_001
+
+
+def test_verdicts_that_wait_are_forgotten_in_steps() -> None:
+    taken: list[int] = []
+    everybody = Population(())
+    waiting = WaitingVerdicts(everybody, taken.append)
+    agent = AgentNumbers(taken.append).number_agent("1", (), is_current=True, is_stored=True)
+    everybody.size = 1
+    taken.clear()
+    for n in range(1_000):
+        waiting.note_answers("a policy", [str(n)], agent)
+        waiting.add("a policy", f"not {n}", agent, None, PASS)
+    assert sum(taken) > 2_000_000
+    assert sum(1 for _ in waiting.release()) >= 2_000 and sum(taken) == 0
 
 
 @pytest.mark.parametrize(
