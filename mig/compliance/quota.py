@@ -46,6 +46,8 @@ class Quota:
         if share.taken > self.limit:
             raise InvalidInputError(self._advice, self._parameter)
         if self._by_client[client] > self.limit or self._by_client.total() > 2 * self.limit:
+            # it forgets in steps, during which no other report should be refused
+            share.stop_counting()
             raise UnavailableError(self._busy)
 
 
@@ -55,6 +57,7 @@ class QuotaShare:
     def __init__(self, quota: Quota, client: str) -> None:
         self._quota = quota
         self._client = client
+        self._is_counted = True
         self.taken = 0
 
     def take(self, amount: int) -> None:
@@ -63,7 +66,13 @@ class QuotaShare:
         :raises RequestError: as :meth:`Quota.take` does.
         """
         self.taken += amount
-        self._quota.take(self, self._client, amount)
+        if self._is_counted:
+            self._quota.take(self, self._client, amount)
+
+    def stop_counting(self) -> None:
+        """Give everything back at once, also what is forgotten later."""
+        self._quota.take(self, self._client, -self.taken)
+        self._is_counted = False
 
 
 class SummaryQuota(Quota):

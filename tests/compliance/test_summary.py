@@ -147,6 +147,9 @@ def test_a_client_leaves_room_for_the_summaries_of_others() -> None:
         first.take(60)
         with pytest.raises(UnavailableError, match="too many summaries run at once"):
             second.take(60)
+        first.take(40)  # the refused one does not count any more, also while it forgets
+        second.take(-10)
+        assert (first.taken, second.taken) == (100, 50)
         with quota.open_share("two") as other, pytest.raises(InvalidInputError, match="100 bytes"):
             other.take(101)
     with quota.open_share("one") as again:
