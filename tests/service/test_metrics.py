@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
+
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from twisted.internet.task import Clock
 
 from mig import __version__
+from mig.access.failures import FailureCounter
+from mig.errors import TooManyRequestsError
+from mig.limits import Limits
 from mig.service.metrics import GaugeSource, Metrics
+from mig.web.rates import RateLimiter
 from tests.support.request_events import make_request_ended
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -107,6 +115,19 @@ def test_waits_and_runs_are_counted() -> None:
     assert samples["migapi_gpg_seconds_count", ()] == 1
 
 
+def make_refusals() -> Iterator[str]:
+    """Return what clients are told who have sent too many wrong credentials, and requests."""
+    limits = Limits(failures_per_minute=1, burst=1)
+    failures = FailureCounter(Clock(), limits)
+    failures.record_failure("a", None)
+    requests = RateLimiter(Clock(), "address", limits)
+    requests.check("a")
+    for check in (partial(failures.check, "a", None), partial(requests.check, "a")):
+        with pytest.raises(TooManyRequestsError) as told:
+            check()
+        yield str(told.value)
+
+
 def test_refused_credentials_are_counted_by_reason() -> None:
     metrics = Metrics(Clock())
     for status, refusal in (
@@ -114,8 +135,7 @@ def test_refused_credentials_are_counted_by_reason() -> None:
         (401, "clock differs by 900 s"),
         (401, "the API key is not valid"),
         (401, "no credentials"),
-        (429, "20 requests of your address had wrong credentials"),
-        (429, "more than 200 requests at once"),
+        *((429, refusal) for refusal in make_refusals()),
         (403, "this request needs the permission search"),
     ):
         metrics.observe_request(make_request_ended(status=status, refusal=refusal))
