@@ -70,7 +70,7 @@ class ServerCertificate:
 
     @property
     def end(self) -> datetime:
-        """When clients stop to accept the certificate."""
+        """When clients stop accepting the certificate."""
         return self._loaded.end
 
     def reload(self) -> None:

@@ -188,7 +188,7 @@ class HangingSpool(Spool):
 async def test_a_spool_that_hangs_occupies_one_thread(
     database: TestDatabase, tmp_path: Path
 ) -> None:
-    """Whoever asks in the meantime is told so, instead of waiting in another thread."""
+    """Anyone who asks in the meantime is told so, and does not wait in another thread."""
     connected = Database(reactor, database.dsn)
     spool = HangingSpool(tmp_path)
     monitoring = Monitoring(reactor, connected, DatabaseHandoff(), spool, {}, Streams(Limits()))

@@ -152,7 +152,7 @@ def test_a_changed_limit_counts_at_once_for_clients_that_wait() -> None:
 
 
 def test_an_address_and_an_investigator_are_limited_each_on_its_own() -> None:
-    """All keys and tokens of an investigator count together, from whichever addresses."""
+    """All keys and tokens of an investigator count together, from all addresses."""
     limiter = RequestLimiter(Clock(), Limits(burst=2))
     other_key = Caller(name="Alice", permissions=ALL_PERMISSIONS, investigator_id=1, key_id=8)
     for client, caller in ((THERE, ALICE), (ELSEWHERE, other_key)):
