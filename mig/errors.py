@@ -158,6 +158,18 @@ class RequestTimeoutError(RequestError):
     status = HTTPStatus.REQUEST_TIMEOUT
 
 
+class UriTooLongError(RequestError):
+    """The first line of the request is too long."""
+
+    status = HTTPStatus.REQUEST_URI_TOO_LONG
+
+
+class HeadersTooLargeError(RequestError):
+    """The first line and the headers of the request are too long together."""
+
+    status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+
+
 class ConflictError(RequestError):
     """The requested object exists already, or must not exist twice.
 

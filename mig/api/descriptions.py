@@ -12,6 +12,7 @@ from mig.errors import (
     BodyTooLargeError,
     ExpectationFailedError,
     ForbiddenError,
+    HeadersTooLargeError,
     InvalidInputError,
     MigError,
     RequestTimeoutError,
@@ -19,6 +20,7 @@ from mig.errors import (
     UnauthorizedError,
     UnavailableError,
     UnsupportedMediaTypeError,
+    UriTooLongError,
 )
 from mig.formats import COLLECTION, FORMATS
 from mig.limits import Limits
@@ -32,8 +34,10 @@ _ERRORS: Final[ErrorTypes] = (
     InvalidInputError,
     RequestTimeoutError,
     BodyTooLargeError,
+    UriTooLongError,
     ExpectationFailedError,
     TooManyRequestsError,
+    HeadersTooLargeError,
     MigError,
     UnavailableError,
 )
@@ -132,6 +136,7 @@ def describe_statuses(limits: Limits) -> dict[HTTPStatus, str]:
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE: f"the body exceeds {action} with an action, {key} with"
         f" an investigator or an API key, {other} elsewhere; the message names the key that changes"
         " it",
+        HTTPStatus.REQUEST_URI_TOO_LONG: "the first line of the request exceeds 16 KiB",
         HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "the body is not urlencoded, multipart, JSON or"
         " Collection+JSON, is not UTF-8, or has a `Content-Encoding`",
         HTTPStatus.EXPECTATION_FAILED: "`Expect` is not `100-continue`",
@@ -141,6 +146,8 @@ def describe_statuses(limits: Limits) -> dict[HTTPStatus, str]:
         f" {limits.short_search_rows} results, summaries, and later pages of a report with"
         f" `latest=true`); or {limits.failures_per_minute} requests of the address had wrong"
         " credentials within a minute, and these are not known to be good; see `Retry-After`",
+        HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: "the first line and the headers exceed 16 KiB"
+        " together",
         HTTPStatus.INTERNAL_SERVER_ERROR: "a fault of the service; the log has it under the error's"
         " code",
         HTTPStatus.SERVICE_UNAVAILABLE: "the database is unreachable, busy or too slow, or too much"

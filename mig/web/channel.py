@@ -16,7 +16,13 @@ from twisted.python.failure import Failure
 from twisted.web import http
 from zope.interface import implementer
 
-from mig.errors import InvalidInputError, RequestTimeoutError, UnavailableError
+from mig.errors import (
+    HeadersTooLargeError,
+    InvalidInputError,
+    RequestTimeoutError,
+    UnavailableError,
+    UriTooLongError,
+)
 from mig.web.connections import Activity
 from mig.web.request import BaseChannel, Request
 from mig.web.send_queue import count_unread_bytes
@@ -147,9 +153,13 @@ class Channel(BaseChannel):
 
     def _refuse_late_request(self, reason: str) -> None:
         self._deadline = None
+        self._refuse_head(RequestTimeoutError(reason))
+
+    def _refuse_head(self, error: BaseException) -> None:
+        """Refuse a request that has not arrived as far as the end of its headers."""
         if not self.requests:  # Twisted creates the request when its first line is complete
             self.requests.append(Request(self))
-        self.refuse_and_close(RequestTimeoutError(reason))
+        self.refuse_and_close(error)
 
     def timeoutConnection(self) -> None:
         """Close a connection that is idle; a request that is being read has its own deadline."""
@@ -161,12 +171,30 @@ class Channel(BaseChannel):
 
     def lineReceived(self, line: bytes) -> None:
         """Take one line of the headers; refuse a folded header (RFC 9112, 5.2)."""
-        if line[:1] in (b" ", b"\t") and self.requests:
+        if self._receivedHeaderSize + len(line) > self.totalHeadersSize:
+            self.lineLengthExceeded(line)
+        elif line[:1] in (b" ", b"\t") and self.requests:
             self.refuse_and_close(
                 InvalidInputError("a header must not be folded over several lines", "headers")
             )
         else:
             super().lineReceived(line)
+
+    def lineLengthExceeded(self, line: bytes) -> None:
+        """Refuse a request whose first line or headers are too long."""
+        if self.requests:
+            self._refuse_head(
+                HeadersTooLargeError(
+                    "the first line and the headers of a request must have at most"
+                    f" {self.totalHeadersSize} bytes together"
+                )
+            )
+        else:
+            self._refuse_head(
+                UriTooLongError(
+                    f"the first line of a request must have at most {self.totalHeadersSize} bytes"
+                )
+            )
 
     def allHeadersReceived(self) -> None:
         """Ask the gate about the request whose headers are complete."""

@@ -40,7 +40,10 @@ PAGE_HEADERS: Final[Mapping[bytes, bytes]] = {
     ),
 }
 
-_OTHER_PHRASES: Final[Mapping[int, bytes]] = {429: b"Too Many Requests"}
+_OTHER_PHRASES: Final[Mapping[int, bytes]] = {
+    429: b"Too Many Requests",
+    431: b"Request Header Fields Too Large",
+}
 """The reason phrases of statuses that Twisted does not know."""
 
 _operations = Random()  # noqa: S311 - the ids name requests and keep no secret
