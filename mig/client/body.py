@@ -113,8 +113,9 @@ class Response:
 
     def get_header(self, name: str) -> str:
         """Return the value of a header, or an empty text."""
-        values: Sequence[str] = self._headers.getRawHeaders(name) or [""]
-        return values[-1]
+        # as bytes: Twisted would fail where a server has sent something else than UTF-8
+        values: Sequence[bytes] = self._headers.getRawHeaders(name.encode()) or [b""]
+        return values[-1].decode("latin-1")
 
     @property
     def media_type(self) -> str:

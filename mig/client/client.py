@@ -18,9 +18,7 @@ from twisted.web.iweb import IAgent
 from mig.client.administration import Administration
 from mig.client.credentials import TextSigner, check_transport, make_credentials
 from mig.client.documents import read_document, read_record
-from mig.client.errors import (
-    WaitTimeoutError,
-)
+from mig.client.errors import InvalidResponseError, WaitTimeoutError
 from mig.client.filters import Filters, Noun, build_query, drop_report_filters
 from mig.client.pages import (
     convert,
@@ -375,7 +373,11 @@ class MIGClient(Administration):
     ) -> float:
         if timeout_seconds is not None:
             return start + timeout_seconds - self._reactor.seconds()
-        end = datetime.fromisoformat(action.expireafter).timestamp()
+        try:
+            end = datetime.fromisoformat(action.expireafter).timestamp()
+        except (ValueError, OverflowError):
+            message = f"expireafter of the action is not a date: {action.expireafter!r}"
+            raise InvalidResponseError(message) from None
         return end + _SECONDS_AFTER_EXPIRY - self._wall_clock()
 
     async def _get_record(

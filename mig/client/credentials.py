@@ -9,6 +9,8 @@ from ipaddress import ip_address
 from typing import Final, Protocol
 from urllib.parse import urlsplit
 
+from twisted.internet.defer import DeferredLock
+
 from mig.client.errors import InsecureURLError
 
 TOKEN_SECONDS: Final = 480.0
@@ -64,9 +66,19 @@ class TokenCredentials:
         self._wall_clock = wall_clock
         self._token = ""
         self._made_at = 0.0
+        # requests at once share one signature: gpg may ask a person for each
+        self._signing = DeferredLock()
 
     async def make_headers(self) -> dict[str, str]:
         """Return the header with a token."""
+        await self._signing.acquire()
+        try:
+            await self._renew_token()
+        finally:
+            self._signing.release()
+        return {"X-PGPAUTHORIZATION": self._token}
+
+    async def _renew_token(self) -> None:
         now = self._wall_clock()
         # also after a step of the clock back, by which the token would be in the future
         if not self._token or not 0 <= now - self._made_at < TOKEN_SECONDS:
@@ -75,7 +87,6 @@ class TokenCredentials:
             signature = await self._signer.sign(f"{text}\n".encode())
             self._token = f"{text};{signature}"
             self._made_at = now
-        return {"X-PGPAUTHORIZATION": self._token}
 
     def forget(self) -> None:
         """Make a new token for the next request."""

@@ -31,7 +31,7 @@ def convert(value: JsonValue, type_: type[AnyType]) -> AnyType:
     """
     try:
         return msgspec.convert(value, type_)
-    except msgspec.ValidationError as reason:
+    except (msgspec.ValidationError, UnicodeError) as reason:  # a lone surrogate is no text
         raise InvalidResponseError(f"the answer cannot be read: {reason}") from None
 
 
@@ -61,15 +61,37 @@ def list_data(items: Sequence[JsonValue]) -> Iterator[tuple[str, JsonValue]]:
     try:
         for item in items:
             for data in item["data"] or ():
-                yield data["name"], data["value"]
+                yield str(data["name"]), data["value"]
     except (KeyError, TypeError):
         raise InvalidResponseError("an item of the answer has no data") from None
 
 
+class _Link(msgspec.Struct):
+    href: str
+    rel: str = ""
+
+
+class _SearchParameters(msgspec.Struct):
+    limit: int | None = None
+
+
+def check_next(following: str | None, last: str | None) -> str | None:
+    """Return the URL of the next page, unless it is that of the page that links to it.
+
+    :raises InvalidResponseError: when it is: such a search would never end.
+    """
+    if following is not None and following == last:
+        raise InvalidResponseError("a page of the answer links to itself as the next one")
+    return following
+
+
 def find_next(members: Mapping[str, JsonValue]) -> str | None:
-    """Return the URL of the next page, from the members of a document other than its items."""
-    links = members.get("links") or ()
-    return next((str(link["href"]) for link in links if link.get("rel") == "next"), None)
+    """Return the URL of the next page, from the members of a document other than its items.
+
+    :raises InvalidResponseError: when the links cannot be read.
+    """
+    links = convert(members.get("links") or [], list[_Link])
+    return next((link.href for link in links if link.rel == "next"), None)
 
 
 class CollectionPage(Generic[RecordType]):
@@ -130,7 +152,7 @@ class CollectionPage(Generic[RecordType]):
             elif name == UnreadableRecord.noun:
                 self._unreadable.append(convert(value, UnreadableRecord))
             elif name == SearchParameters.noun:
-                self._limit = value.get("limit")
+                self._limit = convert(value, _SearchParameters).limit
         self._count += len(records)
         return records
 

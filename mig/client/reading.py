@@ -112,7 +112,7 @@ class NdjsonReader(Generic[RecordType]):
                 return self._decode_marked_lines(block)
             self._add_to_seal(block)
             return self._decoder.decode_lines(block)
-        except msgspec.MsgspecError as reason:
+        except (msgspec.MsgspecError, RecursionError) as reason:
             raise InvalidResponseError(f"a record cannot be read: {reason}") from None
 
     def _decode_marked_lines(self, block: bytes) -> list[RecordType]:

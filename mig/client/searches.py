@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 from mig.client.body import Response
 from mig.client.documents import COLLECTION_JSON, check_media_type
 from mig.client.errors import NotFoundError, RequestError
-from mig.client.pages import CollectionPage, UnreadableRecords
+from mig.client.pages import CollectionPage, UnreadableRecords, check_next
 from mig.client.reading import NdjsonReader
 from mig.client.records import Record
 from mig.client.session import Session
@@ -44,6 +44,7 @@ class Searches:
         :param has_limit: whether further pages would exceed a limit of the caller.
         """
         unreadable = UnreadableRecords()
+        following: str | None = None
         response = await self._start_search(query)
         while response:
             page: NdjsonReader[RecordType] | CollectionPage[RecordType]
@@ -60,7 +61,7 @@ class Searches:
             if records := page.close():
                 yield records
             unreadable.add(page.take_unreadable())
-            following = None if has_limit else page.following
+            following = None if has_limit else check_next(page.following, following)
             response = await self._session.get_page(urls.SEARCH, following) if following else None
         unreadable.check()
 
@@ -94,4 +95,4 @@ class Searches:
             raise
         response.abort()
         total = response.get_header(_TOTAL)
-        return int(total) if total.isdigit() else None
+        return int(total) if total.isdecimal() else None

@@ -15,7 +15,12 @@ from service_identity import VerificationError
 from treq.client import HTTPClient
 from twisted.internet import defer
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.error import ConnectError, ConnectionClosed, DNSLookupError
+from twisted.internet.error import (
+    ConnectError,
+    ConnectingCancelledError,
+    ConnectionClosed,
+    DNSLookupError,
+)
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
@@ -49,8 +54,8 @@ _REFUSED: Final = 429  # nothing was done, so any request may be sent again
 _UNAUTHORIZED: Final = 401
 _MEDIA_TYPES: Final = "application/vnd.collection+json, application/json;q=0.9"
 # treq would decode what has this header, and its decoder does not notice that a stream was cut
-_CONTENT_ENCODING: Final = "Content-Encoding"
-_KEPT_ENCODING: Final = "X-Kept-Content-Encoding"
+_CONTENT_ENCODING: Final = b"Content-Encoding"
+_KEPT_ENCODING: Final = b"X-Kept-Content-Encoding"
 
 File: TypeAlias = tuple[str, str, bytes]
 """A file of a form: its name, its media type, and its content."""
@@ -95,7 +100,12 @@ class Session:
         :raises MIGClientError: as :meth:`get` does.
         """
         # only its query: credentials go to no other host, and the public URL may be another one
-        return await self.get(f"{path}?{urlsplit(url).query}")
+        try:
+            query = urlsplit(url).query
+        except ValueError as reason:
+            message = f"the link to the next page is not a URL: {reason}"
+            raise InvalidResponseError(message) from None
+        return await self.get(f"{path}?{query}")
 
     async def post(
         self,
@@ -179,6 +189,8 @@ class Session:
         except (ConnectError, DNSLookupError) as reason:
             message = f"no connection to {self._base}: {reason}".rstrip(".")
             raise _NotSentError(message) from reason
+        except ConnectingCancelledError as reason:
+            raise CancelledError from reason
         except SchemeNotSupported as reason:
             raise ConnectionFailedError(str(reason), is_temporary=False) from reason
         except Exception as reason:
@@ -189,8 +201,9 @@ class Session:
             if any(failure.check(CancelledError) for failure in failures):
                 raise CancelledError from reason  # by who has asked: it is not sent again
             raise _describe_failures(self._base, failures) from reason
-        encoding = answer.headers.getRawHeaders(_KEPT_ENCODING) or [""]
-        return Response(answer, encoding[-1].lower(), self._reactor, self._stall_seconds)
+        kept = answer.headers.getRawHeaders(_KEPT_ENCODING) or [b""]
+        encoding = kept[-1].decode("latin-1").lower()
+        return Response(answer, encoding, self._reactor, self._stall_seconds)
 
     def _parse_url(self, url: str) -> EncodedURL:
         try:
@@ -204,11 +217,11 @@ class Session:
     def _read_retry_after(self, response: Response) -> float:
         """Return the seconds in the header Retry-After, which may also be a date."""
         text = response.get_header("retry-after").strip()
-        if text.isdigit():
+        if text.isdecimal():
             return float(text)
         try:
             return max(0.0, parsedate_to_datetime(text).timestamp() - self._wall_clock())
-        except ValueError:
+        except (ValueError, OverflowError):
             return 0.0
 
 
@@ -285,6 +298,6 @@ class _EncodingKeeper:
 
 def _keep_encoding(response: IResponse) -> IResponse:
     headers = response.headers
-    headers.setRawHeaders(_KEPT_ENCODING, headers.getRawHeaders(_CONTENT_ENCODING) or [""])
+    headers.setRawHeaders(_KEPT_ENCODING, headers.getRawHeaders(_CONTENT_ENCODING) or [b""])
     headers.removeHeader(_CONTENT_ENCODING)
     return response

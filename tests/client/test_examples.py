@@ -64,6 +64,8 @@ async def test_an_example_of_the_page_runs(database: TestDatabase, keys: Keys, n
 
 
 BLOCKING = """
+from threading import Thread
+
 from mig.client import NotFoundError
 from mig.client.blocking import MIGClient
 from mig.client.signer import Action
@@ -86,6 +88,15 @@ with MIGClient("URL") as client:
     investigator = client.create_investigator("a program", "", {"search": True})
     assert client.update_investigator(investigator.id, status="disabled").status == "disabled"
     assert client.investigator(investigator.id).status == "disabled"
+    counts = []
+    def count_items():
+        counts.append(len(list(client.compliance_items(after="-36000d"))))
+    threads = [Thread(target=count_items) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(counts) == 2 and counts[0] == counts[1] > 0, counts
     try:
         client.action(4096)
     except NotFoundError as reason:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
+from inspect import getmembers, signature
+from pathlib import Path
+from types import ModuleType
 
 import msgspec
 import pytest
 
-from mig.client import records
+import mig.client
+from mig.client import blocking, records, signer
 from mig.client.filters import Filters, build_query, describe_filters
 from mig.compliance.definition import build_target
 from mig.model.action import Action
@@ -17,6 +23,8 @@ from mig.model.command import Command
 from mig.model.compliance import ComplianceItem, ComplianceSummary
 from mig.model.investigator import Investigator
 from mig.search.parameters import DOCUMENT_PARAMETERS, PARAMETERS
+
+PAGE = (Path(__file__).parents[2] / "docs" / "client.md").read_text()
 
 
 def list_names(record: type[msgspec.Struct]) -> list[str]:
@@ -28,6 +36,40 @@ def list_names(record: type[msgspec.Struct]) -> list[str]:
 )
 def test_records_have_the_members_of_the_documents(model: type[msgspec.Struct]) -> None:
     assert sorted(list_names(getattr(records, model.__name__))) == sorted(list_names(model))
+
+
+@pytest.mark.parametrize("module", [mig.client, signer])
+def test_every_public_name_is_on_the_page(module: ModuleType) -> None:
+    names = getattr(module, "__all__", None) or [
+        name
+        for name, value in vars(module).items()
+        if getattr(value, "__module__", "") == module.__name__ and not name.startswith("_")
+    ]
+    for name in names:
+        offered = getattr(module, name)
+        assert re.search(rf"\b{name}\b", PAGE), name
+        assert offered.__doc__, name
+    methods = {**list_methods(signer.Action), **list_methods(signer.Signer)}
+    for name in [*list_methods(mig.client.MIGClient), *methods]:
+        assert re.search(rf"\b{name}\b", PAGE), name
+
+
+def test_both_clients_have_the_same_methods() -> None:
+    methods = list_methods(mig.client.MIGClient)
+    plain = list_methods(blocking.MIGClient)
+    assert {name for name in methods if not name.endswith("_batches")} == set(plain)
+    for name, method in plain.items():
+        assert method.__doc__, name
+        parameters, own = (
+            [(each.name, each.kind, each.default) for each in signature(one).parameters.values()]
+            for one in (methods[name], method)
+        )
+        assert parameters == own, name
+
+
+def list_methods(offered: type) -> dict[str, Callable[..., object]]:
+    found = getmembers(offered, callable)
+    return {name: method for name, method in found if not name.startswith("_")}
 
 
 def test_filters_are_the_parameters_of_a_search() -> None:

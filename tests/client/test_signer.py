@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import pytest
 import pytest_twisted
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.web.client import Agent as HTTPAgent
 
 from mig.client import MIGClient, RequestError, UnauthorizedError, WaitTimeoutError
@@ -169,6 +170,18 @@ async def test_tokens_are_made_once_and_again_when_refused(
             assert signer.count == 3
     finally:
         await api.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_requests_at_once_share_one_token(keys: Keys) -> None:
+    signer = CountingSigner(keys)
+    credentials = TokenCredentials(signer, lambda: NOW)
+    waiting = [Deferred.fromCoroutine(credentials.make_headers()) for _ in range(10)]
+    waiting[0].addErrback(lambda _: None)
+    waiting[0].cancel()  # who gives up does not stop the others
+    made = await gatherResults(waiting[1:])
+    assert len({headers["X-PGPAUTHORIZATION"] for headers in made}) == 1
+    assert signer.count <= 2
 
 
 class CountingSigner:

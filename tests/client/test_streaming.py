@@ -9,7 +9,7 @@ import pytest_twisted
 from twisted.internet import ssl
 from twisted.internet.defer import CancelledError, Deferred, fail, gatherResults
 from twisted.internet.endpoints import SSL4ServerEndpoint
-from twisted.internet.error import ConnectionLost
+from twisted.internet.error import ConnectingCancelledError, ConnectionLost
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
@@ -91,6 +91,24 @@ async def test_a_request_that_is_cancelled_is_not_sent_again() -> None:
         assert len(requests) == 1
     finally:
         await stop_listening(port)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_connection_that_is_cancelled_is_not_another_error() -> None:
+    class ConnectingAgent(SilentAgent):
+        def request(
+            self,
+            method: bytes,
+            uri: bytes,
+            headers: Headers | None = None,
+            bodyProducer: IBodyProducer | None = None,
+        ) -> Deferred[IResponse]:
+            return Deferred(lambda waiting: waiting.errback(ConnectingCancelledError(None)))
+
+    asked = Deferred.fromCoroutine(MIGClient("http://a", agent=ConnectingAgent()).action(1))
+    asked.cancel()
+    with pytest.raises(CancelledError):
+        await asked
 
 
 @pytest_twisted.ensureDeferred
