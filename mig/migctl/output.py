@@ -16,8 +16,9 @@ import msgspec
 
 from mig.migctl.columns import COLUMNS, Column
 from mig.migctl.exits import UsageError
+from mig.migctl.terminal import escape_json
 from mig.model.fields import list_fields
-from mig.values import FORMULA_STARTS
+from mig.values import FORMULA_STARTS, escape_unprintable
 
 if TYPE_CHECKING:
     from mig.client.records import Record
@@ -25,7 +26,10 @@ if TYPE_CHECKING:
 CsvFields: TypeAlias = Mapping[str, Callable[[Any], object]]
 """By name, a function that reads the value of a column from a record."""
 
-_encoder = msgspec.json.Encoder()
+Encode: TypeAlias = Callable[[Any], bytes]
+"""A function that returns the JSON of a record."""
+
+_encode = msgspec.json.Encoder().encode
 
 
 class Writer(Protocol):
@@ -69,13 +73,16 @@ def open_output(
     """
 
     def make_writer(stream: IO[bytes]) -> Writer:
+        is_terminal = stream.isatty()
+        encode = _encode_visibly if is_terminal else _encode
         if format_name == "json":
-            return JsonWriter(stream)
+            return JsonWriter(stream, encode)
         if format_name == "ndjson":
-            return NdjsonWriter(stream)
+            return NdjsonWriter(stream, encode)
         if format_name == "csv":
-            return CsvWriter(stream, make_csv_fields())
-        if stream.isatty():
+            escape = escape_unprintable if is_terminal else str
+            return CsvWriter(stream, make_csv_fields(), escape)
+        if is_terminal:
             from mig.migctl.table import TableWriter
 
             return TableWriter(columns)
@@ -130,15 +137,21 @@ def _find_mode(path: Path) -> int:
     return 0o666 & ~mask
 
 
+def _encode_visibly(record: Any) -> bytes:
+    """Return the JSON of a record, without anything that controls a terminal."""
+    return escape_json(_encode(record).decode()).encode()
+
+
 class NdjsonWriter:
     """A record of JSON on each line."""
 
-    def __init__(self, stream: IO[bytes]) -> None:
+    def __init__(self, stream: IO[bytes], encode: Encode) -> None:
         self._stream = stream
+        self._encode = encode
 
     def write(self, record: Record) -> None:
         """Write a line."""
-        self._stream.write(_encoder.encode(record) + b"\n")
+        self._stream.write(self._encode(record) + b"\n")
 
     def close(self) -> None:
         """Write nothing: each line is whole."""
@@ -147,13 +160,14 @@ class NdjsonWriter:
 class JsonWriter:
     """An array of all records, each on a line."""
 
-    def __init__(self, stream: IO[bytes]) -> None:
+    def __init__(self, stream: IO[bytes], encode: Encode) -> None:
         self._stream = stream
+        self._encode = encode
         self._before = b"[\n"
 
     def write(self, record: Record) -> None:
         """Write a member of the array."""
-        self._stream.write(self._before + _encoder.encode(record))
+        self._stream.write(self._before + self._encode(record))
         self._before = b",\n"
 
     def close(self) -> None:
@@ -165,10 +179,15 @@ class CsvWriter:
     """The same table as the service's own CSV: a column for each field.
 
     A text that a spreadsheet would run as a formula begins with an apostrophe.
+
+    :param escape: what a cell becomes before it is written.
     """
 
-    def __init__(self, stream: IO[bytes], fields: CsvFields) -> None:
+    def __init__(
+        self, stream: IO[bytes], fields: CsvFields, escape: Callable[[str], str]
+    ) -> None:
         self._stream = stream
+        self._escape = escape
         self._readers = list(fields.values())
         self._buffer = io.StringIO()
         self._csv = csv.writer(self._buffer)
@@ -176,7 +195,7 @@ class CsvWriter:
 
     def write(self, record: Record) -> None:
         """Write a row."""
-        self._write_row([_format_cell(read(record)) for read in self._readers])
+        self._write_row([self._escape(_format_cell(read(record))) for read in self._readers])
 
     def close(self) -> None:
         """Write nothing: each row is whole."""

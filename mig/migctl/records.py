@@ -11,6 +11,7 @@ import click
 import msgspec
 
 from mig.migctl.columns import format_moment
+from mig.migctl.terminal import escape_json
 from mig.values import escape_unprintable
 
 if TYPE_CHECKING:
@@ -22,7 +23,8 @@ _INDENT: Final = "    "
 def print_record(record: Record, format_name: str) -> None:
     """Print a record as ``text`` or as ``json``."""
     if format_name == "json":
-        click.echo(msgspec.json.format(msgspec.json.encode(record), indent=2))
+        text = msgspec.json.format(msgspec.json.encode(record), indent=2).decode()
+        click.echo(escape_json(text) if sys.stdout.isatty() else text)
         return
     print_fields(_list_fields(record))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from typing import TYPE_CHECKING, Final
 
@@ -41,6 +42,14 @@ def print_notice(text: str, hint: str = "") -> None:
     click.echo(f"migctl: {escape_unprintable(text)}", err=True)
     if hint:
         click.echo(f"hint: {escape_unprintable(hint)}", err=True)
+
+
+def escape_json(text: str) -> str:
+    """Return the same JSON, with an escape for each character that is not visible."""
+    if text.isprintable():
+        return text
+    # between the tokens there are only spaces and line feeds
+    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
 
 
 def is_interactive() -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pexpect
 import pyte
+import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory, Protocol
@@ -103,6 +104,36 @@ async def test_a_table_fits_the_terminal_and_has_colour(service: TestDatabase) -
         assert [row.split()[0] for row in rows] == ["1", "2", "3"]
         assert "longlong" in rows[1] and "…" in rows[1]
         assert has_colour(terminal.received)
+
+    await deferToThread(run)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("search", "agents"),
+        ("search", "agents", "--format", "csv"),
+        ("search", "agents", "--format", "json"),
+        ("search", "agents", "--format", "ndjson"),
+        ("agent", "show", "1"),
+        ("agent", "show", "1", "--format", "json"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_a_name_does_not_control_the_terminal(
+    service: TestDatabase, command: tuple[str, ...]
+) -> None:
+    """Not by escape sequences, the control characters of C1, or the direction of text."""
+    hostile = "\x1b]0;title\x07\x9b31m\u202e"
+    service.execute("update agents set name = %s || '\U0001f600' where id = 1", [hostile])
+
+    def run() -> None:
+        terminal = Terminal(*command, columns=200)
+        status, _ = terminal.wait_for_end()
+        text = re.sub(r"\x1b\[[0-9;]*m", "", terminal.received.decode())
+        assert status == 0
+        assert "title" in text and "\U0001f600" in text and terminal.screen.title == ""
+        assert {c for c in text if not c.isprintable()} == {"\r", "\n"}
 
     await deferToThread(run)
 
