@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -20,6 +21,15 @@ if TYPE_CHECKING:
 
 Output: TypeAlias = tuple[str, Path | None]
 """The name of a format, and the file, or none for standard output."""
+
+
+def _parse_percent(
+    _context: click.Context, _option: click.Parameter, percent: float | None
+) -> float | None:
+    # no rate is below it, so each gate would open
+    if percent is not None and isnan(percent):
+        raise click.BadParameter("it must be a number from 0 to 100, not 'nan'.")
+    return percent
 
 
 @click.command("compliance")
@@ -44,6 +54,7 @@ Output: TypeAlias = tuple[str, Path | None]
     "--fail-under",
     metavar="PERCENT",
     type=click.FloatRange(0, 100),
+    callback=_parse_percent,
     help="Exit with 1 when fewer of the agents in scope comply. Unknown and not asked counts as"
     " not compliant.",
 )

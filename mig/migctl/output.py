@@ -183,9 +183,7 @@ class CsvWriter:
     :param escape: what a cell becomes before it is written.
     """
 
-    def __init__(
-        self, stream: IO[bytes], fields: CsvFields, escape: Callable[[str], str]
-    ) -> None:
+    def __init__(self, stream: IO[bytes], fields: CsvFields, escape: Callable[[str], str]) -> None:
         self._stream = stream
         self._escape = escape
         self._readers = list(fields.values())

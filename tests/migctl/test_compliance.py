@@ -108,6 +108,7 @@ async def test_a_summary_counts_the_agents_in_scope(service: TestDatabase, tmp_p
         (["--agentname", "web%", "--fail-under", "50"], 1, "1 of 3 agents"),
         (["--agentname", "none", "--fail-under", "0"], 1, "no agent is in scope\n"),
         (["--fail-under", "101"], 2, "--fail-under"),
+        (["--fail-under", "nan"], 2, "--fail-under"),
         (["--groupby", "check"], 2, "--groupby and --maxage are for --summary"),
         (["--summary", "--groupby", "moon"], 3, "groupby"),
     ],
