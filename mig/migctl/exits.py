@@ -68,6 +68,9 @@ def describe_error(error: Exception) -> Ending | None:
         return Ending(error.status, str(error), error.hint)
     if isinstance(error, OSError):
         return Ending(ExitStatus.FAILED, str(error))
+    if isinstance(error, UnicodeDecodeError):
+        hint = "a key must be armored: gpg --armor --export"
+        return Ending(ExitStatus.FAILED, f"the file is not text: {error}", hint)
     return _describe_client_error(error)
 
 
@@ -94,7 +97,7 @@ def _describe_client_error(error: Exception) -> Ending | None:
     if isinstance(error, errors.ConnectionFailedError):
         return Ending(ExitStatus.UNREACHABLE, message, "is the URL right, and the service running?")
     if isinstance(error, errors.IncompleteResponseError):
-        hint = "what was printed is not everything: run it again"
+        hint = "what arrived is not everything: run it again"
         return Ending(ExitStatus.UNREACHABLE, message, hint)
     if isinstance(error, errors.InvalidResponseError):
         return Ending(ExitStatus.UNREACHABLE, message)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from typing import Final, NoReturn
+from io import TextIOWrapper
+from pathlib import Path
+from typing import Final, Literal, NoReturn, TextIO
 
 import click
 
@@ -58,6 +60,7 @@ def run() -> NoReturn:
     """Run the command of the process's arguments, and end the process."""
     # as Ctrl-C does: a bar is taken away, and an unfinished file deleted
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    _open_streams()
     try:
         status = call(sys.argv[1:])
         sys.stdout.flush()
@@ -66,6 +69,20 @@ def run() -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = ExitStatus.FAILED
     sys.exit(status)
+
+
+def _open_streams() -> None:
+    """Replace standard streams that are closed, and print what their encoding does not have."""
+    # in this order, since each gets the lowest number that is free
+    sys.stdin = sys.stdin or _open_nothing("r")
+    sys.stdout = sys.stdout or _open_nothing("w")
+    sys.stderr = sys.stderr or _open_nothing("w")
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as standard error always does
+
+
+def _open_nothing(mode: Literal["r", "w"]) -> TextIO:
+    return Path(os.devnull).open(mode)
 
 
 def call(arguments: list[str]) -> ExitStatus:

@@ -26,8 +26,10 @@ def open_client(configuration: Configuration) -> MIGClient:
         hint = f"give --url, set {URL_VARIABLE}, or run `migctl config init`"
         raise UsageError("which service? There is no URL", hint)
     if not _is_url(configuration.url):
-        example = "for example https://mig.example.com/api/v1"
-        raise UsageError(f"the URL of the service must begin with https:// or http://, {example}")
+        hint = "for example https://mig.example.com/api/v1"
+        raise UsageError(
+            f"{configuration.url!r} is not a URL that begins with https:// or http://", hint
+        )
     from mig.client.blocking import MIGClient
 
     credentials: str | Signer | None = configuration.apikey
@@ -49,9 +51,11 @@ def _print_retry(reason: MIGClientError, seconds: float) -> None:
 def _is_url(text: str) -> bool:
     try:
         parts = urlsplit(text)
+        _ = parts.port
     except ValueError:
         return False
-    return parts.scheme in ("http", "https") and bool(parts.hostname)
+    has_space = any(character.isspace() for character in text)
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and not has_space
 
 
 def open_signer(configuration: Configuration) -> Signer:

@@ -68,7 +68,12 @@ async def test_an_error_of_the_service_has_a_status_and_a_line(
         (["search", "agents", "--actionid", "0"], "it must be a whole number from 1 to 184467"),
         (["search", "agents", "--url", "http://mig.example.com/api/v1"], "only over TLS"),
         (["agent", "show", "-5"], "No such option"),
-        (["status", "--url", "mig.example.com"], "the URL of the service must begin with https://"),
+        (["status", "--url", "mig.example.com"], "hint: for example https://mig.example.com/api"),
+        (["status", "--url", "http://mig:99999/"], "is not a URL that begins with https://"),
+        (
+            ["status", "--url", "http://a b/"],
+            "'http://a b/' is not a URL that begins with https://",
+        ),
     ],
 )
 @pytest_twisted.ensureDeferred
@@ -125,15 +130,62 @@ async def test_records_that_cannot_be_read_are_reported_at_the_end(service: Test
     assert "1 of the records found cannot be read" in ended.errors
 
 
+async def run_process(*program: str) -> subprocess.CompletedProcess[str]:
+    """Run a program while the reactor serves the API."""
+    done: subprocess.CompletedProcess[str] = await deferToThread(
+        subprocess.run, program, capture_output=True, text=True, timeout=60
+    )
+    return done
+
+
 @pytest_twisted.ensureDeferred
 async def test_a_reader_that_leaves_is_not_reported(service: TestDatabase) -> None:
     command = f"{' '.join(MIGCTL)} search agents | true; echo ${{PIPESTATUS[0]}}"
-
-    def run() -> subprocess.CompletedProcess[str]:
-        return subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
-
-    done = await deferToThread(run)
+    done = await run_process("bash", "-c", command)
     assert (done.stdout, done.stderr) == (f"{ExitStatus.FAILED}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("redirection", "status"),
+    [("<&-", 0), (">&-", 0), ("2>&-", 0), (">/dev/full", 1), ("<&- >&- 2>&-", 0)],
+)
+@pytest_twisted.ensureDeferred
+async def test_closed_and_full_streams_are_no_surprise(
+    service: TestDatabase, redirection: str, status: int
+) -> None:
+    for command in ("status", "search agents"):
+        line = f"{' '.join(MIGCTL)} {command} {redirection}"
+        done = await run_process("bash", "-c", line)
+        assert (done.returncode, "Traceback" in done.stderr) == (status, False), done.stderr
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_file_that_is_not_text_is_named_as_such(
+    service: TestDatabase, tmp_path: Path
+) -> None:
+    file = tmp_path / "key.gpg"
+    file.write_bytes(b"\x99\x01")
+    for command in (("investigator", "add", "Alice"), ("action", "check")):
+        ended = await run_migctl(*command, str(file))
+        assert ended.status == ExitStatus.FAILED
+        assert ended.errors.startswith("migctl: the file is not text: ")
+
+
+def test_an_interrupt_while_modules_are_imported_has_no_traceback() -> None:
+    text = """
+import sys
+class Interrupt:
+    def find_spec(self, name, path, target=None):
+        if name == sys.argv[1]:
+            raise KeyboardInterrupt
+from mig.migctl import main
+sys.meta_path.insert(0, Interrupt())
+main()
+"""
+    for module in ("mig.migctl.exits", "mig.migctl.options", "click.types"):
+        program = [sys.executable, "-P", "-c", text, module]
+        done = subprocess.run(program, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (ExitStatus.INTERRUPTED, "")
 
 
 @pytest.mark.parametrize("package", ["click", "rich", "treq"])
@@ -152,11 +204,7 @@ async def test_a_pipe_does_not_import_rich(service: TestDatabase) -> None:
         "print('rich' in sys.modules)"
     )
 
-    def run() -> subprocess.CompletedProcess[str]:
-        program = [sys.executable, "-P", "-c", text]
-        return subprocess.run(program, capture_output=True, text=True, timeout=60)
-
-    done = await deferToThread(run)
+    done = await run_process(sys.executable, "-P", "-c", text)
     assert done.stdout.splitlines()[-1] == "False", done.stderr
 
 

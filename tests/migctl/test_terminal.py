@@ -108,6 +108,16 @@ async def test_a_table_fits_the_terminal_and_has_colour(service: TestDatabase) -
     await deferToThread(run)
 
 
+@pytest_twisted.ensureDeferred
+async def test_a_name_is_printed_in_any_encoding(
+    service: TestDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.execute("update agents set name = 'Jörg' where id = 2")
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    status, text = await deferToThread(lambda: Terminal("search", "agents").wait_for_end())
+    assert (status, r"J\xf6rg" in text) == (0, True), text
+
+
 @pytest.mark.parametrize(
     "command",
     [
