@@ -9,18 +9,24 @@ import sys
 from importlib.util import find_spec
 from typing import Final
 
-from mig.migctl.exits import ExitStatus
-
 _PACKAGES: Final = ("click", "rich", "treq")
 """Packages of the extra ``client`` without which no command works."""
 
 
 def main() -> None:
     """Run the command line, and end the process with its status."""
-    missing = [name for name in _PACKAGES if find_spec(name) is None]
-    if missing:
-        sys.stderr.write(f"migctl needs {' and '.join(missing)}: pip install 'mig-api[client]'\n")
-        raise SystemExit(ExitStatus.USAGE)
-    from mig.migctl.program import run
+    try:
+        # imports, too, may be interrupted
+        from mig.migctl.exits import ExitStatus
+        from mig.startup import pause_collector
 
-    run()
+        missing = [name for name in _PACKAGES if find_spec(name) is None]
+        if missing:
+            packages = " and ".join(missing)
+            sys.stderr.write(f"migctl needs {packages}: pip install 'mig-api[client]'\n")
+            raise SystemExit(ExitStatus.USAGE)
+        with pause_collector():
+            from mig.migctl.program import run
+        run()
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None  # ExitStatus may not be there

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from mig.migctl.configuration import URL_VARIABLE, Configuration
 from mig.migctl.exits import UsageError
 from mig.migctl.terminal import print_notice
+from mig.startup import pause_collector
 
 if TYPE_CHECKING:
     from mig.client.blocking import MIGClient
@@ -30,7 +31,8 @@ def open_client(configuration: Configuration) -> MIGClient:
         raise UsageError(
             f"{configuration.url!r} is not a URL that begins with https:// or http://", hint
         )
-    from mig.client.blocking import MIGClient
+    with pause_collector():
+        from mig.client.blocking import MIGClient
 
     credentials: str | Signer | None = configuration.apikey
     if credentials is None and configuration.keyid:
