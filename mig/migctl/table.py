@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from rich.cells import cell_len
@@ -49,24 +49,38 @@ class TableWriter:
             ]
         table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), show_header=is_first)
         widths = fit_widths(self._widths, self._columns, self._console.width)
-        for column, width in zip(self._columns, widths, strict=True):
+        for number, width in widths.items():
+            title = self._columns[number].title
             table.add_column(
-                column.title, width=width, no_wrap=True, overflow="ellipsis", header_style="bold"
+                title, width=width, no_wrap=True, overflow="ellipsis", header_style="bold"
             )
         for row in self._rows:
-            table.add_row(*(Text(text, STYLES.get(text, "")) for text in row))
+            cells = [row[number] for number in widths]
+            table.add_row(*(Text(text, STYLES.get(text, "")) for text in cells))
         if self._rows or is_first:
             self._console.print(table, crop=False, no_wrap=True, soft_wrap=True)
         self._rows = []
 
 
-def fit_widths(widths: Sequence[int], columns: Sequence[Column], room: int) -> list[int]:
-    """Return the widths of columns on a terminal that has ``room``: the widest give way."""
-    fitted = list(widths)
+def fit_widths(widths: Sequence[int], columns: Sequence[Column], room: int) -> dict[int, int]:
+    """Return the widths of columns, by their numbers, on a terminal that has ``room``.
+
+    The widest give way. Where that is not enough, the last flexible ones are left out: an id that
+    is cut is of no use.
+    """
+    fitted = dict(enumerate(widths))
     flexible = [number for number, column in enumerate(columns) if column.is_flexible]
-    while flexible and sum(fitted) + _GAP * len(fitted) > room:
-        widest = max(flexible, key=lambda number: fitted[number])
-        if fitted[widest] <= _MIN_WIDTH:
+    smallest = {number: min(widths[number], _MIN_WIDTH) for number in flexible}
+    while len(flexible) > 1 and _measure_line({**fitted, **smallest}) > room:
+        last = flexible.pop()
+        del fitted[last], smallest[last]
+    while _measure_line(fitted) > room:
+        widest = max(flexible, key=lambda number: fitted[number], default=None)
+        if widest is None or fitted[widest] <= _MIN_WIDTH:
             break
         fitted[widest] -= 1
     return fitted
+
+
+def _measure_line(widths: Mapping[int, int]) -> int:
+    return sum(widths.values()) + _GAP * (len(widths) - 1)

@@ -109,6 +109,22 @@ async def test_a_table_fits_the_terminal_and_has_colour(service: TestDatabase) -
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_narrow_terminal_has_fewer_columns_and_whole_ids(service: TestDatabase) -> None:
+    large = 2**63 + 12_345
+    service.execute("update agents set id = %s, name = 'web2.example.net' where id = 2", [large])
+
+    def run() -> None:
+        terminal = Terminal("search", "agents", "--agentname", "web2%", columns=60)
+        status, text = terminal.wait_for_end()
+        header, row = text.splitlines()
+        assert status == 0
+        assert header.split() == ["id", "name", "os", "version", "status"]
+        assert row.split() == [str(large), "web2.exa…", "linux", "1", "heartbeating"]
+
+    await deferToThread(run)
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_name_is_printed_in_any_encoding(
     service: TestDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
