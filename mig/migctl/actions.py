@@ -9,7 +9,14 @@ from typing import Any, TextIO
 import click
 
 from mig.migctl.configuration import Configuration
-from mig.migctl.options import Command, gpg_options, id_argument, output_options, service_options
+from mig.migctl.options import (
+    Command,
+    OutputFile,
+    gpg_options,
+    id_argument,
+    output_options,
+    service_options,
+)
 from mig.migctl.show import add_show_command
 from mig.migctl.terminal import print_notice
 
@@ -85,7 +92,7 @@ def check_command(
     "-o",
     "--output",
     "path",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=OutputFile(),
     help="The file to write, which may be FILE; default: standard output.",
 )
 def sign_command(

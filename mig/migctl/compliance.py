@@ -13,7 +13,7 @@ import click
 from mig.client.filters import Filters
 from mig.migctl.configuration import Configuration
 from mig.migctl.exits import UsageError
-from mig.migctl.options import filter_options, output_options, service_options
+from mig.migctl.options import OutputFile, filter_options, output_options, service_options
 
 if TYPE_CHECKING:
     from mig.client.blocking import MIGClient
@@ -35,7 +35,7 @@ def _parse_percent(
 @click.command("compliance")
 @click.option(
     "--junit",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=OutputFile(),
     help="A file for CI: a suite for each policy, a case for each check.",
 )
 @click.option(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
@@ -193,6 +194,22 @@ _KINDS: Final[Mapping[object, _Kind]] = {
 }
 
 
+class OutputFile(click.Path):
+    """A file that can be written, in a folder that is there: checked before anything is done."""
+
+    def __init__(self) -> None:
+        super().__init__(dir_okay=False, writable=True, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path."""
+        path = Path(super().convert(value, param, ctx))
+        is_replaced = path.is_file() or not path.exists()  # not a pipe or a device
+        folder = path.resolve().parent
+        if is_replaced and not os.access(folder, os.W_OK):
+            self.fail(f"no file can be made in {folder}.", param, ctx)
+        return path
+
+
 def output_options(command: Command) -> Command:
     """Give a command the options of its output; it gets ``format_name`` and ``path``."""
 
@@ -213,7 +230,7 @@ def output_options(command: Command) -> Command:
                 "-o",
                 "--output",
                 "path",
-                type=click.Path(dir_okay=False, path_type=Path),
+                type=OutputFile(),
                 help="The file to write; it is there when it is complete.",
             ),
         ),

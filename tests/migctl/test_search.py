@@ -90,6 +90,33 @@ async def test_a_file_gets_the_format_of_its_suffix_when_it_is_complete(
     assert refused.errors == f"migctl: {nowhere} cannot be written: No such file or directory\n"
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("search", "agents", "--output"),
+        ("compliance", "--junit"),
+        ("run", "--module", "ping", "--target", "true", "--yes", "--output"),
+        ("action", "sign", "action.json", "--output"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_a_file_that_cannot_be_made_is_refused_first(
+    tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    """Before an action is submitted, and before a service is asked at all."""
+    path = tmp_path / "missing" / "file.csv"
+    ended = await run_migctl(*command, str(path), MIG_URL="http://localhost:1/")
+    assert ended.status == ExitStatus.USAGE
+    assert f"no file can be made in {path.parent}" in ended.errors
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_device_is_written_to_as_it_is(service: TestDatabase) -> None:
+    ended = await run_migctl("search", "agents", "--format", "csv", "--output", "/dev/null")
+    assert (ended.status, ended.errors) == (0, "")
+    assert Path("/dev/null").is_char_device()
+
+
 def test_an_interrupted_file_is_not_left_behind(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), open_complete(tmp_path / "report.json") as file:
         file.write(b"[")
