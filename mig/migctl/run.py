@@ -11,7 +11,7 @@ from mig.migctl.actions import expires_option
 from mig.migctl.configuration import Configuration
 from mig.migctl.exits import CommandError, UsageError
 from mig.migctl.options import output_options, service_options
-from mig.migctl.terminal import is_interactive
+from mig.migctl.terminal import is_interactive, print_notice
 
 if TYPE_CHECKING:
     from mig.client.signer import Action
@@ -78,6 +78,8 @@ def run_command(
         if not action.pgpsignatures:
             action = action.sign_in_this_thread(open_signer(configuration))
         created = client.create_action(action)
+        # also when the connection is lost, it can be followed again
+        print_notice(f"submitted as action {created.id}")
         follow_action(client, created, format_name, path, agents)
 
 

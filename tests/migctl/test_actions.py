@@ -137,6 +137,7 @@ async def test_a_run_prints_what_the_agents_answer(
     ]
     assert "completed: 2 success\n" in ended.errors
     [[action_id]] = service.execute("select id::bigint from actions")
+    assert f"migctl: submitted as action {action_id}\n" in ended.errors
     again = await run_migctl("action", "follow", str(action_id), "--format", "ndjson")
     assert {json.loads(line)["agent"]["name"] for line in again.output.splitlines()} == {
         "web1",
