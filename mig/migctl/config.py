@@ -72,8 +72,11 @@ def format_toml(configuration: Configuration) -> str:
         set_values = {name: value for name, value in values.items() if value}
         if set_values:
             lines.append(f"[{section}]")
-            # a string of JSON is one of TOML
-            lines += [f"{name} = {json.dumps(value)}" for name, value in set_values.items()]
+            # a string of JSON is one of TOML, but for the pairs of escapes of one character
+            lines += [
+                f"{name} = {json.dumps(value, ensure_ascii=False)}"
+                for name, value in set_values.items()
+            ]
             lines.append("")
     return "\n".join(lines)
 
@@ -82,5 +85,5 @@ def _write_private(path: Path, text: str) -> None:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     new = path.with_name(f".{path.name}-{os.getpid()}")
     new.touch(mode=_MODE, exist_ok=False)
-    new.write_text(text)
+    new.write_text(text, "utf-8")
     new.rename(path)

@@ -139,7 +139,7 @@ def check_private(path: Path) -> None:
 
 def _read_text(path: Path) -> str | None:
     try:
-        return path.read_text()
+        return path.read_text("utf-8")
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as reason:

@@ -122,6 +122,12 @@ def test_a_configuration_is_written_that_only_its_owner_can_read(home: Path) -> 
     assert load_configuration({}).url == "https://newer"
 
 
+def test_a_configuration_keeps_every_character(home: Path) -> None:
+    key = "J\u00f6rg \U0001f600 <joerg@example.net>"
+    assert call_migctl("config", "init", "--url", "https://new", "--key", key).status == 0
+    assert load_configuration({}).keyid == key
+
+
 def test_a_service_is_needed() -> None:
     ended = call_migctl("status")
     assert ended.status == ExitStatus.USAGE
