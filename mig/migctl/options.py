@@ -202,7 +202,7 @@ class OutputFile(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the path."""
-        path = Path(super().convert(value, param, ctx))
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
         is_replaced = path.is_file() or not path.exists()  # not a pipe or a device
         folder = path.resolve().parent
         if is_replaced and not os.access(folder, os.W_OK):
