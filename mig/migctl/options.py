@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
@@ -201,12 +202,16 @@ class OutputFile(click.Path):
         super().__init__(dir_okay=False, writable=True, path_type=Path)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the path."""
+        """Return the path.
+
+        :raises UsageError: when no file can be made there.
+        """
         path = Path(os.fsdecode(super().convert(value, param, ctx)))
         is_replaced = path.is_file() or not path.exists()  # not a pipe or a device
         folder = path.resolve().parent
         if is_replaced and not os.access(folder, os.W_OK):
-            self.fail(f"no file can be made in {folder}.", param, ctx)
+            reason = os.strerror(errno.EACCES if folder.is_dir() else errno.ENOENT)
+            raise UsageError(f"{path} cannot be written: {reason}")
         return path
 
 
