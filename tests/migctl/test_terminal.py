@@ -42,7 +42,7 @@ class Terminal:
             MIGCTL[0],
             [*MIGCTL[1:], *arguments],
             dimensions=(ROWS, columns),
-            env=os.environ,  # readline has set COLUMNS behind its back
+            env=make_environment(),
             preexec_fn=heed_interrupts,
         )
         self._deadline = time.monotonic() + DEADLINE_SECONDS
@@ -80,6 +80,11 @@ class Terminal:
         data = self.child.read_nonblocking(4_096, timeout=seconds)
         self.received += data
         self._stream.feed(data)
+
+
+def make_environment() -> dict[str, str]:
+    """Return the environment without the size of another terminal, which readline puts there."""
+    return {name: text for name, text in os.environ.items() if name not in ("COLUMNS", "LINES")}
 
 
 def heed_interrupts() -> None:
