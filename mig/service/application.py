@@ -68,7 +68,7 @@ from mig.service.exposure import open_admin_listener, open_listeners
 from mig.service.listeners import Listener
 from mig.service.log_lines import TEXT
 from mig.service.logs import FIXED_FORMAT, Log
-from mig.service.memory import MemoryTrimmer
+from mig.service.memory import MemoryTrimmer, keep_free_memory
 from mig.service.monitoring import NO_GPG, Monitoring
 from mig.service.notify import SystemdNotifier
 from mig.service.options import EMBEDDED_PREFIX, Options, find_account
@@ -402,6 +402,7 @@ class ApiService(Service):
         limits = self._settings.limits
         self._gpg = Gpg(reactor, time.time, limits=limits)
         self._parser = ActionParser(reactor, limits=limits)
+        keep_free_memory()
         self._trimmer = MemoryTrimmer(reactor)
         self._refusals = RefusalRecorder(reactor, database, limits)
         if not self._gpg.is_installed():

@@ -1,4 +1,4 @@
-"""The return of free memory to the operating system, when large requests have ended."""
+"""The free memory of the process: kept while answers are made, and returned afterwards."""
 
 from __future__ import annotations
 
@@ -16,7 +16,29 @@ LARGE_BYTES: Final = 262_144
 QUIET_SECONDS: Final = 1.0
 """How long no large request must have ended: to return memory takes some milliseconds."""
 
-_trim: Callable[[int], Any] | None = getattr(ctypes.CDLL(None), "malloc_trim", None)
+KEPT_BYTES: Final = 33_554_432
+"""How much free memory glibc keeps; the pages of an answer need it again and again."""
+
+MAX_HEAP_BLOCK_BYTES: Final = 4_194_304
+"""glibc maps larger blocks one by one, and returns each at once; the page of an answer is none."""
+
+_M_TRIM_THRESHOLD: Final = -1  # in malloc.h
+_M_MMAP_THRESHOLD: Final = -3
+
+_libc: Final = ctypes.CDLL(None)
+_trim: Callable[[int], Any] | None = getattr(_libc, "malloc_trim", None)
+_set_option: Callable[[int, int], Any] | None = getattr(_libc, "mallopt", None)
+
+
+def keep_free_memory() -> None:
+    """Let glibc, if it is the C library, keep free memory until it is returned.
+
+    Otherwise it may return the memory of each page of an answer, and get it anew for the next one
+    (docs/decisions/0124).
+    """
+    if _set_option is not None:
+        _set_option(_M_TRIM_THRESHOLD, KEPT_BYTES)
+        _set_option(_M_MMAP_THRESHOLD, MAX_HEAP_BLOCK_BYTES)
 
 
 def return_free_memory() -> None:

@@ -54,3 +54,28 @@ def test_free_memory_between_small_values_is_returned() -> None:
         [sys.executable, "-P", "-c", PROGRAM], capture_output=True, text=True, check=True
     )
     assert int(done.stdout) > 20_000_000
+
+
+# Ten pages of an answer at a time, each of which is dropped before the next ones are made.
+PAGES_PROGRAM = """
+import resource
+from mig.service.memory import keep_free_memory
+
+def make_pages():
+    return [bytes([n]) * 600_000 for n in range(10)]
+
+keep_free_memory()
+make_pages()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(100):
+    make_pages()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def test_the_memory_of_a_page_is_used_again_for_the_next_one() -> None:
+    """Memory that the process gets anew costs a page fault for each 4 KiB."""
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", PAGES_PROGRAM], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) < 1_000
