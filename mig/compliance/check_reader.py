@@ -6,6 +6,7 @@ What a check becomes is up to the reader's ``make_check``: its bytes in a format
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, Generic
 
 import msgspec
@@ -47,55 +48,61 @@ class UnusualShapeError(Exception):
 
 
 UNUSUAL_SHAPE_ERRORS: Final = (msgspec.MsgspecError, RecursionError, UnusualShapeError)
-"""What :meth:`CheckReader.read` raises for results that only the readable definition handles."""
+"""What :meth:`Operations.read_checks` raises for results that only the readable definition
+handles."""
 
-
-class _Operation(Generic[Check]):
-    """An operation of an action; ``checks`` are those of a module without checks of its own."""
-
-    def __init__(self, make_check: CheckMaker[Check], module: str, parameters: str) -> None:
-        self.decoder = _MODULE_DECODERS.get(module, _OTHER_DECODER)
-        self.checks = {
-            found: make_check(module, module, parameters, found)("") for found in (False, True)
-        }
+_ReadResult = Callable[[Any], list[Check]]
 
 
 class Operations(Generic[Check]):
-    """The operations of an action."""
+    """The operations of an action, which read the checks in the results of its commands."""
 
-    __slots__ = ("_decode", "operations")  # read in fewer steps: docs/decisions/0052
+    __slots__ = ("_decode", "_readers")  # read in fewer steps: docs/decisions/0052
 
-    def __init__(self, make_check: CheckMaker[Check], stored: str | None) -> None:
-        """Read the ``stored`` operations.
+    def __init__(self, operations: list[tuple[_ModuleDecoder, _ReadResult[Check]]]) -> None:
+        """Take the operations.
 
-        :raises UnreadableError: when they cannot be read.
+        :param operations: the decoder of each one's results, and what reads the checks in one.
         """
-        self.operations = [
-            _Operation(make_check, module, parameters)
-            for module, parameters in definition.read_modules(stored)
-        ]
-        decoders = {operation.decoder for operation in self.operations}
-        self._decode = decoders.pop().decode_results if len(decoders) == 1 else _decode_raw_results
+        decoders = {decoder for decoder, _ in operations}
+        if len(decoders) == 1:
+            self._decode = decoders.pop().decode_results
+            self._readers = [read for _, read in operations]
+        else:
+            self._decode = _decode_raw_results
+            self._readers = [
+                partial(_decode_and_read, decoder.decode_result, read)
+                for decoder, read in operations
+            ]
 
-    def decode_results(self, stored: str) -> list[Any]:
-        """Return the results of a command, each in the shape of its operation's module.
+    def read_checks(self, results: str | None) -> list[Check]:
+        """Return the checks in the results of a command, in their order, in a new list.
 
+        :raises UnreadableError: when a text contains U+0000.
         :raises UnusualShapeError: when there are more results than operations.
         :raises msgspec.MsgspecError: when a result has another shape.
         """
-        results = self._decode(stored) or []
-        if len(results) > len(self.operations):
+        decoded = None if results is None else self._decode(results)
+        if not decoded:
+            return []
+        readers = self._readers
+        if len(decoded) > len(readers):
             raise UnusualShapeError
-        if self._decode is _decode_raw_results:
-            return [
-                operation.decoder.decode_result(raw)
-                for operation, raw in zip(self.operations, results, strict=False)
-            ]
-        return results
+        if len(decoded) == 1:  # nearly always
+            return readers[0](decoded[0])
+        return [
+            check for read, result in zip(readers, decoded, strict=False) for check in read(result)
+        ]
+
+
+def _decode_and_read(
+    decode: Callable[[Raw], Any], read: _ReadResult[Check], result: Raw
+) -> list[Check]:
+    return read(decode(result))
 
 
 class CheckReader(Generic[Check]):
-    """Reads the checks in the results of commands, each of which is made once."""
+    """Makes readers of the checks in the results of commands, each of which is made once."""
 
     def __init__(self, make_check: CheckMaker[Check], limits: Limits) -> None:
         self._make_check = make_check
@@ -107,23 +114,23 @@ class CheckReader(Generic[Check]):
 
         :raises UnreadableError: when they cannot be read.
         """
-        return Operations(self._make_check, stored)
+        return Operations(
+            [
+                (
+                    _MODULE_DECODERS.get(module, _OTHER_DECODER),
+                    self._make_reader(module, parameters),
+                )
+                for module, parameters in definition.read_modules(stored)
+            ]
+        )
 
-    def read(self, operations: Operations[Check], results: str | None) -> list[Check]:
-        """Return the checks in the results of a command, in their order.
-
-        :raises UnreadableError: when a text contains U+0000.
-        :raises: one of :data:`UNUSUAL_SHAPE_ERRORS`.
-        """
-        checks: list[Check] = []
-        if results is None:
-            return checks
-        decoded = operations.decode_results(results)
-        for operation, result in zip(operations.operations, decoded, strict=False):
-            if type(result) is FileResult:
-                checks += self._file_checks.read(operation, result)
-            elif type(result) is FilecheckerResult:
-                checks += self._filechecker_checks.read(result)
-            else:
-                checks.append(operation.checks[bool(result.foundanything)])
-        return checks
+    def _make_reader(self, module: str, parameters: str) -> _ReadResult[Check]:
+        """Return a function that reads the checks in one result of an operation."""
+        if module == "file":
+            return partial(self._file_checks.read, object())
+        if module == "filechecker":
+            return self._filechecker_checks.read
+        missing, found = (
+            self._make_check(module, module, parameters, complies)("") for complies in (False, True)
+        )
+        return lambda result: [found if result.foundanything else missing]

@@ -27,6 +27,8 @@ from mig.model.command import (
     COMMAND_RESULTS,
     ResultsRow,
     count_complete_rows,
+    get_actionid,
+    get_agentid,
     load_omitted_results,
     measure_results,
     reject_omitted_results,
@@ -115,7 +117,6 @@ class _ItemEncoder(Generic[Check]):
         self._link_prefix = urls.for_command("")
         self.separator = format_.separator
         self._reader = CheckReader(make_check, limits)
-        self._read_checks = self._reader.read
         self._actions: RecordCache[ActionRow, _ActionParts[Check]] = RecordCache(
             ACTIONS,
             partial(_ActionParts, format_, self._reader, selection),
@@ -128,11 +129,12 @@ class _ItemEncoder(Generic[Check]):
             bound=MAX_CACHED_AGENTS,
             max_bytes=limits.cached_record_bytes,
         )
+        self._find_action, self._find_agent = self._actions.find, self._agents.find
 
     async def load_related(self, query: QueryFunction, rows: Sequence[ResultsRow]) -> None:
         """Load the actions and agents that ``rows`` belong to."""
-        await self._actions.load(query, [row.actionid for row in rows])
-        await self._agents.load(query, [row.agentid for row in rows])
+        await self._actions.load(query, map(get_actionid, rows))
+        await self._agents.load(query, map(get_agentid, rows))
 
     def weigh_rows(self, rows: Sequence[ResultsRow]) -> int:
         """Return how many characters all results have."""
@@ -155,18 +157,20 @@ class _ItemEncoder(Generic[Check]):
         command_id, actionid, agentid, _, finishtime, results, omitted_bytes = row
         agent = None
         try:
-            agent = self._agents.get(agentid)
+            agent = self._find_agent(agentid) or self._agents.get(agentid)
             if agent is None:
                 raise UnreadableError("its agent is not in the database")
-            action = self._actions.get(actionid)
+            action = self._find_action(actionid) or self._actions.get(actionid)
             if action is None:
                 raise UnreadableError("its action is not in the database")
             link = self._link_prefix + check_numeric_id(command_id)
             if omitted_bytes is not None:
                 reject_omitted_results(omitted_bytes, self._limits.result_bytes)
             timestamp = format_time(finishtime)
+            if results == "[]":  # of a command that has no answer
+                return b""
             try:
-                found = self._read_checks(action.operations, results)
+                checks = self._read_checks(action, agentid, results)
             except UNUSUAL_SHAPE_ERRORS:
                 items = self._build_items(link, action, agent, row)
                 if self._window is not None:
@@ -179,7 +183,6 @@ class _ItemEncoder(Generic[Check]):
             return self._format.encode_record(
                 UnreadableRecord("command", command_id, str(reason), target)
             )
-        checks = self._select_checks(action, row, found)
         if self._window is not None:
             checks = self._window.select(command_id, checks)
         if not checks:
@@ -193,8 +196,8 @@ class _ItemEncoder(Generic[Check]):
         checks[-1] += tail
         return (tail + self.separator + head).join(checks)
 
-    def _select_checks(
-        self, action: _ActionParts[Check], row: ResultsRow, found: list[Check]
+    def _read_checks(
+        self, action: _ActionParts[Check], agentid: str | None, results: str | None
     ) -> list[bytes]:
         """Return the encoded checks whose items are part of the report, in a list to change."""
         raise NotImplementedError
@@ -223,10 +226,10 @@ class ComplianceEncoder(_ItemEncoder[bytes]):
     ) -> None:
         super().__init__(format_, urls, limits, make_check_encoder(format_), EVERY_ITEM, window)
 
-    def _select_checks(
-        self, action: _ActionParts[bytes], row: ResultsRow, found: list[bytes]
+    def _read_checks(
+        self, action: _ActionParts[bytes], agentid: str | None, results: str | None
     ) -> list[bytes]:
-        return found
+        return action.operations.read_checks(results)
 
 
 _SelectableCheck = tuple[bytes, CheckTraits]
@@ -275,10 +278,11 @@ class SelectiveEncoder(_ItemEncoder[_SelectableCheck]):
             self.item_count = items_before
         return b""
 
-    def _select_checks(
-        self, action: _ActionParts[_SelectableCheck], row: ResultsRow, found: list[_SelectableCheck]
+    def _read_checks(
+        self, action: _ActionParts[_SelectableCheck], agentid: str | None, results: str | None
     ) -> list[bytes]:
-        return self._selection.select(row.agentid or "", action.policy.name, found)
+        found = action.operations.read_checks(results)
+        return self._selection.select(agentid or "", action.policy.name, found)
 
     def _build_items(
         self,

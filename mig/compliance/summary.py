@@ -28,6 +28,8 @@ from mig.model.command import (
     COMMAND_SUMMARY,
     SummaryRow,
     count_complete_rows,
+    get_actionid,
+    get_agentid,
     load_omitted_results,
     measure_results,
     reject_omitted_results,
@@ -147,8 +149,8 @@ class Summarizer:
 
     async def load_related(self, query: QueryFunction, rows: Sequence[SummaryRow]) -> None:
         """Load the actions and agents that ``rows`` belong to."""
-        await self._actions.load(query, [row.actionid for row in rows])
-        await self._agents.load(query, [row.agentid for row in rows])
+        await self._actions.load(query, map(get_actionid, rows))
+        await self._agents.load(query, map(get_agentid, rows))
 
     def weigh_rows(self, rows: Sequence[SummaryRow]) -> int:
         """Return how many characters all results have."""
@@ -242,7 +244,7 @@ class Summarizer:
                 reject_omitted_results(row.omitted_bytes, self._limits.result_bytes)
             format_time(row.finishtime)
             try:
-                return self._reader.read(action.operations, row.results)
+                return action.operations.read_checks(row.results)
             except UNUSUAL_SHAPE_ERRORS:
                 return [
                     self._make_check(found.name, found.type, found.value, found.compliance)("")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 from mig.errors import UnreadableError
 from mig.model.statement import QueryFunction, Statement, id_array
@@ -25,6 +25,8 @@ class RecordCache(Generic[RowType, ValueType]):
     Before more are loaded, all are dropped if they could be more, or if their rows have more than
     ``max_bytes`` together: a single action may have several megabytes.
 
+    ``find`` returns the value of an id, or ``None`` if :meth:`get` must tell why there is none.
+
     ``statement`` takes ``parameters``, and then an array of ids. When ``build`` cannot read a row,
     the cache keeps the reason and raises it as :class:`UnreadableError` for that id.
     """
@@ -45,6 +47,8 @@ class RecordCache(Generic[RowType, ValueType]):
         self._max_bytes = max_bytes
         self._size = 0
         self._values: dict[str, ValueType] = {}
+        # the dictionary's own method: a report calls it twice for each command
+        self.find: Callable[[str | None], ValueType | None] = cast(Any, self._values.get)
         # as text: each time an exception is raised again its traceback grows, and keeps the results
         # of every command that asked (docs/decisions/0016)
         self._unreadable: dict[str, str] = {}

@@ -24,8 +24,12 @@ from mig.search.order import PagePosition, SearchRow, make_cursor_error
 from mig.search.search import Search
 
 FIRST_PAGE_ROWS: Final = (10, 40)  # small first pages: the first byte comes sooner
-MAX_PAGE_ROWS: Final = 100  # docs/decisions/0011
-TARGET_PAGE_BYTES: Final = 1_000_000
+MAX_PAGE_ROWS: Final = 200  # docs/decisions/0011
+TARGET_PAGE_BYTES: Final = 330_000
+PART_ROWS: Final = 8
+PART_BYTES: Final = 65_536
+"""After so many rows, or so many bytes of results, others may have their turn."""
+
 ENCODED_BYTES: Final = 2
 """How many bytes a byte of results becomes, roughly, before any has been encoded."""
 
@@ -266,26 +270,27 @@ class SearchResults(Generic[AnySearchRow]):
     ) -> tuple[list[AnySearchRow], list[bytes]]:
         """Return the items of rows, and the rows of which the answer has all or some.
 
-        Others have their turn between two rows: each may have many items, also such as are left
-        out.
+        Others have their turn between parts of them: a row may have many items, also such as are
+        left out.
         """
         kept: list[AnySearchRow] = []
         items: list[bytes] = []
-        await run_in_slices(self._preparation.clock, self._encode_each(rows, kept, items))
+        await run_in_slices(self._preparation.clock, self._encode_parts(rows, kept, items))
         return kept, items
 
-    def _encode_each(
+    def _encode_parts(
         self, rows: Sequence[AnySearchRow], kept: list[AnySearchRow], items: list[bytes]
     ) -> Iterator[None]:
+        """Encode rows in short steps."""
         encode_row, limit = self._encoder.encode_row, self._item_limit
         before = self._encoder.item_count
         if limit is None:
-            for row in rows:
-                item = encode_row(row)
-                kept.append(row)
-                if item:
-                    items.append(item)
+            size = self._encoder.weigh_rows(rows)
+            step = max(1, min(PART_ROWS, PART_BYTES * len(rows) // size if size else PART_ROWS))
+            for begin in range(0, len(rows), step):
+                items += filter(None, map(encode_row, rows[begin : begin + step]))
                 yield
+            kept += rows
             self.item_count += self._encoder.item_count - before
             return
         taken_before = limit.item_count

@@ -31,7 +31,7 @@ from mig.search.item_limit import ItemLimit
 from mig.search.order import PagePosition
 from mig.search.parameters import PARAMETERS_BY_NAME, find_parameter
 from mig.search.records import make_row_encoder
-from mig.search.results import Preparation, SearchResults
+from mig.search.results import PART_BYTES, Preparation, SearchResults
 from mig.search.search import Search, parse_search
 from tests.support import fleet
 from tests.support.json_types import Json, JsonObject
@@ -348,7 +348,7 @@ async def test_a_search_closed_while_it_fetches_a_page_logs_no_failure(
 
 @pytest.mark.parametrize("max_items", [None, 500])
 @pytest_twisted.ensureDeferred
-async def test_others_have_their_turn_between_two_rows_of_a_page(
+async def test_others_have_their_turn_between_two_large_rows_of_a_page(
     database: TestDatabase,
     searcher: Searcher,
     monkeypatch: pytest.MonkeyPatch,
@@ -356,7 +356,8 @@ async def test_others_have_their_turn_between_two_rows_of_a_page(
 ) -> None:
     fleet.insert_rows(database.dsn, "actions", [fleet.make_action(1)])
     fleet.insert_rows(database.dsn, "agents", [fleet.make_agent(1)])
-    results = fleet.make_results(*[fleet.make_hit()] * 100)
+    results = fleet.make_results(*[fleet.make_hit()] * 1_500)
+    assert len(json.dumps(results)) > PART_BYTES
     commands = [fleet.make_command(n, 1, 1, results=results) for n in range(1, 61)]
     fleet.insert_rows(database.dsn, "commands", commands)
     turns: list[float] = []
