@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from mig.access.caller import Caller
 from mig.api.descriptions import Answer, Description, list_common_errors
 from mig.api.responder import list_document_parameters
-from mig.errors import NotFoundError
+from mig.errors import NotFoundError, TooManyRequestsError
 from mig.formats import FORMATS
 from mig.model.permissions import Permission
 from mig.model.record import Record
@@ -45,6 +45,8 @@ class Route:
     :param resource_class: the class that the handler is a method of.
     :param handler: one that is guarded has another argument, the function by which it queries.
     :param is_guarded: whether the handler's first query checks the caller (docs/decisions/0060).
+    :param is_limited: whether the rate of a client counts its requests for the route
+        (docs/decisions/0100).
     :param is_streamed: whether a client that closes its sending side ends the request; otherwise it
         gets its answer (docs/decisions/0043).
     """
@@ -58,12 +60,16 @@ class Route:
     description: Description
     is_streamed: bool = False
     is_guarded: bool = False
+    is_limited: bool = True
 
     def list_error_statuses(self) -> list[HTTPStatus]:
         """Return the statuses of all errors that the route may answer, in order."""
         needs_caller, has_body = self.permission is not None, self.description.form is not None
         common = list_common_errors(needs_caller=needs_caller, has_body=has_body)
-        return sorted({error.status for error in (*common, *self.description.errors)})
+        errors = {*common, *self.description.errors}
+        if not self.is_limited:
+            errors.discard(TooManyRequestsError)
+        return sorted({error.status for error in errors})
 
 
 Resource = TypeVar("Resource")
@@ -78,6 +84,7 @@ def define_get(
     description: Description,
     *,
     is_streamed: bool = False,
+    is_limited: bool = True,
 ) -> Route:
     """Return a route of GET."""
     return Route(
@@ -89,6 +96,7 @@ def define_get(
         handler=handler,
         description=description,
         is_streamed=is_streamed,
+        is_limited=is_limited,
     )
 
 

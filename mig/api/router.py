@@ -38,6 +38,7 @@ class ServedRoute:
     keeps_body: bool
     is_streamed: bool
     is_guarded: bool
+    is_limited: bool
     resource: IResource
     endpoint: Endpoint
 
@@ -112,6 +113,7 @@ class Router:
             keeps_body=route.body_policy is not BodyPolicy.DISCARDED,
             is_streamed=route.is_streamed,
             is_guarded=route.is_guarded,
+            is_limited=route.is_limited,
             resource=klein_resource,
             endpoint=endpoint,
         )

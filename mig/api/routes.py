@@ -67,6 +67,7 @@ ROUTES: Final = (
         HomeResource,
         HomeResource.get_heartbeat,
         Description(meaning="confirms that the service runs"),
+        is_limited=False,
     ),
     define_get(
         urls.READINESS,
@@ -79,6 +80,7 @@ ROUTES: Final = (
             answer=TEXT,
             failure=replace(TEXT, status=HTTPStatus.SERVICE_UNAVAILABLE),
         ),
+        is_limited=False,
     ),
     define_get(
         urls.DASHBOARD,
@@ -322,6 +324,7 @@ ADMIN_ROUTES: Final = (
         HealthResource,
         HealthResource.get_liveness,
         Description(meaning="that the process answers", answer=TEXT),
+        is_limited=False,
     ),
     define_get(
         "/readyz",
@@ -329,6 +332,7 @@ ADMIN_ROUTES: Final = (
         HealthResource,
         HealthResource.get_detailed_readiness,
         Description(meaning="the state of every part", answer=JSON),
+        is_limited=False,
     ),
     define_get(
         "/version",

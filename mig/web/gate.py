@@ -116,7 +116,8 @@ class Gate:
         host = self._check_host_header(request)
         request.is_addressed = True
         route = request.route = self._router.resolve(path, request.method.decode())
-        self._limiter.check_address(request.identified_client)
+        if route.is_limited:
+            self._limiter.check_address(request.identified_client)
         if length != 0:
             budget = request.site.body_budget if route.keeps_body else None
             request.body = RequestBody(

@@ -49,6 +49,10 @@ class Route(Protocol):
         """Whether the handler's statement checks that its caller is still as it was known."""
 
     @property
+    def is_limited(self) -> bool:
+        """Whether the rate of a client counts its requests for the route."""
+
+    @property
     def max_body_bytes(self) -> int:
         """How many bytes the body of a request for the route may have."""
 

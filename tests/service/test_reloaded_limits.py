@@ -52,7 +52,7 @@ class LimitedDaemon:
         return [self.get(address).status for _ in range(count)]
 
     def get(self, address: str) -> http.client.HTTPResponse:
-        self._connection.request("GET", "/api/v1/heartbeat", headers={"X-Forwarded-For": address})
+        self._connection.request("GET", "/api/v1/ip", headers={"X-Forwarded-For": address})
         response = self._connection.getresponse()
         response.read()
         return response

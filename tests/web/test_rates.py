@@ -19,7 +19,7 @@ from mig.web.interfaces import Client
 from mig.web.rates import RateLimiter, RequestLimiter
 from tests.support.site_client import CREATE, FORM, SiteClient, build_post_head
 
-HEARTBEAT = b"GET /api/v1/heartbeat HTTP/1.1\r\nHost: localhost\r\n\r\n"
+ADDRESS = b"GET /api/v1/ip HTTP/1.1\r\nHost: localhost\r\n\r\n"
 HERE = Client(address="127.0.0.1", group="127.0.0.1", is_loopback=True)
 THERE = Client(address="192.0.2.1", group="192.0.2.1", is_loopback=False)
 ELSEWHERE = Client(address="192.0.2.2", group="192.0.2.2", is_loopback=False)
@@ -225,17 +225,17 @@ def test_addresses_of_one_network_of_64_bits_share_a_limit() -> None:
     site_client = SiteClient(limits=Limits(burst=2))
     for host, status in (("2001:db8::1", 200), ("2001:db8::2", 200), ("2001:db8::3", 429)):
         site_client.connect(host)
-        assert read_status(site_client.send(HEARTBEAT)) == status
+        assert read_status(site_client.send(ADDRESS)) == status
     for host in ("2001:db8:0:1::1", "192.0.2.1"):
         site_client.connect(host)
-        assert read_status(site_client.send(HEARTBEAT)) == 200
+        assert read_status(site_client.send(ADDRESS)) == 200
 
 
 def test_a_refusal_for_too_many_requests_says_what_is_accepted() -> None:
     site_client = SiteClient(limits=Limits(rate=2, burst=1))
     site_client.connect("192.0.2.1")
-    site_client.send(HEARTBEAT)
-    head, _, body = site_client.send(HEARTBEAT).partition(b"\r\n\r\n")
+    site_client.send(ADDRESS)
+    head, _, body = site_client.send(ADDRESS).partition(b"\r\n\r\n")
     headers = dict(line.split(b": ", 1) for line in head.lower().split(b"\r\n")[1:])
     assert head.startswith(b"HTTP/1.1 429 Too Many Requests\r\n")
     assert headers[b"content-type"] == b"application/vnd.collection+json"
@@ -249,7 +249,7 @@ def test_a_refusal_for_too_many_requests_says_what_is_accepted() -> None:
         " Retry-After says when the next one is"
     )
     site_client.clock.advance(1)
-    assert read_status(site_client.send(HEARTBEAT)) == 200
+    assert read_status(site_client.send(ADDRESS)) == 200
 
 
 def test_the_path_is_checked_before_the_rate_and_the_body_after_it() -> None:
@@ -260,8 +260,8 @@ def test_the_path_is_checked_before_the_rate_and_the_body_after_it() -> None:
 
     site_client = SiteClient(limits=Limits(burst=1), authenticate=fail)
     missing = b"GET /api/v1/nothing HTTP/1.1\r\nHost: localhost\r\n\r\n"
-    wrong = b"DELETE /api/v1/heartbeat HTTP/1.1\r\nHost: localhost\r\n\r\n"
-    options = b"OPTIONS /api/v1/heartbeat HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    wrong = b"DELETE /api/v1/ip HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    options = b"OPTIONS /api/v1/ip HTTP/1.1\r\nHost: localhost\r\n\r\n"
     too_long = build_post_head(CREATE, FORM, "Content-Length: 99999999", "Expect: 100-continue")
     site_client.connect("192.0.2.1")
     assert read_status(site_client.send(missing)) == 404
@@ -281,3 +281,13 @@ def test_a_caller_is_limited_after_their_permission_is_checked() -> None:
         site_client.connect(f"192.0.2.{n + 1}")
         assert read_status(site_client.send(request)) == status
     assert (site_client.echo_routes.call_count, site_client.site.buffered_bytes) == (2, 0)
+
+
+@pytest.mark.parametrize("path", ["/api/v1/heartbeat", "/api/v1/readyz"])
+def test_a_health_check_is_answered_whatever_else_its_address_sends(path: str) -> None:
+    """The load balancer's checks come from the same address as all requests that it forwards."""
+    site_client = SiteClient(limits=Limits(burst=1))
+    check = f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+    site_client.connect("192.0.2.1")
+    for request, status in ((check, 200), (ADDRESS, 200), (ADDRESS, 429), (check, 200)):
+        assert read_status(site_client.send(request)) == status
