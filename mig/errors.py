@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from http import HTTPStatus
 from math import ceil
 from typing import ClassVar, Final
@@ -53,11 +54,27 @@ def drop_traceback(reason: BaseException | None) -> None:
 # For clients: answers to a request
 
 
+class CredentialFault(StrEnum):
+    """Why the credentials of a request are refused, as the metrics name it."""
+
+    EXPIRED = "expired"
+    CLOCK = "clock"
+    UNKNOWN_KEY = "unknown_key"
+    BAD_SIGNATURE = "bad_signature"
+    API_KEY = "api_key"
+    TOO_MANY = "too_many"
+    """They were not looked at, after too many wrong ones."""
+    OTHER = "other"
+
+
 class RequestError(MigError):
     """The base class of the errors that a client gets as an answer.
 
     The message is for people: it says what was wrong, where, and what is accepted.
+    ``credential_fault`` is what was wrong with credentials, if that is why.
     """
+
+    credential_fault: CredentialFault | None = None
 
     @property
     def client_message(self) -> str:
@@ -89,6 +106,10 @@ class UnauthorizedError(RequestError):
     status = HTTPStatus.UNAUTHORIZED
     header_names = ("WWW-Authenticate",)
 
+    def __init__(self, message: str, fault: CredentialFault = CredentialFault.OTHER) -> None:
+        super().__init__(message)
+        self.credential_fault = fault
+
     @property
     def headers(self) -> tuple[tuple[bytes, bytes], ...]:
         """The header WWW-Authenticate (RFC 9110, 11.6.1)."""
@@ -115,6 +136,12 @@ class TooManyRequestsError(RequestError):
     def headers(self) -> tuple[tuple[bytes, bytes], ...]:
         """The header Retry-After, and those of the limit."""
         return ((b"retry-after", b"%d" % ceil(self.seconds)), *self._limit_headers)
+
+
+class TooManyCredentialsError(TooManyRequestsError):
+    """The client has sent too many wrong credentials."""
+
+    credential_fault = CredentialFault.TOO_MANY
 
 
 class ForbiddenError(RequestError):

@@ -25,7 +25,7 @@ from mig.access.lru import LruCache
 from mig.access.tokens import Token, TokenTimeError, check_token_time, parse_token
 from mig.access.tokenverifier import TokenVerifier
 from mig.database.database import Database
-from mig.errors import UnauthorizedError
+from mig.errors import CredentialFault, UnauthorizedError
 from mig.limits import Limits
 from mig.openpgp.packet import Signature
 from mig.reactor import Reactor, WallClock
@@ -144,14 +144,13 @@ class Authenticator:
         self.record_use(found.caller)
         return found.checked_caller
 
-    def _count_failure(self, request: Request, key: str | None, reason: str) -> UnauthorizedError:
-        """Count wrong credentials, and return the error for them.
+    def _count_failure(self, request: Request, key: str | None) -> None:
+        """Count wrong credentials.
 
-        :raises TooManyRequestsError: when there were too many before.
+        :raises TooManyCredentialsError: when there were too many before.
         """
         self._failures.check(request.client_group, key)
         self._failures.record_failure(request.client_group, key)
-        return UnauthorizedError(reason)
 
     # Tokens
 
@@ -180,8 +179,9 @@ class Authenticator:
             return token, token.parse_signature()
         except TokenTimeError:  # not a wrong credential, and it has cost nothing
             raise
-        except UnauthorizedError as reason:
-            raise self._count_failure(request, None, str(reason)) from None
+        except UnauthorizedError:
+            self._count_failure(request, None)
+            raise
 
     async def _find_known_signer(self, known: _Known) -> FoundCaller | None:
         """Return the signer of a known token, or ``None`` when they have another key by now.
@@ -193,7 +193,10 @@ class Authenticator:
         assert investigator_id is not None  # a token is of an investigator
         found = await self._lookup.by_signer_id.find(investigator_id)
         if found is None:
-            raise UnauthorizedError("unknown key: the investigator who signed it is not active")
+            raise UnauthorizedError(
+                "unknown key: the investigator who signed it is not active",
+                CredentialFault.UNKNOWN_KEY,
+            )
         return found if found.secret_digest == known.found.secret_digest else None
 
     # API keys
@@ -205,14 +208,15 @@ class Authenticator:
             return await self._find_owner_of_text(request, credential)
         key_id = parse_key(credential.text)
         if key_id is None:
-            raise self._count_failure(request, None, INVALID_KEY)
+            self._count_failure(request, None)
+            raise UnauthorizedError(INVALID_KEY, CredentialFault.API_KEY)
         row = await self._lookup.by_key_id.find(key_id)
         stored = _NO_DIGEST if row is None else bytes(row.keyhash)
         if hmac.compare_digest(stored, credential.digest) and row is not None and row.is_valid:
             return FoundCaller.from_key(row)
-        if known is not None:  # it was valid before, so it is not a guess
-            raise UnauthorizedError(INVALID_KEY)
-        raise self._count_failure(request, str(key_id), INVALID_KEY)
+        if known is None:  # else it was valid before, so it is not a guess
+            self._count_failure(request, str(key_id))
+        raise UnauthorizedError(INVALID_KEY, CredentialFault.API_KEY)
 
     async def _find_owner_of_text(self, request: Request, credential: Credential) -> FoundCaller:
         """Return the owner of a key that an earlier API made."""
@@ -223,5 +227,5 @@ class Authenticator:
             await self._adopter.adopt(digest, credential.text, client, actor)
             row = await self._lookup.by_key_hash.find(digest)
         if row is None or not row.is_valid:
-            raise UnauthorizedError(INVALID_KEY)
+            raise UnauthorizedError(INVALID_KEY, CredentialFault.API_KEY)
         return FoundCaller.from_key(row)

@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 from twisted.internet.interfaces import IReactorTime
 
 from mig.access.lru import LruCache
-from mig.errors import TooManyRequestsError
+from mig.errors import TooManyCredentialsError
 from mig.limits import Limits
 
 WINDOW_SECONDS: Final = 60.0
@@ -55,7 +55,7 @@ class FailureCounter:
     def check(self, group: str, key: str | None) -> None:
         """Refuse work for a client that has failed too often.
 
-        :raises TooManyRequestsError: saying how long the client has to wait.
+        :raises TooManyCredentialsError: saying how long the client has to wait.
         """
         now = self._clock.seconds()
         pair = None if key is None else self._pairs.get((group, key))
@@ -67,7 +67,7 @@ class FailureCounter:
             return
         seconds = count.start + WINDOW_SECONDS - now
         if seconds > 0:
-            raise TooManyRequestsError(
+            raise TooManyCredentialsError(
                 f"{count.failures} requests of your address had wrong credentials in a minute;"
                 f" wait {ceil(seconds)} s",
                 seconds,

@@ -14,7 +14,7 @@ from typing import Final
 
 from whenever import OffsetDateTime
 
-from mig.errors import InvalidInputError, UnauthorizedError
+from mig.errors import CredentialFault, InvalidInputError, UnauthorizedError
 from mig.openpgp.packet import MAX_SIGNATURE_LENGTH, Signature, parse_signature
 
 HEADER: Final = "X-PGPAUTHORIZATION"
@@ -54,7 +54,9 @@ class Token:
         try:
             return parse_signature(self.signature_text)
         except InvalidInputError as reason:
-            raise UnauthorizedError(f"the token has a bad signature: {reason}") from None
+            raise UnauthorizedError(
+                f"the token has a bad signature: {reason}", CredentialFault.BAD_SIGNATURE
+            ) from None
 
 
 def check_token_time(time: float, now: float, seconds: float) -> None:
@@ -67,10 +69,14 @@ def check_token_time(time: float, now: float, seconds: float) -> None:
     age = now - time
     if age > seconds:
         raise TokenTimeError(
-            f"the token has expired: it was made {age:.0f} s ago and is valid for {seconds:g} s"
+            f"the token has expired: it was made {age:.0f} s ago and is valid for {seconds:g} s",
+            CredentialFault.EXPIRED,
         )
     if -age > seconds:
-        raise TokenTimeError(f"the token is from the future: your clock differs by {-age:.0f} s")
+        raise TokenTimeError(
+            f"the token is from the future: your clock differs by {-age:.0f} s",
+            CredentialFault.CLOCK,
+        )
 
 
 def parse_token(header: str) -> Token:

@@ -17,7 +17,13 @@ from mig.access.lookup import CallerLookup, FoundCaller
 from mig.access.lru import LruCache
 from mig.access.shared import SharedJobs
 from mig.access.tokens import Token
-from mig.errors import InvalidInputError, UnauthorizedError, UnavailableError, drop_traceback
+from mig.errors import (
+    CredentialFault,
+    InvalidInputError,
+    UnauthorizedError,
+    UnavailableError,
+    drop_traceback,
+)
 from mig.fair_queue import FairSemaphore
 from mig.limits import Limits
 from mig.model.statement import QueryFunction
@@ -124,7 +130,8 @@ class TokenVerifier:
             if not candidates:
                 raise UnauthorizedError(
                     f"unknown key: no active investigator has the key {signature.issuers[0]}, which"
-                    " made the token's signature"
+                    " made the token's signature",
+                    CredentialFault.UNKNOWN_KEY,
                 )
             self._refuse_known(digest, candidates)
             try:
@@ -143,7 +150,9 @@ class TokenVerifier:
         """Refuse a token that was found to be bad with the same keys."""
         bad = self._bad.get(digest)
         if bad is not None and bad.key_digests == _digest_keys(candidates):
-            raise UnauthorizedError(f"the token has a bad signature: {bad.reason}")
+            raise UnauthorizedError(
+                f"the token has a bad signature: {bad.reason}", CredentialFault.BAD_SIGNATURE
+            )
 
     async def _run_gpg(
         self, token: Token, signature: Signature, candidates: Sequence[Signer], client: str

@@ -39,6 +39,7 @@ def answer_refusal(
     if isinstance(refusal, UnauthorizedError) and may_use_basic(request):
         request.responseHeaders.addRawHeader(b"www-authenticate", _BASIC)
     request.refusal = refusal.client_message
+    request.credential_fault = refusal.credential_fault
     request.outcome = f"refused: {describe_error(refusal)}"
     return _answer_error(request, refusal.status, refusal.client_message, items, links)
 

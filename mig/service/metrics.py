@@ -17,6 +17,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from mig import __version__
+from mig.errors import CredentialFault
 from mig.web.request import RequestEnded
 
 MEDIA_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -41,21 +42,6 @@ CUT_REASONS: Final = {
     "took too long": "took_too_long",
 }
 """How an answer may end before its last byte, by the outcome of the request."""
-
-FAILURES: Final = {
-    "expired": "expired",
-    "clock differs": "clock",
-    "unknown key": "unknown_key",
-    "bad signature": "bad_signature",
-    "the API key is not valid": "api_key",
-}
-"""Why credentials may be refused, by words of the message."""
-
-TOO_MANY: Final = "too_many"
-"""Credentials that were not looked at, after too many wrong ones."""
-
-TOO_MANY_WORDS: Final = "wrong credentials"
-"""Words of the message then; a 429 without them is about the rate of requests."""
 
 GaugeReader = Callable[[], Mapping[tuple[str, ...], float]]
 """Returns the values of a gauge, by the values of its labels."""
@@ -145,8 +131,8 @@ class Metrics:
         # so that each is 0 before the first one
         for reason in (*CUT_REASONS.values(), OTHER):
             self._cut.labels(reason)
-        for kind in (*FAILURES.values(), TOO_MANY, OTHER):
-            self._failures.labels(kind)
+        for fault in CredentialFault:
+            self._failures.labels(fault)
         # Children by the values of their labels: `labels()` takes longer than the rest.
         self._request_children: dict[tuple[str, str, int], Counter] = {}
         self._seconds_children: dict[str, Histogram] = {}
@@ -193,8 +179,8 @@ class Metrics:
         self._rows.inc(event.rows)
         self._items.inc(event.items)
         self._sent.inc(event.sent_bytes)
-        if event.status in (401, 429):
-            self._count_failure(event)
+        if event.credential_fault is not None:
+            self._failures.labels(event.credential_fault).inc()
         if event.outcome != "complete" and not event.outcome.startswith("refused"):
             self._cut.labels(CUT_REASONS.get(event.outcome, OTHER)).inc()
 
@@ -213,16 +199,6 @@ class Metrics:
     def observe_gpg_run(self, seconds: float) -> None:
         """Note the duration of a run of gpg."""
         self._gpg.observe(seconds)
-
-    def _count_failure(self, event: RequestEnded) -> None:
-        """Count credentials that were refused, by the beginning of the reason."""
-        reason = event.refusal or ""
-        if event.status == 429:
-            if TOO_MANY_WORDS in reason:
-                self._failures.labels(TOO_MANY).inc()
-            return
-        kinds = (kind for words, kind in FAILURES.items() if words in reason)
-        self._failures.labels(next(kinds, OTHER)).inc()
 
     def format_text(self) -> bytes:
         """Return all metrics."""

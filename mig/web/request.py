@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 from twisted.web import server
 from twisted.web.http import HTTPChannel, datetimeToString
 
-from mig.errors import MigError
+from mig.errors import CredentialFault, MigError
 from mig.limits import Limits
 from mig.reactor import WallClock
 from mig.tracing import name_statements, parse_traceparent
@@ -55,7 +55,8 @@ class RequestEnded(Struct, frozen=True, kw_only=True, gc=False):
     ``route`` and ``caller`` are ``None`` for a request that was refused before they were known,
     ``client`` is the address of the client. ``caller`` is the caller in the log, and ``sender`` the
     caller. ``items`` are those of a report. ``refusal`` is what a client was told whose request was
-    refused. ``trace`` is the id of the trace that it belongs to, if it has a valid header
+    refused, and ``credential_fault`` what was wrong with its credentials, if that is why. ``trace``
+    is the id of the trace that it belongs to, if it has a valid header
     ``traceparent``.
     """
 
@@ -74,6 +75,7 @@ class RequestEnded(Struct, frozen=True, kw_only=True, gc=False):
     outcome: str
     sender: Caller | None = None
     refusal: str | None = None
+    credential_fault: CredentialFault | None = None
     trace: str | None = None
 
 
@@ -152,6 +154,7 @@ class Request(server.Request):
         self.items = 0
         self.outcome = "complete"
         self.refusal: str | None = None
+        self.credential_fault: CredentialFault | None = None
         self.trace: str | None = None
         self._media_type = ""
         self._headers: Mapping[bytes, bytes] = {}
@@ -408,6 +411,7 @@ class Request(server.Request):
                 outcome=self.outcome,
                 sender=self.caller,
                 refusal=self.refusal,
+                credential_fault=self.credential_fault,
                 trace=self.trace,
             )
         )

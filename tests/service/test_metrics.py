@@ -11,7 +11,13 @@ from twisted.internet.task import Clock
 
 from mig import __version__
 from mig.access.failures import FailureCounter
-from mig.errors import TooManyRequestsError
+from mig.access.tokens import check_token_time
+from mig.errors import (
+    ForbiddenError,
+    RequestError,
+    TooManyRequestsError,
+    UnauthorizedError,
+)
 from mig.limits import Limits
 from mig.service.metrics import GaugeSource, Metrics
 from mig.web.rates import RateLimiter
@@ -115,8 +121,8 @@ def test_waits_and_runs_are_counted() -> None:
     assert samples["migapi_gpg_seconds_count", ()] == 1
 
 
-def make_refusals() -> Iterator[str]:
-    """Return what clients are told who have sent too many wrong credentials, and requests."""
+def make_refusals() -> Iterator[RequestError]:
+    """Return the errors after too many wrong credentials, and after too many requests."""
     limits = Limits(failures_per_minute=1, burst=1)
     failures = FailureCounter(Clock(), limits)
     failures.record_failure("a", None)
@@ -125,23 +131,31 @@ def make_refusals() -> Iterator[str]:
     for check in (partial(failures.check, "a", None), partial(requests.check, "a")):
         with pytest.raises(TooManyRequestsError) as told:
             check()
-        yield str(told.value)
+        yield told.value
+
+
+def make_token_error(age: float) -> RequestError:
+    with pytest.raises(UnauthorizedError) as told:
+        check_token_time(1000, 1000 + age, 300)
+    return told.value
 
 
 def test_refused_credentials_are_counted_by_reason() -> None:
     metrics = Metrics(Clock())
-    for status, refusal in (
-        (401, "expired: the token is of 2014"),
-        (401, "clock differs by 900 s"),
-        (401, "the API key is not valid"),
-        (401, "no credentials"),
-        *((429, refusal) for refusal in make_refusals()),
-        (403, "this request needs the permission search"),
+    for error in (
+        make_token_error(400),
+        make_token_error(-400),
+        UnauthorizedError("no credentials"),
+        ForbiddenError("this request needs the permission search"),
+        *make_refusals(),
     ):
-        metrics.observe_request(make_request_ended(status=status, refusal=refusal))
+        ended = make_request_ended(
+            status=error.status, refusal=str(error), credential_fault=error.credential_fault
+        )
+        metrics.observe_request(ended)
     counted = {
         dict(labels)["kind"]: value
         for (name, labels), value in read(metrics).items()
         if name == "migapi_authentication_failures_total" and value
     }
-    assert counted == {"expired": 1, "clock": 1, "api_key": 1, "other": 1, "too_many": 1}
+    assert counted == {"expired": 1, "clock": 1, "other": 1, "too_many": 1}
