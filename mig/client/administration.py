@@ -9,7 +9,7 @@ import msgspec
 
 from mig.client.body import Response
 from mig.client.documents import read_document, read_record
-from mig.client.pages import check_next, convert_record, find_next, list_data
+from mig.client.pages import NextPages, convert_record, find_next, list_data
 from mig.client.records import ApiKey, Investigator
 from mig.client.session import Session
 from mig.hypermedia import urls
@@ -74,14 +74,14 @@ class Administration:
         """
         query = [] if investigator_id is None else [("investigatorid", str(investigator_id))]
         keys = []
-        following: str | None = None
+        next_pages = NextPages()
         response: Response | None = await self._session.get(urls.API_KEY, query)
         while response:
             items, members = await read_document(response)
             for name, value in list_data(items):
                 if name == "apikey":
                     keys.append(convert_record(value, ApiKey))
-            following = check_next(find_next(members), following)
+            following = next_pages.check(find_next(members))
             response = await self._session.get_page(urls.API_KEY, following) if following else None
         return keys
 

@@ -75,14 +75,32 @@ class _SearchParameters(msgspec.Struct):
     limit: int | None = None
 
 
-def check_next(following: str | None, last: str | None) -> str | None:
-    """Return the URL of the next page, unless it is that of the page that links to it.
+class NextPages:
+    """The links to next pages that a search follows, which must not lead to a page again.
 
-    :raises InvalidResponseError: when it is: such a search would never end.
+    Brent's algorithm finds a cycle of any length with one URL kept.
     """
-    if following is not None and following == last:
-        raise InvalidResponseError("a page of the answer links to itself as the next one")
-    return following
+
+    def __init__(self) -> None:
+        self._kept: str | None = None
+        self._count = 0
+        self._keep_at = 1
+
+    def check(self, following: str | None) -> str | None:
+        """Return the URL of the next page.
+
+        :raises InvalidResponseError: when the pages lead back to one before: such a search would
+            never end.
+        """
+        if following is None:
+            return None
+        if following == self._kept:
+            raise InvalidResponseError("the link to the next page leads back to a page before")
+        self._count += 1
+        if self._count == self._keep_at:
+            self._kept = following
+            self._keep_at *= 2
+        return following
 
 
 def find_next(members: Mapping[str, JsonValue]) -> str | None:

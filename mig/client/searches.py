@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 from mig.client.body import Response
 from mig.client.documents import COLLECTION_JSON, check_media_type
 from mig.client.errors import NotFoundError, RequestError
-from mig.client.pages import CollectionPage, UnreadableRecords, check_next
+from mig.client.pages import CollectionPage, NextPages, UnreadableRecords
 from mig.client.reading import NdjsonReader
 from mig.client.records import Record
 from mig.client.session import Session
@@ -44,7 +44,7 @@ class Searches:
         :param has_limit: whether further pages would exceed a limit of the caller.
         """
         unreadable = UnreadableRecords()
-        following: str | None = None
+        next_pages = NextPages()
         response = await self._start_search(query)
         while response:
             page: NdjsonReader[RecordType] | CollectionPage[RecordType]
@@ -61,7 +61,7 @@ class Searches:
             if records := page.close():
                 yield records
             unreadable.add(page.take_unreadable())
-            following = None if has_limit else check_next(page.following, following)
+            following = None if has_limit else next_pages.check(page.following)
             response = await self._session.get_page(urls.SEARCH, following) if following else None
         unreadable.check()
 
