@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from io import BytesIO
-from typing import Any, Final, NoReturn, TypeAlias, cast
+from typing import Any, Final, NoReturn, TypeAlias, TypeVar, cast
 from urllib.parse import urlsplit
 
 from hyperlink import EncodedURL
@@ -17,7 +18,6 @@ from twisted.internet import defer
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import (
     ConnectError,
-    ConnectingCancelledError,
     ConnectionClosed,
     DNSLookupError,
 )
@@ -52,6 +52,7 @@ _MAX_ERROR_BYTES: Final = 1_048_576
 _RETRIED_STATUSES: Final = (429, 502, 503, 504)
 _REFUSED: Final = 429  # nothing was done, so any request may be sent again
 _UNAUTHORIZED: Final = 401
+_VISIBLE: Final = re.compile(r"[^\s\x00-\x1f\x7f]*")
 _MEDIA_TYPES: Final = "application/vnd.collection+json, application/json;q=0.9"
 # treq would decode what has this header, and its decoder does not notice that a stream was cut
 _CONTENT_ENCODING: Final = b"Content-Encoding"
@@ -59,6 +60,8 @@ _KEPT_ENCODING: Final = b"X-Kept-Content-Encoding"
 
 File: TypeAlias = tuple[str, str, bytes]
 """A file of a form: its name, its media type, and its content."""
+
+Answer = TypeVar("Answer")
 
 RetryObserver: TypeAlias = Callable[[MIGClientError, float], object]
 """A function that is told why a request is sent again, and after how many seconds."""
@@ -180,7 +183,7 @@ class Session:
             reactor=cast(Any, self._reactor),  # for a timeout of treq, which is not used
         )
         try:
-            answer = await sent.addTimeout(
+            answer = await _pass_on(sent).addTimeout(
                 self._stall_seconds, self._reactor, onTimeoutCancel=_raise_timeout
             )
         except defer.TimeoutError:
@@ -189,8 +192,6 @@ class Session:
         except (ConnectError, DNSLookupError) as reason:
             message = f"no connection to {self._base}: {reason}".rstrip(".")
             raise _NotSentError(message) from reason
-        except ConnectingCancelledError as reason:
-            raise CancelledError from reason
         except SchemeNotSupported as reason:
             raise ConnectionFailedError(str(reason), is_temporary=False) from reason
         except Exception as reason:
@@ -198,8 +199,6 @@ class Session:
             if not (isinstance(reason, ConnectionClosed) or hasattr(reason, "reasons")):
                 raise
             failures: Sequence[Failure] = getattr(reason, "reasons", None) or [Failure(reason)]
-            if any(failure.check(CancelledError) for failure in failures):
-                raise CancelledError from reason  # by who has asked: it is not sent again
             raise _describe_failures(self._base, failures) from reason
         kept = answer.headers.getRawHeaders(_KEPT_ENCODING) or [b""]
         encoding = kept[-1].decode("latin-1").lower()
@@ -207,10 +206,14 @@ class Session:
 
     def _parse_url(self, url: str) -> EncodedURL:
         try:
+            if not _VISIBLE.fullmatch(url):  # of the service: a link to another page
+                raise InvalidResponseError(f"the link to the next page is not a URL: {url!a}")
+            if not _VISIBLE.fullmatch(self._base):
+                raise ValueError("it contains a space or a control character")
             parsed = _URL.from_text(self._base + url)
             parsed.to_uri()
         except ValueError as reason:
-            message = f"{self._base} is not a URL: {reason}"
+            message = f"{self._base!a} is not a URL: {reason}"
             raise ConnectionFailedError(message, is_temporary=False) from reason
         return parsed
 
@@ -243,6 +246,29 @@ class _NotSentError(ConnectionFailedError):
 def _make_part(file: File) -> tuple[str, str, IBodyProducer]:
     name, media_type, content = file
     return name, media_type, FileBodyProducer(BytesIO(content))
+
+
+def _pass_on(sent: Deferred[Answer]) -> Deferred[Answer]:
+    """Return a Deferred for an answer, which fails with ``CancelledError`` when it is cancelled.
+
+    Twisted's own fails as it would without the network then, and such a request is sent again.
+    """
+
+    def cancel(answer: Deferred[Answer]) -> None:
+        answer.errback(CancelledError())
+        sent.cancel()
+
+    def deliver(result: Answer | Failure) -> None:
+        if answer.called:
+            return
+        if isinstance(result, Failure):
+            answer.errback(result)
+        else:
+            answer.callback(result)
+
+    answer: Deferred[Answer] = Deferred(cancel)
+    sent.addBoth(deliver)
+    return answer
 
 
 def _raise_timeout(_result: object, seconds: float) -> NoReturn:

@@ -22,7 +22,20 @@ from tests.support.scripted_server import COLLECTION_JSON, NDJSON
 from tests.support.skipping_clock import SkippingClock
 
 STALL_SECONDS = 1000.0
-VALUES: tuple[Json, ...] = (None, 1, 1.5, True, "x", "\ud800", "http://[::/", [], {}, [1], [[]])
+VALUES: tuple[Json, ...] = (
+    None,
+    1,
+    1.5,
+    True,
+    "x",
+    "\ud800",
+    "http://[::/",
+    "?a b",
+    [],
+    {},
+    [1],
+    [[]],
+)
 DOCUMENT: Json = {
     "collection": {
         "items": [

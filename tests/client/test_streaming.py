@@ -9,7 +9,7 @@ import pytest_twisted
 from twisted.internet import ssl
 from twisted.internet.defer import CancelledError, Deferred, fail, gatherResults
 from twisted.internet.endpoints import SSL4ServerEndpoint
-from twisted.internet.error import ConnectingCancelledError, ConnectionLost
+from twisted.internet.error import ConnectingCancelledError, ConnectionLost, DNSLookupError
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
@@ -93,8 +93,9 @@ async def test_a_request_that_is_cancelled_is_not_sent_again() -> None:
         await stop_listening(port)
 
 
+@pytest.mark.parametrize("error", [ConnectingCancelledError(None), DNSLookupError("a")])
 @pytest_twisted.ensureDeferred
-async def test_a_connection_that_is_cancelled_is_not_another_error() -> None:
+async def test_a_connection_that_is_cancelled_is_not_another_error(error: Exception) -> None:
     class ConnectingAgent(SilentAgent):
         def request(
             self,
@@ -103,7 +104,7 @@ async def test_a_connection_that_is_cancelled_is_not_another_error() -> None:
             headers: Headers | None = None,
             bodyProducer: IBodyProducer | None = None,
         ) -> Deferred[IResponse]:
-            return Deferred(lambda waiting: waiting.errback(ConnectingCancelledError(None)))
+            return Deferred(lambda waiting: waiting.errback(error))
 
     asked = Deferred.fromCoroutine(MIGClient("http://a", agent=ConnectingAgent()).action(1))
     asked.cancel()
@@ -198,7 +199,9 @@ def test_every_kind_of_host_is_reached(url: str, sent: bytes) -> None:
     assert agent.uri == sent
 
 
-@pytest.mark.parametrize("url", ["https://ü..example.com", "https://mig:port/", "https://[::"])
+@pytest.mark.parametrize(
+    "url", ["https://ü..example.com", "https://mig:port/", "https://[::", "https://mig example.com"]
+)
 @pytest_twisted.ensureDeferred
 async def test_what_is_not_a_url_is_an_error_at_once(url: str) -> None:
     with pytest.raises(ConnectionFailedError, match="is not a URL"):
