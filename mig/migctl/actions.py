@@ -92,7 +92,7 @@ def check_command(
     "-o",
     "--output",
     "path",
-    type=OutputFile(),
+    type=OutputFile(allow_dash=True),
     help="The file to write, which may be FILE; default: standard output.",
 )
 def sign_command(

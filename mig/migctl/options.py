@@ -196,16 +196,23 @@ _KINDS: Final[Mapping[object, _Kind]] = {
 
 
 class OutputFile(click.Path):
-    """A file that can be written, in a folder that is there: checked before anything is done."""
+    """A file that can be written, in a folder that is there: checked before anything is done.
 
-    def __init__(self) -> None:
-        super().__init__(dir_okay=False, writable=True, path_type=Path)
+    :param allow_dash: whether ``-`` is standard output.
+    """
+
+    def __init__(self, *, allow_dash: bool = False) -> None:
+        super().__init__(dir_okay=False, writable=True, allow_dash=allow_dash, path_type=Path)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the path.
+        """Return the path, or ``None`` for standard output.
 
         :raises UsageError: when no file can be made there.
         """
+        if value == "-":
+            if self.allow_dash:
+                return None
+            raise UsageError("- is not the name of a file", "write ./- for a file of this name")
         path = Path(os.fsdecode(super().convert(value, param, ctx)))
         is_replaced = path.is_file() or not path.exists()  # not a pipe or a device
         folder = path.resolve().parent
@@ -235,8 +242,8 @@ def output_options(command: Command) -> Command:
                 "-o",
                 "--output",
                 "path",
-                type=OutputFile(),
-                help="The file to write; it is there when it is complete.",
+                type=OutputFile(allow_dash=True),
+                help="The file to write; it is there when it is complete. Default: stdout.",
             ),
         ),
     )

@@ -90,6 +90,19 @@ async def test_a_file_gets_the_format_of_its_suffix_when_it_is_complete(
     assert refused.errors == f"migctl: {nowhere} cannot be written: No such file or directory\n"
 
 
+@pytest_twisted.ensureDeferred
+async def test_a_dash_is_standard_output_for_records_and_no_file(
+    service: TestDatabase,
+) -> None:
+    printed = await run_migctl("search", "agents", "--format", "csv")
+    assert await run_migctl("search", "agents", "--format", "csv", "-o", "-") == printed
+    refused = await run_migctl("compliance", "--junit", "-")
+    assert refused.status == ExitStatus.USAGE
+    assert refused.errors == (
+        "migctl: - is not the name of a file\nhint: write ./- for a file of this name\n"
+    )
+
+
 @pytest.mark.parametrize(
     "command",
     [
