@@ -44,7 +44,8 @@ lint: $(VENV)/installed
 
 # The whole suite uses every core, with all tests of a module on one. It starts with what waits for
 # other programs for most of its time, and ends with short modules. TESTS=... uses one process.
-# -P keeps the working directory out of sys.path: the tests run the installed package.
+# -P and pytest's import mode (pyproject.toml) keep the sources out of the way: the tests run the
+# installed package.
 PYTEST := $(BIN)/python -P -m pytest $(if $(TESTS),$(TESTS),--numprocesses auto --maxprocesses 8 --dist loadscope \
 	--no-loadscope-reorder tests/test_installation.py tests/web tests)
 
