@@ -35,6 +35,13 @@ How to read it:
 - *First byte* is a median; *peak* is the resident memory of the largest daemon during the
   measurement; *CPU* is the time of all daemons, and of all processes of PostgreSQL, in seconds per
   measurement. Each figure is the median of {runs} run(s).
+- The service is as fast as its Python: that of a distribution is built for speed, while one from
+  pyenv's defaults takes a tenth more time for a report.
+- *Formats*: the report in each format, compressed where the client accepts it; the *CPU* of the
+  daemon is what to compare. *Summary* and *latest* count the items that are read for them; those of
+  *latest* are read twice.
+- *Observed*: with JSON logs, and metrics that are read every second; the note compares it with the
+  same without. *With credentials*: compare it with the line of the same route without.
 - *Slow client* reads 4 MB/s and leaves after some seconds: the daemon's memory must not grow.
   *During reports* sends a request every 5 ms while one report follows another.
 {scaling}
