@@ -33,8 +33,8 @@ _set_option: Callable[[int, int], Any] | None = getattr(_libc, "mallopt", None)
 def keep_free_memory() -> None:
     """Let glibc, if it is the C library, keep free memory until it is returned.
 
-    Otherwise it may return the memory of each page of an answer, and get it anew for the next one
-    (docs/decisions/0124).
+    Otherwise it may return the memory of each page of an answer, and ask for it again for the next
+    one (docs/decisions/0124).
     """
     if _set_option is not None:
         _set_option(_M_TRIM_THRESHOLD, KEPT_BYTES)

@@ -74,7 +74,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 def test_the_memory_of_a_page_is_used_again_for_the_next_one() -> None:
-    """Memory that the process gets anew costs a page fault for each 4 KiB."""
+    """Memory that the process asks for again costs a page fault for each 4 KiB."""
     done = subprocess.run(
         [sys.executable, "-P", "-c", PAGES_PROGRAM], capture_output=True, text=True, check=True
     )
