@@ -31,7 +31,7 @@ def convert(value: JsonValue, type_: type[AnyType]) -> AnyType:
     """
     try:
         return msgspec.convert(value, type_)
-    except (msgspec.ValidationError, UnicodeError) as reason:  # a lone surrogate is no text
+    except (msgspec.ValidationError, UnicodeError) as reason:  # half a surrogate pair is not text
         raise InvalidResponseError(f"the answer cannot be read: {reason}") from None
 
 

@@ -105,6 +105,7 @@ class Session:
         # only its query: credentials go to no other host, and the public URL may be another one
         try:
             query = urlsplit(url).query
+            _check_visible(query)
         except ValueError as reason:
             message = f"the link to the next page is not a URL: {reason}"
             raise InvalidResponseError(message) from None
@@ -206,10 +207,7 @@ class Session:
 
     def _parse_url(self, url: str) -> EncodedURL:
         try:
-            if not _VISIBLE.fullmatch(url):  # of the service: a link to another page
-                raise InvalidResponseError(f"the link to the next page is not a URL: {url!a}")
-            if not _VISIBLE.fullmatch(self._base):
-                raise ValueError("it contains a space or a control character")
+            _check_visible(self._base)
             parsed = _URL.from_text(self._base + url)
             parsed.to_uri()
         except ValueError as reason:
@@ -237,6 +235,15 @@ class _URL(EncodedURL):
     def to_uri(self) -> EncodedURL:
         """Return the URL in ASCII."""
         return self if self.to_text().isascii() else super().to_uri()
+
+
+def _check_visible(url: str) -> None:
+    """Refuse what Twisted does not send; its own error is not one of this library.
+
+    :raises ValueError: when the URL contains a space or a control character.
+    """
+    if not _VISIBLE.fullmatch(url):
+        raise ValueError("it contains a space or a control character")
 
 
 class _NotSentError(ConnectionFailedError):

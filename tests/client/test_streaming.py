@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -96,17 +97,8 @@ async def test_a_request_that_is_cancelled_is_not_sent_again() -> None:
 @pytest.mark.parametrize("error", [ConnectingCancelledError(None), DNSLookupError("a")])
 @pytest_twisted.ensureDeferred
 async def test_a_connection_that_is_cancelled_is_not_another_error(error: Exception) -> None:
-    class ConnectingAgent(SilentAgent):
-        def request(
-            self,
-            method: bytes,
-            uri: bytes,
-            headers: Headers | None = None,
-            bodyProducer: IBodyProducer | None = None,
-        ) -> Deferred[IResponse]:
-            return Deferred(lambda waiting: waiting.errback(error))
-
-    asked = Deferred.fromCoroutine(MIGClient("http://a", agent=ConnectingAgent()).action(1))
+    agent = SilentAgent(lambda: Deferred(lambda waiting: waiting.errback(error)))
+    asked = Deferred.fromCoroutine(MIGClient("http://a", agent=agent).action(1))
     asked.cancel()
     with pytest.raises(CancelledError):
         await asked
@@ -155,9 +147,13 @@ async def test_a_reader_that_is_cancelled_leaves_nothing_behind() -> None:
 
 @implementer(IAgent)
 class SilentAgent:
-    """An agent that never answers, and counts its requests."""
+    """An agent that never answers, and counts its requests.
 
-    def __init__(self) -> None:
+    :param start: returns what each request waits for.
+    """
+
+    def __init__(self, start: Callable[[], Deferred[IResponse]] = Deferred) -> None:
+        self._start = start
         self.count = 0
         self.uri = b""
 
@@ -170,7 +166,7 @@ class SilentAgent:
     ) -> Deferred[IResponse]:
         self.count += 1
         self.uri = uri
-        return Deferred()
+        return self._start()
 
 
 @pytest_twisted.ensureDeferred
@@ -208,23 +204,10 @@ async def test_what_is_not_a_url_is_an_error_at_once(url: str) -> None:
         await MIGClient(url, reactor=Clock(), agent=SilentAgent()).dashboard()
 
 
-class BreakingAgent(SilentAgent):
-    """An agent whose connection breaks while the request is sent."""
-
-    def request(
-        self,
-        method: bytes,
-        uri: bytes,
-        headers: Headers | None = None,
-        bodyProducer: IBodyProducer | None = None,
-    ) -> Deferred[IResponse]:
-        self.count += 1
-        return fail(RequestTransmissionFailed([Failure(ConnectionLost())]))
-
-
 @pytest_twisted.ensureDeferred
 async def test_a_connection_that_breaks_while_a_request_is_sent_is_an_error() -> None:
-    clock, agent = Clock(), BreakingAgent()
+    clock = Clock()
+    agent = SilentAgent(lambda: fail(RequestTransmissionFailed([Failure(ConnectionLost())])))
     client = MIGClient("http://localhost", reactor=clock, agent=agent, stall_seconds=STALL_SECONDS)
     with pytest.raises(ConnectionFailedError, match="no answer"):
         await client.create_investigator("name", "key")
