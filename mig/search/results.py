@@ -71,7 +71,7 @@ class RowEncoder(Protocol[AnySearchRow]):
         ...
 
     def weigh_rows(self, rows: Sequence[AnySearchRow]) -> int:
-        """Return the size of the results in these rows; it sets the size of the next page."""
+        """Return the size of the results in these rows, for the size of the next page and parts."""
         ...
 
     def count_complete(self, rows: Sequence[AnySearchRow]) -> int:
@@ -285,8 +285,8 @@ class SearchResults(Generic[AnySearchRow]):
         encode_row, limit = self._encoder.encode_row, self._item_limit
         before = self._encoder.item_count
         if limit is None:
-            size = self._encoder.weigh_rows(rows)
-            step = max(1, min(PART_ROWS, PART_BYTES * len(rows) // size if size else PART_ROWS))
+            size = max(1, self._encoder.weigh_rows(rows))
+            step = max(1, min(PART_ROWS, PART_BYTES * len(rows) // size))
             for begin in range(0, len(rows), step):
                 items += filter(None, map(encode_row, rows[begin : begin + step]))
                 yield
