@@ -12,6 +12,7 @@ import pytest_twisted
 from twisted.web.http_headers import Headers as RawHeaders
 
 from mig.access.apikeys import make_key
+from mig.errors import CredentialFault
 from mig.model.permissions import ALL_PERMISSIONS, READONLY_PERMISSIONS, Permission
 from tests.support.api import Answer, Api
 from tests.support.callers import (
@@ -55,10 +56,23 @@ async def assert_let_in(api: Api, headers: Headers, *paths: str) -> None:
         assert answer.code == 200, (path, answer.body)
 
 
+FAULTS = {
+    "has expired": CredentialFault.EXPIRED,
+    "clock differs": CredentialFault.CLOCK,
+    "unknown key": CredentialFault.UNKNOWN_KEY,
+    "bad signature": CredentialFault.BAD_SIGNATURE,
+    "API key is not valid": CredentialFault.API_KEY,
+}
+"""What the metrics count, by words of the message."""
+
+
 async def assert_refused(api: Api, headers: Headers, says: str, *paths: str) -> None:
     for path in paths or (LOOKED_UP, GUARDED, GUARDED):
         answer = await api.get(path, headers=headers)
-        assert (answer.code, says in read_message(answer)) == (401, True), (path, answer.body)
+        told = read_message(answer)
+        assert (answer.code, says in told) == (401, True), (path, answer.body)
+        fault = next((fault for words, fault in FAULTS.items() if words in told), None)
+        assert api.ended[-1].credential_fault == (fault or CredentialFault.OTHER)
         assert answer.get_header("WWW-Authenticate") == 'Bearer realm="mig-api"'
 
 
